@@ -1,0 +1,29 @@
+//! What a caller may ask of a picture, parsed and checked once.
+//!
+//! HTTP, gRPC, flags and files all build a [`GenerateOptions`]; [`GenerateOptions::resolve`] is the
+//! only way to a [`GenerateParams`], so limits and messages cannot differ by door.
+
+mod limits;
+mod options;
+mod prompt;
+
+pub use limits::{Limits, ModelDefaults};
+pub use options::{GenerateOptions, GenerateParams};
+pub use prompt::{MAX_PROMPT_BYTES, Prompt};
+
+/// Why a request was refused; the message says what would be accepted.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ParamError {
+    #[error("{name} {value} is not a multiple of {multiple}; the nearest are {below} and {above}")]
+    NotMultiple { name: &'static str, value: u32, multiple: u32, below: u32, above: u32 },
+    #[error("{name} {value} is out of range; use {min} to {max}")]
+    OutOfRange { name: &'static str, value: u64, min: u64, max: u64 },
+    #[error("{width}x{height} is {pixels} pixels; this service makes at most {limit}")]
+    TooManyPixels { width: u32, height: u32, pixels: u64, limit: u64 },
+    #[error("{name} {value} is out of range; use a finite number from {min} to {max}")]
+    BadNumber { name: &'static str, value: f64, min: f64, max: f64 },
+    #[error("the prompt is empty; say what to draw")]
+    EmptyPrompt,
+    #[error("{name} of {bytes} bytes is too long; at most {MAX_PROMPT_BYTES} are taken")]
+    PromptTooLong { name: &'static str, bytes: usize },
+}

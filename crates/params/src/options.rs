@@ -1,0 +1,185 @@
+//! Parameters before and after the model's defaults have filled the gaps.
+
+use crate::{Limits, ModelDefaults, ParamError};
+
+/// What the caller said. `None` means "as the model likes it".
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GenerateOptions {
+    pub width: Option<u32>,
+    pub height: Option<u32>,
+    pub steps: Option<u32>,
+    pub seed: Option<u64>,
+    pub guidance_scale: Option<f32>,
+    pub cfg_normalization: Option<f32>,
+    pub cfg_truncation: Option<f32>,
+    pub shift: Option<f64>,
+}
+
+/// What will be made. Every value has been checked against the limits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct GenerateParams {
+    /// Pixels.
+    pub width: u32,
+    pub height: u32,
+    /// DiT forwards.
+    pub steps: u32,
+    /// Names the initial noise, as in PyTorch on the CPU.
+    pub seed: u64,
+    /// `pred + g * (pred - negative)`; 0 is off.
+    pub guidance_scale: f32,
+    /// Clamps the guided prediction's norm to this multiple of the unguided one's.
+    pub cfg_normalization: Option<f32>,
+    /// No guidance where `1 - sigma` exceeds this.
+    pub cfg_truncation: Option<f32>,
+    /// Time shift of the sigma grid.
+    pub shift: f64,
+}
+
+impl GenerateOptions {
+    /// Fills the gaps and checks every value. A missing seed is drawn at random.
+    pub fn resolve(
+        self,
+        defaults: &ModelDefaults,
+        limits: &Limits,
+    ) -> Result<GenerateParams, ParamError> {
+        let width = side("width", self.width.unwrap_or(defaults.width), limits)?;
+        let height = side("height", self.height.unwrap_or(defaults.height), limits)?;
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels > limits.max_pixels {
+            return Err(ParamError::TooManyPixels {
+                width,
+                height,
+                pixels,
+                limit: limits.max_pixels,
+            });
+        }
+        let steps = self.steps.unwrap_or(defaults.steps);
+        if steps == 0 || steps > limits.max_steps {
+            let (value, max) = (steps.into(), limits.max_steps.into());
+            return Err(ParamError::OutOfRange { name: "steps", value, min: 1, max });
+        }
+        let guidance_scale = number(
+            "guidance_scale",
+            self.guidance_scale.unwrap_or(defaults.guidance_scale),
+            0.0,
+            100.0,
+        )?;
+        // 0 and 1 are the wire's and the Python program's ways of saying "off".
+        let cfg_normalization = self
+            .cfg_normalization
+            .map(|k| number("cfg_normalization", k, 0.0, 100.0))
+            .transpose()?
+            .filter(|&k| k > 0.0);
+        let cfg_truncation = self
+            .cfg_truncation
+            .map(|t| number("cfg_truncation", t, 0.0, 1.0))
+            .transpose()?
+            .filter(|&t| t < 1.0);
+        let shift = number("shift", self.shift.unwrap_or(defaults.shift), 0.01, 100.0)?;
+        Ok(GenerateParams {
+            width,
+            height,
+            steps,
+            // 53 bits, so that the seed survives a trip through JSON readers that know only doubles.
+            seed: self.seed.unwrap_or_else(|| rand::random::<u64>() >> 11),
+            guidance_scale,
+            cfg_normalization,
+            cfg_truncation,
+            shift,
+        })
+    }
+}
+
+impl GenerateParams {
+    /// True when a second forward a step, for the negative prompt, is needed.
+    pub fn uses_guidance(&self) -> bool {
+        self.guidance_scale > 0.0
+    }
+}
+
+fn side(name: &'static str, value: u32, limits: &Limits) -> Result<u32, ParamError> {
+    if value < limits.min_side || value > limits.max_side {
+        let (min, max) = (limits.min_side.into(), limits.max_side.into());
+        return Err(ParamError::OutOfRange { name, value: value.into(), min, max });
+    }
+    let multiple = limits.side_multiple;
+    if !value.is_multiple_of(multiple) {
+        let below = value / multiple * multiple;
+        return Err(ParamError::NotMultiple {
+            name,
+            value,
+            multiple,
+            below,
+            above: below + multiple,
+        });
+    }
+    Ok(value)
+}
+
+fn number<T: Copy + Into<f64>>(
+    name: &'static str,
+    value: T,
+    min: f64,
+    max: f64,
+) -> Result<T, ParamError> {
+    let wide: f64 = value.into();
+    if wide.is_finite() && wide >= min && wide <= max {
+        Ok(value)
+    } else {
+        Err(ParamError::BadNumber { name, value: wide, min, max })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(options: GenerateOptions) -> Result<GenerateParams, ParamError> {
+        options.resolve(&ModelDefaults::z_image_turbo(), &Limits::default())
+    }
+
+    #[test]
+    fn gaps_take_the_models_defaults() {
+        let params =
+            resolve(GenerateOptions { steps: Some(4), ..Default::default() }).expect("valid");
+        assert_eq!((params.width, params.height, params.steps), (1024, 1024, 4));
+        assert!(!params.uses_guidance());
+        assert!(params.seed < 1 << 53);
+    }
+
+    #[test]
+    fn sizes_are_refused_with_the_nearest_good_ones() {
+        let width = |w| resolve(GenerateOptions { width: Some(w), ..Default::default() });
+        let message = width(250).expect_err("not a multiple").to_string();
+        assert!(message.contains("240 and 256"), "{message}");
+        for w in [0, 16, 100_000] {
+            assert!(matches!(width(w), Err(ParamError::OutOfRange { name: "width", .. })));
+        }
+        assert!(matches!(width(8192), Err(ParamError::TooManyPixels { .. })));
+    }
+
+    #[test]
+    fn numbers_must_be_finite_and_in_range() {
+        for g in [f32::NAN, f32::INFINITY, -1.0, 101.0] {
+            let options = GenerateOptions { guidance_scale: Some(g), ..Default::default() };
+            assert!(matches!(
+                resolve(options),
+                Err(ParamError::BadNumber { name: "guidance_scale", .. })
+            ));
+        }
+        let steps = |n| resolve(GenerateOptions { steps: Some(n), ..Default::default() });
+        assert!(steps(0).is_err() && steps(201).is_err() && steps(200).is_ok());
+    }
+
+    #[test]
+    fn neutral_values_switch_the_guidance_extras_off() {
+        let options = GenerateOptions {
+            cfg_normalization: Some(0.0),
+            cfg_truncation: Some(1.0),
+            ..Default::default()
+        };
+        let params = resolve(options).expect("valid");
+        assert_eq!((params.cfg_normalization, params.cfg_truncation), (None, None));
+    }
+}

@@ -1,0 +1,43 @@
+//! Why a checkpoint could not be loaded, with the file and the fix in the message.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("unknown device '{0}'; use auto, cpu, cuda, cuda:N or metal")]
+    UnknownDevice(String),
+    #[error(
+        "this build has no {feature} backend for device {device}; build with `--features {feature}` or use --device cpu"
+    )]
+    NoBackend { device: String, feature: &'static str },
+    #[error("device {device} cannot be opened: {cause}")]
+    Device { device: String, cause: String },
+    #[error(
+        "no model at {path}: {what} is missing; --model-path takes a diffusers folder, the one that holds model_index.json"
+    )]
+    NotAModel { path: PathBuf, what: String },
+    #[error("{0}")]
+    NoDemoModel(String),
+    #[error("cannot read {path}: {cause}")]
+    Io { path: PathBuf, cause: std::io::Error },
+    #[error("{path} is not valid: {cause}")]
+    Invalid { path: PathBuf, cause: String },
+    #[error("{path} has no tensor '{name}' (expected shape {expected:?})")]
+    MissingTensor { path: PathBuf, name: String, expected: Vec<usize> },
+    #[error("tensor '{name}' in {path} has shape {found:?}, but {expected:?} is expected")]
+    Shape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("loading failed: {0}")]
+    Backend(String),
+}
+
+impl LoadError {
+    pub(crate) fn device(device: impl ToString, cause: &candle_core::Error) -> Self {
+        Self::Device { device: device.to_string(), cause: cause.to_string() }
+    }
+}
+
+impl From<candle_core::Error> for LoadError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Backend(error.to_string())
+    }
+}

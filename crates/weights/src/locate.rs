@@ -1,0 +1,63 @@
+//! Which model folder is meant when none, or one, is named.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use crate::LoadError;
+
+/// The folder that ships with the repository.
+const DEMO: &str = "models/demo";
+
+/// `named`, if it is a model; else the demo model in the working tree, beside the executable, in
+/// the data folder, or inside the binary (cargo feature `embed-demo-model`).
+pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, LoadError> {
+    if let Some(path) = named {
+        return check(path);
+    }
+    let candidates = candidates();
+    if let Some(found) = candidates.iter().find(|p| p.join("model_index.json").is_file()) {
+        return Ok(found.clone());
+    }
+    #[cfg(feature = "embed-demo-model")]
+    if let Some(data) = data_folder() {
+        return crate::embedded::unpack(&data.join("models"));
+    }
+    let looked: Vec<String> = candidates.iter().map(|p| p.display().to_string()).collect();
+    Err(LoadError::NoDemoModel(format!(
+        "no --model-path given and the demo model is in none of: {}",
+        looked.join(", ")
+    )))
+}
+
+/// Folders that may hold the demo model, nearest first: the working directory and its parents,
+/// the executable's folder and its parents (which finds the tree of a `cargo build`), the data
+/// folder.
+fn candidates() -> Vec<PathBuf> {
+    let up = |start: PathBuf| start.ancestors().map(|p| p.join(DEMO)).collect::<Vec<_>>();
+    let mut found = Vec::new();
+    found.extend(env::current_dir().map(up).unwrap_or_default());
+    found.extend(
+        env::current_exe().ok().and_then(|p| Some(up(p.parent()?.to_owned()))).unwrap_or_default(),
+    );
+    found.extend(data_folder().map(|p| p.join(DEMO)));
+    found
+}
+
+/// `$XDG_DATA_HOME/llm-dit` or its equivalent here.
+fn data_folder() -> Option<PathBuf> {
+    dirs::data_dir().map(|p| p.join("llm-dit"))
+}
+
+fn check(path: &Path) -> Result<PathBuf, LoadError> {
+    let missing =
+        |what: &str| LoadError::NotAModel { path: path.to_owned(), what: what.to_owned() };
+    if !path.is_dir() {
+        return Err(missing("the folder"));
+    }
+    if !path.join("model_index.json").is_file() {
+        return Err(missing("model_index.json"));
+    }
+    Ok(path.to_owned())
+}

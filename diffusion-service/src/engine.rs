@@ -1,0 +1,166 @@
+//! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
+use llm_dit_proto::{DType, Tensor};
+
+/// What a loaded model is and accepts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// The checkpoint's label.
+    pub model: String,
+    /// Width of the embeddings it takes.
+    pub cap_feat_dim: usize,
+    pub latent_channels: usize,
+    /// Pixels a latent in each direction.
+    pub vae_scale_factor: usize,
+    /// Longest caption, in tokens.
+    pub max_caption_tokens: usize,
+    /// "cpu", "cuda:0" or "metal:0".
+    pub device: String,
+    /// What the DiT computes in.
+    pub dtype: DType,
+    pub defaults: ModelDefaults,
+    pub limits: Limits,
+}
+
+/// One picture to make.
+#[derive(Clone, Debug)]
+pub struct GenerateJob {
+    pub params: GenerateParams,
+    /// `(tokens, cap_feat_dim)`.
+    pub embeddings: Tensor,
+    /// Likewise; required exactly when `params.uses_guidance()`.
+    pub negative_embeddings: Option<Tensor>,
+    /// Initial noise `(latent_channels, height / 8, width / 8)` instead of the seed's.
+    pub latents: Option<Tensor>,
+    /// Also return the final latents.
+    pub return_latents: bool,
+}
+
+/// A step that was just done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// From 1.
+    pub index: u32,
+    pub total: u32,
+    pub duration: Duration,
+}
+
+/// Hears of progress and may stop the work.
+pub trait StepSink {
+    /// Called after every step, and once with `index` 0 before the first. `Break` ends the job with
+    /// [`GenerateError::Cancelled`] before the next step begins.
+    fn step(&mut self, step: Step) -> ControlFlow<()>;
+}
+
+impl<F: FnMut(Step) -> ControlFlow<()>> StepSink for F {
+    fn step(&mut self, step: Step) -> ControlFlow<()> {
+        self(step)
+    }
+}
+
+/// 8-bit RGB, rows from the top, no padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    pub width: u32,
+    pub height: u32,
+    pub rgb: Vec<u8>,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    pub picture: Picture,
+    /// f32 `(latent_channels, height / 8, width / 8)`, when the job asked for them.
+    pub latents: Option<Tensor>,
+    pub denoise: Duration,
+    pub decode: Duration,
+}
+
+/// Why nothing came out.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// The job cannot be done by this model.
+    #[error("{0}")]
+    BadJob(String),
+    #[error("the generation was cancelled")]
+    Cancelled,
+    /// The backend failed; the cause is for the log, not for the caller.
+    #[error("the model failed: {0}")]
+    Backend(String),
+}
+
+/// Owns the weights. Lives on one thread.
+pub trait ImageGenerator: Send {
+    fn info(&self) -> ModelInfo;
+    fn generate(
+        &mut self,
+        job: &GenerateJob,
+        sink: &mut dyn StepSink,
+    ) -> Result<Generated, GenerateError>;
+}
+
+impl ModelInfo {
+    /// Checks everything about a job that does not need the model, with messages for the caller.
+    pub fn check(&self, job: &GenerateJob) -> Result<(), GenerateError> {
+        self.check_embeddings("embeddings", &job.embeddings)?;
+        match (&job.negative_embeddings, job.params.uses_guidance()) {
+            (Some(negative), true) => self.check_embeddings("negative embeddings", negative)?,
+            (None, true) => {
+                return Err(GenerateError::BadJob(format!(
+                    "guidance_scale {} needs negative embeddings; send them or set guidance_scale to 0",
+                    job.params.guidance_scale
+                )));
+            }
+            // Embeddings that guidance will not read are not an error.
+            (_, false) => {}
+        }
+        if let Some(latents) = &job.latents {
+            let expected = self.latent_shape(&job.params);
+            if latents.shape() != expected {
+                return Err(GenerateError::BadJob(format!(
+                    "initial latents have shape {:?}; {}x{} needs {expected:?}",
+                    latents.shape(),
+                    job.params.width,
+                    job.params.height
+                )));
+            }
+            latents
+                .check_finite()
+                .map_err(|e| GenerateError::BadJob(format!("initial latents: {e}")))?;
+        }
+        Ok(())
+    }
+
+    /// `(channels, height / 8, width / 8)`.
+    pub fn latent_shape(&self, params: &GenerateParams) -> [usize; 3] {
+        let side = |pixels: u32| pixels as usize / self.vae_scale_factor;
+        [self.latent_channels, side(params.height), side(params.width)]
+    }
+
+    fn check_embeddings(&self, name: &str, embeddings: &Tensor) -> Result<(), GenerateError> {
+        let bad = |why: String| Err(GenerateError::BadJob(format!("{name}: {why}")));
+        let [tokens, width] = embeddings.shape() else {
+            return bad(format!(
+                "shape {:?}, but (tokens, {}) is needed",
+                embeddings.shape(),
+                self.cap_feat_dim
+            ));
+        };
+        if *width != self.cap_feat_dim {
+            return bad(format!(
+                "width {width}, but {} has cap_feat_dim {}; use the text encoder that belongs to it",
+                self.model, self.cap_feat_dim
+            ));
+        }
+        if *tokens > self.max_caption_tokens {
+            return bad(format!(
+                "{tokens} tokens, but {} takes at most {}",
+                self.model, self.max_caption_tokens
+            ));
+        }
+        embeddings.check_finite().or_else(|e| bad(e.to_string()))
+    }
+}

@@ -1,0 +1,19 @@
+//! The wire: messages and services of `llmdit.v1`, the checked [`tensor::Tensor`] that travels in
+//! chunks, and the one table from our faults to gRPC status codes and back.
+//!
+//! This crate knows neither candle nor HTTP.
+
+pub mod fault;
+pub mod tensor;
+
+/// Generated from `proto/llmdit/v1/*.proto`.
+#[expect(clippy::allow_attributes, reason = "prost and tonic write bare allows")]
+pub mod v1 {
+    tonic::include_proto!("llmdit.v1");
+}
+
+pub use fault::Fault;
+pub use tensor::{Assembler, DType, Tensor, TensorError};
+
+/// Every descriptor of the package, for gRPC server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/llmdit.v1.bin"));
