@@ -1,0 +1,160 @@
+//! Serving gRPC: health, reflection, bounds, and an orderly end.
+//!
+//! The caller binds the listener and owns the shutdown token. When it fires, health turns to
+//! NOT_SERVING, no new connection or call is taken, and what runs may finish within a grace period.
+
+use std::{convert::Infallible, future::Future, io, time::Duration};
+
+use llm_dit_proto::FILE_DESCRIPTOR_SET;
+use tokio::{net::TcpListener, time};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    body::Body,
+    codegen::{
+        Service,
+        http::{Request, Response},
+    },
+    server::NamedService,
+    service::Routes,
+    transport::{
+        Server,
+        server::{Router, TcpIncoming},
+    },
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+/// How long running work may go on after the shutdown began.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+
+/// Largest gRPC message a service takes: a chunk of a tensor, or a request with its texts.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A peer that answers no ping for this long, plus the interval, is gone, and its work is stopped.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls a single connection may have open.
+const MAX_STREAMS: u32 = 128;
+
+/// Why serving ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the listening socket failed: {0}")]
+    Socket(#[from] io::Error),
+    #[error("gRPC reflection cannot be built: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("gRPC serving failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Services to serve on one port.
+#[derive(Debug)]
+pub struct GrpcServer {
+    routes: Routes,
+    /// Names of ours, for grpc.health.v1.
+    names: Vec<&'static str>,
+    grace: Duration,
+}
+
+impl Default for GrpcServer {
+    fn default() -> Self {
+        Self { routes: Routes::default(), names: Vec::new(), grace: DEFAULT_GRACE }
+    }
+}
+
+impl GrpcServer {
+    /// Adds a service.
+    pub fn add<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.names.push(S::NAME);
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// Replaces [`DEFAULT_GRACE`].
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Serves until `shutdown` fires and what ran by then has ended, or the grace period has.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let address = listener.local_addr()?;
+        let Self { routes, names, grace } = self;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        for name in &names {
+            health.set_service_status(name, ServingStatus::Serving).await;
+        }
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let routes = routes
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            // grpcurl and others still ask for the older one.
+            .add_service(reflection().build_v1alpha()?);
+
+        tracing::info!(%address, services = ?names, "serving gRPC");
+        let drain = {
+            let shutdown = shutdown.clone();
+            async move {
+                shutdown.cancelled().await;
+                not_serving(health, &names).await;
+            }
+        };
+        let serving = serve_until(server().add_routes(routes), listener, drain);
+        let overtime = async {
+            shutdown.cancelled().await;
+            time::sleep(grace).await;
+        };
+        tokio::select! {
+            result = serving => {
+                tracing::info!(%address, "served the last request");
+                Ok(result?)
+            }
+            () = overtime => {
+                let seconds = grace.as_secs();
+                tracing::warn!(%address, seconds, "the grace period is over; unfinished requests are cut off");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS)
+}
+
+async fn serve_until(
+    router: Router,
+    listener: TcpListener,
+    drain: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    router.serve_with_incoming_shutdown(incoming, drain).await
+}
+
+/// Tells every watcher, and then ends the watching, which would hold its connection open for ever.
+async fn not_serving(mut health: HealthReporter, names: &[&'static str]) {
+    for name in names.iter().chain(&[""]) {
+        health.set_service_status(name, ServingStatus::NotServing).await;
+        health.clear_service_status(name).await;
+    }
+}
