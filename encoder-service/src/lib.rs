@@ -1,6 +1,12 @@
 //! The encoder service: prompts in, the text encoder's hidden states out, over gRPC.
 
 pub mod engine;
+mod grpc;
+mod handle;
 mod load;
+mod request;
 
+pub use grpc::run;
+pub use handle::{Embedding, Embeddings, EncoderHandle};
 pub use load::{EncoderOptions, load};
+pub use request::{EncodeRequest, EncoderLimits};
