@@ -44,9 +44,15 @@ fn text_and_ids_equal_transformers() {
         let chat = Chat::user(&case.prompt);
         assert_eq!(chat.render(), case.text);
         let whole = tokenizer.tokenize(&chat, usize::MAX).expect("fits");
-        assert_eq!(whole.ids, case.ids_plain_content, "{:?}", case.prompt);
         assert_eq!(whole.truncated_tokens, 0);
-        if !case.prompt.contains("<|") && !case.prompt.contains("<think>") {
+        // transformers counts <think> as an added but not a special token and so lets a person type
+        // it; we do not.
+        if case.prompt.contains("<think>") {
+            assert!(whole.ids.len() > case.ids_plain_content.len());
+            continue;
+        }
+        assert_eq!(whole.ids, case.ids_plain_content, "{:?}", case.prompt);
+        if !case.prompt.contains("<|") {
             assert_eq!(whole.ids, case.ids, "{:?}", case.prompt);
         }
     }
@@ -89,7 +95,7 @@ fn a_frame_that_does_not_fit_is_refused_with_the_numbers() {
     // A line break of the header that merged with the user's own is the header's.
     let breaks = tokenizer.tokenize(&Chat::user("\n\n\nx y"), frame).expect("the frame alone");
     assert_eq!(breaks.ids.len(), frame);
-    assert_eq!(breaks.truncated_tokens, 3);
+    assert_eq!(breaks.truncated_tokens, 2);
 }
 
 #[test]

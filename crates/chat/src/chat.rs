@@ -71,7 +71,7 @@ impl Chat {
     /// Qwen's template for `enable_thinking=True` and a generation prompt, which is what Z-Image was
     /// trained on, with the optional parts of the Python program around it.
     pub(crate) fn pieces(&self) -> Vec<Piece<'_>> {
-        use {Piece::*, crate::chat::Special::*};
+        use {crate::chat::Special::*, Piece::*};
 
         let mut pieces = Vec::with_capacity(20);
         if !self.system.is_empty() {
@@ -102,10 +102,7 @@ mod tests {
         let plain = "<|im_start|>user\nP<|im_end|>\n<|im_start|>assistant\n";
         for (chat, expected) in [
             (p(), plain.to_owned()),
-            (
-                Chat { force_think_block: true, ..p() },
-                format!("{plain}<think>\n\n</think>\n\n"),
-            ),
+            (Chat { force_think_block: true, ..p() }, format!("{plain}<think>\n\n</think>\n\n")),
             (thinking("T"), format!("{plain}<think>\nT\n</think>\n\n")),
             (Chat { assistant: "A".into(), ..p() }, format!("{plain}A<|im_end|>")),
             (

@@ -38,8 +38,7 @@ impl ChatTokenizer {
     /// Reads `tokenizer.json` of a model's `tokenizer/` folder.
     pub fn from_folder(folder: &Path) -> Result<Self, ChatError> {
         let path = folder.join("tokenizer.json");
-        let bytes =
-            fs::read(&path).map_err(|cause| ChatError::Io { path: path.clone(), cause })?;
+        let bytes = fs::read(&path).map_err(|cause| ChatError::Io { path: path.clone(), cause })?;
         let invalid = |cause: String| ChatError::Invalid { path: path.clone(), cause };
         let mut json: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
         let added = json
