@@ -118,15 +118,7 @@ impl ModelInfo {
             (_, false) => {}
         }
         if let Some(latents) = &job.latents {
-            let expected = self.latent_shape(&job.params);
-            if latents.shape() != expected {
-                return Err(GenerateError::BadJob(format!(
-                    "initial latents have shape {:?}; {}x{} needs {expected:?}",
-                    latents.shape(),
-                    job.params.width,
-                    job.params.height
-                )));
-            }
+            self.check_latents_shape(&job.params, latents.shape())?;
             latents
                 .check_finite()
                 .map_err(|e| GenerateError::BadJob(format!("initial latents: {e}")))?;
@@ -140,14 +132,27 @@ impl ModelInfo {
         [self.latent_channels, side(params.height), side(params.width)]
     }
 
-    fn check_embeddings(&self, name: &str, embeddings: &Tensor) -> Result<(), GenerateError> {
+    /// Whether a tensor of this shape can be the initial noise; known before its values are.
+    pub fn check_latents_shape(
+        &self,
+        params: &GenerateParams,
+        shape: &[usize],
+    ) -> Result<(), GenerateError> {
+        let expected = self.latent_shape(params);
+        if shape == expected {
+            return Ok(());
+        }
+        let (width, height) = (params.width, params.height);
+        Err(GenerateError::BadJob(format!(
+            "initial latents have shape {shape:?}; {width}x{height} needs {expected:?}"
+        )))
+    }
+
+    /// Whether a tensor of this shape can be embeddings; known before its values are.
+    pub fn check_embeddings_shape(&self, name: &str, shape: &[usize]) -> Result<(), GenerateError> {
         let bad = |why: String| Err(GenerateError::BadJob(format!("{name}: {why}")));
-        let [tokens, width] = embeddings.shape() else {
-            return bad(format!(
-                "shape {:?}, but (tokens, {}) is needed",
-                embeddings.shape(),
-                self.cap_feat_dim
-            ));
+        let [tokens, width] = shape else {
+            return bad(format!("shape {shape:?}, but (tokens, {}) is needed", self.cap_feat_dim));
         };
         if *width != self.cap_feat_dim {
             return bad(format!(
@@ -161,6 +166,11 @@ impl ModelInfo {
                 self.model, self.max_caption_tokens
             ));
         }
-        embeddings.check_finite().or_else(|e| bad(e.to_string()))
+        Ok(())
+    }
+
+    fn check_embeddings(&self, name: &str, embeddings: &Tensor) -> Result<(), GenerateError> {
+        self.check_embeddings_shape(name, embeddings.shape())?;
+        embeddings.check_finite().map_err(|e| GenerateError::BadJob(format!("{name}: {e}")))
     }
 }

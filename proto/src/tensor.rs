@@ -255,6 +255,11 @@ impl Assembler {
         Ok(())
     }
 
+    /// True when every announced byte is there.
+    pub fn is_complete(&self) -> bool {
+        self.data.len() == self.expected
+    }
+
     /// The tensor, if all of it arrived.
     pub fn finish(self) -> Result<Tensor, TensorError> {
         if self.data.len() < self.expected {

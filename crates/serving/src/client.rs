@@ -23,11 +23,15 @@ pub struct Remote {
 
 /// A URL that cannot be one of our services.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("'{url}' is not a URL of the {service}: {reason}; write it as http://HOST:PORT")]
+#[error("'{url}' is not the URL of a service: {reason}; write it as http://HOST:PORT")]
 pub struct BadUrl {
-    service: &'static str,
     url: String,
     reason: String,
+}
+
+/// Checks a URL on the command line; a `value_parser` for clap.
+pub fn service_url(url: &str) -> Result<String, BadUrl> {
+    parse(url).map(|_| url.to_owned())
 }
 
 impl Remote {
@@ -35,20 +39,7 @@ impl Remote {
     /// again whenever the connection was lost, so services may start in any order. Must be called
     /// inside a tokio runtime.
     pub fn new(service: &'static str, url: &str) -> Result<Self, BadUrl> {
-        let bad = |reason: &str| BadUrl { service, url: url.to_owned(), reason: reason.to_owned() };
-        let uri: Uri = url.parse().map_err(|e| bad(&format!("{e}")))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(bad("encrypted connections are not supported yet")),
-            _ => return Err(bad("it does not begin with http://")),
-        }
-        if uri.host().is_none_or(str::is_empty) {
-            return Err(bad("it names no host"));
-        }
-        if uri.path_and_query().is_some_and(|p| p.as_str() != "/") {
-            return Err(bad("it has a path"));
-        }
-        let channel = Endpoint::from(uri)
+        let channel = Endpoint::from(parse(url)?)
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -89,6 +80,23 @@ impl Remote {
     }
 }
 
+fn parse(url: &str) -> Result<Uri, BadUrl> {
+    let bad = |reason: &str| BadUrl { url: url.to_owned(), reason: reason.to_owned() };
+    let uri: Uri = url.parse().map_err(|e| bad(&format!("{e}")))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(bad("encrypted connections are not supported yet")),
+        _ => return Err(bad("it does not begin with http://")),
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(bad("it names no host"));
+    }
+    if uri.path_and_query().is_some_and(|p| p.as_str() != "/") {
+        return Err(bad("it has a path"));
+    }
+    Ok(uri)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,10 +108,7 @@ mod tests {
             ["localhost:50051", "https://host:1", "http://host:1/path", "http://", "not a url", ""]
         {
             let message = reason(url);
-            assert!(
-                message.contains("encoder") && message.contains("http://HOST:PORT"),
-                "{message}"
-            );
+            assert!(message.contains(url) && message.contains("http://HOST:PORT"), "{message}");
         }
         for url in ["http://localhost:50051", "http://localhost:50051/", "http://[::1]:80"] {
             assert!(Remote::new("encoder", url).is_ok(), "{url}");

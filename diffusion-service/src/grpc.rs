@@ -1,0 +1,187 @@
+//! `llmdit.v1.Diffusion`: the wire's messages to and from [`DiffusionHandle`].
+
+mod pull;
+mod upload;
+
+use std::time::{Duration, Instant};
+
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use llm_dit_params::GenerateParams;
+use llm_dit_proto::{
+    Fault, tensor,
+    v1::{
+        self, Accepted, DescribeDiffusionRequest, DiffusionDescription, Finished, GenerateEvent,
+        GenerateRequest, ImageHeader, StepDone,
+        diffusion_server::{Diffusion, DiffusionServer},
+        generate_event::Event as Wire,
+    },
+};
+use llm_dit_serving::grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+
+use self::{pull::Pulled, upload::Upload};
+use crate::{DiffusionHandle, Event, Events, engine::GenerateJob, picture};
+
+/// Serves the generator until `shutdown` fires and the running requests are done.
+pub async fn run(
+    listener: TcpListener,
+    handle: DiffusionHandle,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let service =
+        DiffusionServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    GrpcServer::default().add(service).serve(listener, shutdown).await
+}
+
+struct Service {
+    handle: DiffusionHandle,
+}
+
+type EventStream = BoxStream<'static, Result<GenerateEvent, Status>>;
+
+#[tonic::async_trait]
+impl Diffusion for Service {
+    async fn describe(
+        &self,
+        _: Request<DescribeDiffusionRequest>,
+    ) -> Result<Response<DiffusionDescription>, Status> {
+        Ok(Response::new(self.handle.describe()))
+    }
+
+    type GenerateStream = EventStream;
+
+    /// Answers once the job is queued. Everything that is wrong with a request is therefore the
+    /// status of the call itself; what fails later ends the stream of events.
+    async fn generate(
+        &self,
+        request: Request<Streaming<GenerateRequest>>,
+    ) -> Result<Response<EventStream>, Status> {
+        let span = tracing::info_span!("generate", seed = tracing::field::Empty);
+        Ok(Response::new(self.events(request.into_inner()).instrument(span).await?))
+    }
+}
+
+impl Service {
+    async fn events(&self, requests: Streaming<GenerateRequest>) -> Result<EventStream, Fault> {
+        let begun = Instant::now();
+        let upload = Upload::read(requests, &self.handle).await?;
+        tracing::Span::current().record("seed", upload.params.seed);
+        let pull_begun = Instant::now();
+        let (pulled, encode) = match upload.embeddings {
+            Some(embeddings) => {
+                let negative_embeddings = upload.negative_embeddings;
+                (Pulled { embeddings, negative_embeddings, truncated_tokens: 0 }, Duration::ZERO)
+            }
+            None => {
+                let pulled = pull::embeddings(&self.handle, &upload.params, upload.prompt).await?;
+                (pulled, pull_begun.elapsed())
+            }
+        };
+        let job = GenerateJob {
+            params: upload.params,
+            embeddings: pulled.embeddings,
+            negative_embeddings: pulled.negative_embeddings,
+            latents: upload.latents,
+            return_latents: upload.return_latents,
+        };
+        // Nothing else holds this token: the stream's end, however it comes, is what cancels.
+        let events = self.handle.generate(job, &CancellationToken::new()).await?;
+        let context = Context {
+            begun,
+            encode,
+            params: upload.params,
+            return_latents: upload.return_latents,
+            truncated_tokens: pulled.truncated_tokens,
+        };
+        Ok(context.translate(events))
+    }
+}
+
+/// What the wire's events say beyond the handle's.
+struct Context {
+    begun: Instant,
+    encode: Duration,
+    params: GenerateParams,
+    return_latents: bool,
+    truncated_tokens: u32,
+}
+
+impl Context {
+    fn translate(self, events: Events) -> EventStream {
+        events
+            .flat_map(move |event| {
+                stream::iter(match event {
+                    Ok(event) => self
+                        .messages(event)
+                        .into_iter()
+                        .map(|event| Ok(GenerateEvent { event: Some(event) }))
+                        .collect::<Vec<_>>(),
+                    Err(fault) => vec![Err(Status::from(fault))],
+                })
+            })
+            .boxed()
+    }
+
+    /// One event as one or more messages; data is sliced, not copied.
+    fn messages(&self, event: Event) -> Vec<Wire> {
+        match event {
+            Event::Accepted { queue_position } => vec![Wire::Accepted(Accepted {
+                queue_position: queue_position as u32,
+                params: Some(self.params()),
+                truncated_tokens: self.truncated_tokens,
+            })],
+            Event::Step(step) => vec![Wire::Step(StepDone {
+                index: step.index,
+                total: step.total,
+                seconds: step.duration.as_secs_f64(),
+            })],
+            Event::Latents(latents) => std::iter::once(Wire::Latents(latents.header()))
+                .chain(latents.chunks().map(Wire::Data))
+                .collect(),
+            Event::Image(image) => {
+                let header = ImageHeader {
+                    media_type: picture::MEDIA_TYPE.to_owned(),
+                    width: image.width,
+                    height: image.height,
+                    total_bytes: image.png.len() as u64,
+                };
+                std::iter::once(Wire::Image(header))
+                    .chain(tensor::chunks(image.png).map(Wire::Data))
+                    .collect()
+            }
+            Event::Finished(timings) => vec![Wire::Finished(Finished {
+                encode_seconds: self.encode.as_secs_f64(),
+                queue_seconds: timings.queue.as_secs_f64(),
+                denoise_seconds: timings.denoise.as_secs_f64(),
+                decode_seconds: timings.decode.as_secs_f64(),
+                image_seconds: timings.image.as_secs_f64(),
+                total_seconds: self.begun.elapsed().as_secs_f64(),
+            })],
+        }
+    }
+
+    /// Every parameter as it is used.
+    fn params(&self) -> v1::GenerateParams {
+        let params = &self.params;
+        v1::GenerateParams {
+            width: Some(params.width),
+            height: Some(params.height),
+            steps: Some(params.steps),
+            seed: Some(params.seed),
+            guidance_scale: Some(params.guidance_scale),
+            // The wire's ways of saying "off".
+            cfg_normalization: Some(params.cfg_normalization.unwrap_or(0.0)),
+            cfg_truncation: Some(params.cfg_truncation.unwrap_or(1.0)),
+            prompt: None,
+            negative_prompt: None,
+            return_latents: self.return_latents,
+            shift: Some(params.shift),
+        }
+    }
+}

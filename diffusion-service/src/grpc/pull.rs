@@ -1,0 +1,126 @@
+//! Fetching embeddings straight from an encoder, so that they travel once.
+
+use llm_dit_params::{GenerateParams, Prompt};
+use llm_dit_proto::{
+    Assembler, DType, Fault, Tensor, TensorError,
+    v1::{
+        EmbeddingHeader, EncodeRequest, EncodeResponse, encode_response::Frame,
+        encoder_client::EncoderClient,
+    },
+};
+use llm_dit_serving::{Remote, grpc::MAX_MESSAGE_BYTES};
+use tonic::Streaming;
+
+use super::upload::BarePrompt;
+use crate::{DiffusionHandle, engine::ModelInfo};
+
+/// What a job needs of its texts.
+pub(super) struct Pulled {
+    pub embeddings: Tensor,
+    pub negative_embeddings: Option<Tensor>,
+    /// Tokens cut from the prompt (not the negative one).
+    pub truncated_tokens: u32,
+}
+
+/// Has the prompt encoded, and the negative prompt with it when guidance needs one.
+pub(super) async fn embeddings(
+    handle: &DiffusionHandle,
+    params: &GenerateParams,
+    prompt: Option<BarePrompt>,
+) -> Result<Pulled, Fault> {
+    let Some(BarePrompt { chat, negative }) = prompt else {
+        return Err(Fault::BadRequest("neither embeddings nor a prompt; send one of them".into()));
+    };
+    Prompt::parse(chat.user.as_str())?;
+    let negative = Prompt::parse_negative(negative.unwrap_or_default())?;
+    let Some(encoder) = handle.encoder() else {
+        return Err(Fault::Unsupported(
+            "this diffusion service has no encoder to turn a prompt into embeddings; start it with --encoder URL, or send embeddings"
+                .to_owned(),
+        ));
+    };
+    let info = handle.info();
+    let mut prompts = vec![chat];
+    if params.uses_guidance() {
+        prompts.extend(prompts.first().map(|chat| chat.negative(negative.into_string())));
+    }
+    let mut reader = Reader::open(encoder, info, prompts).await?;
+    let (embeddings, truncated_tokens) = reader.tensor(0).await?;
+    if truncated_tokens > 0 {
+        tracing::warn!(truncated_tokens, "the prompt was too long and was cut");
+    }
+    let negative_embeddings =
+        if params.uses_guidance() { Some(reader.tensor(1).await?.0) } else { None };
+    Ok(Pulled { embeddings, negative_embeddings, truncated_tokens })
+}
+
+/// Tensors from an encoder's answer, which is checked like a stranger's.
+struct Reader<'a> {
+    encoder: &'a Remote,
+    info: &'a ModelInfo,
+    frames: Streaming<EncodeResponse>,
+}
+
+impl<'a> Reader<'a> {
+    async fn open(
+        encoder: &'a Remote,
+        info: &'a ModelInfo,
+        prompts: Vec<llm_dit_proto::v1::Chat>,
+    ) -> Result<Self, Fault> {
+        // The encoder's own default, unless this model takes less.
+        let few = u32::try_from(info.max_caption_tokens).ok().filter(|&n| n < 512);
+        let request = EncodeRequest { prompts, max_tokens: few, ..Default::default() };
+        let mut client =
+            EncoderClient::new(encoder.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let frames = client.encode(request).await.map_err(|s| encoder.fault(s))?.into_inner();
+        Ok(Self { encoder, info, frames })
+    }
+
+    /// The tensor of prompt `index`, and how many tokens the encoder cut.
+    async fn tensor(&mut self, index: u32) -> Result<(Tensor, u32), Fault> {
+        let header = match self.frame().await? {
+            Frame::Header(header) if header.index == index => header,
+            Frame::Header(_) | Frame::Data(_) => return Err(self.broke("came out of order")),
+        };
+        let mut assembler = self.begin(&header)?;
+        while !assembler.is_complete() {
+            match self.frame().await? {
+                Frame::Data(chunk) => assembler.push(&chunk).map_err(|e| self.broken(&e))?,
+                Frame::Header(_) => return Err(self.broke("cut a tensor short")),
+            }
+        }
+        let tensor = assembler.finish().map_err(|e| self.broken(&e))?;
+        Ok((tensor, header.truncated_tokens))
+    }
+
+    fn begin(&self, header: &EmbeddingHeader) -> Result<Assembler, Fault> {
+        let Some(tensor) = &header.tensor else {
+            return Err(self.broke("sent a header without a shape"));
+        };
+        let shape: Vec<usize> = tensor.shape.iter().map(|&n| n as usize).collect();
+        // The caller did nothing wrong: two services were put together that do not match.
+        self.info.check_embeddings_shape("embeddings", &shape).map_err(|e| {
+            let url = self.encoder.url();
+            Fault::Unsupported(format!("the encoder at {url} runs {}: {e}", header.model))
+        })?;
+        let limit = self.info.max_caption_tokens * self.info.cap_feat_dim * DType::F32.size();
+        Assembler::begin(tensor, limit as u64).map_err(|e| self.broken(&e))
+    }
+
+    async fn frame(&mut self) -> Result<Frame, Fault> {
+        let message = self.frames.message().await.map_err(|s| self.encoder.fault(s))?;
+        match message {
+            Some(EncodeResponse { frame: Some(frame) }) => Ok(frame),
+            Some(EncodeResponse { frame: None }) => Err(self.broke("sent an empty message")),
+            None => Err(self.broke("ended its answer early")),
+        }
+    }
+
+    fn broken(&self, error: &TensorError) -> Fault {
+        self.broke(&format!("sent a bad tensor: {error}"))
+    }
+
+    fn broke(&self, what: &str) -> Fault {
+        Fault::Unavailable(format!("the encoder at {} {what}", self.encoder.url()))
+    }
+}

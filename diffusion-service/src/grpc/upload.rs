@@ -1,0 +1,223 @@
+//! Reading the client's half of `Generate`: parameters, then tensors in chunks.
+//!
+//! Whatever is wrong is refused with the message that shows it, not after everything has arrived:
+//! the parameters with the first message, a tensor's size with its header.
+
+use std::time::Duration;
+
+use llm_dit_params::{GenerateOptions, GenerateParams};
+use llm_dit_proto::{
+    Assembler, DType, Fault, Tensor,
+    v1::{self, GenerateRequest, TensorRole, TensorStart, generate_request::Part},
+};
+use tokio::time;
+use tonic::Streaming;
+
+use crate::{DiffusionHandle, engine::ModelInfo, handle};
+
+/// A request, whole and with checked parameters. The tensors' values are not checked yet.
+pub(super) struct Upload {
+    pub params: GenerateParams,
+    pub return_latents: bool,
+    /// Only there when `embeddings` is not.
+    pub prompt: Option<BarePrompt>,
+    pub embeddings: Option<Tensor>,
+    pub negative_embeddings: Option<Tensor>,
+    pub latents: Option<Tensor>,
+}
+
+/// Texts that have yet to be encoded.
+pub(super) struct BarePrompt {
+    pub chat: v1::Chat,
+    pub negative: Option<String>,
+}
+
+/// The tensors of a request while they arrive.
+struct Tensors<'a> {
+    info: &'a ModelInfo,
+    params: &'a GenerateParams,
+    current: Option<(Role, Assembler)>,
+    embeddings: Option<Tensor>,
+    negative_embeddings: Option<Tensor>,
+    latents: Option<Tensor>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Embeddings,
+    NegativeEmbeddings,
+    Latents,
+}
+
+impl Upload {
+    /// Reads until the client closes its side.
+    pub async fn read(
+        mut requests: Streaming<GenerateRequest>,
+        handle: &DiffusionHandle,
+    ) -> Result<Self, Fault> {
+        let (info, timeout) = (handle.info(), handle.limits().message_timeout);
+        let first = match next(&mut requests, timeout).await? {
+            Some(Part::Params(params)) => params,
+            Some(Part::Tensor(_) | Part::Data(_)) => {
+                return bad("the first message must carry the parameters");
+            }
+            None => return bad("the request ended before the parameters"),
+        };
+        let params = options(&first).resolve(&info.defaults, &info.limits)?;
+
+        let mut tensors = Tensors::new(info, &params);
+        while let Some(part) = next(&mut requests, timeout).await? {
+            match part {
+                Part::Params(_) => return bad("the parameters came twice; send them once"),
+                Part::Tensor(start) => tensors.begin(&start)?,
+                Part::Data(chunk) => tensors.push(&chunk)?,
+            }
+        }
+        tensors.end()?;
+        let Tensors { embeddings, negative_embeddings, latents, .. } = tensors;
+        let prompt = match (&embeddings, first.prompt) {
+            (Some(_), _) => None,
+            (None, _) if negative_embeddings.is_some() => {
+                return bad("negative embeddings came without embeddings; send both or a prompt");
+            }
+            (None, Some(chat)) => Some(BarePrompt { chat, negative: first.negative_prompt }),
+            (None, None) => return bad("neither embeddings nor a prompt; send one of them"),
+        };
+        let return_latents = first.return_latents;
+        Ok(Self { params, return_latents, prompt, embeddings, negative_embeddings, latents })
+    }
+}
+
+impl<'a> Tensors<'a> {
+    fn new(info: &'a ModelInfo, params: &'a GenerateParams) -> Self {
+        Self {
+            info,
+            params,
+            current: None,
+            embeddings: None,
+            negative_embeddings: None,
+            latents: None,
+        }
+    }
+
+    fn begin(&mut self, start: &TensorStart) -> Result<(), Fault> {
+        self.end()?;
+        let role = Role::from_wire(start.role)?;
+        let name = role.name();
+        if self.slot(role).is_some() {
+            return bad(format!("{name} came twice; send them once"));
+        }
+        let Some(header) = &start.header else {
+            return bad(format!("{name}: the tensor starts without a header"));
+        };
+        let shape: Vec<usize> = header.shape.iter().map(|&n| n as usize).collect();
+        let shape_is_good = match role {
+            Role::Embeddings | Role::NegativeEmbeddings => {
+                self.info.check_embeddings_shape(name, &shape)
+            }
+            Role::Latents if header.dtype != DType::F32.to_wire() => {
+                return bad("initial latents must be f32; rounded noise is other noise");
+            }
+            Role::Latents => self.info.check_latents_shape(self.params, &shape),
+        };
+        shape_is_good.map_err(handle::fault)?;
+        let assembler = Assembler::begin(header, self.limit(role)).map_err(|e| role.fault(&e))?;
+        self.current = Some((role, assembler));
+        Ok(())
+    }
+
+    fn push(&mut self, chunk: &[u8]) -> Result<(), Fault> {
+        let Some((role, assembler)) = &mut self.current else {
+            return bad("tensor data arrived before any header");
+        };
+        assembler.push(chunk).map_err(|e| role.fault(&e))
+    }
+
+    /// Closes the tensor that is under way, if one is.
+    fn end(&mut self) -> Result<(), Fault> {
+        if let Some((role, assembler)) = self.current.take() {
+            let tensor = assembler.finish().map_err(|e| role.fault(&e))?;
+            *self.slot(role) = Some(tensor);
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self, role: Role) -> &mut Option<Tensor> {
+        match role {
+            Role::Embeddings => &mut self.embeddings,
+            Role::NegativeEmbeddings => &mut self.negative_embeddings,
+            Role::Latents => &mut self.latents,
+        }
+    }
+
+    /// Bytes that the largest valid tensor of this role takes.
+    fn limit(&self, role: Role) -> u64 {
+        let values = match role {
+            Role::Embeddings | Role::NegativeEmbeddings => {
+                self.info.max_caption_tokens * self.info.cap_feat_dim
+            }
+            Role::Latents => self.info.latent_shape(self.params).iter().product(),
+        };
+        (values * DType::F32.size()) as u64
+    }
+}
+
+impl Role {
+    fn from_wire(role: i32) -> Result<Self, Fault> {
+        match TensorRole::try_from(role) {
+            Ok(TensorRole::Embeddings) => Ok(Self::Embeddings),
+            Ok(TensorRole::NegativeEmbeddings) => Ok(Self::NegativeEmbeddings),
+            Ok(TensorRole::Latents) => Ok(Self::Latents),
+            Ok(TensorRole::Unspecified) | Err(_) => bad(format!(
+                "unknown tensor role {role}; send 1 (embeddings), 2 (negative embeddings) or 3 (latents)"
+            )),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Embeddings => "embeddings",
+            Self::NegativeEmbeddings => "negative embeddings",
+            Self::Latents => "initial latents",
+        }
+    }
+
+    fn fault(self, error: &llm_dit_proto::TensorError) -> Fault {
+        Fault::BadRequest(format!("{}: {error}", self.name()))
+    }
+}
+
+/// The next part of the request, `None` when the client closed its side.
+async fn next(
+    requests: &mut Streaming<GenerateRequest>,
+    timeout: Duration,
+) -> Result<Option<Part>, Fault> {
+    let Ok(message) = time::timeout(timeout, requests.message()).await else {
+        let seconds = timeout.as_secs_f32();
+        return Err(Fault::Deadline(format!(
+            "the request paused for more than {seconds} s; open the call when the data is at hand"
+        )));
+    };
+    match message? {
+        Some(GenerateRequest { part: Some(part) }) => Ok(Some(part)),
+        Some(GenerateRequest { part: None }) => bad("a message was empty"),
+        None => Ok(None),
+    }
+}
+
+fn options(params: &v1::GenerateParams) -> GenerateOptions {
+    GenerateOptions {
+        width: params.width,
+        height: params.height,
+        steps: params.steps,
+        seed: params.seed,
+        guidance_scale: params.guidance_scale,
+        cfg_normalization: params.cfg_normalization,
+        cfg_truncation: params.cfg_truncation,
+        shift: params.shift,
+    }
+}
+
+fn bad<T>(message: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::BadRequest(message.into()))
+}

@@ -1,0 +1,212 @@
+//! The image generator as the rest of the program sees it: cheap to clone, asynchronous,
+//! cancellable.
+//!
+//! The command in one process and the gRPC service both use it, so a picture takes the same way
+//! whichever door the request came through.
+
+mod events;
+
+use std::{io, ops::ControlFlow, sync::Arc, time::Duration};
+
+use llm_dit_proto::{Fault, v1};
+use llm_dit_serving::{Remote, Worker};
+use tokio::{sync::mpsc, task, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+pub use self::events::{Event, Events, Image, Timings};
+use crate::{
+    engine::{GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo, Step, StepSink},
+    picture,
+};
+
+/// Bounds of one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceLimits {
+    /// Pictures that wait while one is made.
+    pub queue_capacity: usize,
+    /// A client that is sending may pause for this long.
+    pub message_timeout: Duration,
+}
+
+impl Default for ServiceLimits {
+    fn default() -> Self {
+        Self { queue_capacity: 16, message_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// A loaded generator on its thread.
+#[derive(Clone, Debug)]
+pub struct DiffusionHandle {
+    worker: Worker<Box<dyn ImageGenerator>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    info: ModelInfo,
+    limits: ServiceLimits,
+    encoder: Option<Remote>,
+}
+
+/// What the engine thread hands back.
+struct Done {
+    queued: Duration,
+    result: Result<Generated, GenerateError>,
+}
+
+/// The engine's view of the caller: never waits, and says stop once the caller has left.
+struct Progress {
+    cancel: CancellationToken,
+    sender: mpsc::Sender<Result<Event, Fault>>,
+}
+
+impl DiffusionHandle {
+    /// Moves the engine to a thread of its own. `encoder` is asked for the embeddings of requests
+    /// that bring a bare prompt.
+    pub fn spawn(
+        engine: Box<dyn ImageGenerator>,
+        limits: ServiceLimits,
+        encoder: Option<Remote>,
+    ) -> io::Result<Self> {
+        let info = engine.info();
+        let worker = Worker::spawn("image generator", limits.queue_capacity, engine)?;
+        Ok(Self { worker, shared: Arc::new(Shared { info, limits, encoder }) })
+    }
+
+    pub fn info(&self) -> &ModelInfo {
+        &self.shared.info
+    }
+
+    pub fn limits(&self) -> &ServiceLimits {
+        &self.shared.limits
+    }
+
+    pub fn encoder(&self) -> Option<&Remote> {
+        self.shared.encoder.as_ref()
+    }
+
+    /// [`DiffusionHandle::info`] as the wire has it.
+    pub fn describe(&self) -> v1::DiffusionDescription {
+        let Shared { info, encoder, .. } = &*self.shared;
+        v1::DiffusionDescription {
+            model: info.model.clone(),
+            cap_feat_dim: info.cap_feat_dim as u32,
+            latent_channels: info.latent_channels as u32,
+            vae_scale_factor: info.vae_scale_factor as u32,
+            defaults: Some(v1::GenerateParams {
+                width: Some(info.defaults.width),
+                height: Some(info.defaults.height),
+                steps: Some(info.defaults.steps),
+                guidance_scale: Some(info.defaults.guidance_scale),
+                shift: Some(info.defaults.shift),
+                ..Default::default()
+            }),
+            side_multiple: info.limits.side_multiple,
+            min_side: info.limits.min_side,
+            max_side: info.limits.max_side,
+            max_pixels: info.limits.max_pixels,
+            max_steps: info.limits.max_steps,
+            max_caption_tokens: info.max_caption_tokens as u32,
+            device: info.device.clone(),
+            dtype: info.dtype.to_wire(),
+            has_encoder: encoder.is_some(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Checks the job, queues it, and returns the events to come. Dropping them stops the work
+    /// before its next step, as `cancel` does.
+    pub async fn generate(
+        &self,
+        job: GenerateJob,
+        cancel: &CancellationToken,
+    ) -> Result<Events, Fault> {
+        let shared = Arc::clone(&self.shared);
+        // Looks at every value, which for long captions is too much for an async thread.
+        let check = move || shared.info.check(&job).map(|()| job);
+        let job = task::spawn_blocking(check)
+            .await
+            .map_err(|error| {
+                tracing::error!(%error, "checking a job failed");
+                Fault::Internal("the request could not be checked".to_owned())
+            })?
+            .map_err(fault)?;
+
+        let cancel = cancel.child_token();
+        // Room for everything the engine thread can say, so that it never finds this full.
+        let (sender, receiver) = mpsc::channel(job.params.steps as usize + 8);
+        let mut progress = Progress { cancel: cancel.clone(), sender: sender.clone() };
+        let queued = Instant::now();
+        let ticket = self.worker.submit(&cancel, move |engine| {
+            let queued = queued.elapsed();
+            Done { queued, result: engine.generate(&job, &mut progress) }
+        })?;
+        let accepted = Event::Accepted { queue_position: ticket.position() };
+        let finish = async move {
+            let end = match ticket.wait().await {
+                Ok(done) => finish(done, &sender).await,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = end {
+                // Nobody is left to hear of it when this fails, here and below.
+                let _ = sender.send(Err(fault)).await;
+            }
+        };
+        tokio::spawn(finish.in_current_span());
+        Ok(Events::new(accepted, receiver, cancel.drop_guard()))
+    }
+}
+
+impl StepSink for Progress {
+    fn step(&mut self, step: Step) -> ControlFlow<()> {
+        if self.cancel.is_cancelled() {
+            return ControlFlow::Break(());
+        }
+        // Index 0 only asks whether to begin.
+        if step.index > 0 {
+            tracing::debug!(step.index, step.total, seconds = step.duration.as_secs_f64(), "step");
+            let _ = self.sender.try_send(Ok(Event::Step(step)));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// From pixels to the last event, while the engine is already at the next job.
+async fn finish(done: Done, sender: &mpsc::Sender<Result<Event, Fault>>) -> Result<(), Fault> {
+    let Generated { picture, latents, denoise, decode } = done.result.map_err(fault)?;
+    if let Some(latents) = latents {
+        let _ = sender.send(Ok(Event::Latents(latents))).await;
+    }
+    let begun = Instant::now();
+    let (width, height) = (picture.width, picture.height);
+    let png =
+        task::spawn_blocking(move || picture::encode_png(&picture)).await.map_err(|error| {
+            tracing::error!(%error, "writing the PNG failed");
+            Fault::Internal("the picture could not be written as PNG".to_owned())
+        })??;
+    let timings = Timings { queue: done.queued, denoise, decode, image: begun.elapsed() };
+    tracing::info!(
+        width,
+        height,
+        queue = timings.queue.as_secs_f64(),
+        denoise = denoise.as_secs_f64(),
+        decode = decode.as_secs_f64(),
+        "made a picture"
+    );
+    let _ = sender.send(Ok(Event::Image(Image { width, height, png }))).await;
+    let _ = sender.send(Ok(Event::Finished(timings))).await;
+    Ok(())
+}
+
+/// What an engine's error means for the caller; internal causes end in the log.
+pub(crate) fn fault(error: GenerateError) -> Fault {
+    match error {
+        GenerateError::BadJob(message) => Fault::BadRequest(message),
+        GenerateError::Cancelled => Fault::Cancelled(error.to_string()),
+        GenerateError::Backend(cause) => {
+            tracing::error!(cause, "generating failed");
+            Fault::Internal("the image generator failed; its log has the cause".to_owned())
+        }
+    }
+}

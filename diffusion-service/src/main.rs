@@ -1,0 +1,85 @@
+//! `diffusion-service`: the Z-Image DiT and VAE on this machine, embeddings from anywhere.
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use diffusion_service::{DiffusionHandle, DiffusionOptions, ServiceLimits, load, run};
+use llm_dit_proto::DType;
+use llm_dit_serving::{
+    Remote,
+    args::{self, ListenArgs},
+    client, shutdown,
+    telemetry::{self, LogArgs},
+};
+use llm_dit_weights::{DeviceChoice, model_folder};
+
+/// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, pictures out
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Args {
+    /// Diffusers folder with transformer/, vae/ and scheduler/ [default: the demo model]
+    #[arg(long, value_name = "DIR")]
+    model_path: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// What the DiT computes in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
+    #[arg(long)]
+    dtype: Option<DType>,
+    /// Encoder service to fetch embeddings from when a request brings only a prompt
+    #[arg(long, value_name = "URL", value_parser = client::service_url)]
+    encoder: Option<String>,
+    /// Pictures that may wait while one is made; more are told to try again
+    #[arg(long, value_name = "N", default_value_t = ServiceLimits::default().queue_capacity)]
+    queue_capacity: usize,
+    #[command(flatten)]
+    listen: ListenArgs<50052>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  diffusion-service
+      The demo model on this machine, at http://127.0.0.1:50052
+  diffusion-service --model-path ~/models/Z-Image-Turbo --device cuda \\
+      --host 0.0.0.0 --encoder http://MAC:50051
+      On a CUDA machine, with the text encoder on a Mac (see encoder-service --help)
+
+SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
+Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args: Args = match args::parse() {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    telemetry::init(&args.log);
+    match serve(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
+    let encoder = args.encoder.map(|url| Remote::new("encoder", &url)).transpose()?;
+    // First the port, so that a taken one is known before gigabytes are read.
+    let listener = args.listen.bind().await?;
+    let options = DiffusionOptions {
+        model_path: model_folder(args.model_path.as_deref())?,
+        device: args.device,
+        dtype: args.dtype,
+    };
+    tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
+    let engine = load(&options)?;
+    let limits = ServiceLimits { queue_capacity: args.queue_capacity, ..Default::default() };
+    let handle = DiffusionHandle::spawn(engine, limits, encoder)?;
+    let info = handle.info();
+    tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");
+    run(listener, handle, shutdown::on_signal()?).await?;
+    Ok(())
+}
