@@ -30,5 +30,4 @@ def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
             assert torch.isfinite(tensor).all(), f"{path.name}: {name} is not finite"
         plain[name] = tensor.contiguous().clone()
     save_file(plain, str(path))
-    path.chmod(0o644)  # safetensors writes owner-only files
     print(f"{path.name}: {len(plain)} tensors, {path.stat().st_size} bytes", flush=True)

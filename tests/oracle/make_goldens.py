@@ -46,6 +46,9 @@ def main() -> None:
     for part in PARTS:
         if part in args.only:
             make[part]()
+    for file in args.out.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)  # safetensors writes owner-only files
 
 
 if __name__ == "__main__":
