@@ -1,0 +1,93 @@
+//! Reading a JSON body: bounded, and every refusal a [`Problem`].
+
+use axum::{
+    body::{Body, HttpBody as _},
+    extract::Request,
+    http::{HeaderMap, header},
+};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use llm_dit_proto::Fault;
+use serde::de::DeserializeOwned;
+
+use crate::problem::Problem;
+
+/// Room for every text at its limit, JSON escapes included.
+pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// What is read and thrown away of a body that is too large. A client that is still writing when
+/// we close the connection would see a broken pipe in place of our answer.
+const MAX_DRAINED_BYTES: usize = 16 * 1024 * 1024;
+
+/// The request's JSON as a `T`, whose fields are named `fields`.
+pub(crate) async fn json<T: DeserializeOwned>(
+    request: Request,
+    fields: &[&str],
+) -> Result<T, Problem> {
+    if !is_json(request.headers()) {
+        return Err(Problem::unsupported_media_type(
+            "send JSON with the header Content-Type: application/json",
+        ));
+    }
+    let waits = request.headers().contains_key(header::EXPECT);
+    let bytes = read(request.into_body(), waits).await?;
+    let mut reader = serde_json::Deserializer::from_slice(&bytes);
+    let parsed = serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| explain(&error, fields))
+        .and_then(|value| reader.end().map(|()| value).map_err(|error| error.to_string()));
+    parsed
+        .map_err(|why| Fault::BadRequest(format!("the body is not a valid request: {why}")).into())
+}
+
+/// `client_waits`: it sends nothing before we ask for it, so there is nothing to drain.
+async fn read(body: Body, client_waits: bool) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let limit = MAX_BODY_BYTES / 1024;
+        Problem::from(Fault::TooLarge(format!("the body is over the limit of {limit} KiB")))
+    };
+    let announced = body.size_hint().lower();
+    if announced > MAX_DRAINED_BYTES as u64 || announced > MAX_BODY_BYTES as u64 && client_waits {
+        return Err(too_large());
+    }
+    let mut bytes = BytesMut::new();
+    let mut read = 0;
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk
+            .map_err(|error| Fault::BadRequest(format!("the body could not be read: {error}")))?;
+        read += chunk.len();
+        if read <= MAX_BODY_BYTES {
+            bytes.extend_from_slice(&chunk);
+        } else if read > MAX_DRAINED_BYTES {
+            break;
+        }
+    }
+    if read > MAX_BODY_BYTES { Err(too_large()) } else { Ok(bytes.freeze()) }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(value)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else {
+        return false;
+    };
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json"
+        || essence.starts_with("application/") && essence.ends_with("+json")
+}
+
+/// Names the field, and for an unknown one the nearest that exists.
+fn explain(error: &serde_path_to_error::Error<serde_json::Error>, fields: &[&str]) -> String {
+    let (path, inner) = (error.path().to_string(), error.inner().to_string());
+    if !inner.starts_with("unknown field") {
+        return if path == "." { inner } else { format!("{path}: {inner}") };
+    }
+    let unknown = inner.split('`').nth(1).unwrap_or(&path);
+    let nearest = fields
+        .iter()
+        .map(|field| (strsim::jaro_winkler(unknown, field), field))
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .filter(|(likeness, _)| *likeness > 0.8);
+    match nearest {
+        Some((_, field)) => format!("unknown field '{unknown}'; did you mean '{field}'?"),
+        None => format!("unknown field '{unknown}'; known are {}", fields.join(", ")),
+    }
+}

@@ -1,0 +1,37 @@
+//! What can go wrong between the gateway and its callers.
+
+use std::io;
+
+use llm_dit_params::ParamError;
+use llm_dit_proto::Fault;
+use llm_dit_serving::client::BadUrl;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Ours, or what a service answered.
+    #[error("{0}")]
+    Fault(#[from] Fault),
+    /// A service that had begun to answer was lost, or talks nonsense.
+    #[error("{0}")]
+    Lost(String),
+    #[error("{0}")]
+    BadUrl(#[from] BadUrl),
+    #[error("the listening socket failed: {0}")]
+    Socket(io::Error),
+}
+
+impl Error {
+    /// The same fault, come in the middle of an answer.
+    pub(crate) fn midway(fault: Fault) -> Self {
+        match fault {
+            Fault::Unavailable(message) => Self::Lost(message),
+            fault => Self::Fault(fault),
+        }
+    }
+}
+
+impl From<ParamError> for Error {
+    fn from(error: ParamError) -> Self {
+        Self::Fault(error.into())
+    }
+}

@@ -1,0 +1,68 @@
+//! `gateway`: HTTP in front of an encoder and a diffusion service.
+
+use std::{error::Error, process::ExitCode};
+
+use clap::Parser;
+use gateway::{DEFAULT_DIFFUSION, GatewayOptions, run};
+use llm_dit_serving::{
+    args::{self, ListenArgs},
+    shutdown,
+    telemetry::{self, LogArgs},
+};
+
+/// Serves pictures over HTTP, made by an encoder service and a diffusion service
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Args {
+    /// Encoder service whose embeddings are piped into the diffusion service
+    /// [default: the diffusion service's own, if it has one, else http://127.0.0.1:50051]
+    #[arg(long, value_name = "URL")]
+    encoder: Option<String>,
+    /// Diffusion service
+    #[arg(long, value_name = "URL", default_value = DEFAULT_DIFFUSION)]
+    diffusion: String,
+    #[command(flatten)]
+    listen: ListenArgs<7860>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  gateway
+      In front of the services on this machine, at http://127.0.0.1:7860
+  gateway --encoder http://mac:50051 --diffusion http://gpu:50052 --host 0.0.0.0
+      In front of services on two others, for everybody who can connect
+
+  curl http://127.0.0.1:7860/api/generate -H 'Content-Type: application/json' \\
+      -d '{\"prompt\": \"a red apple\", \"seed\": 42}' -o apple.png
+
+The body of POST /api/generate is JSON: prompt, and if wanted negative_prompt, width, height,
+steps, seed, guidance_scale, cfg_normalization, cfg_truncation, shift, system_prompt,
+thinking_content, assistant_content, force_think_block. Errors are problems after RFC 9457.
+
+SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
+Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args: Args = match args::parse() {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    telemetry::init(&args.log);
+    match serve(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
+    let listener = args.listen.bind().await?;
+    let options = GatewayOptions { encoder: args.encoder, diffusion: args.diffusion };
+    run(listener, options, shutdown::on_signal()?).await?;
+    Ok(())
+}
