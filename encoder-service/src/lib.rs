@@ -2,5 +2,6 @@
 
 pub mod engine;
 mod load;
+mod qwen3;
 
-pub use load::{EncoderOptions, load};
+pub use load::{EncoderOptions, load, load_encoder};
