@@ -1,7 +1,13 @@
 //! The encoder service: prompts in, the text encoder's hidden states out, over gRPC.
 
 pub mod engine;
+mod grpc;
+mod handle;
 mod load;
 mod qwen3;
+mod request;
 
+pub use grpc::run;
+pub use handle::{Embedding, Embeddings, EncoderHandle};
 pub use load::{EncoderOptions, load, load_encoder};
+pub use request::{EncodeRequest, EncoderLimits};

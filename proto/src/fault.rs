@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use llm_dit_params::ParamError;
 use thiserror::Error;
 use tonic::{Code, Status, metadata::MetadataValue};
 
@@ -42,6 +43,20 @@ pub enum Fault {
 impl From<TensorError> for Fault {
     fn from(error: TensorError) -> Self {
         Self::BadRequest(error.to_string())
+    }
+}
+
+impl From<ParamError> for Fault {
+    fn from(error: ParamError) -> Self {
+        let message = error.to_string();
+        match error {
+            ParamError::PromptTooLong { .. } => Self::TooLarge(message),
+            ParamError::NotMultiple { .. }
+            | ParamError::OutOfRange { .. }
+            | ParamError::TooManyPixels { .. }
+            | ParamError::BadNumber { .. }
+            | ParamError::EmptyPrompt => Self::BadRequest(message),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! This crate knows neither candle nor HTTP.
 
+mod chat;
 pub mod fault;
 pub mod tensor;
 

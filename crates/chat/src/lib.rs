@@ -1,5 +1,33 @@
 //! Qwen3's chat format and the token budget.
+//!
+//! A [`Chat`] is laid out once, as pieces of special tokens and text. Both the text that a person
+//! may read and the ids that the encoder takes are made from those pieces, so they cannot differ.
+//!
+//! Decision: ids are never made from the readable text. A special token that somebody typed stays
+//! text, letter by letter, and so cannot close the user's turn or open another one.
 
-/// Turns chats into token ids.
-#[derive(Debug)]
-pub struct ChatTokenizer;
+mod chat;
+mod tokenizer;
+
+pub use chat::Chat;
+pub use tokenizer::{ChatTokenizer, Tokenized};
+
+use std::path::PathBuf;
+
+/// Why a chat could not be turned into ids.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatError {
+    #[error("cannot read {path}: {cause}")]
+    Io { path: PathBuf, cause: std::io::Error },
+    #[error("{path} is not a tokenizer: {cause}")]
+    Invalid { path: PathBuf, cause: String },
+    #[error("{path} has no token '{token}', so it is not the tokenizer of a Qwen3 chat model")]
+    MissingToken { path: PathBuf, token: &'static str },
+    #[error(
+        "the prompt's frame (system, thinking and assistant text and the chat headers) takes {needed} tokens, but only {max_tokens} are allowed; shorten it or allow more tokens"
+    )]
+    NoRoom { needed: usize, max_tokens: usize },
+    /// The tokenizer failed; the cause is for the log, not for the caller.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+}

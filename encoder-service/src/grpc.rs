@@ -1,0 +1,97 @@
+//! `llmdit.v1.Encoder`: the wire's messages to and from [`EncoderHandle`].
+
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use llm_dit_chat::Chat;
+use llm_dit_proto::{
+    DType, Fault,
+    v1::{
+        self, DescribeEncoderRequest, EmbeddingHeader, EncodeResponse, EncoderDescription,
+        encode_response::Frame,
+        encoder_server::{Encoder, EncoderServer},
+    },
+};
+use llm_dit_serving::grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
+
+use crate::{Embedding, EncodeRequest, EncoderHandle};
+
+/// Serves the encoder until `shutdown` fires and the running requests are done.
+pub async fn run(
+    listener: TcpListener,
+    handle: EncoderHandle,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let service =
+        EncoderServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    GrpcServer::default().add(service).serve(listener, shutdown).await
+}
+
+struct Service {
+    handle: EncoderHandle,
+}
+
+type Frames = BoxStream<'static, Result<EncodeResponse, Status>>;
+
+#[tonic::async_trait]
+impl Encoder for Service {
+    async fn describe(
+        &self,
+        _: Request<DescribeEncoderRequest>,
+    ) -> Result<Response<EncoderDescription>, Status> {
+        Ok(Response::new(self.handle.describe()))
+    }
+
+    type EncodeStream = Frames;
+
+    async fn encode(
+        &self,
+        request: Request<v1::EncodeRequest>,
+    ) -> Result<Response<Frames>, Status> {
+        let span = tracing::info_span!("encode");
+        Ok(Response::new(self.frames(request.into_inner()).instrument(span).await?))
+    }
+}
+
+impl Service {
+    async fn frames(&self, request: v1::EncodeRequest) -> Result<Frames, Fault> {
+        let request = EncodeRequest {
+            chats: request.prompts.into_iter().map(chat).collect(),
+            hidden_layer: request.hidden_layer,
+            max_tokens: request.max_tokens,
+            dtype: DType::from_wire(request.dtype)?,
+        };
+        // Nothing else holds this token: the stream's end, however it comes, is what cancels.
+        let embeddings = self.handle.encode(request, &CancellationToken::new()).await?;
+        let model = self.handle.info().model.clone();
+        let frames = embeddings.flat_map(move |result| match result {
+            Ok(embedding) => stream::iter(frames(embedding, &model).map(Ok).collect::<Vec<_>>()),
+            Err(fault) => stream::iter(vec![Err(Status::from(fault))]),
+        });
+        Ok(frames.boxed())
+    }
+}
+
+/// A header and the chunks, which share the tensor's buffer.
+fn frames(embedding: Embedding, model: &str) -> impl Iterator<Item = EncodeResponse> + use<> {
+    let header = EmbeddingHeader {
+        index: embedding.index as u32,
+        tensor: Some(embedding.tensor.header()),
+        hidden_layer: embedding.hidden_layer as u32,
+        truncated_tokens: embedding.truncated_tokens as u32,
+        model: model.to_owned(),
+    };
+    std::iter::once(Frame::Header(header))
+        .chain(embedding.tensor.chunks().map(Frame::Data))
+        .map(|frame| EncodeResponse { frame: Some(frame) })
+}
+
+fn chat(chat: v1::Chat) -> Chat {
+    let v1::Chat { user, system, thinking, assistant, force_think_block } = chat;
+    Chat { user, system, thinking, assistant, force_think_block }
+}

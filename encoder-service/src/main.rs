@@ -1,0 +1,80 @@
+//! `encoder-service`: Qwen3 on this machine for diffusion services elsewhere.
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use encoder_service::{EncoderHandle, EncoderLimits, EncoderOptions, load, run};
+use llm_dit_proto::DType;
+use llm_dit_serving::{
+    args::{self, ListenArgs},
+    shutdown,
+    telemetry::{self, LogArgs},
+};
+use llm_dit_weights::{DeviceChoice, model_folder};
+
+/// Serves a Qwen3 text encoder over gRPC: prompts in, embeddings for Z-Image out
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Args {
+    /// Diffusers folder with text_encoder/ and tokenizer/ [default: the demo model]
+    #[arg(long, value_name = "DIR")]
+    model_path: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// What to compute in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
+    #[arg(long)]
+    dtype: Option<DType>,
+    /// Requests that may wait while one is encoded; more are told to try again
+    #[arg(long, value_name = "N", default_value_t = EncoderLimits::default().queue_capacity)]
+    queue_capacity: usize,
+    #[command(flatten)]
+    listen: ListenArgs<50051>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  encoder-service
+      The demo model on this machine, at http://127.0.0.1:50051
+  encoder-service --model-path ~/models/Z-Image-Turbo --device metal --host 0.0.0.0
+      On a Mac, for a diffusion service on another machine:
+      diffusion-service --encoder http://MAC:50051
+
+SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
+Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args: Args = match args::parse() {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    telemetry::init(&args.log);
+    match serve(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
+    // First the port, so that a taken one is known before gigabytes are read.
+    let listener = args.listen.bind().await?;
+    let options = EncoderOptions {
+        model_path: model_folder(args.model_path.as_deref())?,
+        device: args.device,
+        dtype: args.dtype,
+    };
+    tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
+    let (engine, tokenizer) = load(&options)?;
+    let limits = EncoderLimits { queue_capacity: args.queue_capacity, ..Default::default() };
+    let handle = EncoderHandle::spawn(engine, tokenizer, limits)?;
+    let info = handle.info();
+    tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");
+    run(listener, handle, shutdown::on_signal()?).await?;
+    Ok(())
+}
