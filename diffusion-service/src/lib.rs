@@ -1,11 +1,17 @@
 //! The diffusion service: embeddings in, pictures out, over gRPC.
 
+pub mod dit;
 pub mod engine;
 mod grpc;
+mod guidance;
 mod handle;
 mod load;
+pub mod noise;
 pub mod picture;
+mod pipeline;
+pub mod schedule;
+pub mod vae;
 
 pub use grpc::run;
 pub use handle::{DiffusionHandle, Event, Events, Image, ServiceLimits, Timings};
-pub use load::{DiffusionOptions, load};
+pub use load::{DiffusionOptions, defaults, load, load_decoder, load_dit, load_encoder};

@@ -17,9 +17,15 @@ pub const MEDIA_TYPE: &str = "image/png";
 
 /// Compresses a picture; takes tens of milliseconds a megapixel.
 pub fn encode_png(picture: &Picture) -> Result<Bytes, Fault> {
+    let Picture { width, height, ref rgb } = *picture;
+    // The encoder would panic.
+    if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+        tracing::error!(width, height, bytes = rgb.len(), "a picture has the wrong number of bytes");
+        return Err(Fault::Internal("the picture could not be written as PNG".to_owned()));
+    }
     let mut file = Vec::new();
     PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Adaptive)
-        .write_image(&picture.rgb, picture.width, picture.height, ExtendedColorType::Rgb8)
+        .write_image(rgb, width, height, ExtendedColorType::Rgb8)
         .map_err(|error| {
             tracing::error!(%error, "a picture could not be written as PNG");
             Fault::Internal("the picture could not be written as PNG".to_owned())

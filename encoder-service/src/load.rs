@@ -1,12 +1,17 @@
 //! From a model folder to an engine and its tokenizer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use llm_dit_chat::ChatTokenizer;
-use llm_dit_proto::DType;
-use llm_dit_weights::{DeviceChoice, LoadError};
+use llm_dit_proto::{DType, Tensor};
+use llm_dit_weights::{
+    Checkpoint, DeviceChoice, LoadError, compute_dtype, device_name, read_config, wire_dtype,
+};
 
-use crate::engine::TextEncoder;
+use crate::{
+    engine::{EncodeError, EncodeJob, EncoderInfo, TextEncoder},
+    qwen3::{Config, Qwen3},
+};
 
 /// What to load and where.
 #[derive(Clone, Debug)]
@@ -18,7 +23,82 @@ pub struct EncoderOptions {
     pub dtype: Option<DType>,
 }
 
+/// [`Qwen3`] behind the engine trait.
+struct Qwen3Encoder {
+    model: Qwen3,
+    label: String,
+}
+
 /// Loads `text_encoder/` and `tokenizer/`.
 pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), LoadError> {
-    Err(LoadError::Backend(format!("not merged yet: {options:?}")))
+    let folder = options.model_path.join("tokenizer");
+    let tokenizer = ChatTokenizer::from_folder(&folder)
+        .map_err(|e| LoadError::Invalid { path: folder, cause: e.to_string() })?;
+    Ok((load_encoder(options)?, tokenizer))
+}
+
+/// Loads `text_encoder/` alone, for callers that bring token ids.
+pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, LoadError> {
+    let folder = options.model_path.join("text_encoder");
+    let path = folder.join("config.json");
+    let config: Config = read_config(&path)?;
+    config.check().map_err(|cause| LoadError::Invalid { path, cause })?;
+    let device = options.device.open()?;
+    let dtype = compute_dtype(options.dtype, &device);
+    let weights = Checkpoint::open(&folder, "model", &device, dtype)?;
+    let model = Qwen3::load(config, &weights)?;
+    Ok(Box::new(Qwen3Encoder { model, label: label(&options.model_path) }))
+}
+
+/// The folder's name.
+fn label(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+}
+
+impl TextEncoder for Qwen3Encoder {
+    fn info(&self) -> EncoderInfo {
+        let config = self.model.config();
+        EncoderInfo {
+            model: self.label.clone(),
+            hidden_size: config.hidden_size,
+            layers: config.num_hidden_layers,
+            device: device_name(self.model.device()),
+            dtype: wire_dtype(self.model.dtype()),
+        }
+    }
+
+    fn encode(&mut self, job: &EncodeJob) -> Result<Tensor, EncodeError> {
+        let config = self.model.config();
+        let limit = config.max_position_embeddings;
+        if job.token_ids.is_empty() || job.token_ids.len() > limit {
+            let count = job.token_ids.len();
+            return Err(EncodeError::BadJob(format!(
+                "{count} tokens; the model takes 1 to {limit}"
+            )));
+        }
+        if let Some(id) = job.token_ids.iter().find(|&&id| id as usize >= config.vocab_size) {
+            let size = config.vocab_size;
+            return Err(EncodeError::BadJob(format!(
+                "token id {id} is outside the vocabulary of {size}; tokenizer/ and text_encoder/ do not belong together"
+            )));
+        }
+        if job.hidden_layer > config.num_hidden_layers {
+            let layer = job.hidden_layer;
+            return Err(EncodeError::BadJob(format!(
+                "hidden layer {layer} of {}",
+                config.num_hidden_layers
+            )));
+        }
+        let failed = |e: candle_core::Error| EncodeError::Backend(e.to_string());
+        let states = self.model.hidden_states(&job.token_ids, job.hidden_layer).map_err(failed)?;
+        to_wire(&states, job.dtype).map_err(failed)
+    }
+}
+
+/// Rounds to the wire's type on the device and copies the bytes out.
+fn to_wire(states: &candle_core::Tensor, dtype: DType) -> candle_core::Result<Tensor> {
+    let shape = states.dims().to_vec();
+    let values = states.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Tensor::from_f32(&values, shape, dtype).map_err(|e| candle_core::Error::Msg(e.to_string()))
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::LoadError;
 
@@ -86,5 +86,56 @@ impl FromStr for DeviceChoice {
             ("metal" | "mps", _) => Ok(Self::Metal(index)),
             _ => Err(bad()),
         }
+    }
+}
+
+/// "cpu", "cuda:0" or "metal:0".
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// What to compute in: as asked, else f32 on the CPU, where it is fastest, and bf16 elsewhere.
+pub fn compute_dtype(asked: Option<llm_dit_proto::DType>, device: &Device) -> DType {
+    match (asked, device) {
+        (Some(llm_dit_proto::DType::F32), _) | (None, Device::Cpu) => DType::F32,
+        (Some(llm_dit_proto::DType::F16), _) => DType::F16,
+        (Some(llm_dit_proto::DType::Bf16), _) | (None, _) => DType::BF16,
+    }
+}
+
+/// The wire's name of a type that [`compute_dtype`] gave.
+pub fn wire_dtype(dtype: DType) -> llm_dit_proto::DType {
+    match dtype {
+        DType::BF16 => llm_dit_proto::DType::Bf16,
+        DType::F16 => llm_dit_proto::DType::F16,
+        _ => llm_dit_proto::DType::F32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_people_write_them() {
+        let parse = |text: &str| text.parse::<DeviceChoice>();
+        assert_eq!(parse("auto").ok(), Some(DeviceChoice::Auto));
+        assert_eq!(parse("cuda").ok(), Some(DeviceChoice::Cuda(0)));
+        assert_eq!(parse("cuda:3").ok(), Some(DeviceChoice::Cuda(3)));
+        assert_eq!(parse("mps").ok(), Some(DeviceChoice::Metal(0)));
+        for wrong in ["", "gpu", "cpu:1", "cuda:", "cuda:x", "cuda:-1"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn an_explicit_device_never_falls_back() {
+        let error = DeviceChoice::Cuda(0).open().expect_err("this build has no CUDA").to_string();
+        assert!(error.contains("--features cuda"), "{error}");
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! This crate does not know what the tensors mean.
 
+mod checkpoint;
 mod device;
+#[cfg(feature = "embed-demo-model")]
+mod embedded;
 mod error;
 mod locate;
 
-pub use device::DeviceChoice;
+pub use checkpoint::{Checkpoint, Weights, read_config};
+pub use device::{DeviceChoice, compute_dtype, device_name, wire_dtype};
 pub use error::LoadError;
 pub use locate::model_folder;

@@ -1,0 +1,180 @@
+//! Every operation from candle's own operators: what runs on devices without kernels of ours, and
+//! what the CPU kernels are tested against. Norms and softmax compute in f32 whatever the type.
+
+use candle_core::{D, DType, Device, Result, Tensor};
+
+use crate::{Attention, Conv2d, ConvInput, GroupNorm, Mask, Pairing, QkNorm, Rope};
+
+/// Queries and keys normed and rotated; see [`QkNorm::forward`].
+pub fn qk_norm_rope(
+    norm: &QkNorm,
+    attention: &Attention,
+    qkv: &Tensor,
+    rope: &Rope,
+) -> Result<Tensor> {
+    let (rows, _) = qkv.dims2()?;
+    let Attention { heads, kv_heads, head_dim, .. } = *attention;
+    let rotate = |start: usize, count: usize, weight: &Tensor| {
+        let x =
+            qkv.narrow(1, start * head_dim, count * head_dim)?.reshape((rows * count, head_dim))?;
+        let x = rms_norm(&x.to_dtype(DType::F32)?, &weight.to_dtype(DType::F32)?, norm.eps)?;
+        let (shape, axis) = match norm.pairing {
+            Pairing::Interleaved => ([rows, count, head_dim / 2, 2], 3),
+            Pairing::Halves => ([rows, count, 2, head_dim / 2], 2),
+        };
+        let x = x.reshape(&shape)?;
+        let (a, b) = (x.narrow(axis, 0, 1)?.squeeze(axis)?, x.narrow(axis, 1, 1)?.squeeze(axis)?);
+        let (cos, sin) = (rope.cos.unsqueeze(1)?, rope.sin.unsqueeze(1)?);
+        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
+        Tensor::stack(&[first, second], axis)?
+            .reshape((rows, count * head_dim))?
+            .to_dtype(qkv.dtype())
+    };
+    let q = rotate(0, heads, &norm.q_weight)?;
+    let k = rotate(heads, kv_heads, &norm.k_weight)?;
+    let v = qkv.narrow(1, (heads + kv_heads) * head_dim, kv_heads * head_dim)?;
+    Tensor::cat(&[&q, &k, &v], 1)
+}
+
+/// See [`Attention::forward`].
+pub fn attention(attention: &Attention, qkv: &Tensor, lens: &[usize]) -> Result<Tensor> {
+    let Attention { heads, kv_heads, head_dim, mask } = *attention;
+    let mut start = 0;
+    let mut outputs = Vec::with_capacity(lens.len());
+    for &len in lens {
+        let qkv = qkv.narrow(0, start, len)?;
+        start += len;
+        let part = |first: usize, count: usize| {
+            let x = qkv
+                .narrow(1, first * head_dim, count * head_dim)?
+                .reshape((len, count, head_dim))?;
+            // Each key head serves `heads / count` query heads that lie together.
+            x.transpose(0, 1)?
+                .unsqueeze(1)?
+                .broadcast_as((count, heads / count, len, head_dim))?
+                .reshape((heads, len, head_dim))?
+                .contiguous()
+        };
+        let (q, k, v) =
+            (part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let mut scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? * scale)?;
+        if mask == Mask::Causal {
+            scores = scores.broadcast_add(&causal_bias(len, qkv.device())?)?;
+        }
+        let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(qkv.dtype())?;
+        outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((len, heads * head_dim))?);
+    }
+    Tensor::cat(&outputs, 0)
+}
+
+/// See [`crate::swiglu`].
+pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
+    let width = gate_up.dim(1)? / 2;
+    let gate = gate_up.narrow(1, 0, width)?.contiguous()?;
+    gate.silu()? * gate_up.narrow(1, width, width)?
+}
+
+/// See [`crate::rms_norm`].
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let wide = x.to_dtype(DType::F32)?;
+    let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
+    let normed = wide.broadcast_div(&(mean + eps)?.sqrt()?)?;
+    normed.broadcast_mul(&weight.to_dtype(DType::F32)?)?.to_dtype(x.dtype())
+}
+
+/// See [`crate::rms_norm_scale`].
+pub fn rms_norm_scale(
+    x: &Tensor,
+    weight: &Tensor,
+    scale: &Tensor,
+    lens: &[usize],
+    eps: f64,
+) -> Result<Tensor> {
+    rms_norm(x, weight, eps)? * per_row(scale, lens)?
+}
+
+/// See [`crate::residual_gate_norm`].
+pub fn residual_gate_norm(
+    x: &Tensor,
+    y: &Tensor,
+    weight: &Tensor,
+    gate: Option<&Tensor>,
+    lens: &[usize],
+    eps: f64,
+) -> Result<Tensor> {
+    let normed = rms_norm(y, weight, eps)?;
+    match gate {
+        Some(gate) => x + (normed * per_row(gate, lens)?)?,
+        None => x + normed,
+    }
+}
+
+/// See [`crate::layer_norm_scale`].
+pub fn layer_norm_scale(x: &Tensor, scale: &Tensor, lens: &[usize], eps: f64) -> Result<Tensor> {
+    let wide = x.to_dtype(DType::F32)?;
+    let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    centred.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(x.dtype())? * per_row(scale, lens)?
+}
+
+/// See [`Conv2d::forward`].
+pub fn conv2d(conv: &Conv2d, input: &ConvInput<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
+    let mut x = input.x.clone();
+    if let Some(norm) = input.norm {
+        x = group_norm(norm, &x)?.silu()?;
+    }
+    let mut x = x.permute((0, 3, 1, 2))?.contiguous()?;
+    if input.upsample {
+        let (_, _, h, w) = x.dims4()?;
+        x = x.upsample_nearest2d(2 * h, 2 * w)?;
+    }
+    let (weight, bias) = conv.parameters();
+    let kernel = weight.dim(2)?;
+    let x = match (kernel, conv.stride()) {
+        (1, _) => x.conv2d(weight, 0, 1, 1, 1)?,
+        (_, 1) => x.conv2d(weight, 1, 1, 1, 1)?,
+        // The downsampler pads right and below only.
+        (_, stride) => {
+            x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?.conv2d(weight, 0, stride, 1, 1)?
+        }
+    };
+    let x = x.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(bias)?;
+    match residual {
+        Some(residual) => x + residual,
+        None => Ok(x),
+    }
+}
+
+/// See [`GroupNorm::forward`].
+pub fn group_norm(norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
+    let (n, h, w, c) = x.dims4()?;
+    let wide = x.to_dtype(DType::F32)?.reshape((n, h * w, norm.groups, c / norm.groups))?;
+    let mean = wide.mean_keepdim(3)?.mean_keepdim(1)?;
+    let centred = wide.broadcast_sub(&mean)?;
+    let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
+    centred
+        .broadcast_div(&(variance + norm.eps)?.sqrt()?)?
+        .reshape((n, h, w, c))?
+        .broadcast_mul(&norm.weight.to_dtype(DType::F32)?)?
+        .broadcast_add(&norm.bias.to_dtype(DType::F32)?)?
+        .to_dtype(x.dtype())
+}
+
+/// Each sequence's row, repeated for its tokens.
+fn per_row(values: &Tensor, lens: &[usize]) -> Result<Tensor> {
+    let width = values.dim(1)?;
+    let rows: Result<Vec<Tensor>> = lens
+        .iter()
+        .enumerate()
+        .map(|(item, &len)| values.narrow(0, item, 1)?.broadcast_as((len, width))?.contiguous())
+        .collect();
+    Tensor::cat(&rows?, 0)
+}
+
+fn causal_bias(len: usize, device: &Device) -> Result<Tensor> {
+    let bias: Vec<f32> =
+        (0..len * len).map(|i| if i % len > i / len { f32::NEG_INFINITY } else { 0.0 }).collect();
+    Tensor::from_vec(bias, (len, len), device)
+}

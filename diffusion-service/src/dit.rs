@@ -1,0 +1,204 @@
+//! Z-Image's diffusion transformer, as diffusers' `ZImageTransformer2DModel` computes it.
+//!
+//! Images and captions of all items are packed one after the other, so a batch of unequal
+//! captions needs neither padding to a common length nor masks. What does not change from step to
+//! step (refined captions, rotations, the packed layout) is made once, as a [`Conditioning`].
+
+mod block;
+mod config;
+mod embed;
+mod layout;
+
+use candle_core::{D, DType, Device, Result, Tensor};
+use llm_dit_kernels::{Linear, Rope, layer_norm_scale, rms_norm};
+use llm_dit_weights::{LoadError, Weights};
+
+use block::Block;
+pub use config::Config;
+use embed::{TimestepEmbedder, patchify, unpatchify};
+pub use layout::MULTIPLE;
+use layout::{Layout, RopeTables};
+
+/// eps of the last norm, which has no weights.
+const FINAL_EPS: f64 = 1e-6;
+
+/// The transformer's weights.
+pub struct Dit {
+    config: Config,
+    device: Device,
+    dtype: DType,
+    x_embedder: Linear,
+    x_pad_token: Tensor,
+    cap_norm: Tensor,
+    cap_embedder: Linear,
+    cap_pad_token: Tensor,
+    t_embedder: TimestepEmbedder,
+    noise_refiner: Vec<Block>,
+    context_refiner: Vec<Block>,
+    layers: Vec<Block>,
+    final_modulation: Linear,
+    final_linear: Linear,
+    tables: RopeTables,
+}
+
+/// What a forward needs besides latents and time; good for every step of a request.
+pub struct Conditioning {
+    layout: Layout,
+    /// Refined captions, one an item, each `(padded tokens, dim)`.
+    captions: Vec<Tensor>,
+    image_rope: Rope,
+    unified_rope: Rope,
+}
+
+impl Dit {
+    pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
+        let (dim, adaln) = (config.dim, config.adaln_dim());
+        let patch = config.patch_dim();
+        let blocks = |name: &str, count: usize, modulated: bool| {
+            let weights = weights.pp(name);
+            (0..count)
+                .map(|i| Block::load(&config, modulated, &weights.pp(i)))
+                .collect::<std::result::Result<_, _>>()
+        };
+        let linear = |name: &str, outs: usize, ins: usize| {
+            let at = weights.pp(name);
+            Ok::<_, LoadError>(Linear::new(
+                at.get("weight", &[outs, ins])?,
+                Some(at.get("bias", &[outs])?),
+            ))
+        };
+        Ok(Self {
+            device: weights.device().clone(),
+            dtype: weights.dtype(),
+            x_embedder: linear("all_x_embedder.2-1", dim, patch)?,
+            x_pad_token: weights.get("x_pad_token", &[1, dim])?,
+            cap_norm: weights.get("cap_embedder.0.weight", &[config.cap_feat_dim])?,
+            cap_embedder: linear("cap_embedder.1", dim, config.cap_feat_dim)?,
+            cap_pad_token: weights.get("cap_pad_token", &[1, dim])?,
+            t_embedder: TimestepEmbedder::load(adaln, config.t_scale, &weights.pp("t_embedder"))?,
+            noise_refiner: blocks("noise_refiner", config.n_refiner_layers, true)?,
+            context_refiner: blocks("context_refiner", config.n_refiner_layers, false)?,
+            layers: blocks("layers", config.n_layers, true)?,
+            final_modulation: linear("all_final_layer.2-1.adaLN_modulation.1", dim, adaln)?,
+            final_linear: linear("all_final_layer.2-1.linear", patch, dim)?,
+            tables: RopeTables::new(&config),
+            config,
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Prepares items: a caption `(tokens, cap_feat_dim)` and the latents' `(height, width)` each.
+    pub fn condition(&self, captions: &[Tensor], sizes: &[(usize, usize)]) -> Result<Conditioning> {
+        let tokens = captions.iter().map(|c| c.dim(0)).collect::<Result<Vec<_>>>()?;
+        let layout = Layout::new(&self.config, &tokens, sizes)?;
+        let packed = Tensor::cat(captions, 0)?.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let embedded =
+            self.cap_embedder.forward(&rms_norm(&packed, &self.cap_norm, self.config.norm_eps)?)?;
+        let lens = layout.caption_lens();
+        let mut x = pad_each(&embedded, &tokens, &lens, &self.cap_pad_token)?;
+        let rope = self.tables.rope(layout.caption_positions(), &self.device)?;
+        for block in &self.context_refiner {
+            x = block.forward(&x, None, &rope, &lens)?;
+        }
+        Ok(Conditioning {
+            captions: split(&x, &lens)?,
+            image_rope: self.tables.rope(layout.image_positions(), &self.device)?,
+            unified_rope: self.tables.rope(layout.unified_positions(), &self.device)?,
+            layout,
+        })
+    }
+
+    /// One forward: latents `(channels, height, width)` and the time `1 - sigma` of each item to
+    /// the model's output, `x0 - noise`, of the same shape in f32. Negate it for the velocity.
+    pub fn forward(
+        &self,
+        latents: &[Tensor],
+        times: &[f32],
+        conditioning: &Conditioning,
+    ) -> Result<Vec<Tensor>> {
+        let layout = &conditioning.layout;
+        layout.check(latents, times.len())?;
+        let adaln = self.t_embedder.forward(times, &self.device, self.dtype)?;
+
+        let patches = latents
+            .iter()
+            .map(|x| patchify(&x.to_device(&self.device)?.to_dtype(self.dtype)?))
+            .collect::<Result<Vec<_>>>()?;
+        let embedded = self.x_embedder.forward(&Tensor::cat(&patches, 0)?)?;
+        let lens = layout.image_lens();
+        let mut x = pad_each(&embedded, &layout.image_tokens(), &lens, &self.x_pad_token)?;
+        for block in &self.noise_refiner {
+            x = block.forward(&x, Some(&adaln), &conditioning.image_rope, &lens)?;
+        }
+
+        let images = split(&x, &lens)?;
+        let both: Vec<&Tensor> = images
+            .iter()
+            .zip(&conditioning.captions)
+            .flat_map(|(image, caption)| [image, caption])
+            .collect();
+        let mut x = Tensor::cat(&both, 0)?;
+        let lens = layout.unified_lens();
+        for block in &self.layers {
+            x = block.forward(&x, Some(&adaln), &conditioning.unified_rope, &lens)?;
+        }
+
+        let scale = (self.final_modulation.forward(&adaln.silu()?)? + 1.0)?;
+        split(&x, &lens)?
+            .iter()
+            .enumerate()
+            .map(|(item, x)| {
+                // Only the image's own tokens are read.
+                let (tokens, (height, width)) = (layout.image_tokens()[item], layout.size(item));
+                let x = x.narrow(0, 0, tokens)?;
+                let x = layer_norm_scale(&x, &scale.narrow(0, item, 1)?, &[tokens], FINAL_EPS)?;
+                let x = self.final_linear.forward(&x)?.to_dtype(DType::F32)?;
+                unpatchify(&x, self.config.in_channels, height, width)
+            })
+            .collect()
+    }
+}
+
+impl Conditioning {
+    /// How many captions, and so images, a forward takes.
+    pub fn items(&self) -> usize {
+        self.captions.len()
+    }
+}
+
+/// Packed sequences of `tokens` each, filled up to `lens` each with the learned pad token.
+fn pad_each(x: &Tensor, tokens: &[usize], lens: &[usize], pad: &Tensor) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    let mut parts = Vec::with_capacity(2 * tokens.len());
+    let mut start = 0;
+    for (&tokens, &len) in tokens.iter().zip(lens) {
+        parts.push(x.narrow(0, start, tokens)?);
+        start += tokens;
+        if len > tokens {
+            parts.push(pad.broadcast_as((len - tokens, width))?.contiguous()?);
+        }
+    }
+    Tensor::cat(&parts, 0)
+}
+
+fn split(x: &Tensor, lens: &[usize]) -> Result<Vec<Tensor>> {
+    let mut start = 0;
+    lens.iter()
+        .map(|&len| {
+            let part = x.narrow(0, start, len);
+            start += len;
+            part
+        })
+        .collect()
+}

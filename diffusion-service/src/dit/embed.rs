@@ -1,0 +1,72 @@
+//! The edges of the transformer: time, patches in, patches out.
+
+use candle_core::{DType, Device, Result, Tensor};
+use llm_dit_kernels::Linear;
+use llm_dit_weights::{LoadError, Weights};
+
+use super::config::PATCH;
+
+/// Sinusoids of the time.
+const FREQUENCIES: usize = 256;
+const MID: usize = 1024;
+
+/// `TimestepEmbedder`: sinusoids, then two linear layers with SiLU between them.
+pub struct TimestepEmbedder {
+    mlp_0: Linear,
+    mlp_2: Linear,
+    t_scale: f64,
+}
+
+impl TimestepEmbedder {
+    pub fn load(
+        out: usize,
+        t_scale: f64,
+        weights: &Weights,
+    ) -> std::result::Result<Self, LoadError> {
+        let linear = |name: &str, outs: usize, ins: usize| {
+            let at = weights.pp(name);
+            Ok::<_, LoadError>(Linear::new(
+                at.get("weight", &[outs, ins])?,
+                Some(at.get("bias", &[outs])?),
+            ))
+        };
+        Ok(Self {
+            mlp_0: linear("mlp.0", MID, FREQUENCIES)?,
+            mlp_2: linear("mlp.2", out, MID)?,
+            t_scale,
+        })
+    }
+
+    /// Times `1 - sigma` to `(items, adaln_dim)`. The sinusoids are f32 whatever the type.
+    pub fn forward(&self, times: &[f32], device: &Device, dtype: DType) -> Result<Tensor> {
+        let half = FREQUENCIES / 2;
+        let values: Vec<f32> = times
+            .iter()
+            .flat_map(|&t| {
+                let scaled = t * self.t_scale as f32;
+                let angle =
+                    move |i: usize| scaled * (-(10_000f32.ln()) * i as f32 / half as f32).exp();
+                (0..half).map(move |i| angle(i).cos()).chain((0..half).map(move |i| angle(i).sin()))
+            })
+            .collect();
+        let x = Tensor::from_vec(values, (times.len(), FREQUENCIES), device)?.to_dtype(dtype)?;
+        self.mlp_2.forward(&self.mlp_0.forward(&x)?.silu()?)
+    }
+}
+
+/// `(channels, height, width)` to `(patches, 2 * 2 * channels)`; within a patch row, column, channel.
+pub fn patchify(latents: &Tensor) -> Result<Tensor> {
+    let (channels, height, width) = latents.dims3()?;
+    let (rows, cols) = (height / PATCH, width / PATCH);
+    latents
+        .reshape(&[channels, rows, PATCH, cols, PATCH])?
+        .permute(vec![1, 3, 2, 4, 0])?
+        .reshape((rows * cols, PATCH * PATCH * channels))
+}
+
+/// The way back.
+pub fn unpatchify(x: &Tensor, channels: usize, height: usize, width: usize) -> Result<Tensor> {
+    x.reshape(&[height / PATCH, width / PATCH, PATCH, PATCH, channels])?
+        .permute(vec![4, 0, 2, 1, 3])?
+        .reshape((channels, height, width))
+}

@@ -1,0 +1,190 @@
+//! From embeddings to pixels: noise, steps, decode. The one implementation of the engine trait.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use candle_core::{DType, Device, Tensor};
+use llm_dit_params::{Limits, ModelDefaults};
+use llm_dit_proto as proto;
+use llm_dit_weights::{device_name, wire_dtype};
+
+use crate::{
+    dit::{self, Conditioning, Dit},
+    engine::{
+        GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo, Picture, Step, StepSink,
+    },
+    guidance, noise,
+    schedule::{euler_step, flow_sigmas},
+    vae,
+};
+
+/// Z-Image, loaded.
+pub struct ZImage {
+    pub label: String,
+    pub dit: Dit,
+    pub decoder: vae::Decoder,
+    pub defaults: ModelDefaults,
+}
+
+impl ImageGenerator for ZImage {
+    fn info(&self) -> ModelInfo {
+        let config = self.dit.config();
+        // The image's own position follows the padded caption's, so one is kept free; and lengths
+        // are whole multiples.
+        let caption_axis = config.axes_lens[0].saturating_sub(2) / dit::MULTIPLE * dit::MULTIPLE;
+        let side =
+            config.axes_lens[1].min(config.axes_lens[2]) * 2 * self.decoder.config().scale_factor();
+        let limits = Limits::default();
+        ModelInfo {
+            model: self.label.clone(),
+            cap_feat_dim: config.cap_feat_dim,
+            latent_channels: config.in_channels,
+            vae_scale_factor: self.decoder.config().scale_factor(),
+            max_caption_tokens: caption_axis,
+            device: device_name(self.dit.device()),
+            dtype: wire_dtype(self.dit.dtype()),
+            defaults: self.defaults,
+            limits: Limits {
+                side_multiple: 2 * self.decoder.config().scale_factor() as u32,
+                max_side: limits.max_side.min(side as u32),
+                ..limits
+            },
+        }
+    }
+
+    fn generate(
+        &mut self,
+        job: &GenerateJob,
+        sink: &mut dyn StepSink,
+    ) -> Result<Generated, GenerateError> {
+        let info = self.info();
+        info.check(job)?;
+        let started = Instant::now();
+        let latents = self.denoise(&info, job, sink)?;
+        let denoise = started.elapsed();
+
+        let started = Instant::now();
+        let picture = self.decode(&info, job, &latents)?;
+        let decode = started.elapsed();
+        let latents = job
+            .return_latents
+            .then(|| {
+                proto::Tensor::from_f32(
+                    &latents,
+                    info.latent_shape(&job.params).to_vec(),
+                    proto::DType::F32,
+                )
+            })
+            .transpose()
+            .map_err(|e| GenerateError::Backend(e.to_string()))?;
+        Ok(Generated { picture, latents, denoise, decode })
+    }
+}
+
+impl ZImage {
+    /// The loop over sigmas. Latents stay f32 on the host; only the model's input is rounded.
+    fn denoise(
+        &self,
+        info: &ModelInfo,
+        job: &GenerateJob,
+        sink: &mut dyn StepSink,
+    ) -> Result<Vec<f32>, GenerateError> {
+        let params = &job.params;
+        let shape = info.latent_shape(params);
+        let mut latents = match &job.latents {
+            Some(given) => given.to_f32(),
+            None => noise::randn(params.seed, shape.iter().product()),
+        };
+        let total = params.steps;
+        let mut report = |index: u32, duration| match sink.step(Step { index, total, duration }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(GenerateError::Cancelled),
+        };
+        report(0, std::time::Duration::ZERO)?;
+
+        let positive = self.condition(&[&job.embeddings], shape)?;
+        let both = match &job.negative_embeddings {
+            Some(negative) if params.uses_guidance() => {
+                Some(self.condition(&[&job.embeddings, negative], shape)?)
+            }
+            _ => None,
+        };
+        let sigmas = flow_sigmas(total, params.shift);
+        for (index, pair) in (1..).zip(sigmas.windows(2)) {
+            let started = Instant::now();
+            let time = (1.0 - pair[0]) as f32;
+            let prediction = match &both {
+                Some(both) if guidance::applies(params, time) => {
+                    let outputs = self.forward(&latents, shape, time, both)?;
+                    guidance::combine(params, &outputs[0], &outputs[1])
+                }
+                _ => self.forward(&latents, shape, time, &positive)?.swap_remove(0),
+            };
+            // The model predicts x0 - noise; the velocity points the other way.
+            let velocity: Vec<f32> = prediction.iter().map(|v| -v).collect();
+            euler_step(&mut latents, &velocity, pair[0], pair[1]);
+            report(index, started.elapsed())?;
+        }
+        Ok(latents)
+    }
+
+    fn condition(
+        &self,
+        captions: &[&proto::Tensor],
+        shape: [usize; 3],
+    ) -> Result<Conditioning, GenerateError> {
+        let captions = captions
+            .iter()
+            .map(|c| Tensor::from_vec(c.to_f32(), c.shape(), &Device::Cpu))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let sizes = vec![(shape[1], shape[2]); captions.len()];
+        Ok(self.dit.condition(&captions, &sizes)?)
+    }
+
+    /// The same latents for every caption of the conditioning.
+    fn forward(
+        &self,
+        latents: &[f32],
+        shape: [usize; 3],
+        time: f32,
+        conditioning: &Conditioning,
+    ) -> Result<Vec<Vec<f32>>, GenerateError> {
+        let latents = Tensor::from_slice(latents, &shape[..], &Device::Cpu)?;
+        let items = conditioning.items();
+        let outputs = self.dit.forward(&vec![latents; items], &vec![time; items], conditioning)?;
+        let host = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+        Ok(outputs.iter().map(host).collect::<candle_core::Result<_>>()?)
+    }
+
+    /// Latents to 8-bit pixels: `round(255 * clamp(x / 2 + 0.5, 0, 1))`.
+    fn decode(
+        &self,
+        info: &ModelInfo,
+        job: &GenerateJob,
+        latents: &[f32],
+    ) -> Result<Picture, GenerateError> {
+        let config = self.decoder.config();
+        let [channels, rows, cols] = info.latent_shape(&job.params);
+        let z = Tensor::from_slice(latents, (1, channels, rows, cols), &Device::Cpu)?;
+        let z = ((z / config.scaling_factor)? + config.shift_factor)?;
+        let pixels = self.decoder.decode(&z)?.to_dtype(DType::F32)?;
+        let values = pixels.squeeze(0)?.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?;
+        if values.iter().any(|v| !v.is_finite()) {
+            return Err(GenerateError::Backend(
+                "the picture holds NaN or infinite values; a wider dtype may help (bf16 or f32)"
+                    .into(),
+            ));
+        }
+        let byte = |x: &f32| (255.0 * (x / 2.0 + 0.5).clamp(0.0, 1.0)).round_ties_even() as u8;
+        Ok(Picture {
+            width: job.params.width,
+            height: job.params.height,
+            rgb: values.iter().map(byte).collect(),
+        })
+    }
+}
+
+impl From<candle_core::Error> for GenerateError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Backend(error.to_string())
+    }
+}

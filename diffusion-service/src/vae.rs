@@ -1,0 +1,209 @@
+//! The autoencoder between pixels and latents, as diffusers' `AutoencoderKL` computes it.
+//!
+//! Activations are channels-last, `(n, height, width, channels)`; latents and pictures keep the
+//! field's `(n, channels, height, width)` at the edges.
+
+mod blocks;
+
+use candle_core::{DType, Device, Result, Tensor};
+use llm_dit_kernels::{Conv2d, ConvInput, GroupNorm};
+use llm_dit_weights::{LoadError, Weights};
+use serde::Deserialize;
+
+use blocks::{DownBlock, MidBlock, UpBlock, conv3x3, group_norm};
+
+/// `vae/config.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub latent_channels: usize,
+    pub block_out_channels: Vec<usize>,
+    pub layers_per_block: usize,
+    pub norm_num_groups: usize,
+    pub scaling_factor: f64,
+    pub shift_factor: f64,
+    #[serde(default = "yes")]
+    mid_block_add_attention: bool,
+    #[serde(default = "yes")]
+    use_quant_conv: bool,
+    #[serde(default = "yes")]
+    use_post_quant_conv: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Latents to pixels.
+pub struct Decoder {
+    config: Config,
+    device: Device,
+    dtype: DType,
+    conv_in: Conv2d,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+/// Pixels to the posterior over latents.
+pub struct Encoder {
+    config: Config,
+    device: Device,
+    dtype: DType,
+    conv_in: Conv2d,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+/// A diagonal Gaussian, each `(n, latent_channels, height / 8, width / 8)`, f32.
+pub struct Posterior {
+    pub mean: Tensor,
+    pub logvar: Tensor,
+}
+
+impl Config {
+    /// Pixels a latent in each direction: 8 for four levels.
+    pub fn scale_factor(&self) -> usize {
+        1 << (self.block_out_channels.len().max(1) - 1)
+    }
+
+    /// Refuses what this implementation does not compute.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        if self.use_quant_conv || self.use_post_quant_conv || !self.mid_block_add_attention {
+            return Err(
+                "only autoencoders without quant convolutions and with attention in the middle \
+                        block are supported, as Z-Image's is"
+                    .into(),
+            );
+        }
+        let groups = self.norm_num_groups;
+        if self.out_channels != 3 || self.in_channels != 3 {
+            return Err("the autoencoder must read and write 3 channels".into());
+        }
+        if groups == 0
+            || self.block_out_channels.is_empty()
+            || self.block_out_channels.iter().any(|c| *c == 0 || !c.is_multiple_of(groups))
+        {
+            return Err(format!(
+                "channels {:?} do not divide into {groups} groups",
+                self.block_out_channels
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Decoder {
+    pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
+        let weights = weights.pp("decoder");
+        let channels: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let groups = config.norm_num_groups;
+        let up_blocks = channels
+            .iter()
+            .enumerate()
+            .map(|(i, &c_out)| {
+                let c_in = channels[i.saturating_sub(1)];
+                let at = weights.pp("up_blocks").pp(i);
+                UpBlock::load(
+                    c_in,
+                    c_out,
+                    config.layers_per_block + 1,
+                    i + 1 < channels.len(),
+                    groups,
+                    &at,
+                )
+            })
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(Self {
+            device: weights.device().clone(),
+            dtype: weights.dtype(),
+            conv_in: conv3x3(config.latent_channels, first, 1, &weights.pp("conv_in"))?,
+            mid_block: MidBlock::load(first, groups, &weights.pp("mid_block"))?,
+            up_blocks,
+            conv_norm_out: group_norm(last, groups, &weights.pp("conv_norm_out"))?,
+            conv_out: conv3x3(last, config.out_channels, 1, &weights.pp("conv_out"))?,
+            config,
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// `z`, already divided by the scaling factor and shifted: `(n, latent_channels, h, w)` to
+    /// pictures `(n, 3, 8h, 8w)` around -1 to 1, not clamped, f32.
+    pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
+        let x = channels_last(z, &self.device, self.dtype)?;
+        let mut x = self.mid_block.forward(&self.conv_in.forward(&ConvInput::plain(&x), None)?)?;
+        for block in &self.up_blocks {
+            x = block.forward(x)?;
+        }
+        let x = self.conv_out.forward(&ConvInput::normed(&x, &self.conv_norm_out), None)?;
+        channels_first(&x)
+    }
+}
+
+impl Encoder {
+    pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
+        let weights = weights.pp("encoder");
+        let channels = config.block_out_channels.clone();
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let groups = config.norm_num_groups;
+        let down_blocks = channels
+            .iter()
+            .enumerate()
+            .map(|(i, &c_out)| {
+                let c_in = channels[i.saturating_sub(1)];
+                let at = weights.pp("down_blocks").pp(i);
+                DownBlock::load(
+                    c_in,
+                    c_out,
+                    config.layers_per_block,
+                    i + 1 < channels.len(),
+                    groups,
+                    &at,
+                )
+            })
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(Self {
+            device: weights.device().clone(),
+            dtype: weights.dtype(),
+            conv_in: conv3x3(config.in_channels, first, 1, &weights.pp("conv_in"))?,
+            down_blocks,
+            mid_block: MidBlock::load(last, groups, &weights.pp("mid_block"))?,
+            conv_norm_out: group_norm(last, groups, &weights.pp("conv_norm_out"))?,
+            conv_out: conv3x3(last, 2 * config.latent_channels, 1, &weights.pp("conv_out"))?,
+            config,
+        })
+    }
+
+    /// Pictures `(n, 3, height, width)` in -1 to 1; sides are multiples of the scale factor.
+    pub fn encode(&self, pictures: &Tensor) -> Result<Posterior> {
+        let mut x = channels_last(pictures, &self.device, self.dtype)?;
+        x = self.conv_in.forward(&ConvInput::plain(&x), None)?;
+        for block in &self.down_blocks {
+            x = block.forward(x)?;
+        }
+        let x = self.mid_block.forward(&x)?;
+        let x = self.conv_out.forward(&ConvInput::normed(&x, &self.conv_norm_out), None)?;
+        let moments = channels_first(&x)?;
+        let half = self.config.latent_channels;
+        Ok(Posterior {
+            mean: moments.narrow(1, 0, half)?.contiguous()?,
+            logvar: moments.narrow(1, half, half)?.clamp(-30.0, 20.0)?,
+        })
+    }
+}
+
+fn channels_last(x: &Tensor, device: &Device, dtype: DType) -> Result<Tensor> {
+    x.to_device(device)?.to_dtype(dtype)?.permute((0, 2, 3, 1))?.contiguous()
+}
+
+fn channels_first(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(DType::F32)?.permute((0, 3, 1, 2))?.contiguous()
+}

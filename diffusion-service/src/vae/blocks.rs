@@ -1,0 +1,203 @@
+//! Residual blocks, middle attention, changes of size.
+
+use candle_core::{Result, Tensor};
+use llm_dit_kernels::{Attention, Conv2d, ConvInput, GroupNorm, Linear, Mask};
+use llm_dit_weights::{LoadError, Weights};
+
+type Load<T> = std::result::Result<T, LoadError>;
+
+const EPS: f64 = 1e-6;
+
+/// `ResnetBlock2D` without a time embedding.
+struct Resnet {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    /// 1x1, where the number of channels changes.
+    conv_shortcut: Option<Conv2d>,
+}
+
+/// Single-head attention over all pixels.
+struct AttentionBlock {
+    group_norm: GroupNorm,
+    to_qkv: Linear,
+    to_out: Linear,
+    attention: Attention,
+}
+
+/// Resnet, attention, resnet.
+pub struct MidBlock {
+    resnets: [Resnet; 2],
+    attention: AttentionBlock,
+}
+
+/// Resnets, then twice the size.
+pub struct UpBlock {
+    resnets: Vec<Resnet>,
+    upsampler: Option<Conv2d>,
+}
+
+/// Resnets, then half the size.
+pub struct DownBlock {
+    resnets: Vec<Resnet>,
+    downsampler: Option<Conv2d>,
+}
+
+pub fn conv3x3(c_in: usize, c_out: usize, stride: usize, weights: &Weights) -> Load<Conv2d> {
+    Ok(Conv2d::new(
+        weights.get("weight", &[c_out, c_in, 3, 3])?,
+        weights.get("bias", &[c_out])?,
+        stride,
+    )?)
+}
+
+pub fn group_norm(channels: usize, groups: usize, weights: &Weights) -> Load<GroupNorm> {
+    let (weight, bias) = (weights.get("weight", &[channels])?, weights.get("bias", &[channels])?);
+    Ok(GroupNorm { groups, weight, bias, eps: EPS })
+}
+
+impl Resnet {
+    fn load(c_in: usize, c_out: usize, groups: usize, weights: &Weights) -> Load<Self> {
+        let conv_shortcut = if c_in == c_out {
+            None
+        } else {
+            let at = weights.pp("conv_shortcut");
+            Some(Conv2d::new(
+                at.get("weight", &[c_out, c_in, 1, 1])?,
+                at.get("bias", &[c_out])?,
+                1,
+            )?)
+        };
+        Ok(Self {
+            norm1: group_norm(c_in, groups, &weights.pp("norm1"))?,
+            conv1: conv3x3(c_in, c_out, 1, &weights.pp("conv1"))?,
+            norm2: group_norm(c_out, groups, &weights.pp("norm2"))?,
+            conv2: conv3x3(c_out, c_out, 1, &weights.pp("conv2"))?,
+            conv_shortcut,
+        })
+    }
+
+    /// The first takes `c_in` channels, the others have `c_out` throughout.
+    fn load_all(
+        c_in: usize,
+        c_out: usize,
+        count: usize,
+        groups: usize,
+        weights: &Weights,
+    ) -> Load<Vec<Self>> {
+        let weights = weights.pp("resnets");
+        (0..count)
+            .map(|i| Self::load(if i == 0 { c_in } else { c_out }, c_out, groups, &weights.pp(i)))
+            .collect()
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.conv1.forward(&ConvInput::normed(x, &self.norm1), None)?;
+        let residual = match &self.conv_shortcut {
+            Some(conv) => &conv.forward(&ConvInput::plain(x), None)?,
+            None => x,
+        };
+        self.conv2.forward(&ConvInput::normed(&h, &self.norm2), Some(residual))
+    }
+}
+
+impl AttentionBlock {
+    fn load(channels: usize, groups: usize, weights: &Weights) -> Load<Self> {
+        let parts = ["to_q", "to_k", "to_v"].map(|name| weights.pp(name));
+        let matrices = parts
+            .iter()
+            .map(|at| at.get("weight", &[channels, channels]))
+            .collect::<Load<Vec<_>>>()?;
+        let biases =
+            parts.iter().map(|at| at.get("bias", &[channels])).collect::<Load<Vec<_>>>()?;
+        let out = weights.pp("to_out.0");
+        Ok(Self {
+            group_norm: group_norm(channels, groups, &weights.pp("group_norm"))?,
+            to_qkv: Linear::new(Tensor::cat(&matrices, 0)?, Some(Tensor::cat(&biases, 0)?)),
+            to_out: Linear::new(
+                out.get("weight", &[channels, channels])?,
+                Some(out.get("bias", &[channels])?),
+            ),
+            attention: Attention { heads: 1, kv_heads: 1, head_dim: channels, mask: Mask::Full },
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (n, height, width, channels) = x.dims4()?;
+        let normed = self.group_norm.forward(x)?.reshape((n * height * width, channels))?;
+        let qkv = self.to_qkv.forward(&normed)?;
+        let attended = self.attention.forward(&qkv, &vec![height * width; n])?;
+        x + self.to_out.forward(&attended)?.reshape((n, height, width, channels))?
+    }
+}
+
+impl MidBlock {
+    pub fn load(channels: usize, groups: usize, weights: &Weights) -> Load<Self> {
+        let resnet =
+            |i: usize| Resnet::load(channels, channels, groups, &weights.pp("resnets").pp(i));
+        Ok(Self {
+            resnets: [resnet(0)?, resnet(1)?],
+            attention: AttentionBlock::load(channels, groups, &weights.pp("attentions.0"))?,
+        })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.resnets[0].forward(x)?;
+        self.resnets[1].forward(&self.attention.forward(&x)?)
+    }
+}
+
+impl UpBlock {
+    pub fn load(
+        c_in: usize,
+        c_out: usize,
+        layers: usize,
+        up: bool,
+        groups: usize,
+        weights: &Weights,
+    ) -> Load<Self> {
+        let at = weights.pp("upsamplers.0.conv");
+        Ok(Self {
+            resnets: Resnet::load_all(c_in, c_out, layers, groups, weights)?,
+            upsampler: up.then(|| conv3x3(c_out, c_out, 1, &at)).transpose()?,
+        })
+    }
+
+    pub fn forward(&self, mut x: Tensor) -> Result<Tensor> {
+        for resnet in &self.resnets {
+            x = resnet.forward(&x)?;
+        }
+        match &self.upsampler {
+            Some(conv) => conv.forward(&ConvInput::upsampled(&x), None),
+            None => Ok(x),
+        }
+    }
+}
+
+impl DownBlock {
+    pub fn load(
+        c_in: usize,
+        c_out: usize,
+        layers: usize,
+        down: bool,
+        groups: usize,
+        weights: &Weights,
+    ) -> Load<Self> {
+        let at = weights.pp("downsamplers.0.conv");
+        Ok(Self {
+            resnets: Resnet::load_all(c_in, c_out, layers, groups, weights)?,
+            downsampler: down.then(|| conv3x3(c_out, c_out, 2, &at)).transpose()?,
+        })
+    }
+
+    pub fn forward(&self, mut x: Tensor) -> Result<Tensor> {
+        for resnet in &self.resnets {
+            x = resnet.forward(&x)?;
+        }
+        match &self.downsampler {
+            Some(conv) => conv.forward(&ConvInput::plain(&x), None),
+            None => Ok(x),
+        }
+    }
+}
