@@ -1,0 +1,37 @@
+//! What a command ends with when it does not end well.
+
+use std::process::ExitCode;
+
+use llm_dit_serving::args::EXIT_USAGE;
+
+/// A message for the person, and with it the exit status.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The command line asks for what cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// Ctrl-C.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    /// 128 plus SIGINT is what shells report for an interrupted program.
+    pub fn status(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) => EXIT_USAGE,
+            Self::Interrupted => 130,
+            Self::Failed(_) => 1,
+        })
+    }
+
+    pub fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    pub fn usage(error: impl std::fmt::Display) -> Self {
+        Self::Usage(error.to_string())
+    }
+}

@@ -1,0 +1,145 @@
+//! Files that commands read and write: tensors as safetensors, everything whole or not at all.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use llm_dit_proto::{DType, Tensor};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::error::CliError;
+
+/// Refuses a file that could not be written later, before any work is done.
+pub fn check_writable(path: &Path) -> Result<(), CliError> {
+    let folder = folder(path);
+    if path.is_dir() {
+        return Err(CliError::Usage(format!("cannot write {}: it is a folder", path.display())));
+    }
+    if !folder.is_dir() {
+        let (path, folder) = (path.display(), folder.display());
+        return Err(CliError::Usage(format!("cannot write {path}: there is no folder {folder}")));
+    }
+    Ok(())
+}
+
+/// Writes beside the target and renames, so that no reader sees half a file.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let written = tempfile::Builder::new().prefix(".llm-dit-").tempfile_in(folder(path)).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        // Temporary files are private; a picture is as readable as any other file.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        }
+        file.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    });
+    written.map_err(|e| CliError::Failed(format!("cannot write {}: {e}", path.display())))
+}
+
+/// Writes named tensors as safetensors.
+pub fn write_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result<(), CliError> {
+    let fail = |e: safetensors::SafeTensorError| CliError::Failed(format!("cannot write {}: {e}", path.display()));
+    let views: BTreeMap<&str, TensorView<'_>> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let dtype = match tensor.dtype() {
+                DType::F32 => Dtype::F32,
+                DType::F16 => Dtype::F16,
+                DType::Bf16 => Dtype::BF16,
+            };
+            Ok((name.as_str(), TensorView::new(dtype, tensor.shape().to_vec(), tensor.bytes())?))
+        })
+        .collect::<Result<_, _>>()
+        .map_err(fail)?;
+    write(path, &safetensors::serialize(views, None).map_err(fail)?)
+}
+
+/// Tensors of a safetensors file.
+pub struct TensorFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl TensorFile {
+    pub fn open(path: &Path) -> Result<Self, CliError> {
+        let bytes = fs::read(path).map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))?;
+        let file = Self { path: path.to_owned(), bytes };
+        file.parse().map(drop)?;
+        Ok(file)
+    }
+
+    /// The tensor, if the file has it.
+    pub fn get(&self, name: &str) -> Result<Option<Tensor>, CliError> {
+        let tensors = self.parse()?;
+        let Ok(view) = tensors.tensor(name) else { return Ok(None) };
+        let fail = |why: String| CliError::Failed(format!("tensor '{name}' in {}: {why}", self.path.display()));
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::Bf16,
+            other => return Err(fail(format!("has dtype {other:?}; F32, BF16 or F16 is needed"))),
+        };
+        let tensor = Tensor::new(dtype, view.shape().to_vec(), Bytes::copy_from_slice(view.data()));
+        tensor.map(Some).map_err(|e| fail(e.to_string()))
+    }
+
+    /// The tensor, or an error that names what the file has instead.
+    pub fn require(&self, name: &str) -> Result<Tensor, CliError> {
+        self.get(name)?.ok_or_else(|| {
+            let found = self.parse().map(|t| t.names().join(", ")).unwrap_or_default();
+            CliError::Failed(format!("{} has no tensor '{name}'; it has: {found}", self.path.display()))
+        })
+    }
+
+    fn parse(&self) -> Result<SafeTensors<'_>, CliError> {
+        SafeTensors::deserialize(&self.bytes)
+            .map_err(|e| CliError::Failed(format!("{} is not a valid safetensors file: {e}", self.path.display())))
+    }
+}
+
+/// The same values under a shape without leading axes of 1 beyond `rank`.
+pub fn squeeze(tensor: Tensor, rank: usize) -> Result<Tensor, CliError> {
+    let mut shape = tensor.shape();
+    while shape.len() > rank && shape[0] == 1 {
+        shape = &shape[1..];
+    }
+    Tensor::new(tensor.dtype(), shape.to_vec(), tensor.bytes().clone()).map_err(CliError::failed)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_come_back_and_wrong_files_are_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.safetensors");
+        let tensor = Tensor::from_f32(&[1.0, 2.0, 3.0, 4.0], vec![1, 2, 2], DType::Bf16).expect("whole");
+        write_tensors(&path, &[("embeddings".into(), &tensor)]).expect("written");
+        let file = TensorFile::open(&path).expect("readable");
+        assert_eq!(file.require("embeddings").expect("there"), tensor);
+        assert_eq!(squeeze(tensor, 2).expect("valid").shape(), [2, 2]);
+        let error = file.require("latents").expect_err("not there").to_string();
+        assert!(error.contains("it has: embeddings"), "{error}");
+
+        fs::write(&path, b"not safetensors at all").expect("written");
+        let error = TensorFile::open(&path).map(drop).expect_err("corrupt").to_string();
+        assert!(error.contains("not a valid safetensors file"), "{error}");
+        assert!(TensorFile::open(&folder.path().join("none")).is_err());
+        assert!(check_writable(&folder.path().join("no/such/image.png")).is_err());
+        assert!(check_writable(folder.path()).is_err());
+        // Nothing temporary stays behind.
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+}

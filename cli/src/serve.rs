@@ -1,0 +1,90 @@
+//! `llm-dit serve`: the three services in one process, each behind its own port of the loopback
+//! interface, so that there is one path and not two.
+
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+};
+
+use clap::Args;
+use diffusion_service::{DiffusionHandle, DiffusionOptions, ServiceLimits};
+use encoder_service::{EncoderHandle, EncoderLimits, EncoderOptions};
+use gateway::GatewayOptions;
+use llm_dit_serving::{
+    args::ListenArgs,
+    shutdown,
+    telemetry::{self, LogArgs},
+};
+use llm_dit_weights::model_folder;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{args::ModelArgs, error::CliError};
+
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    listen: ListenArgs<7860>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
+    telemetry::init(&args.log);
+    // First the port, so that a taken one is known before gigabytes are read.
+    let listener = args.listen.bind().await.map_err(CliError::failed)?;
+    let address = listener.local_addr().map_err(CliError::failed)?;
+    let model_path = model_folder(args.model.model_path.as_deref()).map_err(CliError::failed)?;
+    let (device, dtype) = (args.model.device, args.model.dtype);
+    tracing::info!(path = %model_path.display(), %device, "loading");
+    let encoder_options = EncoderOptions { model_path: model_path.clone(), device, dtype };
+    let (engine, tokenizer) = load(move || encoder_service::load(&encoder_options)).await?;
+    let encoder = EncoderHandle::spawn(engine, tokenizer, EncoderLimits::default()).map_err(CliError::failed)?;
+    let diffusion_options = DiffusionOptions { model_path, device, dtype };
+    let engine = load(move || diffusion_service::load(&diffusion_options)).await?;
+    let diffusion = DiffusionHandle::spawn(engine, ServiceLimits::default(), None).map_err(CliError::failed)?;
+
+    let stop = shutdown::on_signal().map_err(CliError::failed)?;
+    // The services behind the gateway go on until it has answered everyone.
+    let backends = CancellationToken::new();
+    let (encoder_url, encoder_listener) = loopback().await?;
+    let (diffusion_url, diffusion_listener) = loopback().await?;
+    let encoder = spawn(encoder_service::run(encoder_listener, encoder, backends.clone()), &stop);
+    let diffusion = spawn(diffusion_service::run(diffusion_listener, diffusion, backends.clone()), &stop);
+    let options = GatewayOptions { encoder: Some(encoder_url), diffusion: diffusion_url };
+    println!("llm-dit is ready: http://{address}");
+    let answered = gateway::run(listener, options, stop).await;
+    backends.cancel();
+    for service in [encoder, diffusion] {
+        service.await.map_err(CliError::failed)??;
+    }
+    answered.map_err(CliError::failed)
+}
+
+async fn load<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+    f: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, CliError> {
+    tokio::task::spawn_blocking(f).await.map_err(CliError::failed)?.map_err(CliError::failed)
+}
+
+/// A free port that only this machine can reach.
+async fn loopback() -> Result<(String, TcpListener), CliError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(CliError::failed)?;
+    let address: SocketAddr = listener.local_addr().map_err(CliError::failed)?;
+    Ok((format!("http://{address}"), listener))
+}
+
+/// A service that ends early takes the others down with it, rather than leave a dead gateway.
+fn spawn<E: std::fmt::Display + Send + 'static>(
+    service: impl Future<Output = Result<(), E>> + Send + 'static,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<Result<(), CliError>> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let result = service.await;
+        stop.cancel();
+        result.map_err(CliError::failed)
+    })
+}
