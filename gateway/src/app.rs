@@ -14,9 +14,8 @@ use llm_dit_serving::{client::BadUrl, grpc::DEFAULT_GRACE};
 use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
 use tower_http::{
-    ServiceBuilderExt as _,
     catch_panic::CatchPanicLayer,
-    request_id::{MakeRequestUuid, RequestId},
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
     trace::{DefaultOnFailure, DefaultOnResponse, TraceLayer},
 };
 use tracing::{Level, Span};
@@ -35,7 +34,7 @@ const INDEX: &str = include_str!("index.html");
 pub fn app(options: &GatewayOptions) -> Result<Router, BadUrl> {
     let backends = Backends::new(options)?;
     let around = tower::ServiceBuilder::new()
-        .set_x_request_id(MakeRequestUuid)
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(span)
@@ -43,7 +42,7 @@ pub fn app(options: &GatewayOptions) -> Result<Router, BadUrl> {
                 // The problem itself was logged with its cause.
                 .on_failure(DefaultOnFailure::new().level(Level::DEBUG)),
         )
-        .propagate_x_request_id()
+        .layer(PropagateRequestIdLayer::x_request_id())
         .layer(CatchPanicLayer::custom(panicked));
     Ok(Router::new()
         .route("/", get(async || Html(INDEX)))

@@ -6,6 +6,7 @@ use clap::Parser;
 use gateway::{DEFAULT_DIFFUSION, GatewayOptions, run};
 use llm_dit_serving::{
     args::{self, ListenArgs},
+    client::service_url,
     shutdown,
     telemetry::{self, LogArgs},
 };
@@ -16,10 +17,10 @@ use llm_dit_serving::{
 struct Args {
     /// Encoder service whose embeddings are piped into the diffusion service
     /// [default: the diffusion service's own, if it has one, else http://127.0.0.1:50051]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = service_url)]
     encoder: Option<String>,
     /// Diffusion service
-    #[arg(long, value_name = "URL", default_value = DEFAULT_DIFFUSION)]
+    #[arg(long, value_name = "URL", value_parser = service_url, default_value = DEFAULT_DIFFUSION)]
     diffusion: String,
     #[command(flatten)]
     listen: ListenArgs<7860>,
