@@ -31,6 +31,10 @@ pub(crate) async fn json<T: DeserializeOwned>(
     }
     let waits = request.headers().contains_key(header::EXPECT);
     let bytes = read(request.into_body(), waits).await?;
+    // serde would fill a struct's fields from an array in order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Fault::BadRequest("the body is an array; send a JSON object".into()).into());
+    }
     let mut reader = serde_json::Deserializer::from_slice(&bytes);
     let parsed = serde_path_to_error::deserialize(&mut reader)
         .map_err(|error| explain(&error, fields))

@@ -1,0 +1,205 @@
+//! `POST /api/generate` before real services over fakes: what goes through, and what stops.
+
+use std::{process::Command, time::Duration};
+
+use crate::support::{Gateway, Stack, WIDTH, expected_png, problem};
+use diffusion_service::ServiceLimits;
+use llm_dit_chat::Chat;
+use llm_dit_params::GenerateOptions;
+use llm_dit_tests::{
+    fakes::{FakeGenerator, LASTING_SEED, Seen},
+    servers::{Server, fake_diffusion, fake_encoder, tokenizer},
+};
+use serde_json::json;
+
+fn seeded(seed: u64) -> GenerateOptions {
+    GenerateOptions { seed: Some(seed), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_becomes_the_picture_the_services_make() {
+    let mut stack = Stack::start().await;
+    let body = json!({"prompt": "a red apple", "seed": 42, "width": 96, "steps": 2});
+    let response = stack.gateway.post(&body).await;
+    assert_eq!(response.status(), 200);
+    let header = |name: &str| {
+        response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    assert_eq!(header("content-type"), "image/png");
+    assert_eq!(header("x-seed"), "42");
+    assert!(header("x-generation-time").parse::<f64>().expect("seconds") > 0.0);
+    assert_eq!(header("x-request-id").len(), 36);
+    assert_eq!(header("x-truncated-tokens"), "");
+    let chat = Chat::user("a red apple");
+    let options = GenerateOptions { width: Some(96), steps: Some(2), ..seeded(42) };
+    let png = response.bytes().await.expect("a picture");
+    assert_eq!(png, expected_png(WIDTH, &chat, options, ""));
+    assert!(stack.jobs.recv().await.is_some());
+    assert!(stack.jobs.try_recv().is_err(), "no guidance, no negative prompt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_part_of_the_chat_arrives() {
+    let mut stack = Stack::start().await;
+    let parts = json!({
+        "prompt": "P", "seed": 1, "system_prompt": "S", "thinking_content": "T",
+        "assistant_content": "A",
+    });
+    assert_eq!(stack.gateway.post(&parts).await.status(), 200);
+    let chat = Chat {
+        user: "P".into(),
+        system: "S".into(),
+        thinking: "T".into(),
+        assistant: "A".into(),
+        force_think_block: false,
+    };
+    let ids = |chat: &Chat| tokenizer().tokenize(chat, 512).expect("fits").ids;
+    assert_eq!(stack.jobs.recv().await.expect("a job").token_ids, ids(&chat));
+
+    let block = Chat { force_think_block: true, ..Chat::user("P") };
+    for name in ["force_think_block", "enable_thinking"] {
+        assert_eq!(stack.gateway.post(&json!({"prompt": "P", name: true})).await.status(), 200);
+        assert_eq!(stack.jobs.recv().await.expect("a job").token_ids, ids(&block), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guidance_takes_the_negative_prompt_along() {
+    let stack = Stack::start().await;
+    let body = json!({
+        "prompt": "a red apple", "negative_prompt": "blurry", "guidance_scale": 1.5, "seed": 7,
+        "num_inference_steps": 2,
+    });
+    let response = stack.gateway.post(&body).await;
+    assert_eq!(response.status(), 200);
+    let options = GenerateOptions { guidance_scale: Some(1.5), steps: Some(2), ..seeded(7) };
+    let expected = expected_png(WIDTH, &Chat::user("a red apple"), options, "blurry");
+    assert_eq!(response.bytes().await.expect("a picture"), expected);
+}
+
+/// Embeddings of many chunks, of which none may be lost or moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_embeddings_are_piped_whole() {
+    const WIDE: usize = 8192;
+    let stack = Stack::with(FakeGenerator::free(WIDE), ServiceLimits::default(), WIDE).await;
+    let prompt = "apple ".repeat(200);
+    let body = json!({"prompt": prompt, "seed": 3, "guidance_scale": 1, "negative_prompt": prompt});
+    let response = stack.gateway.post(&body).await;
+    assert_eq!(response.status(), 200);
+    let cut: u32 = response.headers()["x-truncated-tokens"]
+        .to_str()
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .expect("a number");
+    assert!(cut > 0, "the fake takes 100 tokens");
+    let options = GenerateOptions { guidance_scale: Some(1.0), ..seeded(3) };
+    let expected = expected_png(WIDE, &Chat::user(&prompt), options, &prompt);
+    assert_eq!(response.bytes().await.expect("a picture"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drawn_seed_is_told_and_makes_the_same_picture_again() {
+    let stack = Stack::start().await;
+    let first = stack.gateway.post(&json!({"prompt": "x"})).await;
+    let seed: u64 = first.headers()["x-seed"].to_str().expect("text").parse().expect("a number");
+    let again = stack.gateway.post(&json!({"prompt": "x", "seed": seed})).await;
+    assert_eq!(first.bytes().await.expect("a picture"), again.bytes().await.expect("a picture"));
+    let other = stack.gateway.post(&json!({"prompt": "x"})).await;
+    assert_ne!(other.headers()["x-seed"].to_str().expect("text"), seed.to_string());
+    // Zero is a seed like any other.
+    let zero = stack.gateway.post(&json!({"prompt": "x", "seed": 0})).await;
+    assert_eq!(zero.headers()["x-seed"], "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diffusion_service_with_an_encoder_is_sent_the_bare_prompt() {
+    let (encoder, mut jobs) = fake_encoder(WIDTH);
+    let encoder = Server::encoder(encoder).await;
+    let remote = Some(encoder.remote("encoder"));
+    let (diffusion, _control) =
+        fake_diffusion(FakeGenerator::free(WIDTH), ServiceLimits::default(), remote);
+    let diffusion = Server::diffusion(diffusion).await;
+    let gateway = Gateway::start(None, &diffusion.url).await;
+    let body = json!({
+        "prompt": "a red apple", "seed": 5, "guidance_scale": 2, "negative_prompt": "blurry",
+    });
+    let response = gateway.post(&body).await;
+    assert_eq!(response.status(), 200);
+    let options = GenerateOptions { guidance_scale: Some(2.0), ..seeded(5) };
+    let expected = expected_png(WIDTH, &Chat::user("a red apple"), options, "blurry");
+    assert_eq!(response.bytes().await.expect("a picture"), expected);
+    assert!(jobs.recv().await.is_some() && jobs.recv().await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_stops_the_work() {
+    let mut stack = Stack::start().await;
+    let body = json!({"prompt": "x", "seed": LASTING_SEED, "steps": 50});
+    {
+        let request = stack.gateway.post(&body);
+        tokio::pin!(request);
+        loop {
+            tokio::select! {
+                _ = &mut request => panic!("this picture takes for ever"),
+                seen = stack.control.seen() => if seen == Seen::Step(1) { break },
+            }
+        }
+    }
+    let stopped = async { while stack.control.seen().await != (Seen::Stopped { after: 2 }) {} };
+    tokio::time::timeout(Duration::from_secs(5), stopped).await.expect("the engine is free");
+    // And serves the next.
+    assert_eq!(stack.gateway.post(&json!({"prompt": "x"})).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_says_when_to_come_back() {
+    let limits = ServiceLimits { queue_capacity: 1, ..Default::default() };
+    let mut stack = Stack::with(FakeGenerator::gated(WIDTH), limits, WIDTH).await;
+    let ask = |seed: u64| {
+        let url = format!("{}/api/generate", stack.gateway.url);
+        let body = json!({"prompt": "x", "seed": seed});
+        tokio::spawn(async move {
+            reqwest::Client::new().post(url).json(&body).send().await.expect("an answer")
+        })
+    };
+    let running = ask(1);
+    assert_eq!(stack.control.seen().await, Seen::Began { seed: 1 });
+    // One of these waits, and the rest are refused, whichever comes first.
+    let others = [ask(2), ask(3), ask(4)];
+    let mut refused = 0;
+    let mut waiting = Vec::new();
+    for mut other in others {
+        match tokio::time::timeout(Duration::from_secs(2), &mut other).await {
+            Ok(answer) => {
+                let detail = problem(answer.expect("no panic"), 503).await;
+                assert!(detail.contains("busy"), "{detail}");
+                refused += 1;
+            }
+            Err(_) => waiting.push(other),
+        }
+    }
+    assert_eq!((refused, waiting.len()), (2, 1));
+    stack.control.open();
+    for task in waiting.into_iter().chain([running]) {
+        assert_eq!(task.await.expect("no panic").status(), 200);
+    }
+}
+
+/// The gateway runs where no model does.
+#[test]
+fn the_gateway_depends_on_no_tensor_library() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["tree", "-p", "gateway", "--offline", "--locked", "--prefix", "none"])
+        .args(["--edges", "normal,build"])
+        .current_dir(llm_dit_tests::repository("."))
+        .output()
+        .expect("cargo is here, it runs this test");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8_lossy(&output.stdout);
+    assert!(tree.contains("axum "), "{tree}");
+    let models = ["candle", "llm-dit-weights", "llm-dit-kernels", "tokenizers", "safetensors"];
+    for line in tree.lines() {
+        assert!(!models.iter().any(|name| line.starts_with(name)), "{line}");
+    }
+}

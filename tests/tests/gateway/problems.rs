@@ -1,0 +1,197 @@
+//! Everything that can be wrong with a request or behind the gateway: a status, a message, no panic.
+
+use crate::support::{Gateway, Stack, WIDTH, problem};
+use diffusion_service::ServiceLimits;
+use llm_dit_proto::v1::{EmbeddingHeader, encode_response::Frame};
+use llm_dit_tests::{
+    fakes::{FAILING_SEED, FakeGenerator, PANICKING_SEED, ScriptedEncoder},
+    servers::{Server, fake_diffusion},
+    wire::tensor,
+};
+use serde_json::{Value, json};
+
+/// Nothing listens here: port 9 is "discard" and below what a test gets.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_requests_are_told_how_to_mend_themselves() {
+    let mut stack = Stack::start().await;
+    for (body, status, words) in [
+        (json!({}), 400, "missing field `prompt`"),
+        (json!({"prompt": ""}), 400, "the prompt is empty"),
+        (json!({"prompt": " \n"}), 400, "the prompt is empty"),
+        (json!({"prompt": 7}), 400, "prompt: invalid type"),
+        (json!({"prompt": "x", "width": 250}), 400, "the nearest are 240 and 256"),
+        (json!({"prompt": "x", "width": 0}), 400, "width 0 is out of range; use 64 to 1024"),
+        (json!({"prompt": "x", "width": 100_000}), 400, "width 100000 is out of range"),
+        (json!({"prompt": "x", "height": 1024, "width": 1024}), 400, "pixels"),
+        (json!({"prompt": "x", "width": -1}), 400, "width: invalid value"),
+        (json!({"prompt": "x", "width": "256"}), 400, "width: invalid type"),
+        (json!({"prompt": "x", "steps": 0}), 400, "steps 0 is out of range"),
+        (json!({"prompt": "x", "seed": -1}), 400, "seed: invalid value"),
+        (json!({"prompt": "x", "guidance_scale": -1}), 400, "guidance_scale"),
+        (json!({"prompt": "x", "cfg_truncation": 3}), 400, "cfg_truncation"),
+        (json!({"prompt": "x", "shift": 0}), 400, "shift"),
+        (json!({"prompt": "x", "steps": 3, "num_inference_steps": 3}), 400, "duplicate field"),
+        (json!({"prompt": "x", "stepz": 3}), 400, "'stepz'; did you mean 'steps'?"),
+        (json!({"prompt": "x", "qqq": 3}), 400, "unknown field 'qqq'; known are prompt"),
+        (json!(["x"]), 400, "send a JSON object"),
+        (json!("x"), 400, "invalid type: string"),
+        (json!({"prompt": "x".repeat(70_000)}), 413, "too long"),
+        (json!({"prompt": "x", "negative_prompt": "x".repeat(70_000)}), 413, "negative_prompt"),
+        (json!({"prompt": "x", "system_prompt": "x".repeat(70_000)}), 400, "system"),
+        (json!({"prompt": "x", "system_prompt": "word ".repeat(1000)}), 400, "tokens"),
+    ] {
+        let shown = body.to_string().chars().take(80).collect::<String>();
+        let detail = problem(stack.gateway.post(&body).await, status).await;
+        assert!(detail.contains(words), "{shown}: {detail}");
+    }
+    assert!(stack.jobs.try_recv().is_err(), "nothing was encoded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_json_is_refused() {
+    let stack = Stack::start().await;
+    let url = format!("{}/api/generate", stack.gateway.url);
+    let send = async |kind: Option<&str>, body: Vec<u8>| {
+        let mut request = reqwest::Client::new().post(&url).body(body);
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        request.send().await.expect("the gateway answers")
+    };
+    let whole = br#"{"prompt": "x"}"#;
+    for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
+        let detail = problem(send(kind, whole.to_vec()).await, 415).await;
+        assert!(detail.contains("application/json"), "{detail}");
+    }
+    let json = Some("application/json; charset=utf-8");
+    assert_eq!(send(json, whole.to_vec()).await.status(), 200);
+    let broken: [&[u8]; 5] =
+        [b"", b"{\"prompt\": ", b"{\"prompt\": \"x\"} and more", b"\xff\xfe", b"nul"];
+    for broken in broken {
+        let detail = problem(send(json, broken.to_vec()).await, 400).await;
+        assert!(detail.contains("line 1"), "{detail}");
+    }
+    // Nesting that would overflow a naive parser's stack.
+    problem(send(json, vec![b'['; 500_000]).await, 400).await;
+    for megabytes in [2, 10, 40] {
+        let mut body = br#"{"prompt": ""#.to_vec();
+        body.resize(megabytes << 20, b'x');
+        let response = reqwest::Client::new().post(&url).header("content-type", "application/json");
+        match response.body(body).send().await {
+            Ok(response) => {
+                let detail = problem(response, 413).await;
+                assert!(detail.contains("1024 KiB"), "{detail}");
+            }
+            // Far beyond the limit the connection may close before the client has sent all.
+            Err(error) => assert!(megabytes > 16, "{megabytes} MiB: {error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_addresses_and_methods_are_problems_too() {
+    let stack = Stack::start().await;
+    let detail = problem(stack.gateway.get("/api/generat").await, 404).await;
+    assert!(detail.contains("/api/generat") && detail.contains("/health"), "{detail}");
+    let response = stack.gateway.get("/api/generate").await;
+    assert_eq!(response.headers()["allow"], "POST");
+    assert!(problem(response, 405).await.contains("GET"));
+    let index = stack.gateway.get("/").await;
+    assert_eq!(index.status(), 200);
+    assert!(index.text().await.expect("a page").contains("/api/generate"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_down_is_named() {
+    let stack = Stack::start().await;
+    let body = json!({"prompt": "x"});
+    let gateway = Gateway::start(Some(&stack.encoder.url), NOBODY).await;
+    let detail = problem(gateway.post(&body).await, 503).await;
+    assert!(detail.contains("diffusion service at http://127.0.0.1:9"), "{detail}");
+    let gateway = Gateway::start(Some(NOBODY), &stack.diffusion.url).await;
+    let detail = problem(gateway.post(&body).await, 503).await;
+    assert!(detail.contains("encoder at http://127.0.0.1:9"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_inside_stay_inside() {
+    let stack = Stack::start().await;
+    for seed in [FAILING_SEED, PANICKING_SEED] {
+        let detail = problem(stack.gateway.post(&json!({"prompt": "x", "seed": seed})).await, 500);
+        let detail = detail.await;
+        assert!(!detail.contains("secret") && !detail.contains("asked for it"), "{detail}");
+        assert!(detail.contains("X-Request-Id"), "{detail}");
+    }
+    assert_eq!(stack.gateway.post(&json!({"prompt": "x"})).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_that_does_not_fit_is_not_the_callers_fault() {
+    let stack = Stack::with(FakeGenerator::free(WIDTH), ServiceLimits::default(), WIDTH + 1).await;
+    let detail = problem(stack.gateway.post(&json!({"prompt": "x"})).await, 501).await;
+    assert!(detail.contains("25 wide") && detail.contains("cap_feat_dim 24"), "{detail}");
+}
+
+/// What the client sees is the encoder's failure, not what the diffusion service makes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_that_breaks_off_is_the_one_to_blame() {
+    let whole = tensor(&[3, WIDTH], 1);
+    let header = |index: u32| {
+        Frame::Header(EmbeddingHeader { index, tensor: Some(whole.header()), ..Default::default() })
+    };
+    let data = |bytes: usize| Frame::Data(whole.bytes().slice(..bytes));
+    let all = whole.bytes().len();
+    for (frames, guidance, words) in [
+        (vec![], 0, "ended its answer early"),
+        (vec![header(0)], 0, "ended its answer early"),
+        (vec![header(0), data(7)], 0, "ended its answer early"),
+        (vec![header(0), data(all)], 1, "ended its answer early"),
+        (vec![header(0), data(all), header(1), data(7)], 1, "ended its answer early"),
+        (vec![data(7)], 0, "sent more bytes"),
+        (vec![header(0), data(all - 1), data(2)], 0, "sent more bytes"),
+        (vec![header(0), header(1)], 1, "before the last one was complete"),
+        (vec![header(1)], 0, "out of order"),
+        (vec![Frame::Header(EmbeddingHeader::default())], 0, "without a shape"),
+    ] {
+        let encoder =
+            Server::scripted_encoder(ScriptedEncoder { frames, ..Default::default() }).await;
+        let (diffusion, _control) =
+            fake_diffusion(FakeGenerator::free(WIDTH), ServiceLimits::default(), None);
+        let diffusion = Server::diffusion(diffusion).await;
+        let gateway = Gateway::start(Some(&encoder.url), &diffusion.url).await;
+        let response = gateway.post(&json!({"prompt": "x", "guidance_scale": guidance})).await;
+        let detail = problem(response, 502).await;
+        assert!(detail.contains(words) && detail.contains("the encoder at"), "{detail}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_tells_which_service_is_missing() {
+    let stack = Stack::start().await;
+    let health = async |gateway: &Gateway, status: u16| -> Value {
+        let response = gateway.get("/health").await;
+        assert_eq!(response.status().as_u16(), status);
+        response.json().await.expect("JSON")
+    };
+    let well = health(&stack.gateway, 200).await;
+    assert_eq!(well["status"], "ok");
+    assert_eq!(well["backends"]["encoder"]["url"], stack.encoder.url);
+    assert_eq!(well["backends"]["encoder"]["status"], "serving");
+    assert_eq!(well["backends"]["diffusion"]["status"], "serving");
+
+    // Services that run, but not the ones that are meant.
+    let crossed = Gateway::start(Some(&stack.diffusion.url), &stack.encoder.url).await;
+    let crossed = health(&crossed, 503).await;
+    assert_eq!(crossed["backends"]["encoder"]["status"], "not_serving");
+
+    let Stack { encoder, diffusion, gateway, .. } = stack;
+    encoder.stop().await;
+    let ill = health(&gateway, 503).await;
+    assert_eq!(ill["status"], "unavailable");
+    assert_eq!(ill["backends"]["encoder"]["status"], "unreachable");
+    assert_eq!(ill["backends"]["diffusion"]["status"], "serving");
+    diffusion.stop().await;
+    assert_eq!(health(&gateway, 503).await["backends"]["diffusion"]["status"], "unreachable");
+}

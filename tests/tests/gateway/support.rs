@@ -1,0 +1,127 @@
+//! A gateway on port 0 before services over fakes.
+
+use std::{collections::HashMap, net::Ipv4Addr};
+
+use diffusion_service::{
+    ServiceLimits,
+    engine::{GenerateJob, ImageGenerator as _},
+    picture,
+};
+use encoder_service::engine::EncodeJob;
+use gateway::GatewayOptions;
+use llm_dit_chat::Chat;
+use llm_dit_params::GenerateOptions;
+use llm_dit_proto::{DType, Tensor};
+use llm_dit_tests::{
+    fakes::{Control, FakeEncoder, FakeGenerator},
+    servers::{Server, fake_diffusion, fake_encoder, tokenizer},
+};
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::mpsc::UnboundedReceiver};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Width of the embeddings.
+pub const WIDTH: usize = 24;
+
+pub struct Gateway {
+    pub url: String,
+    _stop: DropGuard,
+}
+
+/// A gateway and both services.
+pub struct Stack {
+    pub encoder: Server,
+    pub jobs: UnboundedReceiver<EncodeJob>,
+    pub diffusion: Server,
+    pub control: Control,
+    pub gateway: Gateway,
+}
+
+impl Gateway {
+    pub async fn start(encoder: Option<&str>, diffusion: &str) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let options =
+            GatewayOptions { encoder: encoder.map(str::to_owned), diffusion: diffusion.to_owned() };
+        let shutdown = CancellationToken::new();
+        tokio::spawn(gateway::run(listener, options, shutdown.clone()));
+        Self { url, _stop: shutdown.drop_guard() }
+    }
+
+    pub async fn post(&self, body: &Value) -> Response {
+        let request = reqwest::Client::new().post(format!("{}/api/generate", self.url)).json(body);
+        request.send().await.expect("the gateway answers")
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        reqwest::get(format!("{}{path}", self.url)).await.expect("the gateway answers")
+    }
+}
+
+impl Stack {
+    pub async fn start() -> Self {
+        Self::with(FakeGenerator::free(WIDTH), ServiceLimits::default(), WIDTH).await
+    }
+
+    /// `width` is what the encoder has.
+    pub async fn with(
+        generator: (FakeGenerator, Control),
+        limits: ServiceLimits,
+        width: usize,
+    ) -> Self {
+        let (encoder, jobs) = fake_encoder(width);
+        let encoder = Server::encoder(encoder).await;
+        let (diffusion, control) = fake_diffusion(generator, limits, None);
+        let diffusion = Server::diffusion(diffusion).await;
+        let gateway = Gateway::start(Some(&encoder.url), &diffusion.url).await;
+        Self { encoder, jobs, diffusion, control, gateway }
+    }
+}
+
+/// What the services make of a request when nothing stands between them.
+pub fn expected_png(
+    width: usize,
+    chat: &Chat,
+    options: GenerateOptions,
+    negative: &str,
+) -> Vec<u8> {
+    let info = FakeGenerator::free(width).0.info();
+    let params = options.resolve(&info.defaults, &info.limits).expect("valid");
+    let embeddings = |chat: &Chat| expected_embeddings(width, chat);
+    let job = GenerateJob {
+        params,
+        embeddings: embeddings(chat),
+        negative_embeddings: params.uses_guidance().then(|| embeddings(&Chat::user(negative))),
+        latents: None,
+        return_latents: false,
+    };
+    picture::encode_png(&FakeGenerator::picture(&job)).expect("a picture").to_vec()
+}
+
+fn expected_embeddings(width: usize, chat: &Chat) -> Tensor {
+    let token_ids = tokenizer().tokenize(chat, 100).expect("fits").ids;
+    // -2 of four layers.
+    FakeEncoder::expected(&EncodeJob { token_ids, hidden_layer: 3, dtype: DType::F32 }, width)
+}
+
+/// The problem's detail, after everything else about it has been checked.
+pub async fn problem(response: Response, status: u16) -> String {
+    let headers: HashMap<String, String> = response
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()))
+        .collect();
+    let found = response.status();
+    assert_ne!(headers["content-type"], "image/png", "a picture in place of {status}");
+    let body = response.text().await.expect("a body");
+    assert_eq!(found.as_u16(), status, "{body}");
+    assert_eq!(headers["content-type"], "application/problem+json", "{body}");
+    assert!(!headers["x-request-id"].is_empty());
+    let retry = headers.get("retry-after").map(|s| s.parse::<u32>().expect("seconds"));
+    assert_eq!(retry.is_some(), found == StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    let problem: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(problem["status"], status);
+    assert!(problem["title"].is_string());
+    problem["detail"].as_str().expect("a detail").to_owned()
+}
