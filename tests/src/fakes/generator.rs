@@ -1,0 +1,166 @@
+//! An image generator whose steps wait for the test's permission.
+
+use std::{ops::ControlFlow, sync::mpsc, thread, time::Duration};
+
+use diffusion_service::engine::{
+    GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo, Picture, Step, StepSink,
+};
+use llm_dit_params::{Limits, ModelDefaults};
+use llm_dit_proto::{DType, Tensor};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// A job with this seed panics.
+pub const PANICKING_SEED: u64 = 666;
+/// A job with this seed fails as a backend does.
+pub const FAILING_SEED: u64 = 667;
+/// The second step of a job with this seed lasts until its caller has left.
+pub const LASTING_SEED: u64 = 668;
+
+/// What the generator did, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Began { seed: u64 },
+    Step(u32),
+    Stopped { after: u32 },
+    Finished { seed: u64 },
+}
+
+#[derive(Debug)]
+pub struct FakeGenerator {
+    info: ModelInfo,
+    /// One message lets one step run; a closed channel lets all run.
+    permits: mpsc::Receiver<()>,
+    seen: UnboundedSender<Seen>,
+}
+
+/// The test's side.
+#[derive(Debug)]
+pub struct Control {
+    permits: Option<mpsc::Sender<()>>,
+    seen: UnboundedReceiver<Seen>,
+}
+
+impl FakeGenerator {
+    /// A generator whose every step waits for [`Control::permit`].
+    pub fn gated(cap_feat_dim: usize) -> (Self, Control) {
+        let (permit, permits) = mpsc::channel();
+        let (see, seen) = unbounded_channel();
+        let info = ModelInfo {
+            model: "fake-dit".to_owned(),
+            cap_feat_dim,
+            latent_channels: 4,
+            vae_scale_factor: 8,
+            max_caption_tokens: 100,
+            device: "cpu".to_owned(),
+            dtype: DType::F32,
+            defaults: ModelDefaults {
+                width: 64,
+                height: 64,
+                steps: 3,
+                guidance_scale: 0.0,
+                shift: 3.0,
+            },
+            limits: Limits { max_side: 1024, max_pixels: 512 * 512, ..Limits::default() },
+        };
+        (Self { info, permits, seen: see }, Control { permits: Some(permit), seen })
+    }
+
+    /// A generator that runs freely.
+    pub fn free(cap_feat_dim: usize) -> (Self, Control) {
+        let (generator, mut control) = Self::gated(cap_feat_dim);
+        control.open();
+        (generator, control)
+    }
+
+    /// The picture of a job: depends on everything that should matter.
+    pub fn picture(job: &GenerateJob) -> Picture {
+        let (width, height) = (job.params.width, job.params.height);
+        let sum = |tensor: &Option<Tensor>| {
+            let bytes = tensor.iter().flat_map(|t| t.bytes().iter());
+            bytes.fold(7u64, |sum, &b| sum.wrapping_mul(31).wrapping_add(b.into()))
+        };
+        let mut state = job.params.seed
+            ^ sum(&Some(job.embeddings.clone()))
+            ^ sum(&job.negative_embeddings).rotate_left(20)
+            ^ sum(&job.latents).rotate_left(40);
+        let rgb = (0..width * height * 3)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect();
+        Picture { width, height, rgb }
+    }
+
+    /// The latents of a job that asks for them.
+    pub fn latents(info: &ModelInfo, job: &GenerateJob) -> Tensor {
+        let shape = info.latent_shape(&job.params);
+        let values: Vec<f32> = (0..shape.iter().product()).map(|n: usize| n as f32 / 8.0).collect();
+        Tensor::from_f32(&values, shape.to_vec(), DType::F32).expect("as the shape says")
+    }
+
+    fn see(&self, what: Seen) {
+        let _ = self.seen.send(what);
+    }
+}
+
+impl ImageGenerator for FakeGenerator {
+    fn info(&self) -> ModelInfo {
+        self.info.clone()
+    }
+
+    fn generate(
+        &mut self,
+        job: &GenerateJob,
+        sink: &mut dyn StepSink,
+    ) -> Result<Generated, GenerateError> {
+        let (seed, total) = (job.params.seed, job.params.steps);
+        self.see(Seen::Began { seed });
+        let duration = Duration::from_millis(1);
+        for index in 0..=total {
+            if index > 0 {
+                let _ = self.permits.recv();
+                match (seed, index) {
+                    (PANICKING_SEED, _) => panic!("the test asked for it"),
+                    (FAILING_SEED, _) => {
+                        return Err(GenerateError::Backend("a secret of the backend".to_owned()));
+                    }
+                    // Index 0 asks whether to go on and reports nothing.
+                    (LASTING_SEED, 2) => {
+                        while sink.step(Step { index: 0, total, duration }).is_continue() {
+                            thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                    _ => {}
+                }
+                self.see(Seen::Step(index));
+            }
+            if let ControlFlow::Break(()) = sink.step(Step { index, total, duration }) {
+                self.see(Seen::Stopped { after: index });
+                return Err(GenerateError::Cancelled);
+            }
+        }
+        self.see(Seen::Finished { seed });
+        let latents = job.return_latents.then(|| Self::latents(&self.info, job));
+        Ok(Generated { picture: Self::picture(job), latents, denoise: duration, decode: duration })
+    }
+}
+
+impl Control {
+    /// Lets one step run.
+    pub fn permit(&self) {
+        if let Some(permits) = &self.permits {
+            permits.send(()).expect("the engine is alive");
+        }
+    }
+
+    /// Lets everything run from now on.
+    pub fn open(&mut self) {
+        self.permits = None;
+    }
+
+    /// What the engine did next; waits for it.
+    pub async fn seen(&mut self) -> Seen {
+        self.seen.recv().await.expect("the engine is alive")
+    }
+}
