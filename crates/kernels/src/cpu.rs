@@ -8,3 +8,4 @@ pub(crate) mod conv;
 pub(crate) mod gemm;
 pub(crate) mod math;
 pub(crate) mod rows;
+mod simd;

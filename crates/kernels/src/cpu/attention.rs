@@ -2,13 +2,13 @@
 
 use std::sync::Mutex;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
     gemm::{MatMut, MatRef, blocks, multiply},
     math,
     rows::Heads,
+    simd::Simd,
 };
 
 /// Queries a task takes. Scores of a block against all keys stay in the second-level cache for
@@ -35,7 +35,7 @@ pub(crate) fn attention(
     out: &mut [f32],
 ) {
     let (dim, pitch, out_pitch) = (heads.dim, heads.row(), heads.queries * heads.dim);
-    let arch = Arch::new();
+    let simd = Simd::new();
     let tasks = tasks(heads, lens);
     // Blocks of different heads interleave in `out`, so each task makes its block by itself and
     // copies it in under a lock; the copy is a hundredth of the work.
@@ -57,13 +57,16 @@ pub(crate) fn attention(
                 MatRef::transposed(k, dim, seen, pitch),
                 false,
             );
-            arch.dispatch(|| {
-                for (i, row) in scores.chunks_exact_mut(seen).enumerate() {
-                    let visible = if causal { task.first + i + 1 } else { seen };
-                    softmax(&mut row[..visible], scale);
-                    row[visible..].fill(0.0);
-                }
-            });
+            simd.run(
+                #[inline(always)]
+                || {
+                    for (i, row) in scores.chunks_exact_mut(seen).enumerate() {
+                        let visible = if causal { task.first + i + 1 } else { seen };
+                        softmax(&mut row[..visible], scale);
+                        row[visible..].fill(0.0);
+                    }
+                },
+            );
             multiply(
                 MatMut::row_major(block, task.count, dim, dim),
                 MatRef::row_major(scores, task.count, seen, seen),

@@ -7,12 +7,12 @@
 //! buffer that fits in the second-level cache. Windows that straddle two rows are computed as well
 //! and dropped: two in a row of pixels.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
     gemm::{MatMut, MatRef, multiply},
     math,
+    simd::Simd,
 };
 
 /// Scratch a strip may take, in values: about half of a second-level cache.
@@ -63,7 +63,7 @@ pub(crate) fn conv2d(
     let per_row = pitch * stride * c_in + pitch * c_out;
     // Both threads should get a strip even of a small picture.
     let rows = (STRIP_VALUES / per_row).clamp(1, out_height.div_ceil(2).max(1));
-    let arch = Arch::new();
+    let simd = Simd::new();
     let picture = out_height * out_width * c_out;
     let strips: Vec<(usize, usize, &mut [f32])> = out
         .chunks_mut(picture)
@@ -79,11 +79,14 @@ pub(crate) fn conv2d(
             let rows = out.len() / (out_width * c_out);
             let in_rows = (rows - 1) * stride + kernel;
             scratch.resize(in_rows * pitch * c_in, 0.0);
-            arch.dispatch(|| {
-                for (i, row) in scratch.chunks_exact_mut(pitch * c_in).enumerate() {
-                    border_row(shape, x, affine, n, (first * stride + i) as isize, row);
-                }
-            });
+            simd.run(
+                #[inline(always)]
+                || {
+                    for (i, row) in scratch.chunks_exact_mut(pitch * c_in).enumerate() {
+                        border_row(shape, x, affine, n, (first * stride + i) as isize, row);
+                    }
+                },
+            );
             if stride == 1 {
                 sums.resize(rows * pitch * c_out, 0.0);
                 let windows = rows * pitch - border;
@@ -96,7 +99,10 @@ pub(crate) fn conv2d(
             }
             let done = (n * out_height + first) * out_width * c_out;
             let residual = residual.map(|r| &r[done..done + out.len()]);
-            arch.dispatch(|| finish(sums, pitch, out_width, bias, residual, out));
+            simd.run(
+                #[inline(always)]
+                || finish(sums, pitch, out_width, bias, residual, out),
+            );
         },
     );
 }
@@ -253,33 +259,38 @@ pub(crate) fn apply(affine: &Affine, x: &[f32], channels: usize, out: &mut [f32]
 fn channel_sums(x: &[f32], channels: usize) -> (Vec<f64>, Vec<f64>) {
     const RUN: usize = 64;
     const TASK: usize = 64 * RUN;
-    let arch = Arch::new();
+    let simd = Simd::new();
     // Collected in order and added one after the other, so that the result does not depend on
     // which thread was faster.
     let parts: Vec<(Vec<f64>, Vec<f64>)> = x
         .par_chunks(TASK * channels)
         .map(|part| {
-            arch.dispatch(|| {
-                let (mut sum, mut squares) = (vec![0f64; channels], vec![0f64; channels]);
-                let (mut run_sum, mut run_squares) = (vec![0f32; channels], vec![0f32; channels]);
-                for run in part.chunks(RUN * channels) {
-                    run_sum.fill(0.0);
-                    run_squares.fill(0.0);
-                    for pixel in run.chunks_exact(channels) {
-                        for ((s, q), &v) in run_sum.iter_mut().zip(&mut run_squares).zip(pixel) {
-                            *s += v;
-                            *q += v * v;
+            simd.run(
+                #[inline(always)]
+                || {
+                    let (mut sum, mut squares) = (vec![0f64; channels], vec![0f64; channels]);
+                    let (mut run_sum, mut run_squares) =
+                        (vec![0f32; channels], vec![0f32; channels]);
+                    for run in part.chunks(RUN * channels) {
+                        run_sum.fill(0.0);
+                        run_squares.fill(0.0);
+                        for pixel in run.chunks_exact(channels) {
+                            for ((s, q), &v) in run_sum.iter_mut().zip(&mut run_squares).zip(pixel)
+                            {
+                                *s += v;
+                                *q += v * v;
+                            }
+                        }
+                        for (total, &v) in sum.iter_mut().zip(&run_sum) {
+                            *total += f64::from(v);
+                        }
+                        for (total, &v) in squares.iter_mut().zip(&run_squares) {
+                            *total += f64::from(v);
                         }
                     }
-                    for (total, &v) in sum.iter_mut().zip(&run_sum) {
-                        *total += f64::from(v);
-                    }
-                    for (total, &v) in squares.iter_mut().zip(&run_squares) {
-                        *total += f64::from(v);
-                    }
-                }
-                (sum, squares)
-            })
+                    (sum, squares)
+                },
+            )
         })
         .collect();
     let mut totals = (vec![0f64; channels], vec![0f64; channels]);
