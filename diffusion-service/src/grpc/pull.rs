@@ -90,6 +90,8 @@ impl<'a> Reader<'a> {
             }
         }
         let tensor = assembler.finish().map_err(|e| self.broken(&e))?;
+        // Here and not only with the job, where it would be the caller's mistake.
+        tensor.check_finite().map_err(|e| self.broken(&e))?;
         Ok((tensor, header.truncated_tokens))
     }
 

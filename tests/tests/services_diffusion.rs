@@ -1,0 +1,296 @@
+//! The diffusion service from outside, over a fake engine.
+
+use diffusion_service::{DiffusionHandle, Event, ServiceLimits, engine::GenerateJob, picture};
+use llm_dit_params::GenerateOptions;
+use llm_dit_proto::{
+    Fault, Tensor,
+    v1::{
+        DescribeDiffusionRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
+        generate_event,
+    },
+};
+use llm_dit_tests::{
+    fakes::{Control, FAILING_SEED, FakeGenerator, LASTING_SEED, PANICKING_SEED, Seen},
+    servers::{Server, fake_diffusion},
+    wire::{outcome, request, tensor},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, transport::Channel};
+
+const WIDTH: usize = 32;
+
+struct Service {
+    server: Server,
+    client: DiffusionClient<Channel>,
+    handle: DiffusionHandle,
+    control: Control,
+}
+
+impl Service {
+    async fn start(fake: (FakeGenerator, Control), limits: ServiceLimits) -> Self {
+        let (handle, control) = fake_diffusion(fake, limits, None);
+        let server = Server::diffusion(handle.clone()).await;
+        let client = DiffusionClient::new(server.channel());
+        Self { server, client, handle, control }
+    }
+
+    async fn free() -> Self {
+        Self::start(FakeGenerator::free(WIDTH), ServiceLimits::default()).await
+    }
+
+    async fn gated(queue_capacity: usize) -> Self {
+        let limits = ServiceLimits { queue_capacity, ..Default::default() };
+        Self::start(FakeGenerator::gated(WIDTH), limits).await
+    }
+
+    /// Begins a picture from embeddings.
+    async fn begin(
+        &mut self,
+        params: GenerateParams,
+    ) -> Result<tonic::Streaming<llm_dit_proto::v1::GenerateEvent>, tonic::Status> {
+        let embeddings = embeddings();
+        let request = request(params, &[(TensorRole::Embeddings, &embeddings)]);
+        Ok(self.client.generate(request).await?.into_inner())
+    }
+}
+
+fn embeddings() -> Tensor {
+    tensor(&[9, WIDTH], 1)
+}
+
+fn seeded(seed: u64) -> GenerateParams {
+    GenerateParams { seed: Some(seed), ..Default::default() }
+}
+
+fn job(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
+    let info = handle.info();
+    GenerateJob {
+        params: options.resolve(&info.defaults, &info.limits).expect("valid"),
+        embeddings: embeddings(),
+        negative_embeddings: None,
+        latents: None,
+        return_latents: false,
+    }
+}
+
+#[tokio::test]
+async fn embeddings_become_the_picture_of_exactly_this_job() {
+    let mut service = Service::free().await;
+    let params = GenerateParams {
+        width: Some(96),
+        height: Some(64),
+        steps: Some(4),
+        seed: Some(u64::MAX),
+        guidance_scale: Some(2.0),
+        cfg_truncation: Some(0.5),
+        return_latents: true,
+        ..Default::default()
+    };
+    let (negative, noise) = (tensor(&[5, WIDTH], 2), tensor(&[4, 8, 12], 3));
+    let request = request(
+        params,
+        &[
+            (TensorRole::Latents, &noise),
+            (TensorRole::Embeddings, &embeddings()),
+            (TensorRole::NegativeEmbeddings, &negative),
+        ],
+    );
+    let events = service.client.generate(request).await.expect("accepted").into_inner();
+    let outcome = outcome(events).await.expect("well");
+
+    let mut job = job(
+        &service.handle,
+        GenerateOptions {
+            width: Some(96),
+            height: Some(64),
+            steps: Some(4),
+            seed: Some(u64::MAX),
+            guidance_scale: Some(2.0),
+            cfg_truncation: Some(0.5),
+            ..Default::default()
+        },
+    );
+    job.negative_embeddings = Some(negative);
+    job.latents = Some(noise);
+    let picture = FakeGenerator::picture(&job);
+    let pixels = image::load_from_memory(&outcome.image).expect("a PNG").into_rgb8();
+    assert_eq!(pixels.dimensions(), (96, 64));
+    assert_eq!(pixels.into_raw(), picture.rgb);
+    assert_eq!(outcome.image, picture::encode_png(&picture).expect("encodes"));
+    assert_eq!(outcome.header.media_type, "image/png");
+    assert_eq!(outcome.latents, Some(FakeGenerator::latents(service.handle.info(), &job)));
+
+    let steps: Vec<_> = outcome.steps.iter().map(|s| (s.index, s.total)).collect();
+    assert_eq!(steps, [(1, 4), (2, 4), (3, 4), (4, 4)]);
+    assert_eq!(outcome.accepted.queue_position, 0);
+    let used = outcome.accepted.params.expect("the parameters as used");
+    assert_eq!((used.width, used.height, used.seed), (Some(96), Some(64), Some(u64::MAX)));
+    assert_eq!((used.shift, used.cfg_normalization), (Some(3.0), Some(0.0)));
+    let finished = outcome.finished;
+    assert_eq!(finished.encode_seconds, 0.0);
+    assert!(finished.total_seconds >= finished.image_seconds && finished.denoise_seconds > 0.0);
+}
+
+#[tokio::test]
+async fn one_process_and_the_wire_make_the_same_file() {
+    let mut service = Service::free().await;
+    let events = service.begin(seeded(5)).await.expect("accepted");
+    let over_the_wire = outcome(events).await.expect("well").image;
+
+    let job = job(&service.handle, GenerateOptions { seed: Some(5), ..Default::default() });
+    let cancel = CancellationToken::new();
+    let mut events = service.handle.generate(job, &cancel).await.expect("accepted");
+    let mut here = None;
+    while let Some(event) = events.next().await {
+        if let Event::Image(image) = event.expect("well") {
+            here = Some(image.png);
+        }
+    }
+    assert_eq!(here, Some(over_the_wire));
+}
+
+#[tokio::test]
+async fn a_missing_seed_is_drawn_and_reported() {
+    let mut service = Service::free().await;
+    let mut seeds = Vec::new();
+    for _ in 0..2 {
+        let events = service.begin(GenerateParams::default()).await.expect("accepted");
+        let used = outcome(events).await.expect("well").accepted.params.expect("reported");
+        seeds.push(used.seed.expect("drawn"));
+    }
+    assert_ne!(seeds[0], seeds[1]);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_step_two_frees_the_engine_before_step_three() {
+    let mut service = Service::gated(4).await;
+    let mut events = service
+        .begin(GenerateParams { steps: Some(50), ..seeded(LASTING_SEED) })
+        .await
+        .expect("accepted");
+    service.control.permit();
+    loop {
+        let event = events.message().await.expect("well").expect("more to come");
+        if matches!(event.event, Some(generate_event::Event::Step(_))) {
+            break;
+        }
+    }
+    service.control.permit();
+    drop(events);
+    // Step 2 lasts until the service has told the engine, and no step follows it.
+    assert_eq!(service.control.seen().await, Seen::Began { seed: LASTING_SEED });
+    assert_eq!(service.control.seen().await, Seen::Step(1));
+    assert_eq!(service.control.seen().await, Seen::Step(2));
+    assert_eq!(service.control.seen().await, Seen::Stopped { after: 2 });
+
+    service.control.open();
+    let events = service.begin(seeded(1)).await.expect("accepted");
+    assert_eq!(outcome(events).await.expect("well").steps.len(), 3);
+    assert_eq!(service.control.seen().await, Seen::Began { seed: 1 });
+}
+
+#[tokio::test]
+async fn dropping_the_events_stops_the_job_in_one_process_too() {
+    let (handle, mut control) =
+        fake_diffusion(FakeGenerator::gated(WIDTH), ServiceLimits::default(), None);
+    let job = job(&handle, GenerateOptions { seed: Some(1), ..Default::default() });
+    let events = handle.generate(job, &CancellationToken::new()).await.expect("accepted");
+    assert_eq!(control.seen().await, Seen::Began { seed: 1 });
+    control.permit();
+    assert_eq!(control.seen().await, Seen::Step(1));
+    drop(events);
+    control.permit();
+    // Step 1 may have ended before or after the drop; step 2 is the last in either case.
+    let mut last = control.seen().await;
+    if last == Seen::Step(2) {
+        last = control.seen().await;
+    }
+    assert!(matches!(last, Seen::Stopped { after: 1 | 2 }), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_back() {
+    let mut service = Service::gated(1).await;
+    let running = service.begin(seeded(1)).await.expect("accepted");
+    assert_eq!(service.control.seen().await, Seen::Began { seed: 1 });
+    let waiting = service.begin(seeded(2)).await.expect("accepted");
+    let status = service.begin(seeded(3)).await.expect_err("full");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let after = status.metadata().get("retry-after").expect("a retry-after");
+    assert!(after.to_str().expect("text").parse::<u64>().expect("seconds") >= 1);
+    assert!(matches!(Fault::from(status), Fault::Busy { .. }));
+
+    service.control.open();
+    assert_eq!(outcome(running).await.expect("well").accepted.queue_position, 0);
+    assert_eq!(outcome(waiting).await.expect("well").accepted.queue_position, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_the_queue_is_never_served() {
+    let mut service = Service::gated(1).await;
+    let running = service.begin(seeded(1)).await.expect("accepted");
+    assert_eq!(service.control.seen().await, Seen::Began { seed: 1 });
+    drop(service.begin(seeded(2)).await.expect("accepted"));
+    // Its place is free as soon as the service has noticed.
+    let next = loop {
+        match service.begin(seeded(3)).await {
+            Ok(events) => break events,
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted, "{status}"),
+        }
+    };
+    service.control.open();
+    outcome(running).await.expect("well");
+    outcome(next).await.expect("well");
+    while let seen = service.control.seen().await
+        && seen != (Seen::Finished { seed: 3 })
+    {
+        assert_ne!(seen, Seen::Began { seed: 2 });
+    }
+}
+
+#[tokio::test]
+async fn failures_stay_inside_and_the_next_request_is_served() {
+    let mut service = Service::free().await;
+    for seed in [PANICKING_SEED, FAILING_SEED] {
+        let events = service.begin(seeded(seed)).await.expect("accepted");
+        let status = outcome(events).await.expect_err("fails");
+        assert_eq!(status.code(), Code::Internal, "{status}");
+        assert!(!status.message().contains("secret"), "{status}");
+    }
+    let events = service.begin(seeded(1)).await.expect("accepted");
+    outcome(events).await.expect("well");
+}
+
+#[tokio::test]
+async fn a_shutdown_finishes_what_runs() {
+    let mut service = Service::gated(4).await;
+    let running = service.begin(seeded(1)).await.expect("accepted");
+    assert_eq!(service.control.seen().await, Seen::Began { seed: 1 });
+    let waiting = service.begin(seeded(2)).await.expect("accepted");
+    service.server.shutdown.cancel();
+    service.control.open();
+    assert_eq!(outcome(running).await.expect("well").steps.len(), 3);
+    assert_eq!(outcome(waiting).await.expect("well").steps.len(), 3);
+    service.server.ended().await;
+
+    let mut late = DiffusionClient::new(service.server.channel());
+    let status = late.describe(DescribeDiffusionRequest {}).await.expect_err("gone");
+    let fault = service.server.remote("diffusion service").fault(status);
+    assert!(
+        matches!(&fault, Fault::Unavailable(m) if m.contains(&service.server.url)),
+        "{fault:?}"
+    );
+}
+
+#[tokio::test]
+async fn describe_says_what_requests_may_hold() {
+    let mut service = Service::free().await;
+    let described =
+        service.client.describe(DescribeDiffusionRequest {}).await.expect("well").into_inner();
+    assert_eq!(described.model, "fake-dit");
+    assert_eq!((described.cap_feat_dim, described.max_caption_tokens), (WIDTH as u32, 100));
+    assert_eq!((described.side_multiple, described.max_side), (16, 1024));
+    assert!(!described.has_encoder);
+    let defaults = described.defaults.expect("defaults");
+    assert_eq!((defaults.width, defaults.steps, defaults.shift), (Some(64), Some(3), Some(3.0)));
+}
