@@ -54,6 +54,17 @@ impl Chat {
         Self { user: text.into(), ..Self::default() }
     }
 
+    /// The conversation for the negative prompt that goes with this one: the bare text, with a think
+    /// block exactly when this one has it. Guidance then leads away from the text alone, not from
+    /// the system prompt or from the layout that both share. The wire's `Chat` has the same rule.
+    pub fn negative(&self, text: impl Into<String>) -> Self {
+        Self { user: text.into(), force_think_block: self.has_think_block(), ..Self::default() }
+    }
+
+    fn has_think_block(&self) -> bool {
+        self.force_think_block || !self.thinking.is_empty()
+    }
+
     /// The conversation as a person reads it, special tokens by name.
     pub fn render(&self) -> String {
         let mut text = String::new();
@@ -80,7 +91,7 @@ impl Chat {
         }
         pieces.extend([Special(ImStart), Text("user\n"), User(&self.user)]);
         pieces.extend([Special(ImEnd), Text("\n"), Special(ImStart), Text("assistant\n")]);
-        if self.force_think_block || !self.thinking.is_empty() {
+        if self.has_think_block() {
             pieces.extend([Special(Think), Text("\n"), Text(&self.thinking), Text("\n")]);
             pieces.extend([Special(EndThink), Text("\n\n")]);
         }
@@ -115,5 +126,20 @@ mod tests {
         ] {
             assert_eq!(chat.render(), expected);
         }
+    }
+
+    #[test]
+    fn the_negative_prompt_shares_the_think_block_alone() {
+        let chat = Chat {
+            user: "P".into(),
+            system: "S".into(),
+            thinking: "T".into(),
+            assistant: "A".into(),
+            force_think_block: false,
+        };
+        let block = Chat { force_think_block: true, ..Chat::user("N") };
+        assert_eq!(chat.negative("N"), block);
+        assert_eq!(block.negative("N"), block);
+        assert_eq!(Chat::user("P").negative("N"), Chat::user("N"));
     }
 }
