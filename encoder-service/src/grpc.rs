@@ -29,7 +29,7 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let service =
         EncoderServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GrpcServer::default().add(service).serve(listener, shutdown).await
+    GrpcServer::default().service(service).serve(listener, shutdown).await
 }
 
 struct Service {

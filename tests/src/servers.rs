@@ -49,7 +49,7 @@ impl Server {
     }
 
     pub async fn scripted_encoder(script: ScriptedEncoder) -> Self {
-        let server = GrpcServer::default().add(EncoderServer::new(script));
+        let server = GrpcServer::default().service(EncoderServer::new(script));
         Self::start(|listener, shutdown| server.serve(listener, shutdown)).await
     }
 

@@ -74,7 +74,7 @@ async fn a_job_that_runs_when_health_turns_is_finished() {
 #[tokio::test]
 async fn the_grace_period_has_an_end() {
     let script = ScriptedEncoder { hang: true, ..Default::default() };
-    let service = GrpcServer::default().grace(Duration::ZERO).add(EncoderServer::new(script));
+    let service = GrpcServer::default().grace(Duration::ZERO).service(EncoderServer::new(script));
     let server = Server::start(|listener, shutdown| service.serve(listener, shutdown)).await;
     let mut client = EncoderClient::new(server.channel());
     let _hanging = client.encode(EncodeRequest::default()).await.expect("accepted");

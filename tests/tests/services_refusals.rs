@@ -26,6 +26,9 @@ async fn serve(limits: ServiceLimits) -> Server {
     Server::diffusion(fake_diffusion(FakeGenerator::free(WIDTH), limits, None).0).await
 }
 
+/// Tensors of a request, by role.
+type Tensors = Vec<(TensorRole, Tensor)>;
+
 /// Sends a request that is refused, and then a good one.
 async fn refused(request: impl Stream<Item = GenerateRequest> + Send + 'static) -> Status {
     let server = serve(ServiceLimits::default()).await;
@@ -160,7 +163,7 @@ async fn values_and_roles_that_do_not_fit_the_job() {
     let defaults = GenerateParams::default;
     let guided = || GenerateParams { guidance_scale: Some(2.0), ..defaults() };
     let half = Tensor::from_f32(&[0.0; 256], vec![4, 8, 8], DType::F16).expect("whole");
-    let cases: Vec<(GenerateParams, Vec<(TensorRole, Tensor)>, &str)> = vec![
+    let cases: Vec<(GenerateParams, Tensors, &str)> = vec![
         (defaults(), vec![(TensorRole::Embeddings, nan(&[4, WIDTH]))], "NaN"),
         (
             guided(),

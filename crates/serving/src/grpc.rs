@@ -64,7 +64,7 @@ impl Default for GrpcServer {
 
 impl GrpcServer {
     /// Adds a service.
-    pub fn add<S>(mut self, service: S) -> Self
+    pub fn service<S>(mut self, service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
             + NamedService

@@ -12,12 +12,14 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+/// Does a job and returns what delivers the result.
+pub(super) type Work<M> = Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>;
+
 /// One job in the line.
 pub(super) struct Entry<M> {
     pub cancel: CancellationToken,
     pub span: Span,
-    /// Does the job and returns what delivers the result.
-    pub work: Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>,
+    pub work: Work<M>,
 }
 
 /// Why an entry was refused.
