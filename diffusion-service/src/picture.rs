@@ -20,7 +20,12 @@ pub fn encode_png(picture: &Picture) -> Result<Bytes, Fault> {
     let Picture { width, height, ref rgb } = *picture;
     // The encoder would panic.
     if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
-        tracing::error!(width, height, bytes = rgb.len(), "a picture has the wrong number of bytes");
+        tracing::error!(
+            width,
+            height,
+            bytes = rgb.len(),
+            "a picture has the wrong number of bytes"
+        );
         return Err(Fault::Internal("the picture could not be written as PNG".to_owned()));
     }
     let mut file = Vec::new();
