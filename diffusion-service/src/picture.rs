@@ -15,7 +15,8 @@ use crate::engine::Picture;
 /// What [`encode_png`] makes.
 pub const MEDIA_TYPE: &str = "image/png";
 
-/// Compresses a picture; takes tens of milliseconds a megapixel.
+/// Compresses a picture, in milliseconds a megapixel: the default level makes files a third smaller
+/// and takes fifteen times as long, with the caller waiting.
 pub fn encode_png(picture: &Picture) -> Result<Bytes, Fault> {
     let Picture { width, height, ref rgb } = *picture;
     // The encoder would panic.
