@@ -10,11 +10,15 @@ use llm_dit_weights::DeviceChoice;
 
 use crate::error::CliError;
 
+/// The second to last, as Z-Image was trained with.
+pub const DEFAULT_HIDDEN_LAYER: i32 = -2;
+pub const DEFAULT_MAX_TOKENS: usize = 512;
+
 /// Which model, where and how.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
     /// Diffusers folder with model_index.json [default: the demo model]
-    #[arg(long, value_name = "DIR", env = "LLM_DIT_MODEL_PATH")]
+    #[arg(long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value_t = DeviceChoice::Auto)]
@@ -40,10 +44,10 @@ pub struct ChatArgs {
     #[arg(long, alias = "enable-thinking")]
     pub force_think_block: bool,
     /// Which of the text encoder's hidden states to use, as transformers counts them
-    #[arg(long, value_name = "INDEX", allow_hyphen_values = true, default_value_t = -2)]
+    #[arg(long, value_name = "INDEX", allow_hyphen_values = true, default_value_t = DEFAULT_HIDDEN_LAYER)]
     pub hidden_layer: i32,
     /// Longer prompts are cut, and it is said so
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
     pub max_tokens: usize,
 }
 
@@ -173,7 +177,8 @@ impl GenerateArgs {
             (None, Some(_)) => Ok(None),
             (Some(prompt), None) => Prompt::parse(prompt).map(Some).map_err(CliError::usage),
             (None, None) => Err(CliError::Usage(
-                "say what to draw: llm-dit generate \"a red apple\" (or give --load-embeddings)".into(),
+                "say what to draw: llm-dit generate \"a red apple\" (or give --load-embeddings)"
+                    .into(),
             )),
         }
     }

@@ -12,7 +12,12 @@ pub async fn encode(args: EncodeArgs) -> Result<(), CliError> {
 }
 
 fn run(args: &EncodeArgs) -> Result<(), CliError> {
-    let prompts = args.prompts.iter().map(Prompt::parse).collect::<Result<Vec<_>, _>>().map_err(CliError::usage)?;
+    let prompts = args
+        .prompts
+        .iter()
+        .map(Prompt::parse)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(CliError::usage)?;
     files::check_writable(&args.output)?;
     let progress = Progress::new(args.quiet);
     progress.stage("loading the text encoder");
@@ -27,11 +32,14 @@ fn run(args: &EncodeArgs) -> Result<(), CliError> {
         // The first has the name that --load-embeddings looks for.
         let name = if index == 0 { "embeddings".to_owned() } else { format!("embeddings_{index}") };
         let chat = args.chat.chat(prompt);
-        tensors.push((name, encode_chat(encoder.as_mut(), &tokenizer, &chat, &args.chat, &progress)?));
+        tensors
+            .push((name, encode_chat(encoder.as_mut(), &tokenizer, &chat, &args.chat, &progress)?));
     }
-    let named: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    let named: Vec<(String, &Tensor)> =
+        tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     files::write_tensors(&args.output, &named)?;
-    let shapes: Vec<String> = tensors.iter().map(|(name, t)| format!("{name} {:?} {}", t.shape(), t.dtype())).collect();
+    let shapes: Vec<String> =
+        tensors.iter().map(|(name, t)| format!("{name} {:?} {}", t.shape(), t.dtype())).collect();
     progress.done(&format!("{}: {}", args.output.display(), shapes.join(", ")));
     Ok(())
 }

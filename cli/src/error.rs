@@ -11,7 +11,7 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     /// Ctrl-C.
-    #[error("interrupted; nothing was written")]
+    #[error("interrupted; no picture was written")]
     Interrupted,
     #[error("{0}")]
     Failed(String),

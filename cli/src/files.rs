@@ -28,24 +28,28 @@ pub fn check_writable(path: &Path) -> Result<(), CliError> {
 
 /// Writes beside the target and renames, so that no reader sees half a file.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let written = tempfile::Builder::new().prefix(".llm-dit-").tempfile_in(folder(path)).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        // Temporary files are private; a picture is as readable as any other file.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        }
-        file.persist(path).map_err(|e| e.error)?;
-        Ok(())
-    });
+    let written = tempfile::Builder::new().prefix(".llm-dit-").tempfile_in(folder(path)).and_then(
+        |mut file| {
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            // Temporary files are private; a picture is as readable as any other file.
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt as _;
+                file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+            }
+            file.persist(path).map_err(|e| e.error)?;
+            Ok(())
+        },
+    );
     written.map_err(|e| CliError::Failed(format!("cannot write {}: {e}", path.display())))
 }
 
 /// Writes named tensors as safetensors.
 pub fn write_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result<(), CliError> {
-    let fail = |e: safetensors::SafeTensorError| CliError::Failed(format!("cannot write {}: {e}", path.display()));
+    let fail = |e: safetensors::SafeTensorError| {
+        CliError::Failed(format!("cannot write {}: {e}", path.display()))
+    };
     let views: BTreeMap<&str, TensorView<'_>> = tensors
         .iter()
         .map(|(name, tensor)| {
@@ -69,7 +73,8 @@ pub struct TensorFile {
 
 impl TensorFile {
     pub fn open(path: &Path) -> Result<Self, CliError> {
-        let bytes = fs::read(path).map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))?;
+        let bytes = fs::read(path)
+            .map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))?;
         let file = Self { path: path.to_owned(), bytes };
         file.parse().map(drop)?;
         Ok(file)
@@ -79,7 +84,9 @@ impl TensorFile {
     pub fn get(&self, name: &str) -> Result<Option<Tensor>, CliError> {
         let tensors = self.parse()?;
         let Ok(view) = tensors.tensor(name) else { return Ok(None) };
-        let fail = |why: String| CliError::Failed(format!("tensor '{name}' in {}: {why}", self.path.display()));
+        let fail = |why: String| {
+            CliError::Failed(format!("tensor '{name}' in {}: {why}", self.path.display()))
+        };
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
@@ -94,13 +101,20 @@ impl TensorFile {
     pub fn require(&self, name: &str) -> Result<Tensor, CliError> {
         self.get(name)?.ok_or_else(|| {
             let found = self.parse().map(|t| t.names().join(", ")).unwrap_or_default();
-            CliError::Failed(format!("{} has no tensor '{name}'; it has: {found}", self.path.display()))
+            CliError::Failed(format!(
+                "{} has no tensor '{name}'; it has: {found}",
+                self.path.display()
+            ))
         })
     }
 
     fn parse(&self) -> Result<SafeTensors<'_>, CliError> {
-        SafeTensors::deserialize(&self.bytes)
-            .map_err(|e| CliError::Failed(format!("{} is not a valid safetensors file: {e}", self.path.display())))
+        SafeTensors::deserialize(&self.bytes).map_err(|e| {
+            CliError::Failed(format!(
+                "{} is not a valid safetensors file: {e}",
+                self.path.display()
+            ))
+        })
     }
 }
 
@@ -125,7 +139,8 @@ mod tests {
     fn tensors_come_back_and_wrong_files_are_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.safetensors");
-        let tensor = Tensor::from_f32(&[1.0, 2.0, 3.0, 4.0], vec![1, 2, 2], DType::Bf16).expect("whole");
+        let tensor =
+            Tensor::from_f32(&[1.0, 2.0, 3.0, 4.0], vec![1, 2, 2], DType::Bf16).expect("whole");
         write_tensors(&path, &[("embeddings".into(), &tensor)]).expect("written");
         let file = TensorFile::open(&path).expect("readable");
         assert_eq!(file.require("embeddings").expect("there"), tensor);

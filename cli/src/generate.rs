@@ -83,7 +83,8 @@ fn run(args: &GenerateArgs, stop: &CancellationToken) -> Result<(), CliError> {
         Some(prompt) => encode_both(args, &folder, prompt, negative, &params, &progress),
         None => load_conditions(args, &params),
     };
-    let generator = loading.join().map_err(|_| CliError::Failed("loading the model failed".into()))?;
+    let generator =
+        loading.join().map_err(|_| CliError::Failed("loading the model failed".into()))?;
     let conditions = conditions?;
     let mut generator = generator.map_err(CliError::failed)?;
     let loaded = started.elapsed();
@@ -153,12 +154,12 @@ fn encode_both(
         dtype: args.model.dtype,
     };
     let (mut encoder, tokenizer) = encoder_service::load(&options).map_err(CliError::failed)?;
-    let mut encode = |chat: Chat| encode_chat(encoder.as_mut(), &tokenizer, &chat, &args.chat, progress);
-    Ok(Conditions {
-        embeddings: encode(args.chat.chat(prompt))?,
-        // The negative prompt stands alone, without system prompt or template.
-        negative: params.uses_guidance().then(|| encode(Chat::user(negative.into_string()))).transpose()?,
-    })
+    let mut encode =
+        |chat: Chat| encode_chat(encoder.as_mut(), &tokenizer, &chat, &args.chat, progress);
+    let chat = args.chat.chat(prompt);
+    // The negative prompt stands alone, without system prompt or template.
+    let negative = params.uses_guidance().then(|| chat.negative(negative.into_string()));
+    Ok(Conditions { embeddings: encode(chat)?, negative: negative.map(encode).transpose()? })
 }
 
 /// Tokenizes and encodes one conversation, and says so when it had to be cut.

@@ -14,7 +14,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use llm_dit_serving::args as shared;
 
-
 /// Text-to-image with Z-Image: one command that does it all, or drives the services
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]

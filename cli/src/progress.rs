@@ -46,7 +46,9 @@ impl Progress {
             Kind::Lines => eprintln!("step {done}/{total} {:.2} s", duration.as_secs_f64()),
             Kind::Bar(bar) => {
                 if done == 0 {
-                    if let Ok(style) = ProgressStyle::with_template("{bar:32} step {pos}/{len}  {elapsed} elapsed, {eta} left") {
+                    if let Ok(style) = ProgressStyle::with_template(
+                        "{bar:32} step {pos}/{len}  {elapsed} elapsed, {eta} left",
+                    ) {
                         bar.set_style(style);
                     }
                     bar.set_length(total.into());

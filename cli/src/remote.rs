@@ -2,9 +2,15 @@
 
 use std::time::Instant;
 
+use llm_dit_weights::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
-use crate::{args::GenerateArgs, error::CliError, files, progress::Progress};
+use crate::{
+    args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs},
+    error::CliError,
+    files,
+    progress::Progress,
+};
 
 /// Body of `POST /api/generate`; what is unset is left to the model.
 #[derive(Serialize)]
@@ -51,9 +57,14 @@ pub async fn generate(args: GenerateArgs, gateway: &str) -> Result<(), CliError>
         ("--output-latents", args.output_latents.is_some()),
         ("--model-path", args.model.model_path.is_some()),
         ("--dtype", args.model.dtype.is_some()),
+        ("--device", args.model.device != DeviceChoice::Auto),
+        ("--hidden-layer", args.chat.hidden_layer != DEFAULT_HIDDEN_LAYER),
+        ("--max-tokens", args.chat.max_tokens != DEFAULT_MAX_TOKENS),
     ];
     if let Some((flag, _)) = local.iter().find(|(_, given)| *given) {
-        return Err(CliError::Usage(format!("{flag} works in this process only; leave out --gateway")));
+        return Err(CliError::Usage(format!(
+            "{flag} works in this process only; leave out --gateway"
+        )));
     }
     let Some(prompt) = args.prompt()? else {
         return Err(CliError::Usage("a prompt is needed with --gateway".into()));
@@ -68,11 +79,19 @@ pub async fn generate(args: GenerateArgs, gateway: &str) -> Result<(), CliError>
     };
     let (seed, png) = request;
     files::write(&args.output, &png)?;
-    progress.done(&format!("{}: seed {seed}; {:.2} s", args.output.display(), started.elapsed().as_secs_f64()));
+    progress.done(&format!(
+        "{}: seed {seed}; {:.2} s",
+        args.output.display(),
+        started.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 
-async fn post(args: &GenerateArgs, prompt: &str, gateway: &str) -> Result<(String, bytes::Bytes), CliError> {
+async fn post(
+    args: &GenerateArgs,
+    prompt: &str,
+    gateway: &str,
+) -> Result<(String, bytes::Bytes), CliError> {
     let body = Body {
         prompt,
         negative_prompt: &args.negative_prompt,
@@ -91,7 +110,10 @@ async fn post(args: &GenerateArgs, prompt: &str, gateway: &str) -> Result<(Strin
     };
     let url = format!("{}/api/generate", gateway.trim_end_matches('/'));
     let lost = |e: reqwest::Error| {
-        CliError::Failed(format!("no answer from {url}: {}; is the gateway running there?", e.without_url()))
+        CliError::Failed(format!(
+            "no answer from {url}: {}; is the gateway running there?",
+            e.without_url()
+        ))
     };
     let answer = reqwest::Client::new().post(&url).json(&body).send().await.map_err(lost)?;
     let status = answer.status();

@@ -41,10 +41,12 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     tracing::info!(path = %model_path.display(), %device, "loading");
     let encoder_options = EncoderOptions { model_path: model_path.clone(), device, dtype };
     let (engine, tokenizer) = load(move || encoder_service::load(&encoder_options)).await?;
-    let encoder = EncoderHandle::spawn(engine, tokenizer, EncoderLimits::default()).map_err(CliError::failed)?;
+    let encoder = EncoderHandle::spawn(engine, tokenizer, EncoderLimits::default())
+        .map_err(CliError::failed)?;
     let diffusion_options = DiffusionOptions { model_path, device, dtype };
     let engine = load(move || diffusion_service::load(&diffusion_options)).await?;
-    let diffusion = DiffusionHandle::spawn(engine, ServiceLimits::default(), None).map_err(CliError::failed)?;
+    let diffusion =
+        DiffusionHandle::spawn(engine, ServiceLimits::default(), None).map_err(CliError::failed)?;
 
     let stop = shutdown::on_signal().map_err(CliError::failed)?;
     // The services behind the gateway go on until it has answered everyone.
@@ -52,7 +54,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     let (encoder_url, encoder_listener) = loopback().await?;
     let (diffusion_url, diffusion_listener) = loopback().await?;
     let encoder = spawn(encoder_service::run(encoder_listener, encoder, backends.clone()), &stop);
-    let diffusion = spawn(diffusion_service::run(diffusion_listener, diffusion, backends.clone()), &stop);
+    let diffusion =
+        spawn(diffusion_service::run(diffusion_listener, diffusion, backends.clone()), &stop);
     let options = GatewayOptions { encoder: Some(encoder_url), diffusion: diffusion_url };
     println!("llm-dit is ready: http://{address}");
     let answered = gateway::run(listener, options, stop).await;

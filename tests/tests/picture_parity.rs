@@ -54,7 +54,11 @@ impl Model {
         let options = EncoderOptions { model_path: model_path.clone(), device, dtype };
         let (encoder, tokenizer) = encoder_service::load(&options).expect("demo text encoder");
         let options = DiffusionOptions { model_path, device, dtype };
-        Self { tokenizer, encoder, generator: diffusion_service::load(&options).expect("demo transformer") }
+        Self {
+            tokenizer,
+            encoder,
+            generator: diffusion_service::load(&options).expect("demo transformer"),
+        }
     }
 
     fn encode(&mut self, text: &str) -> Tensor {
@@ -77,7 +81,8 @@ impl Model {
             cfg_truncation: Some(golden.cfg_truncation),
             shift: None,
         };
-        let params = options.resolve(&self.generator.info().defaults, &Limits::default()).expect("valid");
+        let params =
+            options.resolve(&self.generator.info().defaults, &Limits::default()).expect("valid");
         let negative = golden.negative_prompt.as_deref().unwrap_or_default();
         let job = GenerateJob {
             params,
@@ -108,7 +113,8 @@ fn pictures_are_diffusers_pictures() {
     let mut model = Model::demo();
     let mut worst = f64::INFINITY;
     for golden in &index.pictures {
-        let expected = image::open(folder.join(&golden.file)).expect("a golden picture").into_rgb8();
+        let expected =
+            image::open(folder.join(&golden.file)).expect("a golden picture").into_rgb8();
         assert_eq!(expected.dimensions(), (golden.width, golden.height));
         let decibels = psnr(&model.generate(golden), expected.as_raw());
         println!("{:36} {decibels:6.2} dB", golden.file);

@@ -115,7 +115,10 @@ fn single_forwards_match() {
         (ours_bf16, theirs_bf16) = (ours_bf16 + bf16, theirs_bf16 + theirs);
     }
     // Single cases scatter, since both are rounding noise; on average ours must be no worse.
-    assert!(ours_bf16 <= 1.2 * theirs_bf16, "bf16 errors sum to {ours_bf16}, diffusers' to {theirs_bf16}");
+    assert!(
+        ours_bf16 <= 1.2 * theirs_bf16,
+        "bf16 errors sum to {ours_bf16}, diffusers' to {theirs_bf16}"
+    );
 }
 
 #[test]

@@ -60,7 +60,6 @@ fn the_same_picture_through_the_services_byte_for_byte() {
 
 /// The negative prompt has a think block exactly when the prompt has one, at every door.
 #[test]
-#[ignore = "`llm-dit generate` lays the negative prompt out bare; it should use Chat::negative"]
 fn the_same_negative_prompt_beside_a_think_block() {
     let room = Room::new();
     let server = Server::start(&room);

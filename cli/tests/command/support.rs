@@ -34,7 +34,7 @@ impl Room {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_llm-dit"));
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["LLM_DIT_GATEWAY", "LLM_DIT_MODEL_PATH", "LLM_DIT_LOG"] {
+        for name in ["LLM_DIT_GATEWAY", "LLM_DIT_LOG"] {
             command.env_remove(name);
         }
         command

@@ -98,7 +98,7 @@ pub fn device_name(device: &Device) -> String {
     }
 }
 
-/// What to compute in: as asked, else f32 on the CPU, where it is fastest, and bf16 elsewhere.
+/// What to compute in: as asked, else f32 on the CPU, where the kernels compute in it, and bf16 elsewhere.
 pub fn compute_dtype(asked: Option<llm_dit_proto::DType>, device: &Device) -> DType {
     match (asked, device) {
         (Some(llm_dit_proto::DType::F32), _) | (None, Device::Cpu) => DType::F32,
