@@ -46,12 +46,15 @@ struct SampleSize {
 pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadError> {
     let device = options.device.open()?;
     let path = options.model_path.canonicalize().unwrap_or_else(|_| options.model_path.clone());
-    Ok(Box::new(ZImage {
-        label: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
-        dit: load_dit(&options.model_path.join("transformer"), &device, options.dtype)?,
-        decoder: load_decoder(&options.model_path.join("vae"), &device)?,
-        defaults: defaults(&options.model_path)?,
-    }))
+    let dit = load_dit(&options.model_path.join("transformer"), &device, options.dtype)?;
+    let decoder = load_decoder(&options.model_path.join("vae"), &device)?;
+    let (made, read) = (dit.config().in_channels, decoder.config().latent_channels);
+    if made != read {
+        let cause = format!("transformer/ works on {made} latent channels, vae/ on {read}");
+        return Err(LoadError::Invalid { path, cause });
+    }
+    let label = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(Box::new(ZImage { label, dit, decoder, defaults: defaults(&options.model_path)? }))
 }
 
 /// A `transformer/` folder.

@@ -4,6 +4,8 @@ use serde::Deserialize;
 
 /// Width of the modulation's input, unless the model itself is narrower.
 const ADALN_DIM: usize = 256;
+/// Longest rotary axis whose table we are willing to make; Z-Image's have 1536 positions.
+const MAX_AXIS: usize = 1 << 16;
 /// The one patch size that Z-Image was released with.
 pub const PATCH: usize = 2;
 
@@ -85,6 +87,7 @@ impl Config {
         }
         if self.axes_dims.len() != 3
             || self.axes_lens.len() != 3
+            || self.axes_lens.iter().any(|len| !(1..=MAX_AXIS).contains(len))
             || self.axes_dims.iter().any(|d| !d.is_multiple_of(2))
             || self.axes_dims.iter().sum::<usize>() != self.head_dim()
         {
