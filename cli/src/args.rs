@@ -34,13 +34,13 @@ pub struct ChatArgs {
     /// System prompt: how to draw
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub system_prompt: String,
-    /// Content of the <think> block
+    /// Content of the think block
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub thinking_content: String,
     /// Beginning of the assistant's answer
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub assistant_content: String,
-    /// Write a <think> block even when it is empty
+    /// Write a think block even when it is empty
     #[arg(long, alias = "enable-thinking")]
     pub force_think_block: bool,
     /// Which of the text encoder's hidden states to use, as transformers counts them
