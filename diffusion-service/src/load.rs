@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
-use llm_dit_weights::{Checkpoint, DeviceChoice, LoadError, compute_dtype, read_config};
+use llm_dit_weights::{
+    Checkpoint, DeviceChoice, LoadError, compute_dtype, model_label, read_config,
+};
 use serde::Deserialize;
 
 use crate::{
@@ -45,15 +47,14 @@ struct SampleSize {
 /// Loads `transformer/`, `vae/` and `scheduler/`.
 pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadError> {
     let device = options.device.open()?;
-    let path = options.model_path.canonicalize().unwrap_or_else(|_| options.model_path.clone());
     let dit = load_dit(&options.model_path.join("transformer"), &device, options.dtype)?;
     let decoder = load_decoder(&options.model_path.join("vae"), &device)?;
     let (made, read) = (dit.config().in_channels, decoder.config().latent_channels);
     if made != read {
         let cause = format!("transformer/ works on {made} latent channels, vae/ on {read}");
-        return Err(LoadError::Invalid { path, cause });
+        return Err(LoadError::Invalid { path: options.model_path.clone(), cause });
     }
-    let label = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let label = model_label(&options.model_path);
     Ok(Box::new(ZImage { label, dit, decoder, defaults: defaults(&options.model_path)? }))
 }
 

@@ -1,11 +1,12 @@
 //! From a model folder to an engine and its tokenizer.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use llm_dit_chat::ChatTokenizer;
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, LoadError, compute_dtype, device_name, read_config, wire_dtype,
+    Checkpoint, DeviceChoice, LoadError, compute_dtype, device_name, model_label, read_config,
+    wire_dtype,
 };
 
 use crate::{
@@ -47,13 +48,7 @@ pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, Lo
     let dtype = compute_dtype(options.dtype, &device);
     let weights = Checkpoint::open(&folder, "model", &device, dtype)?;
     let model = Qwen3::load(config, &weights)?;
-    Ok(Box::new(Qwen3Encoder { model, label: label(&options.model_path) }))
-}
-
-/// The folder's name.
-fn label(path: &Path) -> String {
-    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+    Ok(Box::new(Qwen3Encoder { model, label: model_label(&options.model_path) }))
 }
 
 impl TextEncoder for Qwen3Encoder {

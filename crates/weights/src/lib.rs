@@ -12,4 +12,4 @@ mod locate;
 pub use checkpoint::{Checkpoint, Weights, read_config};
 pub use device::{DeviceChoice, compute_dtype, device_name, wire_dtype};
 pub use error::LoadError;
-pub use locate::model_folder;
+pub use locate::{model_folder, model_label};

@@ -31,6 +31,12 @@ pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, LoadError> {
     )))
 }
 
+/// What a model is called where people see it: its folder's name.
+pub fn model_label(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+}
+
 /// Folders that may hold the demo model, nearest first: the working directory and its parents,
 /// the executable's folder and its parents (which finds the tree of a `cargo build`), the data
 /// folder.
