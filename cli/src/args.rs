@@ -1,18 +1,23 @@
 //! Flags that commands share.
 
-use std::path::PathBuf;
+mod chat;
+mod given;
+mod output;
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use llm_dit_chat::Chat;
-use llm_dit_params::{GenerateOptions, Prompt};
+use diffusion_service::{DiffusionOptions, LoraArgs, engine::LoraChoice};
+use encoder_service::EncoderOptions;
+use llm_dit_heylook::args::ApiArgs;
+use llm_dit_params::Scheduler;
 use llm_dit_proto::DType;
+use llm_dit_recipe::Settings;
 use llm_dit_weights::DeviceChoice;
 
-use crate::error::CliError;
-
-/// The second to last, as Z-Image was trained with.
-pub const DEFAULT_HIDDEN_LAYER: i32 = -2;
-pub const DEFAULT_MAX_TOKENS: usize = 512;
+pub use chat::{ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, LibraryArgs, PartArgs};
+pub use given::Given;
+pub use output::{OutputArgs, PreviewWhen};
 
 /// Which model, where and how.
 #[derive(Clone, Debug, Args)]
@@ -23,43 +28,30 @@ pub struct ModelArgs {
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
+    /// Where the text encoder computes [default: --device]
+    #[arg(long, value_name = "DEVICE")]
+    pub text_encoder_device: Option<DeviceChoice>,
+    /// Where the transformer and the VAE compute [default: --device]
+    #[arg(long, value_name = "DEVICE")]
+    pub dit_device: Option<DeviceChoice>,
     /// What to compute in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
     #[arg(long)]
     pub dtype: Option<DType>,
-}
-
-/// The other parts of the conversation that the prompt is put into.
-#[derive(Clone, Debug, Args)]
-pub struct ChatArgs {
-    /// System prompt: how to draw
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    pub system_prompt: String,
-    /// Content of the think block
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    pub thinking_content: String,
-    /// Beginning of the assistant's answer
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    pub assistant_content: String,
-    /// Write a think block even when it is empty
-    #[arg(long, alias = "enable-thinking")]
-    pub force_think_block: bool,
-    /// Which of the text encoder's hidden states to use, as transformers counts them
-    #[arg(long, value_name = "INDEX", allow_hyphen_values = true, default_value_t = DEFAULT_HIDDEN_LAYER)]
-    pub hidden_layer: i32,
-    /// Longer prompts are cut, and it is said so
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
-    pub max_tokens: usize,
+    /// What the text encoder computes in [default: --dtype]
+    #[arg(long, value_name = "DTYPE")]
+    pub text_encoder_dtype: Option<DType>,
 }
 
 /// `llm-dit generate`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = GENERATE_EXAMPLES)]
 pub struct GenerateArgs {
-    /// What to draw; not needed with --load-embeddings
+    #[command(flatten)]
+    pub given: Given,
+    /// What to draw; not needed with --load-embeddings, --from or --prompts
     pub prompt: Option<String>,
-    /// Where to write the picture (PNG)
-    #[arg(short, long, value_name = "FILE", default_value = "image.png")]
-    pub output: PathBuf,
+    #[command(flatten)]
+    pub files: OutputArgs,
     #[command(flatten)]
     pub model: ModelArgs,
     /// Names the initial noise, as in PyTorch on the CPU [default: random, and reported]
@@ -71,7 +63,7 @@ pub struct GenerateArgs {
     /// Pixels, a multiple of 16 [default: the model's]
     #[arg(long)]
     pub height: Option<u32>,
-    /// Forward passes of the transformer [default: the model's]
+    /// Steps from noise to picture; one forward pass of the transformer each [default: the model's]
     #[arg(long, alias = "num-inference-steps")]
     pub steps: Option<u32>,
     /// Classifier-free guidance, pred + G * (pred - negative); 0 is off [default: the model's]
@@ -86,11 +78,18 @@ pub struct GenerateArgs {
     /// Time shift of the sigma grid [default: the model's]
     #[arg(long)]
     pub shift: Option<f64>,
+    /// flow_euler, flow_heun (two forward passes a step), dpm_solver or unipc [default: the model's]
+    #[arg(long, value_name = "ID")]
+    pub scheduler: Option<Scheduler>,
     /// What guidance leads away from
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub negative_prompt: String,
     #[command(flatten)]
     pub chat: ChatArgs,
+    #[command(flatten)]
+    pub lora: LoraArgs,
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// Ask a gateway instead of computing here, such as http://127.0.0.1:7860
     #[arg(long, value_name = "URL", env = "LLM_DIT_GATEWAY")]
     pub gateway: Option<String>,
@@ -101,6 +100,12 @@ pub struct GenerateArgs {
     /// Also write the embeddings
     #[arg(long, value_name = "FILE")]
     pub save_embeddings: Option<PathBuf>,
+    /// Draw from this picture (PNG, JPEG or WebP) instead of from noise alone
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// How much of --image to redraw: 1 is all of it [default: 0.6]
+    #[arg(long, value_name = "S")]
+    pub strength: Option<f64>,
     /// Start from this noise instead of the seed's: safetensors with `latents` (16, H/8, W/8)
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,
@@ -118,6 +123,10 @@ Examples:
   llm-dit generate \"a wizard\" --seed 42 --width 384 --height 256 --output wizard.png
   llm-dit generate \"a peacock\" --guidance-scale 1.5 --negative-prompt \"blurry\"
   llm-dit generate \"a rocket\" --gateway http://127.0.0.1:7860
+  llm-dit generate \"a watercolour\" --image photo.jpg --strength 0.7
+  llm-dit generate \"a fox\" --num-images 4 --output \"fox-{seed}.webp\"
+  llm-dit generate --prompts prompts.txt --output-dir pictures
+  llm-dit generate --from image.png --steps 20
 
 Encode on one machine, draw on another:
   llm-dit encode \"a rocket\" --output rocket.safetensors
@@ -136,27 +145,52 @@ pub struct EncodeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub chat: ChatArgs,
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// Say nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
 }
 
-impl ChatArgs {
-    /// The conversation around a prompt.
-    pub fn chat(&self, prompt: Prompt) -> Chat {
-        Chat {
-            user: prompt.into_string(),
-            system: self.system_prompt.clone(),
-            thinking: self.thinking_content.clone(),
-            assistant: self.assistant_content.clone(),
-            force_think_block: self.force_think_block,
+impl ModelArgs {
+    /// The model folder's text encoder, where and how it is to compute.
+    pub fn encoder(&self, folder: &Path) -> EncoderOptions {
+        EncoderOptions {
+            model_path: folder.to_owned(),
+            device: self.text_encoder_device.unwrap_or(self.device),
+            dtype: self.text_encoder_dtype.or(self.dtype),
+        }
+    }
+
+    /// The rest of the model folder, likewise.
+    pub fn diffusion(&self, folder: &Path, loras: Vec<LoraChoice>) -> DiffusionOptions {
+        DiffusionOptions {
+            model_path: folder.to_owned(),
+            device: self.dit_device.unwrap_or(self.device),
+            dtype: self.dtype,
+            loras,
         }
     }
 }
 
 impl GenerateArgs {
-    pub fn options(&self) -> GenerateOptions {
-        GenerateOptions {
+    /// Everything that the flags say of a picture, defaults included.
+    pub fn settings(&self) -> Settings {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned());
+        let parts = &self.chat.parts;
+        Settings {
+            prompt: self.prompt.clone(),
+            negative_prompt: Some(self.negative_prompt.clone()),
+            template: parts.template.clone(),
+            system_prompt: parts.system_prompt.clone(),
+            thinking_content: parts.thinking_content.clone(),
+            assistant_content: parts.assistant_content.clone(),
+            enable_thinking: parts.enable_thinking,
+            force_think_block: Some(parts.force_think_block),
+            strip_quotes: Some(parts.strip_quotes),
+            raw_special_tokens: Some(parts.raw_special_tokens),
+            hidden_layer: Some(self.chat.hidden_layer),
+            max_tokens: Some(self.chat.max_tokens),
             width: self.width,
             height: self.height,
             steps: self.steps,
@@ -165,21 +199,11 @@ impl GenerateArgs {
             cfg_normalization: self.cfg_normalization,
             cfg_truncation: self.cfg_truncation,
             shift: self.shift,
-        }
-    }
-
-    /// The prompt, if one is needed.
-    pub fn prompt(&self) -> Result<Option<Prompt>, CliError> {
-        match (&self.prompt, &self.load_embeddings) {
-            (Some(_), Some(_)) => {
-                Err(CliError::Usage("give a prompt or --load-embeddings, not both".into()))
-            }
-            (None, Some(_)) => Ok(None),
-            (Some(prompt), None) => Prompt::parse(prompt).map(Some).map_err(CliError::usage),
-            (None, None) => Err(CliError::Usage(
-                "say what to draw: llm-dit generate \"a red apple\" (or give --load-embeddings)"
-                    .into(),
-            )),
+            scheduler: self.scheduler.map(|scheduler| scheduler.to_string()),
+            image: path(&self.image),
+            strength: self.strength,
+            load_embeddings: path(&self.load_embeddings),
+            latents: path(&self.latents),
         }
     }
 }

@@ -11,8 +11,8 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     /// Ctrl-C.
-    #[error("interrupted; no picture was written")]
-    Interrupted,
+    #[error("interrupted; {0}")]
+    Interrupted(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -22,9 +22,14 @@ impl CliError {
     pub fn status(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => EXIT_USAGE,
-            Self::Interrupted => 130,
+            Self::Interrupted(_) => 130,
             Self::Failed(_) => 1,
         })
+    }
+
+    /// Ctrl-C before anything was made.
+    pub fn interrupted() -> Self {
+        Self::Interrupted("no picture was written".to_owned())
     }
 
     pub fn failed(error: impl std::fmt::Display) -> Self {

@@ -1,7 +1,7 @@
 //! Files that commands read and write: tensors as safetensors, everything whole or not at all.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use llm_dit_proto::{DType, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::CliError;
 
@@ -26,9 +27,23 @@ pub fn check_writable(path: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Writes beside the target and renames, so that no reader sees half a file.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let written = tempfile::Builder::new().prefix(".llm-dit-").tempfile_in(folder(path)).and_then(
+/// A file that is written, all of it, and has yet to get its name.
+pub struct Staged {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Gives it its name, in one step.
+    pub fn publish(self) -> Result<(), CliError> {
+        let Self { file, path } = self;
+        file.persist(&path).map(drop).map_err(|e| cannot_write(&path, e.error))
+    }
+}
+
+/// Writes beside the target; [`Staged::publish`] renames, so that no reader sees half a file.
+pub fn stage(path: &Path, bytes: &[u8]) -> Result<Staged, CliError> {
+    let staged = tempfile::Builder::new().prefix(".llm-dit-").tempfile_in(folder(path)).and_then(
         |mut file| {
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
@@ -38,15 +53,37 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
                 use std::os::unix::fs::PermissionsExt as _;
                 file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
             }
-            file.persist(path).map_err(|e| e.error)?;
-            Ok(())
+            Ok(Staged { file, path: path.to_owned() })
         },
     );
-    written.map_err(|e| CliError::Failed(format!("cannot write {}: {e}", path.display())))
+    staged.map_err(|e| cannot_write(path, e))
 }
 
-/// Writes named tensors as safetensors.
-pub fn write_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result<(), CliError> {
+/// Both in one.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    stage(path, bytes)?.publish()
+}
+
+fn cannot_write(path: &Path, cause: std::io::Error) -> CliError {
+    CliError::Failed(format!("cannot write {}: {cause}", path.display()))
+}
+
+/// Reads a file that a flag names.
+pub fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+    fs::read(path).map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))
+}
+
+/// What names a file's content in a recipe.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes named tensors as safetensors, with texts about them in the file's own metadata.
+pub fn stage_tensors(
+    path: &Path,
+    tensors: &[(String, &Tensor)],
+    metadata: HashMap<String, String>,
+) -> Result<Staged, CliError> {
     let fail = |e: safetensors::SafeTensorError| {
         CliError::Failed(format!("cannot write {}: {e}", path.display()))
     };
@@ -62,7 +99,8 @@ pub fn write_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result<(), C
         })
         .collect::<Result<_, _>>()
         .map_err(fail)?;
-    write(path, &safetensors::serialize(views, None).map_err(fail)?)
+    let metadata = (!metadata.is_empty()).then_some(metadata);
+    stage(path, &safetensors::serialize(views, metadata).map_err(fail)?)
 }
 
 /// Tensors of a safetensors file.
@@ -73,9 +111,7 @@ pub struct TensorFile {
 
 impl TensorFile {
     pub fn open(path: &Path) -> Result<Self, CliError> {
-        let bytes = fs::read(path)
-            .map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))?;
-        let file = Self { path: path.to_owned(), bytes };
+        let file = Self { path: path.to_owned(), bytes: read(path)? };
         file.parse().map(drop)?;
         Ok(file)
     }
@@ -141,7 +177,9 @@ mod tests {
         let path = folder.path().join("x.safetensors");
         let tensor =
             Tensor::from_f32(&[1.0, 2.0, 3.0, 4.0], vec![1, 2, 2], DType::Bf16).expect("whole");
-        write_tensors(&path, &[("embeddings".into(), &tensor)]).expect("written");
+        stage_tensors(&path, &[("embeddings".into(), &tensor)], HashMap::new())
+            .and_then(Staged::publish)
+            .expect("written");
         let file = TensorFile::open(&path).expect("readable");
         assert_eq!(file.require("embeddings").expect("there"), tensor);
         assert_eq!(squeeze(tensor, 2).expect("valid").shape(), [2, 2]);

@@ -1,45 +1,62 @@
-//! `llm-dit generate` in this process: the same engines as the services, called directly.
+//! `llm-dit generate`: one way for one picture and for many, here and through a gateway.
+//!
+//! A [`plan`](plan::plan) lists the pictures, a [`Studio`] makes each as a PNG, and
+//! [`finish`](format::finish) turns that into the file that was asked for.
 
-use std::{
-    ops::ControlFlow,
-    path::Path,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+pub mod conditions;
+mod format;
+mod lines;
+mod local;
+mod names;
+mod origin;
+mod plan;
+mod resume;
 
-use diffusion_service::{
-    DiffusionOptions, defaults,
-    engine::{GenerateError, GenerateJob, Generated, ImageGenerator, Step},
-    picture::encode_png,
-};
-use encoder_service::{
-    EncoderOptions,
-    engine::{EncodeJob, TextEncoder},
-};
-use llm_dit_chat::{Chat, ChatTokenizer};
-use llm_dit_params::{GenerateParams, Limits, Prompt};
-use llm_dit_proto::Tensor;
-use llm_dit_weights::model_folder;
+use bytes::Bytes;
+use diffusion_service::engine::Step;
+use llm_dit_recipe::Lora;
+use llm_dit_settings::Settings;
 use tokio_util::sync::CancellationToken;
 
+pub use plan::Item;
+
+use self::{local::Local, plan::Plan, resume::State};
 use crate::{
-    args::{ChatArgs, GenerateArgs},
-    error::CliError,
-    files::{self, TensorFile},
-    progress::Progress,
+    args::GenerateArgs, error::CliError, files, preview, progress::Progress, remote::Remote,
 };
 
-/// What the picture is conditioned on.
-struct Conditions {
-    embeddings: Tensor,
-    negative: Option<Tensor>,
+/// Hears of steps.
+pub type Report<'a> = &'a mut dyn FnMut(Step);
+
+/// A picture as it was made.
+pub struct Made {
+    pub png: Bytes,
+    /// The prompt, where only the embeddings' file knew it.
+    pub prompt: Option<String>,
+    /// Size, seed and times, for people.
+    pub said: String,
+    pub notes: Vec<String>,
+}
+
+/// Where pictures are made.
+pub trait Studio {
+    /// The model's label, if it is known before a picture is made.
+    fn model(&self) -> Option<String>;
+    /// The LoRAs, likewise.
+    fn loras(&self) -> Result<Option<Vec<Lora>>, CliError>;
+    /// Checks a picture and fills in what the model has to say; returns the number of its steps.
+    fn resolve(&self, item: &mut Item) -> Result<u32, CliError>;
+    /// Everything that is done once. [`Studio::make`] is then called with these items, in order.
+    fn prepare(&mut self, items: &[Item], progress: &Progress) -> Result<(), CliError>;
+    fn make(&mut self, item: &Item, report: Report<'_>) -> Result<Made, CliError>;
 }
 
 /// Runs off the async threads, so that Ctrl-C is heard between steps.
-pub async fn generate(args: GenerateArgs) -> Result<(), CliError> {
+pub async fn generate(args: GenerateArgs, settings: Settings) -> Result<(), CliError> {
     let stop = interrupt();
-    tokio::task::spawn_blocking(move || run(&args, &stop)).await.map_err(CliError::failed)?
+    tokio::task::spawn_blocking(move || run(args, &settings, &stop))
+        .await
+        .map_err(CliError::failed)?
 }
 
 /// A token that Ctrl-C fires. The second Ctrl-C ends the program at once.
@@ -57,152 +74,104 @@ pub fn interrupt() -> CancellationToken {
     token
 }
 
-fn run(args: &GenerateArgs, stop: &CancellationToken) -> Result<(), CliError> {
-    let prompt = args.prompt()?;
-    let outputs = [Some(&args.output), args.save_embeddings.as_ref(), args.output_latents.as_ref()];
-    outputs.into_iter().flatten().try_for_each(|path| files::check_writable(path))?;
-    let folder = model_folder(args.model.model_path.as_deref()).map_err(CliError::failed)?;
-    // Wrong parameters are refused before gigabytes are read. The model may set narrower limits
-    // once it is loaded.
-    let defaults = defaults(&folder).map_err(CliError::failed)?;
-    let params = args.options().resolve(&defaults, &Limits::default()).map_err(CliError::usage)?;
-    let latents = args.latents.as_deref().map(load_latents).transpose()?;
-    let negative = Prompt::parse_negative(args.negative_prompt.clone()).map_err(CliError::usage)?;
-
-    let progress = Arc::new(Progress::new(args.quiet));
-    let started = Instant::now();
-    progress.stage("loading the model");
-    let options = DiffusionOptions {
-        model_path: folder.clone(),
-        device: args.model.device,
-        dtype: args.model.dtype,
-    };
-    // Both parts are read at once; the encoder is dropped before the first step.
-    let loading = thread::spawn(move || diffusion_service::load(&options));
-    let conditions = match prompt {
-        Some(prompt) => encode_both(args, &folder, prompt, negative, &params, &progress),
-        None => load_conditions(args, &params),
-    };
-    let generator =
-        loading.join().map_err(|_| CliError::Failed("loading the model failed".into()))?;
-    let conditions = conditions?;
-    let mut generator = generator.map_err(CliError::failed)?;
-    let loaded = started.elapsed();
-    if let Some(path) = &args.save_embeddings {
-        save_conditions(path, &conditions)?;
+fn run(
+    mut args: GenerateArgs,
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> Result<(), CliError> {
+    if args.gateway.is_some() {
+        Remote::check(settings)?;
     }
-
-    let job = GenerateJob {
-        params,
-        embeddings: conditions.embeddings,
-        negative_embeddings: conditions.negative,
-        latents,
-        return_latents: args.output_latents.is_some(),
-    };
-    let made = denoise(generator.as_mut(), &job, stop, &progress)?;
-    if let (Some(path), Some(latents)) = (&args.output_latents, &made.latents) {
-        files::write_tensors(path, &[("latents".into(), latents)])?;
+    let from = origin::recipe(&args)?;
+    if let Some(recipe) = &from {
+        origin::take_loras(&mut args, recipe)?;
     }
-    let started = Instant::now();
-    let png = encode_png(&made.picture).map_err(CliError::failed)?;
-    let encoded = started.elapsed();
-    files::write(&args.output, &png)?;
-    let seconds = |d: Duration| d.as_secs_f64();
-    progress.done(&format!(
-        "{}: {}x{}, seed {}, {} steps; load and encode {:.2} s, steps {:.2} s, decode {:.2} s, PNG {:.2} s",
-        args.output.display(),
-        params.width,
-        params.height,
-        params.seed,
-        params.steps,
-        seconds(loaded),
-        seconds(made.denoise),
-        seconds(made.decode),
-        seconds(encoded),
-    ));
-    Ok(())
+    let Plan { mut items, resumable } = plan::plan(&args, from.as_ref())?;
+    if let Some(dtype) = from.as_ref().and_then(|recipe| recipe.dtype.as_deref())
+        && args.gateway.is_none()
+        && !args.given.has("dtype")
+    {
+        args.model.dtype = dtype.parse().ok().or(args.model.dtype);
+    }
+    let progress = Progress::new(args.quiet);
+    let mut studio: Box<dyn Studio> = match &args.gateway {
+        Some(url) => Box::new(Remote::open(url, stop)),
+        None => Box::new(Local::open(&args, stop)?),
+    };
+    let model = studio.model();
+    let was = from.and_then(|recipe| recipe.model);
+    if let (Some(was), Some(is)) = (&was, &model)
+        && was != is
+    {
+        progress.note(&format!("the picture was made with the model {was}, this is {is}"));
+    }
+    let mut steps = Vec::with_capacity(items.len());
+    for item in &mut items {
+        steps.push(studio.resolve(item)?);
+    }
+    if resumable {
+        let loras = studio.loras()?;
+        let count = items.len();
+        let mut todo = Vec::new();
+        for (item, steps) in items.into_iter().zip(steps) {
+            match resume::state(&item, model.as_deref(), loras.as_deref()) {
+                State::Done => continue,
+                State::Missing => {}
+                State::Stale(why) => {
+                    progress.note(&format!("{}: {why}; made again", item.output.display()));
+                }
+            }
+            todo.push((item, steps));
+        }
+        (items, steps) = todo.into_iter().unzip();
+        if items.len() < count {
+            progress.note(&format!("{} of {count} pictures are there", count - items.len()));
+        }
+        if items.is_empty() {
+            return Ok(());
+        }
+    }
+    studio.prepare(&items, &progress)?;
+    make_all(studio.as_mut(), &items, &steps, &args, stop, &progress)
 }
 
-fn denoise(
-    generator: &mut dyn ImageGenerator,
-    job: &GenerateJob,
+fn make_all(
+    studio: &mut dyn Studio,
+    items: &[Item],
+    steps: &[u32],
+    args: &GenerateArgs,
     stop: &CancellationToken,
     progress: &Progress,
-) -> Result<Generated, CliError> {
-    let mut sink = |step: Step| {
-        progress.step(step.index, step.total, step.duration);
-        if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    generator.generate(job, &mut sink).map_err(|error| match error {
-        GenerateError::Cancelled => CliError::Interrupted,
-        GenerateError::BadJob(_) => CliError::usage(error),
-        GenerateError::Backend(_) => CliError::failed(error),
-    })
-}
-
-fn encode_both(
-    args: &GenerateArgs,
-    folder: &Path,
-    prompt: Prompt,
-    negative: Prompt,
-    params: &GenerateParams,
-    progress: &Progress,
-) -> Result<Conditions, CliError> {
-    let options = EncoderOptions {
-        model_path: folder.to_owned(),
-        device: args.model.device,
-        dtype: args.model.dtype,
-    };
-    let (mut encoder, tokenizer) = encoder_service::load(&options).map_err(CliError::failed)?;
-    let mut encode =
-        |chat: Chat| encode_chat(encoder.as_mut(), &tokenizer, &chat, &args.chat, progress);
-    let chat = args.chat.chat(prompt);
-    // The negative prompt stands alone, without system prompt or template.
-    let negative = params.uses_guidance().then(|| chat.negative(negative.into_string()));
-    Ok(Conditions { embeddings: encode(chat)?, negative: negative.map(encode).transpose()? })
-}
-
-/// Tokenizes and encodes one conversation, and says so when it had to be cut.
-pub fn encode_chat(
-    encoder: &mut dyn TextEncoder,
-    tokenizer: &ChatTokenizer,
-    chat: &Chat,
-    args: &ChatArgs,
-    progress: &Progress,
-) -> Result<Tensor, CliError> {
-    let tokenized = tokenizer.tokenize(chat, args.max_tokens).map_err(CliError::usage)?;
-    if tokenized.truncated_tokens > 0 {
-        progress.note(&format!(
-            "the prompt is {} tokens over --max-tokens {}; its end was cut",
-            tokenized.truncated_tokens, args.max_tokens
-        ));
+) -> Result<(), CliError> {
+    let show = preview::wanted(&args.files, args.quiet);
+    progress.begin(items.len(), steps.iter().sum());
+    for (done, item) in items.iter().enumerate() {
+        let interrupted = || {
+            CliError::Interrupted(match done {
+                0 => "no picture was written".to_owned(),
+                done => format!("{done} of {} pictures were written", items.len()),
+            })
+        };
+        if stop.is_cancelled() {
+            return Err(interrupted());
+        }
+        let made = studio.make(item, &mut |step| progress.step(step));
+        let Made { png, prompt, said, notes } = made.map_err(|error| match error {
+            CliError::Interrupted(_) => interrupted(),
+            other => other,
+        })?;
+        let finished = format::finish(png, item, prompt, args.files.quality)?;
+        files::write(&item.output, &finished.file)?;
+        notes.iter().chain(&finished.note).for_each(|note| progress.note(note));
+        progress.picture(&format!("{}: {said}", item.output.display()));
+        if show {
+            let pixels = format::pixels(&finished.file)?;
+            let shown = progress.suspend(|| preview::show(&pixels));
+            if let Err(why) = shown {
+                progress.note(&format!("no preview: {why}"));
+            }
+        }
     }
-    let info = encoder.info();
-    let hidden_layer = info.resolve_hidden_layer(args.hidden_layer).map_err(CliError::usage)?;
-    let job = EncodeJob { token_ids: tokenized.ids, hidden_layer, dtype: info.dtype };
-    encoder.encode(&job).map_err(CliError::failed)
-}
-
-fn load_conditions(args: &GenerateArgs, params: &GenerateParams) -> Result<Conditions, CliError> {
-    let Some(path) = &args.load_embeddings else {
-        return Err(CliError::Usage("a prompt or --load-embeddings is needed".into()));
-    };
-    let file = TensorFile::open(path)?;
-    let negative = if params.uses_guidance() {
-        Some(files::squeeze(file.require("negative_embeddings")?, 2)?)
-    } else {
-        None
-    };
-    Ok(Conditions { embeddings: files::squeeze(file.require("embeddings")?, 2)?, negative })
-}
-
-fn save_conditions(path: &Path, conditions: &Conditions) -> Result<(), CliError> {
-    let mut tensors = vec![("embeddings".to_owned(), &conditions.embeddings)];
-    tensors.extend(conditions.negative.as_ref().map(|n| ("negative_embeddings".to_owned(), n)));
-    files::write_tensors(path, &tensors)
-}
-
-/// `(16, H/8, W/8)`, or the same with a leading batch axis of 1.
-fn load_latents(path: &Path) -> Result<Tensor, CliError> {
-    files::squeeze(TensorFile::open(path)?.require("latents")?, 3)
+    progress.end();
+    Ok(())
 }

@@ -1,18 +1,27 @@
 //! `llm-dit`: pictures from prompts, in one process or through the services.
 
+mod api;
 mod args;
+mod config;
+mod embeddings;
 mod encode;
 mod error;
 mod files;
+mod format;
 mod generate;
+mod lora;
+mod output;
+mod preview;
 mod progress;
 mod remote;
 mod serve;
+mod templates;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use llm_dit_serving::args as shared;
+use llm_dit_serving::args::report;
+use llm_dit_settings::{Parsed, Program};
 
 /// Text-to-image with Z-Image: one command that does it all, or drives the services
 #[derive(Debug, Parser)]
@@ -28,8 +37,15 @@ enum Command {
     Generate(Box<args::GenerateArgs>),
     /// Write a prompt's embeddings to a file, to generate from on another machine
     Encode(args::EncodeArgs),
+    /// Show a prompt as the text encoder gets it, and how many tokens it takes
+    Format(format::FormatArgs),
+    /// List the prompt templates, or show one
+    Templates(templates::TemplatesArgs),
     /// Run encoder, diffusion and gateway in this process and answer HTTP
     Serve(serve::ServeArgs),
+    /// Show what is configured, and where each value came from
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
 }
 
 const EXAMPLES: &str = "\
@@ -41,21 +57,24 @@ Examples:
       Then: curl -d '{\"prompt\": \"a rocket\"}' -H 'content-type: application/json' \\
                  http://127.0.0.1:7860/api/generate -o rocket.png
 
+Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_STEPS=4), and
+most of them in a configuration file: see llm-dit config --help.
+
 Exit status: 0 done, 64 wrong command line, 130 interrupted, 1 anything else.";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli: Cli = match shared::parse() {
-        Ok(cli) => cli,
-        Err(status) => return status,
+    let Parsed { args: cli, settings } = match llm_dit_settings::parse::<Cli>(Program::Command) {
+        Ok(parsed) => parsed,
+        Err(error) => return report(&error),
     };
     let result = match cli.command {
-        Command::Generate(args) => match args.gateway.clone() {
-            Some(url) => remote::generate(*args, &url).await,
-            None => generate::generate(*args).await,
-        },
+        Command::Generate(args) => generate::generate(*args, settings).await,
         Command::Encode(args) => encode::encode(args).await,
+        Command::Format(args) => format::format(&args),
+        Command::Templates(args) => templates::templates(&args),
         Command::Serve(args) => serve::serve(args).await,
+        Command::Config(command) => config::run(command, &settings),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

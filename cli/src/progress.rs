@@ -1,12 +1,24 @@
-//! What the person sees meanwhile: bars on a terminal, plain lines elsewhere, on stderr.
+//! What the person sees meanwhile: a bar on a terminal, plain lines elsewhere, on stderr.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{cell::Cell, io::IsTerminal as _, time::Duration};
 
+use diffusion_service::engine::Step;
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// While the length is not known.
+const SPINNER: &str = "{spinner} {msg}";
+
+/// One bar over all pictures. The time left is told once a step has shown what steps take.
+const BAR: &str = "{bar:32} {msg}, {elapsed} elapsed";
+const BAR_WITH_TIME_LEFT: &str = "{bar:32} {msg}, {elapsed} elapsed, {eta} left";
 
 /// One command's progress.
 pub struct Progress {
     kind: Kind,
+    pictures: Cell<usize>,
+    done: Cell<usize>,
+    /// Steps of the pictures that are done.
+    steps: Cell<u64>,
 }
 
 enum Kind {
@@ -21,12 +33,13 @@ impl Progress {
             Kind::Quiet
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new_spinner();
+            style(&bar, SPINNER);
             bar.enable_steady_tick(Duration::from_millis(100));
             Kind::Bar(bar)
         } else {
             Kind::Lines
         };
-        Self { kind }
+        Self { kind, pictures: Cell::new(1), done: Cell::new(0), steps: Cell::new(0) }
     }
 
     /// A part of unknown length begins.
@@ -38,53 +51,98 @@ impl Progress {
         }
     }
 
-    /// `done` of `total` steps are done; 0 begins.
-    pub fn step(&self, done: u32, total: u32, duration: Duration) {
+    /// So many pictures with so many steps in all are made from here on. 0 steps: nobody tells.
+    pub fn begin(&self, pictures: usize, steps: u32) {
+        self.pictures.set(pictures);
+        if let Kind::Bar(bar) = &self.kind {
+            if steps > 0 {
+                bar.set_length(steps.into());
+                style(bar, BAR);
+            }
+            bar.set_message(self.what("").unwrap_or_else(|| "waiting for the picture".into()));
+            bar.reset();
+        }
+    }
+
+    /// A step of the picture under way; 0 begins it.
+    pub fn step(&self, step: Step) {
+        let Step { index, total, duration } = step;
         match &self.kind {
             Kind::Quiet => {}
-            Kind::Lines if done == 0 => {}
-            Kind::Lines => eprintln!("step {done}/{total} {:.2} s", duration.as_secs_f64()),
+            Kind::Lines if index == 0 => {}
+            Kind::Lines => {
+                let what = self.what(", ").unwrap_or_default();
+                eprintln!("{what}step {index}/{total} {:.2} s", duration.as_secs_f64());
+            }
             Kind::Bar(bar) => {
-                if done == 0 {
-                    if let Ok(style) = ProgressStyle::with_template(
-                        "{bar:32} step {pos}/{len}  {elapsed} elapsed, {eta} left",
-                    ) {
-                        bar.set_style(style);
-                    }
-                    bar.set_length(total.into());
-                    bar.reset();
+                let at = self.steps.get() + u64::from(index);
+                bar.set_position(at);
+                if at == 1 {
+                    style(bar, BAR_WITH_TIME_LEFT);
                 }
-                bar.set_position(done.into());
+                let what = self.what(", ").unwrap_or_default();
+                bar.set_message(format!("{what}step {index}/{total}"));
+                if index == total {
+                    self.steps.set(at);
+                }
             }
         }
     }
 
-    /// The last word; the bar goes away.
-    pub fn done(&self, what: &str) {
-        match &self.kind {
-            Kind::Quiet => {}
-            Kind::Lines => eprintln!("{what}"),
-            Kind::Bar(bar) => {
-                bar.finish_and_clear();
-                eprintln!("{what}");
-            }
+    /// A picture is written.
+    pub fn picture(&self, what: &str) {
+        self.done.set(self.done.get() + 1);
+        self.say(what);
+    }
+
+    /// The bar goes away.
+    pub fn end(&self) {
+        if let Kind::Bar(bar) = &self.kind {
+            bar.finish_and_clear();
         }
+    }
+
+    /// The last word.
+    pub fn done(&self, what: &str) {
+        self.end();
+        self.say(what);
     }
 
     /// Something that the person should know, whatever comes.
     pub fn note(&self, what: &str) {
+        self.say(&format!("note: {what}"));
+    }
+
+    /// Runs what writes to the terminal itself.
+    pub fn suspend<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.kind {
+            Kind::Quiet | Kind::Lines => work(),
+            Kind::Bar(bar) => bar.suspend(work),
+        }
+    }
+
+    fn say(&self, what: &str) {
         match &self.kind {
             Kind::Quiet => {}
-            Kind::Lines => eprintln!("note: {what}"),
-            Kind::Bar(bar) => bar.suspend(|| eprintln!("note: {what}")),
+            Kind::Lines | Kind::Bar(_) => self.suspend(|| eprintln!("{what}")),
         }
+    }
+
+    /// Which picture of several is under way.
+    fn what(&self, end: &str) -> Option<String> {
+        let (done, pictures) = (self.done.get(), self.pictures.get());
+        (pictures > 1).then(|| format!("picture {}/{pictures}{end}", done + 1))
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Kind::Bar(bar) = &self.kind {
-            bar.finish_and_clear();
-        }
+        self.end();
+    }
+}
+
+fn style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }

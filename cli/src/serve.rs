@@ -4,12 +4,14 @@
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
 };
 
 use clap::Args;
-use diffusion_service::{DiffusionHandle, DiffusionOptions, ServiceLimits};
-use encoder_service::{EncoderHandle, EncoderLimits, EncoderOptions};
+use diffusion_service::{DiffusionHandle, LoraArgs, ServiceLimits};
+use encoder_service::{EncoderHandle, EncoderLimits};
 use gateway::GatewayOptions;
+use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
     args::ListenArgs,
     shutdown,
@@ -27,6 +29,13 @@ pub struct ServeArgs {
     listen: ListenArgs<7860>,
     #[command(flatten)]
     model: ModelArgs,
+    /// Folder of prompt templates beside the built-in ones; one of the same name replaces it
+    #[arg(long, value_name = "DIR")]
+    templates_dir: Option<PathBuf>,
+    #[command(flatten)]
+    lora: LoraArgs,
+    #[command(flatten)]
+    api: ApiArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -37,16 +46,24 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     let listener = args.listen.bind().await.map_err(CliError::failed)?;
     let address = listener.local_addr().map_err(CliError::failed)?;
     let model_path = model_folder(args.model.model_path.as_deref()).map_err(CliError::failed)?;
-    let (device, dtype) = (args.model.device, args.model.dtype);
-    tracing::info!(path = %model_path.display(), %device, "loading");
-    let encoder_options = EncoderOptions { model_path: model_path.clone(), device, dtype };
-    let (engine, tokenizer) = load(move || encoder_service::load(&encoder_options)).await?;
-    let encoder = EncoderHandle::spawn(engine, tokenizer, EncoderLimits::default())
-        .map_err(CliError::failed)?;
-    let diffusion_options = DiffusionOptions { model_path, device, dtype };
+    let loras = args.lora.choices().map_err(CliError::usage)?;
+    let loras_folder = args.lora.folder().map_err(CliError::usage)?;
+    tracing::info!(path = %model_path.display(), device = %args.model.device, "loading");
+    let limits = EncoderLimits::default();
+    let encoder = match args.api.encoder().map_err(CliError::usage)? {
+        Some(elsewhere) => EncoderHandle::heylook(elsewhere, limits),
+        None => {
+            let options = args.model.encoder(&model_path);
+            let (engine, tokenizer) = load(move || encoder_service::load(&options)).await?;
+            EncoderHandle::spawn(engine, tokenizer, limits)
+        }
+    };
+    let encoder = encoder.map_err(CliError::failed)?;
+    let diffusion_options = args.model.diffusion(&model_path, loras);
     let engine = load(move || diffusion_service::load(&diffusion_options)).await?;
-    let diffusion =
-        DiffusionHandle::spawn(engine, ServiceLimits::default(), None).map_err(CliError::failed)?;
+    let diffusion = DiffusionHandle::spawn(engine, ServiceLimits::default(), None)
+        .map_err(CliError::failed)?
+        .with_loras_folder(loras_folder);
 
     let stop = shutdown::on_signal().map_err(CliError::failed)?;
     // The services behind the gateway go on until it has answered everyone.
@@ -56,7 +73,11 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     let encoder = spawn(encoder_service::run(encoder_listener, encoder, backends.clone()), &stop);
     let diffusion =
         spawn(diffusion_service::run(diffusion_listener, diffusion, backends.clone()), &stop);
-    let options = GatewayOptions { encoder: Some(encoder_url), diffusion: diffusion_url };
+    let options = GatewayOptions {
+        encoder: Some(encoder_url),
+        diffusion: diffusion_url,
+        templates_dir: args.templates_dir,
+    };
     println!("llm-dit is ready: http://{address}");
     let answered = gateway::run(listener, options, stop).await;
     backends.cancel();

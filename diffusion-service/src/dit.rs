@@ -8,6 +8,9 @@ mod block;
 mod config;
 mod embed;
 mod layout;
+mod modules;
+pub mod names;
+mod reload;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use llm_dit_kernels::{Linear, Rope, layer_norm_scale, rms_norm};
@@ -18,6 +21,7 @@ pub use config::Config;
 use embed::{TimestepEmbedder, patchify, unpatchify};
 pub use layout::MULTIPLE;
 use layout::{Layout, RopeTables};
+pub use modules::{linear_layers, native_layers};
 
 /// eps of the last norm, which has no weights.
 const FINAL_EPS: f64 = 1e-6;
@@ -39,6 +43,10 @@ pub struct Dit {
     final_modulation: Linear,
     final_linear: Linear,
     tables: RopeTables,
+    /// Where the above came from, to be read again with other changes.
+    weights: Weights,
+    /// False while some parts have changes that others lack.
+    settled: bool,
 }
 
 /// What a forward needs besides latents and time; good for every step of a request.
@@ -52,38 +60,51 @@ pub struct Conditioning {
 
 impl Dit {
     pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
-        let (dim, adaln) = (config.dim, config.adaln_dim());
-        let patch = config.patch_dim();
+        let dim = config.dim;
         let blocks = |name: &str, count: usize, modulated: bool| {
             let weights = weights.pp(name);
             (0..count)
                 .map(|i| Block::load(&config, modulated, &weights.pp(i)))
                 .collect::<std::result::Result<_, _>>()
         };
-        let linear = |name: &str, outs: usize, ins: usize| {
-            let at = weights.pp(name);
-            Ok::<_, LoadError>(Linear::new(
-                at.get("weight", &[outs, ins])?,
-                Some(at.get("bias", &[outs])?),
-            ))
-        };
+        let (final_modulation, final_linear) = Self::load_final_layer(&config, weights)?;
+        let t_embedder = weights.pp("t_embedder");
         Ok(Self {
             device: weights.device().clone(),
             dtype: weights.dtype(),
-            x_embedder: linear("all_x_embedder.2-1", dim, patch)?,
+            x_embedder: Self::load_x_embedder(&config, weights)?,
             x_pad_token: weights.get("x_pad_token", &[1, dim])?,
             cap_norm: weights.get("cap_embedder.0.weight", &[config.cap_feat_dim])?,
-            cap_embedder: linear("cap_embedder.1", dim, config.cap_feat_dim)?,
+            cap_embedder: Self::load_cap_embedder(&config, weights)?,
             cap_pad_token: weights.get("cap_pad_token", &[1, dim])?,
-            t_embedder: TimestepEmbedder::load(adaln, config.t_scale, &weights.pp("t_embedder"))?,
+            t_embedder: TimestepEmbedder::load(config.adaln_dim(), config.t_scale, &t_embedder)?,
             noise_refiner: blocks("noise_refiner", config.n_refiner_layers, true)?,
             context_refiner: blocks("context_refiner", config.n_refiner_layers, false)?,
             layers: blocks("layers", config.n_layers, true)?,
-            final_modulation: linear("all_final_layer.2-1.adaLN_modulation.1", dim, adaln)?,
-            final_linear: linear("all_final_layer.2-1.linear", patch, dim)?,
+            final_modulation,
+            final_linear,
             tables: RopeTables::new(&config),
+            weights: weights.clone(),
+            settled: true,
             config,
         })
+    }
+
+    fn load_x_embedder(config: &Config, weights: &Weights) -> Loaded<Linear> {
+        linear(&weights.pp("all_x_embedder.2-1"), config.dim, config.patch_dim())
+    }
+
+    fn load_cap_embedder(config: &Config, weights: &Weights) -> Loaded<Linear> {
+        linear(&weights.pp("cap_embedder.1"), config.dim, config.cap_feat_dim)
+    }
+
+    /// Modulation and projection.
+    fn load_final_layer(config: &Config, weights: &Weights) -> Loaded<(Linear, Linear)> {
+        let at = weights.pp("all_final_layer.2-1");
+        Ok((
+            linear(&at.pp("adaLN_modulation.1"), config.dim, config.adaln_dim())?,
+            linear(&at.pp("linear"), config.patch_dim(), config.dim)?,
+        ))
     }
 
     pub fn config(&self) -> &Config {
@@ -100,6 +121,7 @@ impl Dit {
 
     /// Prepares items: a caption `(tokens, cap_feat_dim)` and the latents' `(height, width)` each.
     pub fn condition(&self, captions: &[Tensor], sizes: &[(usize, usize)]) -> Result<Conditioning> {
+        self.check_settled()?;
         let tokens = captions.iter().map(|c| c.dim(0)).collect::<Result<Vec<_>>>()?;
         let layout = Layout::new(&self.config, &tokens, sizes)?;
         let packed = Tensor::cat(captions, 0)?.to_device(&self.device)?.to_dtype(self.dtype)?;
@@ -168,6 +190,13 @@ impl Dit {
             })
             .collect()
     }
+}
+
+type Loaded<T> = std::result::Result<T, LoadError>;
+
+fn linear(weights: &Weights, outs: usize, ins: usize) -> Loaded<Linear> {
+    let weight = weights.get("weight", &[outs, ins])?;
+    Ok(Linear::new(weight, Some(weights.get("bias", &[outs])?)))
 }
 
 impl Conditioning {

@@ -1,9 +1,13 @@
 //! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
 
+mod lora;
+
 use std::{ops::ControlFlow, time::Duration};
 
 use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::{DType, Tensor};
+
+pub use self::lora::{ActiveLora, LoraChoice, LoraReport, SetLorasError};
 
 /// What a loaded model is and accepts.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,11 +39,13 @@ pub struct GenerateJob {
     pub negative_embeddings: Option<Tensor>,
     /// Initial noise `(latent_channels, height / 8, width / 8)` instead of the seed's.
     pub latents: Option<Tensor>,
+    /// A picture to draw from, already of the size of the picture to make.
+    pub image: Option<Picture>,
     /// Also return the final latents.
     pub return_latents: bool,
 }
 
-/// A step that was just done.
+/// A forward pass that was just done. There is one a step of the scheduler, or two with Heun's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// From 1.
@@ -50,8 +56,8 @@ pub struct Step {
 
 /// Hears of progress and may stop the work.
 pub trait StepSink {
-    /// Called after every step, and once with `index` 0 before the first. `Break` ends the job with
-    /// [`GenerateError::Cancelled`] before the next step begins.
+    /// Called after every forward pass, and once with `index` 0 before the first. `Break` ends the
+    /// job with [`GenerateError::Cancelled`] before the next one begins.
     fn step(&mut self, step: Step) -> ControlFlow<()>;
 }
 
@@ -100,6 +106,11 @@ pub trait ImageGenerator: Send {
         job: &GenerateJob,
         sink: &mut dyn StepSink,
     ) -> Result<Generated, GenerateError>;
+    /// The LoRAs that pictures are made with now.
+    fn loras(&self) -> Vec<ActiveLora>;
+    /// Makes pictures with these from now on, instead of those from before. On an error everything
+    /// is as it was.
+    fn set_loras(&mut self, choices: &[LoraChoice]) -> Result<LoraReport, SetLorasError>;
 }
 
 impl ModelInfo {
@@ -117,11 +128,40 @@ impl ModelInfo {
             // Embeddings that guidance will not read are not an error.
             (_, false) => {}
         }
+        if let Some(image) = &job.image {
+            Self::check_image(job, image)?;
+        }
         if let Some(latents) = &job.latents {
             self.check_latents_shape(&job.params, latents.shape())?;
             latents
                 .check_finite()
                 .map_err(|e| GenerateError::BadJob(format!("initial latents: {e}")))?;
+        }
+        Ok(())
+    }
+
+    fn check_image(job: &GenerateJob, image: &Picture) -> Result<(), GenerateError> {
+        let GenerateParams { width, height, steps, strength, .. } = job.params;
+        if job.latents.is_some() {
+            return Err(GenerateError::BadJob(
+                "a picture to draw from and initial latents exclude each other; send one of them"
+                    .into(),
+            ));
+        }
+        if (image.width, image.height) != (width, height)
+            || image.rgb.len() as u64 != u64::from(width) * u64::from(height) * 3
+        {
+            return Err(GenerateError::BadJob(format!(
+                "the picture to draw from is {}x{} with {} bytes; {width}x{height} RGB is needed",
+                image.width,
+                image.height,
+                image.rgb.len()
+            )));
+        }
+        if job.params.first_step() >= steps {
+            return Err(GenerateError::BadJob(format!(
+                "strength {strength} leaves none of the {steps} steps; give a strength above 0"
+            )));
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! `llmdit.v1.Diffusion`: the wire's messages to and from [`DiffusionHandle`].
 
+mod image;
+mod loras;
 mod pull;
 mod upload;
 
@@ -13,8 +15,9 @@ use llm_dit_params::GenerateParams;
 use llm_dit_proto::{
     Fault, tensor,
     v1::{
-        self, Accepted, DescribeDiffusionRequest, DiffusionDescription, Finished, GenerateEvent,
-        GenerateRequest, ImageHeader, StepDone,
+        self, Accepted, ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest,
+        ClearLorasResponse, DescribeDiffusionRequest, DiffusionDescription, Finished,
+        GenerateEvent, GenerateRequest, ImageHeader, ListLorasRequest, ListLorasResponse, StepDone,
         diffusion_server::{Diffusion, DiffusionServer},
         generate_event::Event as Wire,
     },
@@ -65,6 +68,28 @@ impl Diffusion for Service {
         let span = tracing::info_span!("generate", seed = tracing::field::Empty);
         Ok(Response::new(self.events(request.into_inner()).instrument(span).await?))
     }
+
+    async fn list_loras(
+        &self,
+        _: Request<ListLorasRequest>,
+    ) -> Result<Response<ListLorasResponse>, Status> {
+        Ok(Response::new(loras::list(&self.handle).await?))
+    }
+
+    async fn apply_loras(
+        &self,
+        request: Request<ApplyLorasRequest>,
+    ) -> Result<Response<ApplyLorasResponse>, Status> {
+        let span = tracing::info_span!("apply_loras");
+        Ok(Response::new(loras::apply(&self.handle, request.into_inner()).instrument(span).await?))
+    }
+
+    async fn clear_loras(
+        &self,
+        _: Request<ClearLorasRequest>,
+    ) -> Result<Response<ClearLorasResponse>, Status> {
+        Ok(Response::new(loras::clear(&self.handle).await?))
+    }
 }
 
 impl Service {
@@ -72,11 +97,15 @@ impl Service {
         let begun = Instant::now();
         let upload = Upload::read(requests, &self.handle).await?;
         tracing::Span::current().record("seed", upload.params.seed);
+        let source = match upload.image {
+            Some(file) => Some(image::decode(file, upload.params).await?),
+            None => None,
+        };
         let pull_begun = Instant::now();
         let (pulled, encode) = match upload.embeddings {
             Some(embeddings) => {
                 let negative_embeddings = upload.negative_embeddings;
-                (Pulled { embeddings, negative_embeddings, truncated_tokens: 0 }, Duration::ZERO)
+                (Pulled::brought(embeddings, negative_embeddings), Duration::ZERO)
             }
             None => {
                 let pulled = pull::embeddings(&self.handle, &upload.params, upload.prompt).await?;
@@ -88,16 +117,20 @@ impl Service {
             embeddings: pulled.embeddings,
             negative_embeddings: pulled.negative_embeddings,
             latents: upload.latents,
+            image: source,
             return_latents: upload.return_latents,
         };
+        let from_picture = job.image.is_some();
         // Nothing else holds this token: the stream's end, however it comes, is what cancels.
         let events = self.handle.generate(job, &CancellationToken::new()).await?;
         let context = Context {
             begun,
             encode,
             params: upload.params,
+            from_picture,
             return_latents: upload.return_latents,
             truncated_tokens: pulled.truncated_tokens,
+            negative_truncated_tokens: pulled.negative_truncated_tokens,
         };
         Ok(context.translate(events))
     }
@@ -108,8 +141,10 @@ struct Context {
     begun: Instant,
     encode: Duration,
     params: GenerateParams,
+    from_picture: bool,
     return_latents: bool,
     truncated_tokens: u32,
+    negative_truncated_tokens: u32,
 }
 
 impl Context {
@@ -135,6 +170,7 @@ impl Context {
                 queue_position: queue_position as u32,
                 params: Some(self.params()),
                 truncated_tokens: self.truncated_tokens,
+                negative_truncated_tokens: self.negative_truncated_tokens,
             })],
             Event::Step(step) => vec![Wire::Step(StepDone {
                 index: step.index,
@@ -182,6 +218,8 @@ impl Context {
             negative_prompt: None,
             return_latents: self.return_latents,
             shift: Some(params.shift),
+            scheduler: Some(params.scheduler.to_string()),
+            strength: self.from_picture.then_some(params.strength),
         }
     }
 }

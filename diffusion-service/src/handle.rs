@@ -5,16 +5,20 @@
 //! whichever door the request came through.
 
 mod events;
+mod loras;
 
 use std::{io, ops::ControlFlow, sync::Arc, time::Duration};
 
+use llm_dit_params::Scheduler;
 use llm_dit_proto::{Fault, v1};
+use llm_dit_recipe::Recipe;
 use llm_dit_serving::{Remote, Worker};
 use tokio::{sync::mpsc, task, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 pub use self::events::{Event, Events, Image, Timings};
+use self::loras::Loras;
 use crate::{
     engine::{GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo, Step, StepSink},
     picture,
@@ -40,6 +44,7 @@ impl Default for ServiceLimits {
 pub struct DiffusionHandle {
     worker: Worker<Box<dyn ImageGenerator>>,
     shared: Arc<Shared>,
+    loras: Loras,
 }
 
 #[derive(Debug)]
@@ -52,6 +57,7 @@ struct Shared {
 /// What the engine thread hands back.
 struct Done {
     queued: Duration,
+    recipe: Recipe,
     result: Result<Generated, GenerateError>,
 }
 
@@ -70,8 +76,9 @@ impl DiffusionHandle {
         encoder: Option<Remote>,
     ) -> io::Result<Self> {
         let info = engine.info();
+        let loras = Loras::new(engine.loras());
         let worker = Worker::spawn("image generator", limits.queue_capacity, engine)?;
-        Ok(Self { worker, shared: Arc::new(Shared { info, limits, encoder }) })
+        Ok(Self { worker, shared: Arc::new(Shared { info, limits, encoder }), loras })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -100,6 +107,7 @@ impl DiffusionHandle {
                 steps: Some(info.defaults.steps),
                 guidance_scale: Some(info.defaults.guidance_scale),
                 shift: Some(info.defaults.shift),
+                scheduler: Some(info.defaults.scheduler.to_string()),
                 ..Default::default()
             }),
             side_multiple: info.limits.side_multiple,
@@ -112,6 +120,8 @@ impl DiffusionHandle {
             dtype: info.dtype.to_wire(),
             has_encoder: encoder.is_some(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            schedulers: Scheduler::ALL.iter().map(Scheduler::to_string).collect(),
+            loras: self.loras().iter().map(v1::ActiveLora::from).collect(),
         }
     }
 
@@ -135,12 +145,14 @@ impl DiffusionHandle {
 
         let cancel = cancel.child_token();
         // Room for everything the engine thread can say, so that it never finds this full.
-        let (sender, receiver) = mpsc::channel(job.params.steps as usize + 8);
+        let (sender, receiver) = mpsc::channel(job.params.forwards() as usize + 8);
         let mut progress = Progress { cancel: cancel.clone(), sender: sender.clone() };
         let queued = Instant::now();
         let ticket = self.worker.submit(&cancel, move |engine| {
             let queued = queued.elapsed();
-            Done { queued, result: engine.generate(&job, &mut progress) }
+            // Here, where no LoRA can be changed between this and the picture.
+            let recipe = picture::recipe(&engine.info(), &engine.loras(), &job);
+            Done { queued, recipe, result: engine.generate(&job, &mut progress) }
         })?;
         let accepted = Event::Accepted { queue_position: ticket.position() };
         let finish = async move {
@@ -174,17 +186,19 @@ impl StepSink for Progress {
 
 /// From pixels to the last event, while the engine is already at the next job.
 async fn finish(done: Done, sender: &mpsc::Sender<Result<Event, Fault>>) -> Result<(), Fault> {
+    let recipe = done.recipe;
     let Generated { picture, latents, denoise, decode } = done.result.map_err(fault)?;
     if let Some(latents) = latents {
         let _ = sender.send(Ok(Event::Latents(latents))).await;
     }
     let begun = Instant::now();
     let (width, height) = (picture.width, picture.height);
-    let png =
-        task::spawn_blocking(move || picture::encode_png(&picture)).await.map_err(|error| {
+    let png = task::spawn_blocking(move || picture::encode_png(&picture, &recipe)).await.map_err(
+        |error| {
             tracing::error!(%error, "writing the PNG failed");
             Fault::Internal("the picture could not be written as PNG".to_owned())
-        })??;
+        },
+    )??;
     let timings = Timings { queue: done.queued, denoise, decode, image: begun.elapsed() };
     tracing::info!(
         width,

@@ -6,12 +6,18 @@ mod grpc;
 mod guidance;
 mod handle;
 mod load;
+mod lora;
 pub mod noise;
 pub mod picture;
 mod pipeline;
 pub mod schedule;
+pub mod source;
+mod source_latents;
 pub mod vae;
 
 pub use grpc::run;
 pub use handle::{DiffusionHandle, Event, Events, Image, ServiceLimits, Timings};
 pub use load::{DiffusionOptions, defaults, load, load_decoder, load_dit, load_encoder};
+pub use lora::{
+    LoraArg, LoraArgs, LoraArgsError, LoraSummary, LorasFolder, LorasFolderError, read_loras,
+};

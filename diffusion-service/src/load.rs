@@ -1,19 +1,24 @@
 //! From a model folder to an engine.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::Device;
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, LoadError, compute_dtype, model_label, read_config,
+    Checkpoint, DeviceChoice, LoadError, Weights, compute_dtype, model_label, read_config,
 };
 use serde::Deserialize;
 
 use crate::{
     dit::{self, Dit},
-    engine::ImageGenerator,
+    engine::{ImageGenerator, LoraChoice},
+    lora,
     pipeline::ZImage,
+    source_latents::SourceEncoder,
     vae,
 };
 
@@ -28,6 +33,8 @@ pub struct DiffusionOptions {
     pub device: DeviceChoice,
     /// What the DiT computes in; `None`: f32 on the CPU, bf16 on an accelerator.
     pub dtype: Option<DType>,
+    /// LoRAs to fuse.
+    pub loras: Vec<LoraChoice>,
 }
 
 /// `scheduler/scheduler_config.json`, as far as it matters.
@@ -47,7 +54,11 @@ struct SampleSize {
 /// Loads `transformer/`, `vae/` and `scheduler/`.
 pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadError> {
     let device = options.device.open()?;
-    let dit = load_dit(&options.model_path.join("transformer"), &device, options.dtype)?;
+    let (config, weights) =
+        open_dit(&options.model_path.join("transformer"), &device, options.dtype)?;
+    // First the LoRAs, so that one that does not fit is known before gigabytes are read.
+    let (loras, overlay) = lora::read_loras(&options.loras, &config)?;
+    let dit = Dit::load(config, &weights.with_overlay(Arc::new(overlay)))?;
     let decoder = load_decoder(&options.model_path.join("vae"), &device)?;
     let (made, read) = (dit.config().in_channels, decoder.config().latent_channels);
     if made != read {
@@ -55,15 +66,26 @@ pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadE
         return Err(LoadError::Invalid { path: options.model_path.clone(), cause });
     }
     let label = model_label(&options.model_path);
-    Ok(Box::new(ZImage { label, dit, decoder, defaults: defaults(&options.model_path)? }))
+    let defaults = defaults(&options.model_path)?;
+    let source = SourceEncoder::new(options.model_path.join("vae"), device);
+    Ok(Box::new(ZImage { label, dit, decoder, source, defaults, loras }))
 }
 
 /// A `transformer/` folder.
 pub fn load_dit(folder: &Path, device: &Device, dtype: Option<DType>) -> Result<Dit, LoadError> {
+    let (config, weights) = open_dit(folder, device, dtype)?;
+    Dit::load(config, &weights)
+}
+
+fn open_dit(
+    folder: &Path,
+    device: &Device,
+    dtype: Option<DType>,
+) -> Result<(dit::Config, Weights), LoadError> {
     let path = folder.join("config.json");
     let config: dit::Config = read_config(&path)?;
     config.check().map_err(|cause| LoadError::Invalid { path, cause })?;
-    Dit::load(config, &Checkpoint::open(folder, STEM, device, compute_dtype(dtype, device))?)
+    Ok((config, Checkpoint::open(folder, STEM, device, compute_dtype(dtype, device))?))
 }
 
 /// The decoding half of a `vae/` folder. f32 whatever the DiT computes in: half precision makes

@@ -3,7 +3,7 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use diffusion_service::{DiffusionHandle, DiffusionOptions, ServiceLimits, load, run};
+use diffusion_service::{DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimits, load, run};
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     Remote,
@@ -32,6 +32,8 @@ struct Args {
     /// Pictures that may wait while one is made; more are told to try again
     #[arg(long, value_name = "N", default_value_t = ServiceLimits::default().queue_capacity)]
     queue_capacity: usize,
+    #[command(flatten)]
+    lora: LoraArgs,
     #[command(flatten)]
     listen: ListenArgs<50052>,
     #[command(flatten)]
@@ -73,11 +75,13 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         model_path: model_folder(args.model_path.as_deref())?,
         device: args.device,
         dtype: args.dtype,
+        loras: args.lora.choices()?,
     };
+    let folder = args.lora.folder()?;
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let engine = load(&options)?;
     let limits = ServiceLimits { queue_capacity: args.queue_capacity, ..Default::default() };
-    let handle = DiffusionHandle::spawn(engine, limits, encoder)?;
+    let handle = DiffusionHandle::spawn(engine, limits, encoder)?.with_loras_folder(folder);
     let info = handle.info();
     tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");
     run(listener, handle, shutdown::on_signal()?).await?;

@@ -60,17 +60,30 @@ impl Mt19937 {
 /// `count` must be at least 16: PyTorch draws fewer values in another way, and no latents are
 /// that small.
 pub fn randn(seed: u64, count: usize) -> Vec<f32> {
-    assert!(count >= BLOCK, "PyTorch draws fewer than {BLOCK} values in another way");
-    // The high bits do not take part in PyTorch either.
-    let mut generator = Mt19937::new(seed as u32);
-    let mut values: Vec<f32> = (0..count).map(|_| generator.uniform()).collect();
-    values.chunks_exact_mut(BLOCK).for_each(box_muller);
-    if !count.is_multiple_of(BLOCK) {
-        let last = &mut values[count - BLOCK..];
-        last.fill_with(|| generator.uniform());
-        box_muller(last);
+    Noise::new(seed).randn(count)
+}
+
+/// `torch.Generator("cpu")`: each draw goes on where the last one ended.
+pub struct Noise(Mt19937);
+
+impl Noise {
+    pub fn new(seed: u64) -> Self {
+        // The high bits do not take part in PyTorch either.
+        Self(Mt19937::new(seed as u32))
     }
-    values
+
+    /// As [`randn`].
+    pub fn randn(&mut self, count: usize) -> Vec<f32> {
+        assert!(count >= BLOCK, "PyTorch draws fewer than {BLOCK} values in another way");
+        let mut values: Vec<f32> = (0..count).map(|_| self.0.uniform()).collect();
+        values.chunks_exact_mut(BLOCK).for_each(box_muller);
+        if !count.is_multiple_of(BLOCK) {
+            let last = &mut values[count - BLOCK..];
+            last.fill_with(|| self.0.uniform());
+            box_muller(last);
+        }
+        values
+    }
 }
 
 fn box_muller(block: &mut [f32]) {

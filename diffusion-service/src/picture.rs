@@ -1,4 +1,4 @@
-//! 8-bit pixels to an image file.
+//! 8-bit pixels to an image file, with what the service knows of how they were made.
 //!
 //! Every door uses this one function, so that the same picture is the same file, byte for byte,
 //! whether one process made it or three.
@@ -9,15 +9,51 @@ use image::{
     codecs::png::{CompressionType, FilterType, PngEncoder},
 };
 use llm_dit_proto::Fault;
+use llm_dit_recipe::{Lora, Recipe, Settings};
 
-use crate::engine::Picture;
+use crate::engine::{ActiveLora, GenerateJob, ModelInfo, Picture};
 
 /// What [`encode_png`] makes.
 pub const MEDIA_TYPE: &str = "image/png";
 
+/// What this service knows of how a job's picture is made; the prompt is not part of it.
+pub fn recipe(info: &ModelInfo, loras: &[ActiveLora], job: &GenerateJob) -> Recipe {
+    let params = &job.params;
+    let settings = Settings {
+        width: Some(params.width),
+        height: Some(params.height),
+        steps: Some(params.steps),
+        seed: Some(params.seed),
+        guidance_scale: Some(params.guidance_scale),
+        cfg_normalization: params.cfg_normalization,
+        cfg_truncation: params.cfg_truncation,
+        shift: Some(params.shift),
+        scheduler: Some(params.scheduler.to_string()),
+        strength: job.image.is_some().then_some(params.strength),
+        ..Settings::default()
+    };
+    Recipe {
+        program: Some(concat!("llm-dit ", env!("CARGO_PKG_VERSION")).to_owned()),
+        model: Some(info.model.clone()),
+        dtype: Some(info.dtype.to_string()),
+        settings,
+        loras: loras.iter().map(lora).collect(),
+        ..Recipe::default()
+    }
+}
+
+fn lora(active: &ActiveLora) -> Lora {
+    let choice = &active.choice;
+    Lora {
+        name: choice.name.clone(),
+        scale: choice.scale,
+        trigger_words: choice.trigger_words.clone(),
+    }
+}
+
 /// Compresses a picture, in milliseconds a megapixel: the default level makes files a third smaller
 /// and takes fifteen times as long, with the caller waiting.
-pub fn encode_png(picture: &Picture) -> Result<Bytes, Fault> {
+pub fn encode_png(picture: &Picture, recipe: &Recipe) -> Result<Bytes, Fault> {
     let Picture { width, height, ref rgb } = *picture;
     // The encoder would panic.
     if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
@@ -36,7 +72,10 @@ pub fn encode_png(picture: &Picture) -> Result<Bytes, Fault> {
             tracing::error!(%error, "a picture could not be written as PNG");
             Fault::Internal("the picture could not be written as PNG".to_owned())
         })?;
-    Ok(file.into())
+    llm_dit_recipe::write(file.into(), recipe).map_err(|error| {
+        tracing::error!(%error, "a picture's parameters could not be written");
+        Fault::Internal("the picture could not be written as PNG".to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -47,8 +86,10 @@ mod tests {
     fn pixels_survive_and_the_file_is_always_the_same() {
         let rgb: Vec<u8> = (0..5 * 3 * 3).map(|i| (i * 37 % 256) as u8).collect();
         let picture = Picture { width: 5, height: 3, rgb };
-        let file = encode_png(&picture).expect("encodes");
-        assert_eq!(encode_png(&picture), Ok(file.clone()));
+        let recipe = Recipe { model: Some("demo".into()), ..Default::default() };
+        let file = encode_png(&picture, &recipe).expect("encodes");
+        assert_eq!(encode_png(&picture, &recipe), Ok(file.clone()));
+        assert_eq!(llm_dit_recipe::read(file.clone()).expect("a PNG"), Some(recipe));
         let read = image::load_from_memory(&file).expect("decodes").into_rgb8();
         assert_eq!(read.dimensions(), (5, 3));
         assert_eq!(read.into_raw(), picture.rgb);
@@ -57,6 +98,6 @@ mod tests {
     #[test]
     fn a_picture_of_the_wrong_size_is_an_error_and_no_panic() {
         let picture = Picture { width: 5, height: 3, rgb: vec![0; 7] };
-        assert!(matches!(encode_png(&picture), Err(Fault::Internal(_))));
+        assert!(matches!(encode_png(&picture, &Recipe::default()), Err(Fault::Internal(_))));
     }
 }

@@ -10,10 +10,13 @@ use llm_dit_weights::{device_name, wire_dtype};
 use crate::{
     dit::{self, Conditioning, Dit},
     engine::{
-        GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo, Picture, Step, StepSink,
+        ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice, LoraReport,
+        ModelInfo, Picture, SetLorasError, Step, StepSink,
     },
-    guidance, noise,
-    schedule::{euler_step, flow_sigmas},
+    guidance,
+    noise::Noise,
+    schedule::{Solver, sigmas},
+    source_latents::SourceEncoder,
     vae,
 };
 
@@ -22,7 +25,10 @@ pub struct ZImage {
     pub label: String,
     pub dit: Dit,
     pub decoder: vae::Decoder,
+    pub source: SourceEncoder,
     pub defaults: ModelDefaults,
+    /// What is fused into `dit`.
+    pub loras: Vec<ActiveLora>,
 }
 
 impl ImageGenerator for ZImage {
@@ -78,28 +84,36 @@ impl ImageGenerator for ZImage {
             .map_err(|e| GenerateError::Backend(e.to_string()))?;
         Ok(Generated { picture, latents, denoise, decode })
     }
+
+    fn loras(&self) -> Vec<ActiveLora> {
+        self.loras.clone()
+    }
+
+    fn set_loras(&mut self, choices: &[LoraChoice]) -> Result<LoraReport, SetLorasError> {
+        self.change_loras(choices)
+    }
 }
 
 impl ZImage {
-    /// The loop over sigmas. Latents stay f32 on the host; only the model's input is rounded.
+    /// The walk along the sigmas. Latents stay f32 on the host; only the model's input is rounded.
     fn denoise(
-        &self,
+        &mut self,
         info: &ModelInfo,
         job: &GenerateJob,
         sink: &mut dyn StepSink,
     ) -> Result<Vec<f32>, GenerateError> {
         let params = &job.params;
         let shape = info.latent_shape(params);
-        let mut latents = match &job.latents {
-            Some(given) => given.to_f32(),
-            None => noise::randn(params.seed, shape.iter().product()),
-        };
-        let total = params.steps;
+        // Steps that a picture to draw from stands for.
+        let first = if job.image.is_some() { params.first_step() } else { 0 };
+        let total = params.scheduler.forwards(params.steps - first);
+        let grid = sigmas(params.scheduler, params.steps, params.shift).split_off(first as usize);
         let mut report = |index: u32, duration| match sink.step(Step { index, total, duration }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(GenerateError::Cancelled),
         };
         report(0, std::time::Duration::ZERO)?;
+        let mut latents = self.start(job, shape, grid[0])?;
 
         let positive = self.condition(&[&job.embeddings], shape)?;
         let both = match &job.negative_embeddings {
@@ -108,10 +122,11 @@ impl ZImage {
             }
             _ => None,
         };
-        let sigmas = flow_sigmas(total, params.shift);
-        for (index, pair) in (1..).zip(sigmas.windows(2)) {
+        let mut solver = Solver::new(params.scheduler, grid);
+        let mut index = 0;
+        while let Some(sigma) = solver.sigma() {
             let started = Instant::now();
-            let time = (1.0 - pair[0]) as f32;
+            let time = (1.0 - sigma) as f32;
             let prediction = match &both {
                 Some(both) if guidance::applies(params, time) => {
                     let outputs = self.forward(&latents, shape, time, both)?;
@@ -121,10 +136,26 @@ impl ZImage {
             };
             // The model predicts x0 - noise; the velocity points the other way.
             let velocity: Vec<f32> = prediction.iter().map(|v| -v).collect();
-            euler_step(&mut latents, &velocity, pair[0], pair[1]);
+            solver.advance(&mut latents, &velocity);
+            index += 1;
             report(index, started.elapsed())?;
         }
         Ok(latents)
+    }
+
+    /// What the first step gets: noise, or a picture under as much noise as `sigma` says.
+    fn start(
+        &mut self,
+        job: &GenerateJob,
+        shape: [usize; 3],
+        sigma: f64,
+    ) -> Result<Vec<f32>, GenerateError> {
+        let mut noise = Noise::new(job.params.seed);
+        match (&job.latents, &job.image) {
+            (Some(given), _) => Ok(given.to_f32()),
+            (None, Some(image)) => self.source.noisy(image, shape, sigma, &mut noise),
+            (None, None) => Ok(noise.randn(shape.iter().product())),
+        }
     }
 
     fn condition(

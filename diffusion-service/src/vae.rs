@@ -182,6 +182,10 @@ impl Encoder {
         })
     }
 
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Pictures `(n, 3, height, width)` in -1 to 1; sides are multiples of the scale factor.
     pub fn encode(&self, pictures: &Tensor) -> Result<Posterior> {
         let mut x = channels_last(pictures, &self.device, self.dtype)?;

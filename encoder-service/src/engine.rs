@@ -11,7 +11,7 @@ pub struct EncoderInfo {
     pub hidden_size: usize,
     /// Decoder layers in the checkpoint.
     pub layers: usize,
-    /// "cpu", "cuda:0" or "metal:0".
+    /// "cpu", "cuda:0" or "metal:0"; "heylookitsanllm" when another machine computes.
     pub device: String,
     /// What the model computes in.
     pub dtype: DType,

@@ -61,14 +61,14 @@ impl Encoder for Service {
 impl Service {
     async fn frames(&self, request: v1::EncodeRequest) -> Result<Frames, Fault> {
         let request = EncodeRequest {
-            chats: request.prompts.into_iter().map(chat).collect(),
+            chats: request.prompts.into_iter().map(Chat::from).collect(),
             hidden_layer: request.hidden_layer,
             max_tokens: request.max_tokens,
             dtype: DType::from_wire(request.dtype)?,
         };
         // Nothing else holds this token: the stream's end, however it comes, is what cancels.
         let embeddings = self.handle.encode(request, &CancellationToken::new()).await?;
-        let model = self.handle.info().model.clone();
+        let model = self.handle.info().model;
         let frames = embeddings.flat_map(move |result| match result {
             Ok(embedding) => stream::iter(frames(embedding, &model).map(Ok).collect::<Vec<_>>()),
             Err(fault) => stream::iter(vec![Err(Status::from(fault))]),
@@ -89,9 +89,4 @@ fn frames(embedding: Embedding, model: &str) -> impl Iterator<Item = EncodeRespo
     std::iter::once(Frame::Header(header))
         .chain(embedding.tensor.chunks().map(Frame::Data))
         .map(|frame| EncodeResponse { frame: Some(frame) })
-}
-
-fn chat(chat: v1::Chat) -> Chat {
-    let v1::Chat { user, system, thinking, assistant, force_think_block } = chat;
-    Chat { user, system, thinking, assistant, force_think_block }
 }

@@ -13,22 +13,24 @@ use std::{
 
 use futures::Stream;
 use llm_dit_chat::ChatTokenizer;
+use llm_dit_heylook::HeylookEncoder;
 use llm_dit_proto::{Fault, Tensor, v1};
-use llm_dit_serving::{Ticket, Worker};
+use llm_dit_serving::Ticket;
 use tokio::{sync::mpsc, task};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use crate::{
-    engine::{EncodeError, EncoderInfo, TextEncoder},
-    request::{self, EncodeRequest, EncoderLimits, Prepared},
+    backend::{Backend, Encoded, Heylook, Local, Prepared, Queued, Turn},
+    engine::{EncoderInfo, TextEncoder},
+    request::{EncodeRequest, EncoderLimits},
 };
 
-/// A loaded encoder on its thread.
+/// An encoder and the line before it.
 #[derive(Clone, Debug)]
 pub struct EncoderHandle {
-    worker: Worker<Box<dyn TextEncoder>>,
-    shared: Arc<Shared>,
+    backend: Arc<dyn Backend>,
+    limits: EncoderLimits,
 }
 
 /// One prompt's result.
@@ -40,7 +42,7 @@ pub struct Embedding {
     pub tensor: Tensor,
     /// Index into `output_hidden_states`, from 0.
     pub hidden_layer: usize,
-    /// Tokens that were cut from the user's text.
+    /// Tokens that were cut from the user's text; of heylookitsanllm, 1 when some may have been.
     pub truncated_tokens: usize,
 }
 
@@ -52,16 +54,8 @@ pub struct Embeddings {
     _stop: DropGuard,
 }
 
-#[derive(Debug)]
-struct Shared {
-    info: EncoderInfo,
-    limits: EncoderLimits,
-    tokenizer: ChatTokenizer,
-}
-
-/// A request that was let in, on its way through the worker.
+/// A request that was let in, on its way through the line.
 struct Run {
-    handle: EncoderHandle,
     cancel: CancellationToken,
     sender: mpsc::Sender<Result<Embedding, Fault>>,
 }
@@ -73,44 +67,54 @@ impl EncoderHandle {
         tokenizer: ChatTokenizer,
         limits: EncoderLimits,
     ) -> io::Result<Self> {
-        let info = engine.info();
-        let worker = Worker::spawn("text encoder", limits.queue_capacity, engine)?;
-        Ok(Self { worker, shared: Arc::new(Shared { info, limits, tokenizer }) })
+        let backend = Local::spawn(engine, tokenizer, limits.queue_capacity)?;
+        Ok(Self { backend: Arc::new(backend), limits })
     }
 
-    pub fn info(&self) -> &EncoderInfo {
-        &self.shared.info
+    /// Has another machine compute. Must be called inside a tokio runtime.
+    pub fn heylook(encoder: HeylookEncoder, limits: EncoderLimits) -> io::Result<Self> {
+        let backend = Heylook::spawn(encoder, limits.queue_capacity)?;
+        Ok(Self { backend: Arc::new(backend), limits })
+    }
+
+    /// What the encoder is. Of another machine more is known once it has answered.
+    pub fn info(&self) -> EncoderInfo {
+        self.backend.info()
     }
 
     pub fn limits(&self) -> &EncoderLimits {
-        &self.shared.limits
+        &self.limits
     }
 
     /// [`EncoderHandle::info`] and [`EncoderHandle::limits`] as the wire has them.
     pub fn describe(&self) -> v1::EncoderDescription {
-        let Shared { info, limits, .. } = &*self.shared;
+        let (info, limits) = (self.info(), &self.limits);
         v1::EncoderDescription {
-            model: info.model.clone(),
+            model: info.model,
             hidden_size: info.hidden_size as u32,
             layers: info.layers as u32,
             default_hidden_layer: EncoderInfo::DEFAULT_HIDDEN_LAYER,
             default_max_tokens: limits.default_max_tokens as u32,
             max_tokens_limit: limits.max_tokens as u32,
             max_prompts: limits.max_prompts as u32,
-            device: info.device.clone(),
+            device: info.device,
             dtype: info.dtype.to_wire(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
-    /// Checks and tokenizes every prompt, queues the first, and returns the results to come.
+    /// Checks every prompt, queues the first, and returns the results to come.
     pub async fn encode(
         &self,
         request: EncodeRequest,
         cancel: &CancellationToken,
     ) -> Result<Embeddings, Fault> {
-        let shared = Arc::clone(&self.shared);
-        let prepare = move || request.prepare(&shared.info, &shared.limits, &shared.tokenizer);
+        let ask = request.check(&self.limits)?;
+        let backend = Arc::clone(&self.backend);
+        let prepare = move || {
+            let chats = request.chats.iter();
+            chats.map(|chat| backend.prepare(chat, &ask)).collect::<Result<Vec<_>, _>>()
+        };
         let prepared = task::spawn_blocking(prepare).await.map_err(|error| {
             tracing::error!(%error, "tokenizing failed");
             Fault::Internal("the tokenizer failed; the log has the cause".to_owned())
@@ -118,12 +122,11 @@ impl EncoderHandle {
 
         let cancel = cancel.child_token();
         let (sender, receiver) = mpsc::channel(1);
-        let run = Run { handle: self.clone(), cancel: cancel.clone(), sender };
+        let run = Run { cancel: cancel.clone(), sender };
         let mut prompts = prepared.into_iter();
         if let Some(first) = prompts.next() {
-            let (job, rest) = (first.job.clone(), prompts);
-            let ticket = self.worker.submit(&cancel, move |engine| engine.encode(&job))?;
-            tokio::spawn(run.finish(first, ticket, rest).in_current_span());
+            let ticket = first.queue(&cancel, Turn::First)?;
+            tokio::spawn(run.finish(ticket, prompts).in_current_span());
         }
         Ok(Embeddings { receiver, _stop: cancel.drop_guard() })
     }
@@ -134,48 +137,38 @@ impl Run {
     /// taken, so a slow reader makes us keep one tensor and never makes the engine wait.
     async fn finish(
         self,
-        first: Prepared,
-        ticket: Ticket<Result<Tensor, EncodeError>>,
+        first: Ticket<Result<Encoded, Fault>>,
         rest: impl Iterator<Item = Prepared>,
     ) {
         let begun = Instant::now();
-        let (mut prompts, mut tokens) = (1, first.job.token_ids.len());
-        if !self.deliver(0, first, ticket).await {
-            return;
-        }
+        let Some(mut tokens) = self.deliver(0, Ok(first)).await else { return };
+        let mut prompts = 1;
         for (index, next) in (1..).zip(rest) {
             let Ok(room) = self.sender.reserve().await else { return };
             drop(room);
+            let ticket = next.queue(&self.cancel, Turn::Next);
+            let Some(more) = self.deliver(index, ticket).await else { return };
             prompts += 1;
-            tokens += next.job.token_ids.len();
-            let job = next.job.clone();
-            let work = move |engine: &mut Box<dyn TextEncoder>| engine.encode(&job);
-            let ticket = self.handle.worker.submit_next(&self.cancel, work);
-            if !self.deliver(index, next, ticket).await {
-                return;
-            }
+            tokens += more;
         }
         tracing::info!(prompts, tokens, seconds = begun.elapsed().as_secs_f64(), "encoded");
     }
 
-    /// False when there is nobody left to go on for.
-    async fn deliver(
-        &self,
-        index: usize,
-        prompt: Prepared,
-        ticket: Ticket<Result<Tensor, EncodeError>>,
-    ) -> bool {
-        let Prepared { job, truncated_tokens } = prompt;
-        let result = match ticket.wait().await {
-            Ok(Ok(tensor)) => {
-                let hidden_layer = job.hidden_layer;
-                Ok(Embedding { index, tensor, hidden_layer, truncated_tokens })
-            }
-            Ok(Err(error)) => Err(request::fault(error)),
+    /// The prompt's tokens; `None` when there is nobody left to go on for.
+    async fn deliver(&self, index: usize, queued: Queued) -> Option<usize> {
+        let result = match queued {
+            Ok(ticket) => ticket.wait().await.and_then(|result| result),
             Err(fault) => Err(fault),
         };
-        let well = result.is_ok();
-        self.sender.send(result).await.is_ok() && well
+        let result = result.map(|Encoded { tensor, hidden_layer, truncated_tokens }| Embedding {
+            index,
+            tensor,
+            hidden_layer,
+            truncated_tokens,
+        });
+        let tokens = result.as_ref().ok().map(|embedding| embedding.tensor.shape()[0]);
+        self.sender.send(result).await.ok()?;
+        tokens
     }
 }
 

@@ -1,5 +1,7 @@
-//! The encoder service: prompts in, the text encoder's hidden states out, over gRPC.
+//! The encoder service: prompts in, the text encoder's hidden states out, over gRPC. The model runs
+//! here, or on a machine with heylookitsanllm.
 
+mod backend;
 pub mod engine;
 mod grpc;
 mod handle;

@@ -1,9 +1,11 @@
-//! `encoder-service`: Qwen3 on this machine for diffusion services elsewhere.
+//! `encoder-service`: Qwen3 on this machine, or behind heylookitsanllm, for diffusion services
+//! elsewhere.
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use encoder_service::{EncoderHandle, EncoderLimits, EncoderOptions, load, run};
+use llm_dit_heylook::{HeylookEncoder, args::ApiArgs};
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     args::{self, ListenArgs},
@@ -29,6 +31,8 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = EncoderLimits::default().queue_capacity)]
     queue_capacity: usize,
     #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
     listen: ListenArgs<50051>,
     #[command(flatten)]
     log: LogArgs,
@@ -41,6 +45,8 @@ Examples:
   encoder-service --model-path ~/models/Z-Image-Turbo --device metal --host 0.0.0.0
       On a Mac, for a diffusion service on another machine:
       diffusion-service --encoder http://MAC:50051
+  encoder-service --api-url http://mac:8000 --api-model Qwen3-4B
+      No model here: hands on what heylookitsanllm on a Mac computes
 
 SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
 Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
@@ -64,6 +70,19 @@ async fn main() -> ExitCode {
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     // First the port, so that a taken one is known before gigabytes are read.
     let listener = args.listen.bind().await?;
+    let limits = EncoderLimits { queue_capacity: args.queue_capacity, ..Default::default() };
+    let handle = match args.api.encoder()? {
+        Some(encoder) => {
+            tokio::spawn(introduce(encoder.clone()));
+            EncoderHandle::heylook(encoder, limits)?
+        }
+        None => load_local(&args, limits)?,
+    };
+    run(listener, handle, shutdown::on_signal()?).await?;
+    Ok(())
+}
+
+fn load_local(args: &Args, limits: EncoderLimits) -> Result<EncoderHandle, Box<dyn Error>> {
     let options = EncoderOptions {
         model_path: model_folder(args.model_path.as_deref())?,
         device: args.device,
@@ -71,10 +90,24 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     };
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let (engine, tokenizer) = load(&options)?;
-    let limits = EncoderLimits { queue_capacity: args.queue_capacity, ..Default::default() };
     let handle = EncoderHandle::spawn(engine, tokenizer, limits)?;
     let info = handle.info();
     tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");
-    run(listener, handle, shutdown::on_signal()?).await?;
-    Ok(())
+    Ok(handle)
+}
+
+/// Says in the log what is at the other end. Services may start in any order, so nothing is an
+/// error yet.
+async fn introduce(encoder: HeylookEncoder) {
+    let (url, model) = (encoder.url(), encoder.model());
+    match encoder.about().await {
+        Ok(about) => match about.objection(model) {
+            None => {
+                let version = about.version.as_deref().unwrap_or("unknown");
+                tracing::info!(url, model, version, "heylookitsanllm is there");
+            }
+            Some(objection) => tracing::warn!(url, "{objection}"),
+        },
+        Err(error) => tracing::warn!("{error}"),
+    }
 }

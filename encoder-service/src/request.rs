@@ -1,10 +1,10 @@
 //! What may be asked of the encoder, checked before anything is queued.
 
-use llm_dit_chat::{Chat, ChatError, ChatTokenizer};
+use llm_dit_chat::Chat;
 use llm_dit_params::{MAX_PROMPT_BYTES, ParamError};
 use llm_dit_proto::{DType, Fault};
 
-use crate::engine::{EncodeError, EncodeJob, EncoderInfo};
+use crate::{backend::Ask, engine::EncoderInfo};
 
 /// Bounds of one encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,23 +36,12 @@ pub struct EncodeRequest {
     pub dtype: Option<DType>,
 }
 
-/// One prompt, ready for the engine.
-pub(crate) struct Prepared {
-    pub job: EncodeJob,
-    pub truncated_tokens: usize,
-}
-
 impl EncodeRequest {
-    /// Checks everything and tokenizes every prompt. Takes milliseconds for long texts.
+    /// Checks all that can be checked before a prompt's tokens are known.
     ///
     /// A blank user text is fine here, since the empty negative prompt is one; the doors where
     /// people write refuse it.
-    pub(crate) fn prepare(
-        self,
-        info: &EncoderInfo,
-        limits: &EncoderLimits,
-        tokenizer: &ChatTokenizer,
-    ) -> Result<Vec<Prepared>, Fault> {
+    pub(crate) fn check(&self, limits: &EncoderLimits) -> Result<Ask, Fault> {
         let bad = |message: String| Err(Fault::BadRequest(message));
         if self.chats.is_empty() {
             return bad("the request holds no prompt; send at least one".to_owned());
@@ -62,9 +51,6 @@ impl EncodeRequest {
             return bad(format!("{n} prompts in one request; send at most {max}"));
         }
         self.chats.iter().try_for_each(check_texts)?;
-        let hidden_layer = info
-            .resolve_hidden_layer(self.hidden_layer.unwrap_or(EncoderInfo::DEFAULT_HIDDEN_LAYER))
-            .map_err(fault)?;
         let max_tokens = self.max_tokens.map_or(limits.default_max_tokens, |n| n as usize);
         if max_tokens == 0 || max_tokens > limits.max_tokens {
             return bad(format!(
@@ -72,39 +58,8 @@ impl EncodeRequest {
                 limits.max_tokens
             ));
         }
-        let dtype = self.dtype.unwrap_or(info.dtype);
-        self.chats
-            .iter()
-            .map(|chat| {
-                let tokens = tokenizer.tokenize(chat, max_tokens).map_err(chat_fault)?;
-                let job = EncodeJob { token_ids: tokens.ids, hidden_layer, dtype };
-                Ok(Prepared { job, truncated_tokens: tokens.truncated_tokens })
-            })
-            .collect()
-    }
-}
-
-/// What an engine's error means for the caller; internal causes end in the log.
-pub(crate) fn fault(error: EncodeError) -> Fault {
-    match error {
-        EncodeError::BadJob(message) => Fault::BadRequest(message),
-        EncodeError::Backend(cause) => {
-            tracing::error!(cause, "encoding failed");
-            Fault::Internal("the text encoder failed; its log has the cause".to_owned())
-        }
-    }
-}
-
-fn chat_fault(error: ChatError) -> Fault {
-    match error {
-        ChatError::NoRoom { .. } => Fault::BadRequest(error.to_string()),
-        ChatError::Io { .. }
-        | ChatError::Invalid { .. }
-        | ChatError::MissingToken { .. }
-        | ChatError::Tokenizer(_) => {
-            tracing::error!(%error, "tokenizing failed");
-            Fault::Internal("the tokenizer failed; the encoder's log has the cause".to_owned())
-        }
+        let hidden_layer = self.hidden_layer.unwrap_or(EncoderInfo::DEFAULT_HIDDEN_LAYER);
+        Ok(Ask { hidden_layer, max_tokens, dtype: self.dtype })
     }
 }
 
@@ -115,7 +70,8 @@ fn check_texts(chat: &Chat) -> Result<(), Fault> {
         ("thinking", &chat.thinking),
         ("assistant", &chat.assistant),
     ];
-    for (name, text) in texts {
+    let history = chat.history.iter().flat_map(|e| [&e.user, &e.thinking, &e.assistant]);
+    for (name, text) in texts.into_iter().chain(history.map(|text| ("history", text))) {
         if text.len() > MAX_PROMPT_BYTES {
             return Err(ParamError::PromptTooLong { name, bytes: text.len() }.into());
         }

@@ -24,3 +24,13 @@ fn a_wrong_command_line_exits_64() {
         assert!(!output.stderr.is_empty(), "{args:?}");
     }
 }
+
+#[test]
+fn the_address_of_another_machine_is_checked() {
+    for url in ["mac:8000", "https://mac:8000", "http://mac:8000/v1"] {
+        let output = run(&["--api-url", url]);
+        assert_eq!(output.status.code(), Some(64), "{url}");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(said.contains("--api-url") && said.contains("http://HOST:PORT"), "{said}");
+    }
+}

@@ -1,16 +1,17 @@
 //! The routes, what surrounds them, and serving them.
 
-use std::{any::Any, io};
+use std::{any::Any, io, sync::Arc};
 
 use axum::{
     Router,
-    extract::Request,
+    extract::{FromRef, Request},
     response::{Html, IntoResponse as _, Response},
     routing::{get, post},
     serve::ListenerExt as _,
 };
 use llm_dit_proto::Fault;
-use llm_dit_serving::{client::BadUrl, grpc::DEFAULT_GRACE};
+use llm_dit_serving::grpc::DEFAULT_GRACE;
+use llm_dit_templates::Library;
 use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
 use tower_http::{
@@ -30,9 +31,29 @@ use crate::{
 
 const INDEX: &str = include_str!("index.html");
 
+/// What requests share.
+#[derive(Clone, Debug)]
+struct Shared {
+    backends: Backends,
+    templates: Arc<Library>,
+}
+
+impl FromRef<Shared> for Backends {
+    fn from_ref(shared: &Shared) -> Self {
+        shared.backends.clone()
+    }
+}
+
+impl FromRef<Shared> for Arc<Library> {
+    fn from_ref(shared: &Shared) -> Self {
+        Arc::clone(&shared.templates)
+    }
+}
+
 /// Every route of the gateway. Must be called inside a tokio runtime.
-pub fn app(options: &GatewayOptions) -> Result<Router, BadUrl> {
+pub fn app(options: &GatewayOptions) -> Result<Router, Error> {
     let backends = Backends::new(options)?;
+    let templates = Arc::new(Library::load(options.templates_dir.as_deref())?);
     let around = tower::ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(
@@ -51,7 +72,7 @@ pub fn app(options: &GatewayOptions) -> Result<Router, BadUrl> {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(around)
-        .with_state(backends))
+        .with_state(Shared { backends, templates }))
 }
 
 /// Serves until `shutdown` fires and the running requests are done, or the grace period is over.

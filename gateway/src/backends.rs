@@ -1,5 +1,7 @@
 //! The services behind the gateway.
 
+use std::path::PathBuf;
+
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto::{
     Fault,
@@ -22,11 +24,13 @@ pub struct GatewayOptions {
     /// at [`DEFAULT_ENCODER`].
     pub encoder: Option<String>,
     pub diffusion: String,
+    /// Templates beside the built-in ones.
+    pub templates_dir: Option<PathBuf>,
 }
 
 impl Default for GatewayOptions {
     fn default() -> Self {
-        Self { encoder: None, diffusion: DEFAULT_DIFFUSION.to_owned() }
+        Self { encoder: None, diffusion: DEFAULT_DIFFUSION.to_owned(), templates_dir: None }
     }
 }
 
@@ -45,6 +49,8 @@ pub(crate) struct Model {
     pub cap_feat_dim: u64,
     pub max_caption_tokens: u32,
     pub has_encoder: bool,
+    /// Of the LoRAs in use; belong before a prompt that we have encoded.
+    pub trigger_words: Vec<String>,
     pub defaults: ModelDefaults,
     pub limits: Limits,
 }
@@ -93,6 +99,7 @@ impl TryFrom<DiffusionDescription> for Model {
                 steps: defaults.steps?,
                 guidance_scale: defaults.guidance_scale?,
                 shift: defaults.shift?,
+                scheduler: defaults.scheduler.as_deref()?.parse().ok()?,
             })
         };
         let defaults = complete().filter(|_| description.side_multiple > 0).ok_or_else(|| {
@@ -105,6 +112,7 @@ impl TryFrom<DiffusionDescription> for Model {
             cap_feat_dim: description.cap_feat_dim.into(),
             max_caption_tokens: description.max_caption_tokens,
             has_encoder: description.has_encoder,
+            trigger_words: description.loras.into_iter().map(|l| l.trigger_words).collect(),
             defaults,
             limits: Limits {
                 side_multiple: description.side_multiple,

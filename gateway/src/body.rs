@@ -7,6 +7,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use llm_dit_params::nearest;
 use llm_dit_proto::Fault;
 use serde::de::DeserializeOwned;
 
@@ -85,13 +86,8 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>, fields: &[&str
         return if path == "." { inner } else { format!("{path}: {inner}") };
     }
     let unknown = inner.split('`').nth(1).unwrap_or(&path);
-    let nearest = fields
-        .iter()
-        .map(|field| (strsim::jaro_winkler(unknown, field), field))
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .filter(|(likeness, _)| *likeness > 0.8);
-    match nearest {
-        Some((_, field)) => format!("unknown field '{unknown}'; did you mean '{field}'?"),
+    match nearest(unknown, fields.iter().copied()) {
+        Some(field) => format!("unknown field '{unknown}'; did you mean '{field}'?"),
         None => format!("unknown field '{unknown}'; known are {}", fields.join(", ")),
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use llm_dit_params::ParamError;
 use llm_dit_proto::Fault;
 use llm_dit_serving::client::BadUrl;
+use llm_dit_templates::{TemplateError, UnknownTemplate};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +17,8 @@ pub enum Error {
     Lost(String),
     #[error("{0}")]
     BadUrl(#[from] BadUrl),
+    #[error("{0}")]
+    Templates(#[from] TemplateError),
     #[error("the listening socket failed: {0}")]
     Socket(io::Error),
 }
@@ -27,6 +30,12 @@ impl Error {
             Fault::Unavailable(message) => Self::Lost(message),
             fault => Self::Fault(fault),
         }
+    }
+}
+
+impl From<UnknownTemplate> for Error {
+    fn from(error: UnknownTemplate) -> Self {
+        Self::Fault(Fault::BadRequest(error.to_string()))
     }
 }
 

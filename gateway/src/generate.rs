@@ -3,7 +3,7 @@
 //! Everything a request needs lives in the future that answers it. A client that goes away makes
 //! the HTTP server drop that future, which drops both gRPC calls, which stops the work behind them.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
@@ -11,10 +11,13 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::{Bytes, BytesMut};
+use llm_dit_chat::Chat;
+use llm_dit_params::prompt;
 use llm_dit_proto::v1::{
-    Accepted, GenerateEvent, GenerateParams, GenerateRequest as WireRequest, ImageHeader,
+    self, Accepted, GenerateEvent, GenerateParams, GenerateRequest as WireRequest, ImageHeader,
     generate_event::Event, generate_request::Part,
 };
+use llm_dit_templates::Library;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -38,8 +41,15 @@ const MAX_IMAGE_BYTES: u64 = 256 * 1024 * 1024;
 struct Generation<'a> {
     backends: &'a Backends,
     events: Streaming<GenerateEvent>,
-    /// Tokens cut from the prompt by the encoder that we piped from.
-    truncated_tokens: u32,
+    /// Tokens cut from the prompts by the encoder that we piped from.
+    truncated: Truncated,
+}
+
+/// Tokens that did not fit.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Truncated {
+    pub prompt: u32,
+    pub negative: u32,
 }
 
 /// What came out.
@@ -47,16 +57,17 @@ struct Picture {
     media_type: String,
     file: Bytes,
     seed: u64,
-    truncated_tokens: u32,
+    truncated: Truncated,
 }
 
 pub(crate) async fn generate(
     State(backends): State<Backends>,
+    State(templates): State<Arc<Library>>,
     request: Request,
 ) -> Result<Response, Problem> {
     let begun = Instant::now();
     let body: GenerateBody = body::json(request, &GenerateBody::FIELDS).await?;
-    let generation = Generation::start(&backends, body.check()?).await?;
+    let generation = Generation::start(&backends, body.check(&templates)?).await?;
     let picture = generation.picture().await?;
     let seconds = begun.elapsed().as_secs_f64();
     tracing::info!(picture.seed, bytes = picture.file.len(), seconds, "made a picture");
@@ -70,8 +81,13 @@ pub(crate) async fn generate(
     if let Ok(value) = HeaderValue::from_str(&format!("{seconds:.3}")) {
         headers.insert("x-generation-time", value);
     }
-    if picture.truncated_tokens > 0 {
-        headers.insert("x-truncated-tokens", picture.truncated_tokens.into());
+    let Truncated { prompt, negative } = picture.truncated;
+    for (name, tokens) in
+        [("x-truncated-tokens", prompt), ("x-truncated-negative-tokens", negative)]
+    {
+        if tokens > 0 {
+            headers.insert(name, tokens.into());
+        }
     }
     Ok(response)
 }
@@ -86,15 +102,20 @@ impl<'a> Generation<'a> {
         let negative = params.uses_guidance().then_some(negative_prompt);
         match backends.encoder_for(model.has_encoder) {
             None => {
-                let wire = GenerateParams { prompt: Some(chat), negative_prompt: negative, ..wire };
+                let prompt = Some(chat.into());
+                let wire = GenerateParams { prompt, negative_prompt: negative, ..wire };
                 let request = tokio_stream::once(message(wire));
                 let answer = backends.diffusion_client().generate(request).await;
                 let events = answer.map_err(|s| backends.diffusion.fault(s))?.into_inner();
-                Ok(Self { backends, events, truncated_tokens: 0 })
+                Ok(Self { backends, events, truncated: Truncated::default() })
             }
             Some(encoder) => {
                 let negative = negative.map(|text| chat.negative(text));
-                let prompts = std::iter::once(chat).chain(negative).collect();
+                let words = model.trigger_words.iter().map(String::as_str);
+                let user = prompt::with_triggers(words, &chat.user);
+                let chat = Chat { user, ..chat };
+                let chats = std::iter::once(chat).chain(negative);
+                let prompts = chats.map(v1::Chat::from).collect();
                 let pipe = Pipe::open(encoder, &model, prompts).await?;
                 Self::piped(backends, wire, pipe).await
             }
@@ -132,17 +153,15 @@ impl<'a> Generation<'a> {
             None => answer.await,
         };
         let events = answer.map_err(|s| backends.diffusion.fault(s))?.into_inner();
-        Ok(Self { backends, events, truncated_tokens: pipe.truncated_tokens() })
+        Ok(Self { backends, events, truncated: pipe.truncated() })
     }
 
     /// Collects the picture.
     async fn picture(mut self) -> Result<Picture, Error> {
-        let Event::Accepted(Accepted { params: Some(params), truncated_tokens, .. }) =
-            self.next().await?
-        else {
+        let Event::Accepted(accepted) = self.next().await? else {
             return Err(self.broke("did not begin with its parameters"));
         };
-        let Some(seed) = params.seed else {
+        let Some(seed) = accepted.params.as_ref().and_then(|params| params.seed) else {
             return Err(self.broke("did not say its seed"));
         };
         let header = loop {
@@ -157,8 +176,8 @@ impl<'a> Generation<'a> {
             }
         };
         let file = self.file(&header).await?;
-        let truncated_tokens = self.truncated_tokens.max(truncated_tokens);
-        Ok(Picture { media_type: header.media_type, file, seed, truncated_tokens })
+        let truncated = self.truncated.or(&accepted);
+        Ok(Picture { media_type: header.media_type, file, seed, truncated })
     }
 
     async fn file(&mut self, header: &ImageHeader) -> Result<Bytes, Error> {
@@ -197,6 +216,16 @@ impl<'a> Generation<'a> {
 
     fn broke(&self, what: &str) -> Error {
         Error::Lost(format!("the diffusion service at {} {what}", self.backends.diffusion.url()))
+    }
+}
+
+impl Truncated {
+    /// Either we piped, or the diffusion service fetched the embeddings and knows.
+    fn or(self, accepted: &Accepted) -> Self {
+        Self {
+            prompt: self.prompt.max(accepted.truncated_tokens),
+            negative: self.negative.max(accepted.negative_truncated_tokens),
+        }
     }
 }
 

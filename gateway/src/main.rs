@@ -1,6 +1,6 @@
 //! `gateway`: HTTP in front of an encoder and a diffusion service.
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use gateway::{DEFAULT_DIFFUSION, GatewayOptions, run};
@@ -22,6 +22,9 @@ struct Args {
     /// Diffusion service
     #[arg(long, value_name = "URL", value_parser = service_url, default_value = DEFAULT_DIFFUSION)]
     diffusion: String,
+    /// Folder of prompt templates beside the built-in ones; one of the same name replaces it
+    #[arg(long, value_name = "DIR")]
+    templates_dir: Option<PathBuf>,
     #[command(flatten)]
     listen: ListenArgs<7860>,
     #[command(flatten)]
@@ -39,8 +42,9 @@ Examples:
       -d '{\"prompt\": \"a red apple\", \"seed\": 42}' -o apple.png
 
 The body of POST /api/generate is JSON: prompt, and if wanted negative_prompt, width, height,
-steps, seed, guidance_scale, cfg_normalization, cfg_truncation, shift, system_prompt,
-thinking_content, assistant_content, force_think_block. Errors are problems after RFC 9457.
+steps, seed, guidance_scale, cfg_normalization, cfg_truncation, shift, scheduler, template,
+system_prompt, thinking_content, assistant_content, enable_thinking, force_think_block,
+strip_quotes, raw_special_tokens. Errors are problems after RFC 9457.
 
 SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
 Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
@@ -63,7 +67,11 @@ async fn main() -> ExitCode {
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let listener = args.listen.bind().await?;
-    let options = GatewayOptions { encoder: args.encoder, diffusion: args.diffusion };
+    let options = GatewayOptions {
+        encoder: args.encoder,
+        diffusion: args.diffusion,
+        templates_dir: args.templates_dir,
+    };
     run(listener, options, shutdown::on_signal()?).await?;
     Ok(())
 }

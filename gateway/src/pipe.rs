@@ -14,6 +14,7 @@ use tonic::Streaming;
 use crate::{
     backends::{Backends, Model},
     error::Error,
+    generate::Truncated,
 };
 
 /// Tokens that the encoder is asked for at most, as in diffusers' pipeline.
@@ -34,7 +35,7 @@ pub(crate) struct Pipe<'a> {
     begun: usize,
     /// Bytes that the tensor begun last still lacks.
     missing: u64,
-    truncated_tokens: u32,
+    truncated: Truncated,
 }
 
 impl<'a> Pipe<'a> {
@@ -57,7 +58,7 @@ impl<'a> Pipe<'a> {
             prompts: count,
             begun: 0,
             missing: 0,
-            truncated_tokens: 0,
+            truncated: Truncated::default(),
         };
         pipe.first = Some(pipe.next().await?);
         Ok(pipe)
@@ -88,9 +89,9 @@ impl<'a> Pipe<'a> {
         Ok(())
     }
 
-    /// Tokens that the encoder cut from the prompt (not the negative one).
-    pub fn truncated_tokens(&self) -> u32 {
-        self.truncated_tokens
+    /// Tokens that the encoder cut.
+    pub fn truncated(&self) -> Truncated {
+        self.truncated
     }
 
     fn begin(&mut self, header: EmbeddingHeader) -> Result<TensorStart, Error> {
@@ -114,8 +115,9 @@ impl<'a> Pipe<'a> {
                 self.cap_feat_dim
             ))));
         }
-        if self.begun == 0 {
-            self.truncated_tokens = header.truncated_tokens;
+        match role {
+            TensorRole::NegativeEmbeddings => self.truncated.negative = header.truncated_tokens,
+            _ => self.truncated.prompt = header.truncated_tokens,
         }
         self.begun += 1;
         self.missing = tensor.total_bytes;

@@ -91,6 +91,7 @@ impl From<Error> for Problem {
                 Self::new(StatusCode::BAD_GATEWAY, "Service lost", detail)
             }
             Error::BadUrl(error) => Self::internal(&error.to_string()),
+            Error::Templates(error) => Self::internal(&error.to_string()),
             Error::Socket(error) => Self::internal(&error.to_string()),
         }
     }

@@ -1,7 +1,9 @@
 //! The body of `POST /api/generate`.
 
+use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_params::{GenerateOptions, GenerateParams, Prompt};
 use llm_dit_proto::v1;
+use llm_dit_templates::Library;
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -30,6 +32,10 @@ pub(crate) struct GenerateBody {
     #[serde(default)]
     shift: Option<f64>,
     #[serde(default)]
+    scheduler: Option<String>,
+    #[serde(default)]
+    template: Option<String>,
+    #[serde(default)]
     system_prompt: Option<String>,
     #[serde(default)]
     thinking_content: Option<String>,
@@ -37,21 +43,24 @@ pub(crate) struct GenerateBody {
     assistant_content: Option<String>,
     #[serde(default)]
     force_think_block: Option<bool>,
-    /// What the Python program called `force_think_block`.
     #[serde(default)]
     enable_thinking: Option<bool>,
+    #[serde(default)]
+    strip_quotes: Option<bool>,
+    #[serde(default)]
+    raw_special_tokens: Option<bool>,
 }
 
 /// A body whose texts have been checked.
 #[derive(Debug)]
 pub(crate) struct GenerateRequest {
-    pub chat: v1::Chat,
+    pub chat: Chat,
     pub negative_prompt: String,
     pub options: GenerateOptions,
 }
 
 impl GenerateBody {
-    pub const FIELDS: [&str; 16] = [
+    pub const FIELDS: [&str; 20] = [
         "prompt",
         "negative_prompt",
         "width",
@@ -63,26 +72,36 @@ impl GenerateBody {
         "cfg_normalization",
         "cfg_truncation",
         "shift",
+        "scheduler",
+        "template",
         "system_prompt",
         "thinking_content",
         "assistant_content",
         "force_think_block",
         "enable_thinking",
+        "strip_quotes",
+        "raw_special_tokens",
     ];
 
-    pub fn check(self) -> Result<GenerateRequest, Error> {
-        let prompt = Prompt::parse(self.prompt)?;
+    pub fn check(self, templates: &Library) -> Result<GenerateRequest, Error> {
+        let mut prompt = Prompt::parse(self.prompt)?;
+        if self.strip_quotes.unwrap_or(false) {
+            prompt = prompt.without_quotes()?;
+        }
         let negative = Prompt::parse_negative(self.negative_prompt.unwrap_or_default())?;
-        let wants_block = |flag: Option<bool>| flag.unwrap_or(false);
+        let mut around = ChatOptions {
+            system: self.system_prompt,
+            thinking: self.thinking_content,
+            assistant: self.assistant_content,
+            enable_thinking: self.enable_thinking,
+            force_think_block: self.force_think_block.unwrap_or(false),
+            raw_special_tokens: self.raw_special_tokens.unwrap_or(false),
+        };
+        if let Some(name) = self.template {
+            around = templates.get(&name)?.fill(around);
+        }
         Ok(GenerateRequest {
-            chat: v1::Chat {
-                user: prompt.into_string(),
-                system: self.system_prompt.unwrap_or_default(),
-                thinking: self.thinking_content.unwrap_or_default(),
-                assistant: self.assistant_content.unwrap_or_default(),
-                force_think_block: wants_block(self.force_think_block)
-                    || wants_block(self.enable_thinking),
-            },
+            chat: around.chat(prompt.into_string()),
             negative_prompt: negative.into_string(),
             options: GenerateOptions {
                 width: self.width,
@@ -93,6 +112,8 @@ impl GenerateBody {
                 cfg_normalization: self.cfg_normalization,
                 cfg_truncation: self.cfg_truncation,
                 shift: self.shift,
+                scheduler: self.scheduler.as_deref().map(str::parse).transpose()?,
+                strength: None,
             },
         })
     }
@@ -109,6 +130,8 @@ pub(crate) fn params(params: &GenerateParams) -> v1::GenerateParams {
         cfg_normalization: params.cfg_normalization,
         cfg_truncation: params.cfg_truncation,
         shift: Some(params.shift),
+        scheduler: Some(params.scheduler.to_string()),
+        strength: None,
         prompt: None,
         negative_prompt: None,
         return_latents: false,

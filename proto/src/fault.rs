@@ -55,6 +55,7 @@ impl From<ParamError> for Fault {
             | ParamError::OutOfRange { .. }
             | ParamError::TooManyPixels { .. }
             | ParamError::BadNumber { .. }
+            | ParamError::UnknownScheduler { .. }
             | ParamError::EmptyPrompt => Self::BadRequest(message),
         }
     }

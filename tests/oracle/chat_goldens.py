@@ -18,6 +18,44 @@ PROMPTS = [
 ]
 LIMIT = 512
 
+TYPED = "a<|im_end|>\n<|im_start|>system\n<think>b</think><tool_call><|endoftext|> c"
+EARLIER = {"user": "U", "thinking": "", "assistant": "A"}
+# Conversations with more parts than a prompt, as the Python program's formatter lays them out.
+CHATS = [
+    {"user": "P"},
+    {"user": ""},
+    {"user": "P", "enable_thinking": True},
+    {"user": "P", "thinking": "T", "enable_thinking": True},
+    {"user": "P", "thinking": "T"},
+    {"user": "P", "thinking": "T", "enable_thinking": False},
+    {"user": "P", "assistant": "A"},
+    {"user": "P", "system": "S", "thinking": "T", "assistant": "A"},
+    {"user": "P", "enable_thinking": True, "close_turn": True},
+    {"user": "P", "close_turn": True},
+    {"user": "P", "history": [EARLIER]},
+    {"user": "P", "history": [EARLIER, EARLIER], "system": "S"},
+    {"user": "P", "history": [EARLIER], "enable_thinking": True},
+    {"user": "P", "history": [{**EARLIER, "thinking": "T"}, EARLIER]},
+    {"user": "a red apple\n", "system": "Paint it in oils.\n\n", "thinking": "\nlight first\n", "assistant": "\n\nHere:"},
+    {"user": TYPED}, {"user": TYPED, "system": TYPED, "thinking": TYPED, "assistant": TYPED},
+]
+
+
+def layout(chat: dict) -> str:
+    """The Python program's rules: turns joined by a line break; the last one stays open when it says nothing."""
+    history = chat.get("history", [])
+    last = {key: chat.get(key, "") for key in ("user", "thinking", "assistant")}
+    block = chat.get("enable_thinking")
+    if block is None:
+        block = any(turn["thinking"] for turn in [*history, last])
+    messages = [("system", chat["system"])] if chat.get("system") else []
+    for turn in [*history, last]:
+        think = f"<think>\n{turn['thinking']}\n</think>\n\n" if block else ""
+        messages += [("user", turn["user"]), ("assistant", think + turn["assistant"])]
+    text = "\n".join(f"<|im_start|>{role}\n{content}<|im_end|>" for role, content in messages)
+    is_final = not chat.get("close_turn", False)
+    return text.removesuffix("<|im_end|>") if is_final and not last["assistant"] else text
+
 
 def chat(out: Path, model: Path) -> None:
     """Write chat.json; asserts that the plain-text route agrees wherever no special token is typed."""
@@ -44,6 +82,28 @@ def chat(out: Path, model: Path) -> None:
         if limited != ids:
             case["ids_truncated_by_diffusers"] = limited
         cases.append(case)
-    body = ",\n".join(json.dumps(case, ensure_ascii=True) for case in cases)
-    (out / "chat.json").write_text(f'{{"limit": {LIMIT}, "cases": [\n{body}\n]}}\n')
-    print(f"chat.json: {len(cases)} cases", flush=True)
+    chats = []
+    for fields in CHATS:
+        text = layout(fields)
+        plain_parts = not any(fields.get(key) for key in ("thinking", "assistant", "close_turn"))
+        if plain_parts and not any(turn["thinking"] for turn in fields.get("history", [])):
+            # Qwen's own template knows this one. It writes the empty block when its flag is off, and strips
+            # blocks from earlier answers, so a conversation with both is left out.
+            block = fields.get("enable_thinking", False)
+            messages = [{"role": "system", "content": fields["system"]}] if "system" in fields else []
+            for turn in fields.get("history", []):
+                messages += [{"role": role, "content": turn[role]} for role in ("user", "assistant")]
+            messages.append({"role": "user", "content": fields["user"]})
+            if not (block and "history" in fields):
+                theirs = tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, enable_thinking=not block)
+                assert theirs == text, (theirs, text)
+        ids = tokenizer(text).input_ids
+        chats.append({"chat": fields, "text": text, "ids": ids})
+
+    def lines(items):
+        return ",\n".join(json.dumps(item, ensure_ascii=True) for item in items)
+
+    (out / "chat.json").write_text(
+        f'{{"limit": {LIMIT}, "cases": [\n{lines(cases)}\n], "chats": [\n{lines(chats)}\n]}}\n')
+    print(f"chat.json: {len(cases)} prompts, {len(chats)} conversations", flush=True)

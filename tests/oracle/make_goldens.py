@@ -14,11 +14,14 @@ import common
 import torch
 
 import chat_goldens
+import lora_goldens
 import picture_goldens
+import scheduler_goldens
 import tensor_goldens
 import tiny_models
 
-PARTS = ("noise", "schedule", "tiny", "encoder", "dit", "vae", "chat", "pictures")
+PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "chat", "lora", "pictures",
+         "scheduler_pictures")
 
 
 def main() -> None:
@@ -36,12 +39,15 @@ def main() -> None:
     make = {
         "noise": lambda: tensor_goldens.noise(args.out, args.seed),
         "schedule": lambda: tensor_goldens.schedule(args.out, args.model),
+        "schedulers": lambda: scheduler_goldens.schedulers(args.out, args.seed),
         "tiny": lambda: tiny_models.build(tiny, args.model, args.seed),
         "encoder": lambda: tensor_goldens.encoder(args.out, tiny, args.seed),
         "dit": lambda: tensor_goldens.dit(args.out, tiny, args.seed),
         "vae": lambda: tensor_goldens.vae(args.out, tiny, args.seed),
         "chat": lambda: chat_goldens.chat(args.out, args.model),
+        "lora": lambda: lora_goldens.lora(args.out, tiny, args.seed),
         "pictures": lambda: picture_goldens.pictures(args.out, args.model, args.seed),
+        "scheduler_pictures": lambda: scheduler_goldens.pictures(args.out, args.model, args.seed),
     }
     for part in PARTS:
         if part in args.only:

@@ -1,9 +1,12 @@
-//! Engines that do what the test says, and an encoder service that misbehaves on the wire.
+//! Engines that do what the test says, an encoder service that misbehaves on the wire, and a
+//! heylookitsanllm that was recorded.
 
 mod encoder;
 mod generator;
+pub mod heylook;
 mod script;
 
 pub use encoder::FakeEncoder;
 pub use generator::{Control, FAILING_SEED, FakeGenerator, LASTING_SEED, PANICKING_SEED, Seen};
+pub use heylook::FakeHeylook;
 pub use script::ScriptedEncoder;

@@ -1,6 +1,7 @@
-//! What the tests share: goldens of the oracle, engines that do as they are told, services on
-//! port 0, and the client's side of the wire.
+//! What the tests share: goldens of the oracle, the demo model, engines that do as they are told,
+//! services on port 0, and the client's side of the wire.
 
+pub mod demo;
 pub mod fakes;
 pub mod goldens;
 pub mod servers;

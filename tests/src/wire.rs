@@ -41,6 +41,17 @@ pub fn tensor_parts(role: TensorRole, tensor: &Tensor) -> Vec<GenerateRequest> {
     std::iter::once(start(role, tensor.header())).chain(tensor.chunks().map(data)).collect()
 }
 
+/// A picture's file as a header and chunks.
+pub fn image_parts(media_type: &str, file: &[u8]) -> Vec<GenerateRequest> {
+    let header = ImageHeader {
+        media_type: media_type.to_owned(),
+        total_bytes: file.len() as u64,
+        ..Default::default()
+    };
+    let begin = GenerateRequest { part: Some(Part::Image(header)) };
+    std::iter::once(begin).chain(file.chunks(1000).map(|c| data(c.to_vec()))).collect()
+}
+
 /// A whole request.
 pub fn request(
     first: GenerateParams,

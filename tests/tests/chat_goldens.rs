@@ -2,13 +2,66 @@
 
 use std::{fs, path::PathBuf, time::Instant};
 
-use llm_dit_chat::{Chat, ChatError, ChatTokenizer};
+use llm_dit_chat::{Chat, ChatError, ChatTokenizer, Exchange, ThinkBlock, TokenCounts};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Goldens {
     limit: usize,
     cases: Vec<Case>,
+    chats: Vec<ChatCase>,
+}
+
+/// A conversation with more parts than a prompt.
+#[derive(Deserialize)]
+struct ChatCase {
+    chat: Fields,
+    text: String,
+    /// What transformers makes of `text`, special tokens taken as such wherever they stand.
+    ids: Vec<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Fields {
+    system: String,
+    history: Vec<Turn>,
+    user: String,
+    thinking: String,
+    assistant: String,
+    enable_thinking: Option<bool>,
+    close_turn: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Turn {
+    user: String,
+    thinking: String,
+    assistant: String,
+}
+
+impl From<Fields> for Chat {
+    fn from(fields: Fields) -> Self {
+        let Fields { system, history, user, thinking, assistant, enable_thinking, close_turn } =
+            fields;
+        let history = history
+            .into_iter()
+            .map(|Turn { user, thinking, assistant }| Exchange { user, thinking, assistant })
+            .collect();
+        let think_block = ThinkBlock::from_switches(enable_thinking, false);
+        let raw_special_tokens = false;
+        Self {
+            system,
+            history,
+            user,
+            thinking,
+            assistant,
+            think_block,
+            close_turn,
+            raw_special_tokens,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -59,9 +112,88 @@ fn text_and_ids_equal_transformers() {
 }
 
 #[test]
+fn conversations_equal_transformers() {
+    let tokenizer = tokenizer();
+    let chats = goldens().chats;
+    assert!(chats.len() > 15);
+    for ChatCase { chat, text, ids } in chats {
+        let chat = Chat::from(chat);
+        assert_eq!(chat.render(), text);
+        let typed = [&chat.user, &chat.system].iter().any(|part| part.contains("<|"));
+        let safe = tokenizer.tokenize(&chat, usize::MAX).expect("fits");
+        assert_eq!(safe.ids == ids, !typed, "{text:?}");
+        let raw = Chat { raw_special_tokens: true, ..chat };
+        assert_eq!(tokenizer.tokenize(&raw, usize::MAX).expect("fits").ids, ids, "{text:?}");
+    }
+}
+
+#[test]
+fn raw_special_tokens_are_what_transformers_makes_of_them() {
+    let tokenizer = tokenizer();
+    let Goldens { limit, cases, .. } = goldens();
+    let mut typed = 0;
+    for case in cases {
+        let chat = Chat { raw_special_tokens: true, ..Chat::user(&case.prompt) };
+        assert_eq!(chat.render(), case.text);
+        let whole = tokenizer.tokenize(&chat, usize::MAX).expect("fits");
+        assert_eq!(whole.ids, case.ids, "{:?}", case.prompt);
+        typed += usize::from(case.ids != case.ids_plain_content);
+        // What is cut is the same as ever: the end of the prompt.
+        let cut = tokenizer.tokenize(&chat, limit).expect("fits");
+        assert_eq!(cut.truncated_tokens, case.ids.len().saturating_sub(limit));
+        assert_eq!(cut.ids[cut.ids.len() - 5..], case.ids[case.ids.len() - 5..]);
+    }
+    assert!(typed >= 3, "{typed}");
+}
+
+#[test]
+fn tokens_are_counted_by_part() {
+    let tokenizer = tokenizer();
+    let alone = |text: &str| {
+        let frame = tokenizer.count(&Chat::user("")).expect("well").total;
+        tokenizer.count(&Chat::user(text)).expect("well").total - frame
+    };
+    let (user, system) = ("a red apple", "paint it");
+    let chat = Chat {
+        system: system.into(),
+        history: vec![Exchange { user: "a cat".into(), ..Default::default() }],
+        thinking: "light first".into(),
+        assistant: "Here".into(),
+        ..Chat::user(user)
+    };
+    let counts = tokenizer.count(&chat).expect("well");
+    let expected = TokenCounts {
+        total: counts.total,
+        system: alone(system),
+        history: alone("a cat"),
+        user: alone(user),
+        thinking: alone("light first"),
+        assistant: alone("Here"),
+        // Five turns of a start, a role and a line break; ends and line breaks after all of them
+        // but the end's; and two think blocks of two tokens and three line breaks, where neighbours
+        // may share one.
+        frame: counts.frame,
+    };
+    assert_eq!(counts, expected);
+    for chat in goldens().chats.into_iter().map(|case| Chat::from(case.chat)) {
+        for chat in [Chat { raw_special_tokens: true, ..chat.clone() }, chat] {
+            let counts = tokenizer.count(&chat).expect("well");
+            let TokenCounts { total, system, history, user, thinking, assistant, frame } = counts;
+            assert_eq!(total, system + history + user + thinking + assistant + frame);
+            let tokenized = tokenizer.tokenize(&chat, usize::MAX).expect("fits");
+            assert_eq!((tokenized.ids.len(), tokenized.counts), (total, counts));
+            assert_eq!(chat.user.is_empty(), user == 0);
+            assert_eq!(chat.system.is_empty(), system == 0);
+        }
+    }
+    let cut = tokenizer.tokenize(&chat, counts.total - 2).expect("fits").counts;
+    assert_eq!(cut, TokenCounts { total: counts.total - 2, user: counts.user - 2, ..counts });
+}
+
+#[test]
 fn truncation_keeps_the_frame() {
     let tokenizer = tokenizer();
-    let Goldens { limit, cases } = goldens();
+    let Goldens { limit, cases, .. } = goldens();
     let long: Vec<Case> =
         cases.into_iter().filter(|case| case.ids_plain_content.len() > limit).collect();
     assert!(!long.is_empty());
@@ -113,7 +245,7 @@ fn typed_special_tokens_open_no_turn() {
         system: text.into(),
         thinking: text.into(),
         assistant: text.into(),
-        force_think_block: false,
+        ..Chat::default()
     };
     // Three turns of two, and the think block's two.
     assert_eq!(count(&everywhere), 8);
@@ -141,13 +273,17 @@ fn a_folder_without_the_right_tokens_is_named() {
 #[test]
 fn long_prompts_are_fast() {
     let tokenizer = tokenizer();
-    for unit in ["a", " ", "\n", "apple ", "猫", "1", "\t \n", "!", " \u{301}", "🦊"] {
-        let chat = Chat::user(unit.repeat(64 * 1024 / unit.len()));
-        let begun = Instant::now();
-        let cut = tokenizer.tokenize(&chat, 512).expect("fits");
-        let took = begun.elapsed();
-        assert!(cut.ids.len() <= 512);
-        assert!(took.as_secs_f64() < 2.0, "{unit:?} took {took:?}");
-        println!("{unit:?}: {took:?}, {} tokens cut", cut.truncated_tokens);
+    for unit in ["a", " ", "\n", "apple ", "猫", "1", "\t \n", "!", " \u{301}", "🦊", "<|im_end|>"]
+    {
+        for raw_special_tokens in [false, true] {
+            let chat =
+                Chat { raw_special_tokens, ..Chat::user(unit.repeat(64 * 1024 / unit.len())) };
+            let begun = Instant::now();
+            let cut = tokenizer.tokenize(&chat, 512).expect("fits");
+            let took = begun.elapsed();
+            assert!(cut.ids.len() <= 512);
+            assert!(took.as_secs_f64() < 2.0, "{unit:?} took {took:?}");
+            println!("{unit:?}: {took:?}, {} tokens cut", cut.truncated_tokens);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The diffusion service from outside, over a fake engine.
 
 use diffusion_service::{DiffusionHandle, Event, ServiceLimits, engine::GenerateJob, picture};
-use llm_dit_params::GenerateOptions;
+use llm_dit_params::{GenerateOptions, Scheduler};
 use llm_dit_proto::{
     Fault, Tensor,
     v1::{
@@ -12,7 +12,7 @@ use llm_dit_proto::{
 use llm_dit_tests::{
     fakes::{Control, FAILING_SEED, FakeGenerator, LASTING_SEED, PANICKING_SEED, Seen},
     servers::{Server, fake_diffusion},
-    wire::{outcome, request, tensor},
+    wire::{image_parts, outcome, params, request, tensor, tensor_parts},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, transport::Channel};
@@ -69,6 +69,7 @@ fn job(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
         embeddings: embeddings(),
         negative_embeddings: None,
         latents: None,
+        image: None,
         return_latents: false,
     }
 }
@@ -83,6 +84,7 @@ async fn embeddings_become_the_picture_of_exactly_this_job() {
         seed: Some(u64::MAX),
         guidance_scale: Some(2.0),
         cfg_truncation: Some(0.5),
+        scheduler: Some("flow_heun".to_owned()),
         return_latents: true,
         ..Default::default()
     };
@@ -107,6 +109,7 @@ async fn embeddings_become_the_picture_of_exactly_this_job() {
             seed: Some(u64::MAX),
             guidance_scale: Some(2.0),
             cfg_truncation: Some(0.5),
+            scheduler: Some(Scheduler::FlowHeun),
             ..Default::default()
         },
     );
@@ -116,16 +119,19 @@ async fn embeddings_become_the_picture_of_exactly_this_job() {
     let pixels = image::load_from_memory(&outcome.image).expect("a PNG").into_rgb8();
     assert_eq!(pixels.dimensions(), (96, 64));
     assert_eq!(pixels.into_raw(), picture.rgb);
-    assert_eq!(outcome.image, picture::encode_png(&picture).expect("encodes"));
+    let recipe = picture::recipe(service.handle.info(), &[], &job);
+    assert_eq!(outcome.image, picture::encode_png(&picture, &recipe).expect("encodes"));
     assert_eq!(outcome.header.media_type, "image/png");
     assert_eq!(outcome.latents, Some(FakeGenerator::latents(service.handle.info(), &job)));
 
     let steps: Vec<_> = outcome.steps.iter().map(|s| (s.index, s.total)).collect();
-    assert_eq!(steps, [(1, 4), (2, 4), (3, 4), (4, 4)]);
+    // Four steps of Heun's, the last of them with one forward pass.
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7].map(|index| (index, 7)));
     assert_eq!(outcome.accepted.queue_position, 0);
     let used = outcome.accepted.params.expect("the parameters as used");
     assert_eq!((used.width, used.height, used.seed), (Some(96), Some(64), Some(u64::MAX)));
     assert_eq!((used.shift, used.cfg_normalization), (Some(3.0), Some(0.0)));
+    assert_eq!((used.steps, used.scheduler.as_deref()), (Some(4), Some("flow_heun")));
     let finished = outcome.finished;
     assert_eq!(finished.encode_seconds, 0.0);
     assert!(finished.total_seconds >= finished.image_seconds && finished.denoise_seconds > 0.0);
@@ -291,6 +297,32 @@ async fn describe_says_what_requests_may_hold() {
     assert_eq!((described.cap_feat_dim, described.max_caption_tokens), (WIDTH as u32, 100));
     assert_eq!((described.side_multiple, described.max_side), (16, 1024));
     assert!(!described.has_encoder);
+    assert_eq!(described.schedulers, ["flow_euler", "flow_heun", "dpm_solver", "unipc"]);
     let defaults = described.defaults.expect("defaults");
     assert_eq!((defaults.width, defaults.steps, defaults.shift), (Some(64), Some(3), Some(3.0)));
+    assert_eq!(defaults.scheduler.as_deref(), Some("flow_euler"));
+}
+
+#[tokio::test]
+async fn a_picture_to_draw_from_reaches_the_generator_at_the_right_size() {
+    let mut service = Service::free().await;
+    let mut file = std::io::Cursor::new(Vec::new());
+    let source = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8, y as u8, 7]));
+    source.write_to(&mut file, image::ImageFormat::WebP).expect("encodes");
+    let file = file.into_inner();
+    let first = GenerateParams { seed: Some(5), strength: Some(0.9), ..Default::default() };
+    let mut parts = vec![params(first)];
+    parts.extend(image_parts("image/webp", &file));
+    parts.extend(tensor_parts(TensorRole::Embeddings, &embeddings()));
+    let answer = service.client.generate(futures::stream::iter(parts)).await.expect("accepted");
+    let outcome = outcome(answer.into_inner()).await.expect("well");
+
+    let options = GenerateOptions { seed: Some(5), strength: Some(0.9), ..Default::default() };
+    let mut job = job(&service.handle, options);
+    job.image = Some(diffusion_service::source::read(&file, 64, 64).expect("a picture"));
+    let recipe = picture::recipe(service.handle.info(), &[], &job);
+    assert_eq!(recipe.settings.strength, Some(0.9));
+    let expected = picture::encode_png(&FakeGenerator::picture(&job), &recipe).expect("encodes");
+    assert!(outcome.image == expected);
+    assert_eq!(outcome.accepted.params.expect("as used").strength, Some(0.9));
 }

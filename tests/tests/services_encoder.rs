@@ -100,12 +100,54 @@ async fn bad_requests_are_refused_with_the_reason() {
             },
             "system of 65537 bytes is too long",
         ),
+        (
+            v1::EncodeRequest {
+                prompts: vec![v1::Chat {
+                    history: vec![v1::Exchange { assistant: big.clone(), ..Default::default() }],
+                    ..chat("x")
+                }],
+                ..Default::default()
+            },
+            "history of 65537 bytes is too long",
+        ),
     ];
     for (request, reason) in cases {
         let status = refused(request).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{reason}: {status}");
         assert!(status.message().contains(reason), "{reason}: {}", status.message());
     }
+}
+
+#[tokio::test]
+async fn a_conversation_of_several_turns_arrives_whole() {
+    let (handle, mut jobs) = fake_encoder(64);
+    let server = Server::encoder(handle).await;
+    let earlier = v1::Exchange {
+        user: "a cat".to_owned(),
+        thinking: "fur".to_owned(),
+        assistant: "Here.".to_owned(),
+    };
+    let chat = v1::Chat {
+        history: vec![earlier],
+        system: "Paint.".to_owned(),
+        close_turn: true,
+        ..chat("now a dog<|im_end|>")
+    };
+    let mut ids = Vec::new();
+    for chat in [
+        chat.clone(),
+        v1::Chat { enable_thinking: Some(false), force_think_block: true, ..chat.clone() },
+        v1::Chat { raw_special_tokens: true, ..chat.clone() },
+    ] {
+        let request = v1::EncodeRequest { prompts: vec![chat.clone()], ..Default::default() };
+        let mut client = EncoderClient::new(server.channel());
+        embeddings(client.encode(request).await.expect("taken").into_inner()).await.expect("well");
+        let job = jobs.recv().await.expect("a job");
+        let expected = tokenizer().tokenize(&Chat::from(chat), 512).expect("fits").ids;
+        assert_eq!(job.token_ids, expected);
+        ids.push(expected);
+    }
+    assert!(ids[0] != ids[1] && ids[0] != ids[2], "every switch does something");
 }
 
 #[tokio::test]

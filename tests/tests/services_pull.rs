@@ -96,6 +96,14 @@ async fn a_cut_prompt_is_reported() {
     let outcome = generate(&diffusion, prompt(&"very ".repeat(300))).await.expect("well");
     assert_eq!(jobs.recv().await.expect("a job").token_ids.len(), 100);
     assert!(outcome.accepted.truncated_tokens > 200, "{}", outcome.accepted.truncated_tokens);
+    assert_eq!(outcome.accepted.negative_truncated_tokens, 0);
+
+    let negative_prompt = Some("very ".repeat(300));
+    let guided = GenerateParams { guidance_scale: Some(1.0), negative_prompt, ..prompt("a cat") };
+    let accepted = generate(&diffusion, guided).await.expect("well").accepted;
+    assert_eq!(accepted.truncated_tokens, 0);
+    let cut = accepted.negative_truncated_tokens;
+    assert!(cut > 200, "{cut}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use llm_dit_proto::{
 use llm_dit_tests::{
     fakes::FakeGenerator,
     servers::{Server, fake_diffusion},
-    wire::{data, outcome, params, request, start, tensor, tensor_parts},
+    wire::{data, image_parts, outcome, params, request, start, tensor, tensor_parts},
 };
 use tonic::{Code, Status};
 
@@ -213,6 +213,14 @@ async fn parameters_out_of_range() {
         (GenerateParams { steps: Some(0), ..Default::default() }, "use 1 to 200"),
         (GenerateParams { guidance_scale: Some(f32::NAN), ..Default::default() }, "finite"),
         (GenerateParams { shift: Some(0.0), ..Default::default() }, "shift"),
+        (
+            GenerateParams { scheduler: Some("euler".into()), ..Default::default() },
+            "unknown scheduler 'euler'; did you mean 'flow_euler'?",
+        ),
+        (
+            GenerateParams { scheduler: Some("".into()), ..Default::default() },
+            "known are flow_euler, flow_heun, dpm_solver, unipc",
+        ),
     ];
     for (first, reason) in cases {
         // Refused with the first message; nothing more is needed.
@@ -231,4 +239,42 @@ async fn a_client_that_stalls_is_let_go() {
         .await
         .expect_err("let go");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+}
+
+#[tokio::test]
+async fn pictures_to_draw_from_that_are_none() {
+    let mut png = std::io::Cursor::new(Vec::new());
+    let red = image::RgbImage::from_pixel(40, 20, image::Rgb([200, 0, 0]));
+    red.write_to(&mut png, image::ImageFormat::Png).expect("encodes");
+    let png = png.into_inner();
+    let whole = image_parts("image/png", &png);
+    let cut = whole[..1].to_vec();
+    let more = [whole.clone(), vec![data("x")]].concat();
+    let twice = [whole.clone(), whole.clone()].concat();
+    let noise = tensor_parts(TensorRole::Latents, &tensor(&[4, 8, 8], 1));
+    let both = [whole, noise].concat();
+    let zero = GenerateParams { strength: Some(0.0), ..Default::default() };
+    let none = [vec![params(zero)], good(&image_parts("image/png", &png))[1..].to_vec()].concat();
+    let high = vec![params(GenerateParams { strength: Some(1.5), ..Default::default() })];
+    let huge = GenerateRequest {
+        part: Some(Part::Image(llm_dit_proto::v1::ImageHeader {
+            media_type: "image/png".to_owned(),
+            total_bytes: u64::MAX,
+            ..Default::default()
+        })),
+    };
+    for (parts, reason) in [
+        (good(&image_parts("image/gif", &png)), "'image/gif' are not read"),
+        (good(&image_parts("image/png", b"GIF89a, or so it says")), "no PNG, JPEG or WebP"),
+        (good(&image_parts("image/png", &png[..60])), "cannot be read"),
+        (good(&cut), &format!("0 of {} bytes arrived", png.len())),
+        (good(&more), "more than the announced"),
+        (good(&twice), "the picture came twice"),
+        (good(&[huge]), "at most"),
+        (good(&both), "exclude each other"),
+        (none, "leaves none of the 3 steps"),
+        (high, "strength 1.5 is out of range"),
+    ] {
+        check(&refused(stream::iter(parts)).await, reason);
+    }
 }

@@ -5,9 +5,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use diffusion_service::{
-    load_decoder, load_dit, load_encoder as load_vae_encoder, noise::randn, schedule::flow_sigmas,
+    load_decoder, load_dit, load_encoder as load_vae_encoder, noise::randn, schedule::sigmas,
 };
 use encoder_service::{EncoderOptions, engine::EncodeJob};
+use llm_dit_params::Scheduler;
 use llm_dit_proto::DType as Wire;
 use llm_dit_tests::goldens::{Goldens, relative_error};
 use llm_dit_weights::DeviceChoice;
@@ -37,7 +38,7 @@ fn sigmas_are_the_pipelines() {
     for shift in [3, 6] {
         for steps in [1u32, 2, 3, 4, 8, 9, 20, 50] {
             let expected = goldens.values(&format!("sigmas_shift{shift}_{steps}"));
-            let ours = flow_sigmas(steps, f64::from(shift));
+            let ours = sigmas(Scheduler::FlowEuler, steps, f64::from(shift));
             assert_eq!(ours.len(), expected.len());
             for (a, b) in ours.iter().zip(&expected) {
                 assert!(

@@ -29,6 +29,92 @@ fn zeros(shape: &[usize]) -> Vec<u8> {
     vec![0; shape.iter().product::<usize>() * 4]
 }
 
+/// The files differ in what they tell of where the embeddings came from.
+fn pixels(room: &Room, name: &str) -> Vec<u8> {
+    image::load_from_memory(&room.read(name)).expect(name).into_rgb8().into_raw()
+}
+
+fn json(bytes: &[u8]) -> serde_json::Map<String, serde_json::Value> {
+    serde_json::from_slice(bytes).expect("a JSON object")
+}
+
+/// The pair in `tests/goldens/embeddings` is written by Python (`tests/oracle/embedding_files.py`),
+/// whose reader takes these keys and no others.
+#[test]
+fn embeddings_are_exchanged_with_the_python_program() {
+    let room = Room::new();
+    let goldens = demo_model().join("../../tests/goldens/embeddings");
+    for name in ["python.safetensors", "python.json"] {
+        fs::copy(goldens.join(name), room.path(name)).expect("a golden");
+    }
+    let theirs = ["generate", "--load-embeddings", "python.safetensors", "-o", "theirs.png"];
+    let said = room.succeed(&small(&theirs));
+    assert!(!said.contains("note:"), "{said}");
+    let recipe = llm_dit_recipe::read(room.read("theirs.png").into()).expect("a PNG");
+    let prompt = recipe.expect("parameters").settings.prompt;
+    assert_eq!(prompt.as_deref(), Some("a red apple on a blue background"));
+
+    let prompt = "a red apple on a blue background";
+    room.succeed(&["encode", prompt, "-o", "ours.safetensors", "--dtype", "bf16"]);
+    let save = ["generate", prompt, "--save-embeddings", "saved.safetensors", "--dtype", "bf16"];
+    room.succeed(&small(&save));
+    let expected = json(&room.read("python.json"));
+    for name in ["ours.json", "saved.json"] {
+        let ours = json(&room.read(name));
+        let keys = |object: &serde_json::Map<_, _>| object.keys().cloned().collect::<Vec<String>>();
+        assert_eq!(keys(&ours), keys(&expected));
+        for key in ["prompt", "template", "enable_thinking", "system_prompt", "thinking_content"] {
+            assert_eq!(ours[key], expected[key], "{key}");
+        }
+        for key in ["sequence_length", "embedding_dim", "dtype", "encoder_device"] {
+            assert_eq!(ours[key], expected[key], "{key}");
+        }
+        // 2026-01-02T03:04:05 and perhaps a fraction; no offset.
+        let created = ours["created_at"].as_str().expect("text");
+        assert!(created.len() >= 19 && &created[10..11] == "T", "{created}");
+        assert!(!created.contains(['Z', '+', '[']), "{created}");
+    }
+    room.succeed(&[
+        "encode",
+        "x",
+        "-o",
+        "x.safetensors",
+        "--template",
+        "noir",
+        "--force-think-block",
+    ]);
+    let about = json(&room.read("x.json"));
+    assert_eq!((&about["template"], &about["enable_thinking"]), (&"noir".into(), &true.into()));
+    assert!(about["system_prompt"].is_string() && about["thinking_content"].is_string());
+    let said = room.fail(64, &["encode", "x", "-o", "x.json"]);
+    assert!(said.contains("x.json would be both"), "{said}");
+}
+
+#[test]
+fn an_odd_sidecar_is_a_note() {
+    let room = Room::new();
+    room.succeed(&["encode", "a red apple", "-o", "e.safetensors"]);
+    let whole = room.read("e.json");
+    let generate = || room.succeed(&small(&["generate", "--load-embeddings", "e.safetensors"]));
+    let with = |key: &str, value: serde_json::Value| {
+        let mut object = json(&whole);
+        object.insert(key.to_owned(), value);
+        serde_json::to_vec(&object).expect("JSON")
+    };
+    for (sidecar, words) in [
+        (with("colour", "red".into()), "no meaning here: colour"),
+        (with("sequence_length", 7.into()), "tells of 7 x 192 values"),
+        (b"{\"prompt\": 1}".to_vec(), "ignored, since"),
+    ] {
+        fs::write(room.path("e.json"), sidecar).expect("ours");
+        let said = generate();
+        assert!(said.contains("note: e.json") && said.contains(words), "{said}");
+    }
+    fs::remove_file(room.path("e.json")).expect("ours");
+    let said = generate();
+    assert!(said.contains("not there, so the prompt is not known"), "{said}");
+}
+
 #[test]
 fn saved_embeddings_make_the_same_picture() {
     let room = Room::new();
@@ -45,12 +131,12 @@ fn saved_embeddings_make_the_same_picture() {
         "e.safetensors",
     ]));
     room.succeed(&with(&["generate", "--load-embeddings", "e.safetensors", "-o", "b.png"]));
-    assert_eq!(room.read("a.png"), room.read("b.png"));
+    assert_eq!(pixels(&room, "a.png"), pixels(&room, "b.png"));
     // Without guidance the negative embeddings are not needed.
     room.succeed(&["encode", "a red apple", "-o", "f.safetensors"]);
     room.succeed(&small(&["generate", "--load-embeddings", "f.safetensors", "-o", "c.png"]));
     room.succeed(&small(&["generate", "a red apple", "-o", "d.png"]));
-    assert_eq!(room.read("c.png"), room.read("d.png"));
+    assert_eq!(pixels(&room, "c.png"), pixels(&room, "d.png"));
     let said = room.fail(1, &with(&["generate", "--load-embeddings", "f.safetensors"]));
     assert!(said.contains("negative_embeddings"), "{said}");
 }

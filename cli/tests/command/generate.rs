@@ -54,6 +54,9 @@ fn a_long_prompt_is_cut_and_it_is_said() {
     let prompt = "apple ".repeat(2000);
     let said = Room::new().succeed(&small(&["generate", &prompt]));
     assert!(said.contains("512") && said.contains("cut"), "{said}");
+    let guided = ["--guidance-scale", "1", "--negative-prompt", &prompt];
+    let said = Room::new().succeed(&small(&[&["generate", "x"], &guided[..]].concat()));
+    assert!(said.contains("the negative prompt is") && said.contains("cut"), "{said}");
 }
 
 #[test]

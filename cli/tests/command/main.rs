@@ -1,7 +1,14 @@
 //! `llm-dit` as a person runs it: the built program, the demo model, and what it leaves behind.
 
+mod api;
+mod config;
 mod files;
 mod generate;
+mod image;
+mod lora;
+mod many;
+mod recipes;
 mod serve;
 mod support;
+mod text;
 mod usage;

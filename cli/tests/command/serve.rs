@@ -50,6 +50,11 @@ fn the_same_picture_through_the_services_byte_for_byte() {
         &["--cfg-normalization", "1", "--cfg-truncation", "0.5", "--guidance-scale", "2"],
         &["--system-prompt", "Paint.", "--thinking-content", "Hm.", "--assistant-content", "A"],
         &["--shift", "6", "--steps", "4"],
+        &["--scheduler", "unipc", "--steps", "4"],
+        &["--scheduler", "flow_heun", "--steps", "3", "--guidance-scale", "1"],
+        &["--template", "noir", "--guidance-scale", "1.5", "--steps", "3"],
+        &["--thinking-content", "T", "--enable-thinking=false", "--steps", "2"],
+        &["--negative-prompt", "<|im_end|>", "--guidance-scale", "1", "--raw-special-tokens"],
     ] {
         compare(&room, &server, extra);
     }

@@ -34,9 +34,13 @@ impl Room {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_llm-dit"));
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["LLM_DIT_GATEWAY", "LLM_DIT_LOG"] {
-            command.env_remove(name);
+        // Neither the variables nor the configuration of whoever runs the tests.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("LLM_DIT_") {
+                command.env_remove(name);
+            }
         }
+        command.env("XDG_CONFIG_HOME", self.0.path());
         command
     }
 

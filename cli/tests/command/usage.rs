@@ -7,8 +7,15 @@ use crate::support::Room;
 #[test]
 fn help_and_version_are_no_errors() {
     let room = Room::new();
-    for args in [&["--help"][..], &["generate", "--help"], &["serve", "-h"], &["encode", "--help"]]
-    {
+    for args in [
+        &["--help"][..],
+        &["generate", "--help"],
+        &["serve", "-h"],
+        &["encode", "--help"],
+        &["format", "--help"],
+        &["templates", "--help"],
+        &["templates", "show", "--help"],
+    ] {
         let output = room.run(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         let help = String::from_utf8(output.stdout).expect("text");
@@ -35,6 +42,8 @@ fn wrong_flags_end_with_64_before_any_work() {
         (&["generate", "x", "--steps", "0"], "steps 0 is out of range"),
         (&["generate", "x", "--guidance-scale", "NaN"], "guidance_scale"),
         (&["generate", "x", "--shift", "0"], "shift"),
+        (&["generate", "x", "--scheduler", "heun"], "did you mean 'flow_heun'?"),
+        (&["generate", "x", "--scheduler", "ddim"], "known are flow_euler, flow_heun"),
         (&["generate", "x", "--dtype", "int8"], "use f32, bf16 or f16"),
         (&["generate", "x", "--device", "tpu"], "use auto, cpu, cuda"),
         (&["generate", "x", "--seed", "-1"], "unexpected argument"),

@@ -1,51 +1,46 @@
-//! The layout of one conversation.
-
-use std::fmt::Write as _;
+//! One conversation, and the rule for the negative prompt beside it.
 
 /// One conversation, ending where the model would answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chat {
-    /// What to draw.
-    pub user: String,
     /// System prompt; no system turn when empty.
     pub system: String,
-    /// Content of the think block, which appears when this is not empty.
+    /// What was said before, oldest first.
+    pub history: Vec<Exchange>,
+    /// What to draw.
+    pub user: String,
+    /// Content of the think block.
     pub thinking: String,
     /// Beginning of the answer; when not empty, the answer's turn is closed.
     pub assistant: String,
-    /// Writes the think block even when it is empty.
-    pub force_think_block: bool,
+    pub think_block: ThinkBlock,
+    /// Closes the answer's turn even when `assistant` is empty.
+    pub close_turn: bool,
+    /// Takes special tokens that were typed in any of the texts for what they say, as transformers
+    /// does. Otherwise they are text.
+    pub raw_special_tokens: bool,
 }
 
-/// The tokens that give a chat its shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Special {
-    ImStart,
-    ImEnd,
-    Think,
-    EndThink,
+/// A user's turn and the answer to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exchange {
+    pub user: String,
+    /// Content of the answer's think block.
+    pub thinking: String,
+    pub assistant: String,
 }
 
-/// What a chat is made of. Neighbouring texts are one string to the tokenizer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Piece<'a> {
-    Special(Special),
-    Text(&'a str),
-    /// The only text that may be cut to fit the token budget.
-    User(&'a str),
-}
-
-impl Special {
-    pub(crate) const ALL: [Self; 4] = [Self::ImStart, Self::ImEnd, Self::Think, Self::EndThink];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::ImStart => "<|im_start|>",
-            Self::ImEnd => "<|im_end|>",
-            Self::Think => "<think>",
-            Self::EndThink => "</think>",
-        }
-    }
+/// Whether answers begin with a think block. It holds for the whole conversation: either every
+/// answer has one or none has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ThinkBlock {
+    /// When there is something to put into one.
+    #[default]
+    Auto,
+    /// Even if it is empty.
+    On,
+    /// Not even if there is something to put into it; that is dropped.
+    Off,
 }
 
 impl Chat {
@@ -56,49 +51,44 @@ impl Chat {
 
     /// The conversation for the negative prompt that goes with this one: the bare text, with a think
     /// block exactly when this one has it. Guidance then leads away from the text alone, not from
-    /// the system prompt or from the layout that both share. The wire's `Chat` has the same rule.
+    /// the system prompt or from the layout that both share.
     pub fn negative(&self, text: impl Into<String>) -> Self {
-        Self { user: text.into(), force_think_block: self.has_think_block(), ..Self::default() }
+        Self {
+            think_block: if self.has_think_block() { ThinkBlock::On } else { ThinkBlock::Auto },
+            raw_special_tokens: self.raw_special_tokens,
+            ..Self::user(text)
+        }
     }
 
-    fn has_think_block(&self) -> bool {
-        self.force_think_block || !self.thinking.is_empty()
+    pub fn has_think_block(&self) -> bool {
+        match self.think_block {
+            ThinkBlock::On => true,
+            ThinkBlock::Off => false,
+            ThinkBlock::Auto => {
+                !self.thinking.is_empty() || self.history.iter().any(|e| !e.thinking.is_empty())
+            }
+        }
+    }
+}
+
+impl ThinkBlock {
+    /// From the two switches that callers have. An explicit `enable_thinking` is the last word;
+    /// `force` only adds a block where none was asked for.
+    pub fn from_switches(enable_thinking: Option<bool>, force: bool) -> Self {
+        match (enable_thinking, force) {
+            (Some(false), _) => Self::Off,
+            (Some(true), _) | (None, true) => Self::On,
+            (None, false) => Self::Auto,
+        }
     }
 
-    /// The conversation as a person reads it, special tokens by name.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        for piece in self.pieces() {
-            let part = match piece {
-                Piece::Special(special) => special.name(),
-                Piece::Text(part) | Piece::User(part) => part,
-            };
-            // Writing to a String cannot fail.
-            let _ = text.write_str(part);
+    /// `enable_thinking` as it would have to be given for this.
+    pub fn as_switch(self) -> Option<bool> {
+        match self {
+            Self::Auto => None,
+            Self::On => Some(true),
+            Self::Off => Some(false),
         }
-        text
-    }
-
-    /// Qwen's template for `enable_thinking=True` and a generation prompt, which is what Z-Image was
-    /// trained on, with the optional parts of the Python program around it.
-    pub(crate) fn pieces(&self) -> Vec<Piece<'_>> {
-        use {crate::chat::Special::*, Piece::*};
-
-        let mut pieces = Vec::with_capacity(20);
-        if !self.system.is_empty() {
-            pieces.extend([Special(ImStart), Text("system\n"), Text(&self.system)]);
-            pieces.extend([Special(ImEnd), Text("\n")]);
-        }
-        pieces.extend([Special(ImStart), Text("user\n"), User(&self.user)]);
-        pieces.extend([Special(ImEnd), Text("\n"), Special(ImStart), Text("assistant\n")]);
-        if self.has_think_block() {
-            pieces.extend([Special(Think), Text("\n"), Text(&self.thinking), Text("\n")]);
-            pieces.extend([Special(EndThink), Text("\n\n")]);
-        }
-        if !self.assistant.is_empty() {
-            pieces.extend([Text(&self.assistant), Special(ImEnd)]);
-        }
-        pieces
     }
 }
 
@@ -107,39 +97,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_of_the_python_program() {
-        let p = || Chat::user("P");
-        let thinking = |t: &str| Chat { thinking: t.into(), ..p() };
-        let plain = "<|im_start|>user\nP<|im_end|>\n<|im_start|>assistant\n";
-        for (chat, expected) in [
-            (p(), plain.to_owned()),
-            (Chat { force_think_block: true, ..p() }, format!("{plain}<think>\n\n</think>\n\n")),
-            (thinking("T"), format!("{plain}<think>\nT\n</think>\n\n")),
-            (Chat { assistant: "A".into(), ..p() }, format!("{plain}A<|im_end|>")),
-            (
-                Chat { system: "S".into(), assistant: "A".into(), ..thinking("T") },
-                format!(
-                    "<|im_start|>system\nS<|im_end|>\n{plain}<think>\nT\n</think>\n\nA<|im_end|>"
-                ),
-            ),
-            (Chat::user(""), "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n".to_owned()),
-        ] {
-            assert_eq!(chat.render(), expected);
-        }
-    }
-
-    #[test]
     fn the_negative_prompt_shares_the_think_block_alone() {
         let chat = Chat {
-            user: "P".into(),
             system: "S".into(),
             thinking: "T".into(),
             assistant: "A".into(),
-            force_think_block: false,
+            close_turn: true,
+            ..Chat::user("P")
         };
-        let block = Chat { force_think_block: true, ..Chat::user("N") };
+        let block = Chat { think_block: ThinkBlock::On, ..Chat::user("N") };
         assert_eq!(chat.negative("N"), block);
         assert_eq!(block.negative("N"), block);
         assert_eq!(Chat::user("P").negative("N"), Chat::user("N"));
+        let off = Chat { think_block: ThinkBlock::Off, ..chat };
+        assert_eq!(off.negative("N"), Chat::user("N"));
+        let raw = Chat { raw_special_tokens: true, ..off };
+        assert_eq!(raw.negative("N"), Chat { raw_special_tokens: true, ..Chat::user("N") });
+    }
+
+    #[test]
+    fn the_explicit_switch_is_the_last_word() {
+        use ThinkBlock::*;
+        for (enable, force, expected) in [
+            (None, false, Auto),
+            (None, true, On),
+            (Some(true), false, On),
+            (Some(true), true, On),
+            (Some(false), false, Off),
+            (Some(false), true, Off),
+        ] {
+            let block = ThinkBlock::from_switches(enable, force);
+            assert_eq!(block, expected, "{enable:?} {force}");
+            assert_eq!(ThinkBlock::from_switches(block.as_switch(), false), block);
+        }
     }
 }

@@ -4,12 +4,23 @@
 //! may read and the ids that the encoder takes are made from those pieces, so they cannot differ.
 //!
 //! Decision: ids are never made from the readable text. A special token that somebody typed stays
-//! text, letter by letter, and so cannot close the user's turn or open another one.
+//! text, letter by letter, and so cannot close the user's turn or open another one. Who wants it
+//! otherwise says so with [`Chat::raw_special_tokens`].
 
 mod chat;
+#[cfg(feature = "tokenizer")]
+mod counts;
+mod layout;
+mod options;
+#[cfg(feature = "tokenizer")]
 mod tokenizer;
+mod wire;
 
-pub use chat::Chat;
+pub use chat::{Chat, Exchange, ThinkBlock};
+#[cfg(feature = "tokenizer")]
+pub use counts::TokenCounts;
+pub use options::ChatOptions;
+#[cfg(feature = "tokenizer")]
 pub use tokenizer::{ChatTokenizer, Tokenized};
 
 use std::path::PathBuf;

@@ -1,20 +1,24 @@
 //! From pieces to ids, within a budget.
 
-use std::{collections::HashMap, fs, path::Path};
+mod file;
 
-use serde_json::Value;
-use tokenizers::{Encoding, Tokenizer};
+use std::{path::Path, sync::OnceLock};
+
+use tokenizers::Tokenizer;
 
 use crate::{
-    Chat, ChatError,
-    chat::{Piece, Special},
+    Chat, ChatError, TokenCounts,
+    layout::{Part, Piece, Special},
 };
 
 /// Turns chats into token ids.
 #[derive(Debug)]
 pub struct ChatTokenizer {
-    /// Knows no added tokens, so that nothing a person types can become one.
+    /// Takes every added token for text, so that nothing a person types can become one.
     text: Tokenizer,
+    /// Takes added tokens for what they are. Made when first asked for, since few ask and a large
+    /// vocabulary takes tens of megabytes.
+    raw: OnceLock<Tokenizer>,
     specials: [u32; Special::ALL.len()],
 }
 
@@ -22,109 +26,113 @@ pub struct ChatTokenizer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokenized {
     pub ids: Vec<u32>,
+    /// What the ids are, by part.
+    pub counts: TokenCounts,
     /// Tokens cut from the end of the user's text; 0 when all of it fitted.
     pub truncated_tokens: usize,
 }
 
-/// A stretch between special tokens.
+/// A stretch of text that the tokenizer sees as one string.
 #[derive(Default)]
 struct Stretch {
     text: String,
-    /// Bytes of `text` before the user's, when it holds the user's.
-    user_from: Option<usize>,
+    /// Where each part begins, in bytes.
+    parts: Vec<(usize, Part)>,
+}
+
+/// Ids, and for each the part in which it begins.
+#[derive(Default)]
+struct Tokens {
+    ids: Vec<u32>,
+    parts: Vec<Part>,
 }
 
 impl ChatTokenizer {
     /// Reads `tokenizer.json` of a model's `tokenizer/` folder.
     pub fn from_folder(folder: &Path) -> Result<Self, ChatError> {
-        let path = folder.join("tokenizer.json");
-        let bytes = fs::read(&path).map_err(|cause| ChatError::Io { path: path.clone(), cause })?;
-        let invalid = |cause: String| ChatError::Invalid { path: path.clone(), cause };
-        let mut json: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
-        let added = json
-            .get_mut("added_tokens")
-            .map(std::mem::take)
-            .ok_or_else(|| invalid("it has no added_tokens".to_owned()))?;
-        json["added_tokens"] = Value::Array(Vec::new());
-        // Whatever the file says, we neither pad nor cut.
-        json["padding"] = Value::Null;
-        json["truncation"] = Value::Null;
-
-        let added: HashMap<&str, u64> = added
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|token| Some((token.get("content")?.as_str()?, token.get("id")?.as_u64()?)))
-            .collect();
-        let mut specials = [0; Special::ALL.len()];
-        for (id, special) in specials.iter_mut().zip(Special::ALL) {
-            let token = special.name();
-            *id = added
-                .get(token)
-                .and_then(|&id| u32::try_from(id).ok())
-                .ok_or_else(|| ChatError::MissingToken { path: path.clone(), token })?;
-        }
-        let text = serde_json::from_value(json).map_err(|e| invalid(e.to_string()))?;
-        Ok(Self { text, specials })
+        let (text, specials) = file::read(&folder.join("tokenizer.json"))?;
+        Ok(Self { text, raw: OnceLock::new(), specials })
     }
 
     /// The chat's ids, at most `max_tokens` of them. What does not fit is cut from the end of the
     /// user's text, so that the headers around it, above all the one that opens the answer,
     /// survive.
     pub fn tokenize(&self, chat: &Chat, max_tokens: usize) -> Result<Tokenized, ChatError> {
-        let mut ids = Vec::new();
-        // Where the ids of the user's stretch lie, and how many of them may go.
-        let mut user = (0, 0);
+        let mut tokens = self.tokens(chat)?;
+        let truncated_tokens = tokens.ids.len().saturating_sub(max_tokens);
+        let may_go = tokens.parts.iter().filter(|&&part| part == Part::User).count();
+        if truncated_tokens > may_go {
+            return Err(ChatError::NoRoom { needed: tokens.ids.len() - may_go, max_tokens });
+        }
+        // A line break of the header may share a token with line breaks that the user typed; that
+        // token is the header's and stays.
+        if let Some(last) = tokens.parts.iter().rposition(|&part| part == Part::User) {
+            let cut = last + 1 - truncated_tokens..last + 1;
+            tokens.ids.drain(cut.clone());
+            tokens.parts.drain(cut);
+        }
+        let counts = TokenCounts::of(&tokens.parts);
+        Ok(Tokenized { ids: tokens.ids, counts, truncated_tokens })
+    }
+
+    /// How many tokens the whole chat takes, by part.
+    pub fn count(&self, chat: &Chat) -> Result<TokenCounts, ChatError> {
+        Ok(TokenCounts::of(&self.tokens(chat)?.parts))
+    }
+
+    fn tokens(&self, chat: &Chat) -> Result<Tokens, ChatError> {
+        let tokenizer = if chat.raw_special_tokens { self.raw() } else { &self.text };
+        let mut tokens = Tokens::default();
         let mut stretch = Stretch::default();
         for piece in chat.pieces() {
             match piece {
-                Piece::Text(text) => stretch.text.push_str(text),
-                Piece::User(text) => {
-                    stretch.user_from = Some(stretch.text.len());
-                    stretch.text.push_str(text);
+                Piece::Text(part, text) => stretch.push(part, text),
+                // Then all of the chat is one string, as it is for transformers.
+                Piece::Special(special) if chat.raw_special_tokens => {
+                    stretch.push(Part::Frame, special.name());
                 }
                 Piece::Special(special) => {
-                    self.flush(&mut stretch, &mut ids, &mut user)?;
-                    ids.push(self.specials[special as usize]);
+                    std::mem::take(&mut stretch).tokenize(tokenizer, &mut tokens)?;
+                    tokens.ids.push(self.specials[special as usize]);
+                    tokens.parts.push(Part::Frame);
                 }
             }
         }
-        self.flush(&mut stretch, &mut ids, &mut user)?;
-
-        let truncated_tokens = ids.len().saturating_sub(max_tokens);
-        let (end, may_go) = user;
-        if truncated_tokens > may_go {
-            return Err(ChatError::NoRoom { needed: ids.len() - may_go, max_tokens });
-        }
-        ids.drain(end - truncated_tokens..end);
-        Ok(Tokenized { ids, truncated_tokens })
+        stretch.tokenize(tokenizer, &mut tokens)?;
+        Ok(tokens)
     }
 
-    /// Appends the stretch's ids and begins a new stretch.
-    fn flush(
-        &self,
-        stretch: &mut Stretch,
-        ids: &mut Vec<u32>,
-        user: &mut (usize, usize),
-    ) -> Result<(), ChatError> {
-        let Stretch { text, user_from } = std::mem::take(stretch);
-        if text.is_empty() {
-            return Ok(());
-        }
-        let encoding = self
-            .text
-            .encode(text.as_str(), false)
-            .map_err(|e| ChatError::Tokenizer(e.to_string()))?;
-        ids.extend(encoding.get_ids());
-        if let Some(from) = user_from {
-            *user = (ids.len(), tokens_from(&encoding, from));
-        }
-        Ok(())
+    fn raw(&self) -> &Tokenizer {
+        self.raw.get_or_init(|| {
+            let mut raw = self.text.clone();
+            raw.set_encode_special_tokens(false);
+            raw
+        })
     }
 }
 
-/// Tokens that hold nothing from before byte `from`. The header's line break may share a token
-/// with line breaks that the user typed; that token stays.
-fn tokens_from(encoding: &Encoding, from: usize) -> usize {
-    encoding.get_offsets().iter().rev().take_while(|(start, _)| *start >= from).count()
+impl Stretch {
+    fn push(&mut self, part: Part, text: &str) {
+        if !text.is_empty() {
+            self.parts.push((self.text.len(), part));
+            self.text.push_str(text);
+        }
+    }
+
+    fn tokenize(self, tokenizer: &Tokenizer, tokens: &mut Tokens) -> Result<(), ChatError> {
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        let encoding = tokenizer
+            .encode(self.text.as_str(), false)
+            .map_err(|e| ChatError::Tokenizer(e.to_string()))?;
+        tokens.ids.extend(encoding.get_ids());
+        tokens.parts.extend(encoding.get_offsets().iter().map(|&(begin, _)| self.part_at(begin)));
+        Ok(())
+    }
+
+    fn part_at(&self, byte: usize) -> Part {
+        let after = self.parts.partition_point(|&(begin, _)| begin <= byte);
+        after.checked_sub(1).map_or(Part::Frame, |i| self.parts[i].1)
+    }
 }

@@ -4,12 +4,16 @@
 //! only way to a [`GenerateParams`], so limits and messages cannot differ by door.
 
 mod limits;
+mod nearest;
 mod options;
-mod prompt;
+pub mod prompt;
+mod scheduler;
 
 pub use limits::{Limits, ModelDefaults};
-pub use options::{GenerateOptions, GenerateParams};
+pub use nearest::nearest;
+pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
+pub use scheduler::Scheduler;
 
 /// Why a request was refused; the message says what would be accepted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -22,6 +26,12 @@ pub enum ParamError {
     TooManyPixels { width: u32, height: u32, pixels: u64, limit: u64 },
     #[error("{name} {value} is out of range; use a finite number from {min} to {max}")]
     BadNumber { name: &'static str, value: f64, min: f64, max: f64 },
+    #[error(
+        "unknown scheduler '{name}'; {}known are {}",
+        nearest.map(|n| format!("did you mean '{n}'? ")).unwrap_or_default(),
+        Scheduler::list()
+    )]
+    UnknownScheduler { name: String, nearest: Option<Scheduler> },
     #[error("the prompt is empty; say what to draw")]
     EmptyPrompt,
     #[error("{name} of {bytes} bytes is too long; at most {MAX_PROMPT_BYTES} are taken")]

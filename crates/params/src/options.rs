@@ -1,6 +1,6 @@
 //! Parameters before and after the model's defaults have filled the gaps.
 
-use crate::{Limits, ModelDefaults, ParamError};
+use crate::{Limits, ModelDefaults, ParamError, Scheduler};
 
 /// What the caller said. `None` means "as the model likes it".
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -13,6 +13,8 @@ pub struct GenerateOptions {
     pub cfg_normalization: Option<f32>,
     pub cfg_truncation: Option<f32>,
     pub shift: Option<f64>,
+    pub scheduler: Option<Scheduler>,
+    pub strength: Option<f64>,
 }
 
 /// What will be made. Every value has been checked against the limits.
@@ -22,7 +24,7 @@ pub struct GenerateParams {
     /// Pixels.
     pub width: u32,
     pub height: u32,
-    /// DiT forwards.
+    /// Steps along the sigma grid; [`GenerateParams::forwards`] says what they cost.
     pub steps: u32,
     /// Names the initial noise, as in PyTorch on the CPU.
     pub seed: u64,
@@ -34,6 +36,18 @@ pub struct GenerateParams {
     pub cfg_truncation: Option<f32>,
     /// Time shift of the sigma grid.
     pub shift: f64,
+    pub scheduler: Scheduler,
+    /// How much of a given picture is redrawn, 1 is all; without a picture it has no meaning. A
+    /// double as in Python, since `steps - steps * strength` is cut to a whole number.
+    pub strength: f64,
+}
+
+/// As diffusers' `ZImageImg2ImgPipeline`.
+pub const DEFAULT_STRENGTH: f64 = 0.6;
+
+/// 53 bits, so that the seed survives a trip through JSON readers that know only doubles.
+pub fn random_seed() -> u64 {
+    rand::random::<u64>() >> 11
 }
 
 impl GenerateOptions {
@@ -77,24 +91,38 @@ impl GenerateOptions {
             .transpose()?
             .filter(|&t| t < 1.0);
         let shift = number("shift", self.shift.unwrap_or(defaults.shift), 0.01, 100.0)?;
+        let strength = number("strength", self.strength.unwrap_or(DEFAULT_STRENGTH), 0.0, 1.0)?;
         Ok(GenerateParams {
             width,
             height,
             steps,
-            // 53 bits, so that the seed survives a trip through JSON readers that know only doubles.
-            seed: self.seed.unwrap_or_else(|| rand::random::<u64>() >> 11),
+            seed: self.seed.unwrap_or_else(random_seed),
             guidance_scale,
             cfg_normalization,
             cfg_truncation,
             shift,
+            scheduler: self.scheduler.unwrap_or(defaults.scheduler),
+            strength,
         })
     }
 }
 
 impl GenerateParams {
+    /// DiT forwards, each of which is a reported step. Guidance packs two captions into one.
+    pub fn forwards(&self) -> u32 {
+        self.scheduler.forwards(self.steps)
+    }
+
     /// True when a second forward a step, for the negative prompt, is needed.
     pub fn uses_guidance(&self) -> bool {
         self.guidance_scale > 0.0
+    }
+
+    /// The step that a given picture is drawn on from, as diffusers' `get_timesteps` counts:
+    /// `steps` when the strength leaves none.
+    pub fn first_step(&self) -> u32 {
+        let steps = f64::from(self.steps);
+        (steps - (steps * self.strength).min(steps)).max(0.0) as u32
     }
 }
 
@@ -144,6 +172,7 @@ mod tests {
         let params =
             resolve(GenerateOptions { steps: Some(4), ..Default::default() }).expect("valid");
         assert_eq!((params.width, params.height, params.steps), (1024, 1024, 4));
+        assert_eq!((params.scheduler, params.forwards()), (Scheduler::FlowEuler, 4));
         assert!(!params.uses_guidance());
         assert!(params.seed < 1 << 53);
     }
@@ -170,6 +199,36 @@ mod tests {
         }
         let steps = |n| resolve(GenerateOptions { steps: Some(n), ..Default::default() });
         assert!(steps(0).is_err() && steps(201).is_err() && steps(200).is_ok());
+    }
+
+    #[test]
+    fn strength_chooses_the_first_step_as_python_does() {
+        let first = |steps, strength| {
+            let options = GenerateOptions {
+                steps: Some(steps),
+                strength: Some(strength),
+                ..Default::default()
+            };
+            resolve(options).map(|params| params.first_step())
+        };
+        // int(max(n - min(n * s, n), 0)) in Python.
+        for (steps, strength, expected) in [
+            (8, 0.6, 3),
+            (10, 0.6, 4),
+            (10, 0.7, 3),
+            (10, 0.3, 7),
+            (8, 1.0, 0),
+            (8, 0.01, 7),
+            (8, 0.0, 8),
+        ] {
+            assert_eq!(first(steps, strength), Ok(expected), "{steps} x {strength}");
+        }
+        for strength in [-0.1, 1.1, f64::NAN] {
+            assert!(matches!(
+                first(8, strength),
+                Err(ParamError::BadNumber { name: "strength", .. })
+            ));
+        }
     }
 
     #[test]

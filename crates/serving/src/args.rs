@@ -46,11 +46,14 @@ pub struct ListenError {
 /// Reads the command line. An `Err` is the status to exit with: everything there was to say has
 /// been printed (help and version end with 0).
 pub fn parse<T: Parser>() -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| {
-        // Nothing is left to do when the terminal is gone.
-        let _ = error.print();
-        if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
-    })
+    T::try_parse().map_err(|error| report(&error))
+}
+
+/// Says what is wrong with a command line (or what `--help` asked for), and the status for it.
+pub fn report(error: &clap::Error) -> ExitCode {
+    // Nothing is left to do when the terminal is gone.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
 }
 
 #[cfg(test)]

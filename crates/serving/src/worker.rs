@@ -90,8 +90,8 @@ impl<M: Send + 'static> Worker<M> {
         let (sender, reply) = oneshot::channel();
         let name = self.shared.name;
         let work = Box::new(move |model: &mut M| {
-            // A model keeps nothing from job to job but its weights, which a job only reads, so
-            // one that panicked leaves nothing half done behind.
+            // A model keeps nothing from job to job but its weights, and marks them as in doubt
+            // while it changes them, so a job that panicked leaves nothing half done unnoticed.
             let result = catch_unwind(AssertUnwindSafe(|| work(model))).map_err(|panic| {
                 tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
                 Fault::Internal(format!("the {name} failed; its log has the cause"))

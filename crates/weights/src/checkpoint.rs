@@ -10,7 +10,7 @@ use std::{
 use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::LoadError;
+use crate::{LoadError, Overlay};
 
 /// Files of one part, mapped into memory; tensors are read when asked for.
 pub struct Checkpoint {
@@ -25,6 +25,7 @@ pub struct Checkpoint {
 pub struct Weights {
     checkpoint: Arc<Checkpoint>,
     prefix: String,
+    overlay: Arc<Overlay>,
 }
 
 /// `*.safetensors.index.json`: which shard holds which tensor.
@@ -53,7 +54,11 @@ impl Checkpoint {
         #[expect(unsafe_code, reason = "mapping a file is unsafe; this is the one place that does")]
         let files = unsafe { MmapedSafetensors::multi(&paths) }.map_err(invalid)?;
         let checkpoint = Self { folder: folder.to_owned(), files, device: device.clone(), dtype };
-        Ok(Weights { checkpoint: Arc::new(checkpoint), prefix: String::new() })
+        Ok(Weights {
+            checkpoint: Arc::new(checkpoint),
+            prefix: String::new(),
+            overlay: Arc::default(),
+        })
     }
 }
 
@@ -65,7 +70,7 @@ impl Weights {
         } else {
             format!("{}.{name}", self.prefix)
         };
-        Self { checkpoint: self.checkpoint.clone(), prefix }
+        Self { prefix, ..self.clone() }
     }
 
     /// The tensor `name`, if it has this shape.
@@ -79,7 +84,18 @@ impl Weights {
         if view.shape() != shape {
             return Err(LoadError::Shape { path, name, found: view.shape().to_vec(), expected });
         }
-        Ok(checkpoint.files.load(&name, &checkpoint.device)?.to_dtype(checkpoint.dtype)?)
+        let base = checkpoint.files.load(&name, &checkpoint.device)?;
+        self.overlay.fuse(&name, base, checkpoint.dtype)
+    }
+
+    /// The same files with other changes on top.
+    pub fn with_overlay(&self, overlay: Arc<Overlay>) -> Self {
+        Self { overlay, ..self.clone() }
+    }
+
+    /// What is put on top of the files.
+    pub fn overlay(&self) -> &Arc<Overlay> {
+        &self.overlay
     }
 
     /// True when some tensor lies under this prefix.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::lora::LoraError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("unknown device '{0}'; use auto, cpu, cuda, cuda:N or metal")]
@@ -26,6 +28,10 @@ pub enum LoadError {
     MissingTensor { path: PathBuf, name: String, expected: Vec<usize> },
     #[error("tensor '{name}' in {path} has shape {found:?}, but {expected:?} is expected")]
     Shape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("with the LoRAs, tensor '{name}' has values that are not finite; lower their scales")]
+    Overflow { name: String },
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     #[error("loading failed: {0}")]
     Backend(String),
 }

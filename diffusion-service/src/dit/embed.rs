@@ -7,8 +7,8 @@ use llm_dit_weights::{LoadError, Weights};
 use super::config::PATCH;
 
 /// Sinusoids of the time.
-const FREQUENCIES: usize = 256;
-const MID: usize = 1024;
+pub const FREQUENCIES: usize = 256;
+pub const MID: usize = 1024;
 
 /// `TimestepEmbedder`: sinusoids, then two linear layers with SiLU between them.
 pub struct TimestepEmbedder {

@@ -1,10 +1,11 @@
 //! Fetching embeddings straight from an encoder, so that they travel once.
 
-use llm_dit_params::{GenerateParams, Prompt};
+use llm_dit_chat::Chat;
+use llm_dit_params::{GenerateParams, Prompt, prompt};
 use llm_dit_proto::{
     Assembler, DType, Fault, Tensor, TensorError,
     v1::{
-        EmbeddingHeader, EncodeRequest, EncodeResponse, encode_response::Frame,
+        self, EmbeddingHeader, EncodeRequest, EncodeResponse, encode_response::Frame,
         encoder_client::EncoderClient,
     },
 };
@@ -18,8 +19,17 @@ use crate::{DiffusionHandle, engine::ModelInfo};
 pub(super) struct Pulled {
     pub embeddings: Tensor,
     pub negative_embeddings: Option<Tensor>,
-    /// Tokens cut from the prompt (not the negative one).
+    /// Tokens cut from the prompt.
     pub truncated_tokens: u32,
+    /// Tokens cut from the negative prompt.
+    pub negative_truncated_tokens: u32,
+}
+
+impl Pulled {
+    /// What a client brought along: nothing was cut.
+    pub fn brought(embeddings: Tensor, negative_embeddings: Option<Tensor>) -> Self {
+        Self { embeddings, negative_embeddings, truncated_tokens: 0, negative_truncated_tokens: 0 }
+    }
 }
 
 /// Has the prompt encoded, and the negative prompt with it when guidance needs one.
@@ -40,18 +50,22 @@ pub(super) async fn embeddings(
         ));
     };
     let info = handle.info();
-    let mut prompts = vec![chat];
-    if params.uses_guidance() {
-        prompts.extend(prompts.first().map(|chat| chat.negative(negative.into_string())));
-    }
+    let loras = handle.loras();
+    let user = prompt::with_triggers(loras.iter().map(|l| &*l.choice.trigger_words), &chat.user);
+    let chat = Chat { user, ..Chat::from(chat) };
+    let negative = params.uses_guidance().then(|| chat.negative(negative.into_string()));
+    let guided = negative.is_some();
+    let prompts = std::iter::once(chat).chain(negative).map(v1::Chat::from).collect();
     let mut reader = Reader::open(encoder, info, prompts).await?;
     let (embeddings, truncated_tokens) = reader.tensor(0).await?;
-    if truncated_tokens > 0 {
-        tracing::warn!(truncated_tokens, "the prompt was too long and was cut");
+    let (negative_embeddings, negative_truncated_tokens) = match guided {
+        true => reader.tensor(1).await.map(|(tensor, cut)| (Some(tensor), cut))?,
+        false => (None, 0),
+    };
+    if truncated_tokens > 0 || negative_truncated_tokens > 0 {
+        tracing::warn!(truncated_tokens, negative_truncated_tokens, "a prompt was cut");
     }
-    let negative_embeddings =
-        if params.uses_guidance() { Some(reader.tensor(1).await?.0) } else { None };
-    Ok(Pulled { embeddings, negative_embeddings, truncated_tokens })
+    Ok(Pulled { embeddings, negative_embeddings, truncated_tokens, negative_truncated_tokens })
 }
 
 /// Tensors from an encoder's answer, which is checked like a stranger's.
@@ -65,7 +79,7 @@ impl<'a> Reader<'a> {
     async fn open(
         encoder: &'a Remote,
         info: &'a ModelInfo,
-        prompts: Vec<llm_dit_proto::v1::Chat>,
+        prompts: Vec<v1::Chat>,
     ) -> Result<Self, Fault> {
         // The encoder's own default, unless this model takes less.
         let few = u32::try_from(info.max_caption_tokens).ok().filter(|&n| n < 512);

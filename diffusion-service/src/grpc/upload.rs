@@ -5,14 +5,16 @@
 
 use std::time::Duration;
 
-use llm_dit_params::{GenerateOptions, GenerateParams};
+use bytes::Bytes;
+use llm_dit_params::{GenerateOptions, GenerateParams, ParamError};
 use llm_dit_proto::{
     Assembler, DType, Fault, Tensor,
-    v1::{self, GenerateRequest, TensorRole, TensorStart, generate_request::Part},
+    v1::{self, GenerateRequest, ImageHeader, TensorRole, TensorStart, generate_request::Part},
 };
 use tokio::time;
 use tonic::Streaming;
 
+use super::image::ImageUpload;
 use crate::{DiffusionHandle, engine::ModelInfo, handle};
 
 /// A request, whole and with checked parameters. The tensors' values are not checked yet.
@@ -24,6 +26,8 @@ pub(super) struct Upload {
     pub embeddings: Option<Tensor>,
     pub negative_embeddings: Option<Tensor>,
     pub latents: Option<Tensor>,
+    /// A picture's file, not looked into yet.
+    pub image: Option<Bytes>,
 }
 
 /// Texts that have yet to be encoded.
@@ -32,14 +36,21 @@ pub(super) struct BarePrompt {
     pub negative: Option<String>,
 }
 
-/// The tensors of a request while they arrive.
+/// The tensors of a request, and its picture, while they arrive.
 struct Tensors<'a> {
     info: &'a ModelInfo,
     params: &'a GenerateParams,
-    current: Option<(Role, Assembler)>,
+    current: Option<Current>,
     embeddings: Option<Tensor>,
     negative_embeddings: Option<Tensor>,
     latents: Option<Tensor>,
+    image: Option<Bytes>,
+}
+
+/// What the next data belongs to.
+enum Current {
+    Tensor(Role, Assembler),
+    Image(ImageUpload),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,12 +69,12 @@ impl Upload {
         let (info, timeout) = (handle.info(), handle.limits().message_timeout);
         let first = match next(&mut requests, timeout).await? {
             Some(Part::Params(params)) => params,
-            Some(Part::Tensor(_) | Part::Data(_)) => {
+            Some(Part::Tensor(_) | Part::Data(_) | Part::Image(_)) => {
                 return bad("the first message must carry the parameters");
             }
             None => return bad("the request ended before the parameters"),
         };
-        let params = options(&first).resolve(&info.defaults, &info.limits)?;
+        let params = options(&first)?.resolve(&info.defaults, &info.limits)?;
 
         let mut tensors = Tensors::new(info, &params);
         while let Some(part) = next(&mut requests, timeout).await? {
@@ -71,10 +82,11 @@ impl Upload {
                 Part::Params(_) => return bad("the parameters came twice; send them once"),
                 Part::Tensor(start) => tensors.begin(&start)?,
                 Part::Data(chunk) => tensors.push(&chunk)?,
+                Part::Image(header) => tensors.begin_image(&header)?,
             }
         }
         tensors.end()?;
-        let Tensors { embeddings, negative_embeddings, latents, .. } = tensors;
+        let Tensors { embeddings, negative_embeddings, latents, image, .. } = tensors;
         let prompt = match (&embeddings, first.prompt) {
             (Some(_), _) => None,
             (None, _) if negative_embeddings.is_some() => {
@@ -84,7 +96,7 @@ impl Upload {
             (None, None) => return bad("neither embeddings nor a prompt; send one of them"),
         };
         let return_latents = first.return_latents;
-        Ok(Self { params, return_latents, prompt, embeddings, negative_embeddings, latents })
+        Ok(Self { params, return_latents, prompt, embeddings, negative_embeddings, latents, image })
     }
 }
 
@@ -97,6 +109,7 @@ impl<'a> Tensors<'a> {
             embeddings: None,
             negative_embeddings: None,
             latents: None,
+            image: None,
         }
     }
 
@@ -122,22 +135,38 @@ impl<'a> Tensors<'a> {
         };
         shape_is_good.map_err(handle::fault)?;
         let assembler = Assembler::begin(header, self.limit(role)).map_err(|e| role.fault(&e))?;
-        self.current = Some((role, assembler));
+        self.current = Some(Current::Tensor(role, assembler));
+        Ok(())
+    }
+
+    fn begin_image(&mut self, header: &ImageHeader) -> Result<(), Fault> {
+        self.end()?;
+        if self.image.is_some() {
+            return bad("the picture came twice; send it once");
+        }
+        self.current = Some(Current::Image(ImageUpload::begin(header)?));
         Ok(())
     }
 
     fn push(&mut self, chunk: &[u8]) -> Result<(), Fault> {
-        let Some((role, assembler)) = &mut self.current else {
-            return bad("tensor data arrived before any header");
-        };
-        assembler.push(chunk).map_err(|e| role.fault(&e))
+        match &mut self.current {
+            Some(Current::Tensor(role, assembler)) => {
+                assembler.push(chunk).map_err(|e| role.fault(&e))
+            }
+            Some(Current::Image(image)) => image.push(chunk),
+            None => bad("tensor data arrived before any header"),
+        }
     }
 
-    /// Closes the tensor that is under way, if one is.
+    /// Closes what is under way, if anything is.
     fn end(&mut self) -> Result<(), Fault> {
-        if let Some((role, assembler)) = self.current.take() {
-            let tensor = assembler.finish().map_err(|e| role.fault(&e))?;
-            *self.slot(role) = Some(tensor);
+        match self.current.take() {
+            Some(Current::Tensor(role, assembler)) => {
+                let tensor = assembler.finish().map_err(|e| role.fault(&e))?;
+                *self.slot(role) = Some(tensor);
+            }
+            Some(Current::Image(image)) => self.image = Some(image.finish()?),
+            None => {}
         }
         Ok(())
     }
@@ -205,8 +234,8 @@ async fn next(
     }
 }
 
-fn options(params: &v1::GenerateParams) -> GenerateOptions {
-    GenerateOptions {
+fn options(params: &v1::GenerateParams) -> Result<GenerateOptions, ParamError> {
+    Ok(GenerateOptions {
         width: params.width,
         height: params.height,
         steps: params.steps,
@@ -215,7 +244,9 @@ fn options(params: &v1::GenerateParams) -> GenerateOptions {
         cfg_normalization: params.cfg_normalization,
         cfg_truncation: params.cfg_truncation,
         shift: params.shift,
-    }
+        scheduler: params.scheduler.as_deref().map(str::parse).transpose()?,
+        strength: params.strength,
+    })
 }
 
 fn bad<T>(message: impl Into<String>) -> Result<T, Fault> {

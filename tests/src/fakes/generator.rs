@@ -3,9 +3,10 @@
 use std::{ops::ControlFlow, sync::mpsc, thread, time::Duration};
 
 use diffusion_service::engine::{
-    GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo, Picture, Step, StepSink,
+    ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice, LoraReport,
+    ModelInfo, Picture, SetLorasError, Step, StepSink,
 };
-use llm_dit_params::{Limits, ModelDefaults};
+use llm_dit_params::{Limits, ModelDefaults, Scheduler};
 use llm_dit_proto::{DType, Tensor};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -19,15 +20,24 @@ pub const LASTING_SEED: u64 = 668;
 /// What the generator did, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    Began { seed: u64 },
+    Began {
+        seed: u64,
+    },
     Step(u32),
-    Stopped { after: u32 },
-    Finished { seed: u64 },
+    Stopped {
+        after: u32,
+    },
+    Finished {
+        seed: u64,
+    },
+    /// LoRAs were set, by name.
+    Loras(Vec<String>),
 }
 
 #[derive(Debug)]
 pub struct FakeGenerator {
     info: ModelInfo,
+    loras: Vec<ActiveLora>,
     /// One message lets one step run; a closed channel lets all run.
     permits: mpsc::Receiver<()>,
     seen: UnboundedSender<Seen>,
@@ -59,10 +69,14 @@ impl FakeGenerator {
                 steps: 3,
                 guidance_scale: 0.0,
                 shift: 3.0,
+                scheduler: Scheduler::FlowEuler,
             },
             limits: Limits { max_side: 1024, max_pixels: 512 * 512, ..Limits::default() },
         };
-        (Self { info, permits, seen: see }, Control { permits: Some(permit), seen })
+        (
+            Self { info, loras: Vec::new(), permits, seen: see },
+            Control { permits: Some(permit), seen },
+        )
     }
 
     /// A generator that runs freely.
@@ -79,10 +93,17 @@ impl FakeGenerator {
             let bytes = tensor.iter().flat_map(|t| t.bytes().iter());
             bytes.fold(7u64, |sum, &b| sum.wrapping_mul(31).wrapping_add(b.into()))
         };
+        let scheduler = job.params.scheduler.id().bytes().fold(0, |sum, b| sum * 31 + u64::from(b));
         let mut state = job.params.seed
+            ^ scheduler.rotate_left(10)
             ^ sum(&Some(job.embeddings.clone()))
             ^ sum(&job.negative_embeddings).rotate_left(20)
-            ^ sum(&job.latents).rotate_left(40);
+            ^ sum(&job.latents).rotate_left(40)
+            ^ job.image.as_ref().map_or(0, |image| {
+                let pixels =
+                    image.rgb.iter().fold(7u64, |s, &b| s.wrapping_mul(31).wrapping_add(b.into()));
+                pixels ^ job.params.strength.to_bits()
+            });
         let rgb = (0..width * height * 3)
             .map(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -114,7 +135,7 @@ impl ImageGenerator for FakeGenerator {
         job: &GenerateJob,
         sink: &mut dyn StepSink,
     ) -> Result<Generated, GenerateError> {
-        let (seed, total) = (job.params.seed, job.params.steps);
+        let (seed, total) = (job.params.seed, job.params.forwards());
         self.see(Seen::Began { seed });
         let duration = Duration::from_millis(1);
         for index in 0..=total {
@@ -143,6 +164,24 @@ impl ImageGenerator for FakeGenerator {
         self.see(Seen::Finished { seed });
         let latents = job.return_latents.then(|| Self::latents(&self.info, job));
         Ok(Generated { picture: Self::picture(job), latents, denoise: duration, decode: duration })
+    }
+
+    fn loras(&self) -> Vec<ActiveLora> {
+        self.loras.clone()
+    }
+
+    /// Every LoRA changes one matrix.
+    fn set_loras(&mut self, choices: &[LoraChoice]) -> Result<LoraReport, SetLorasError> {
+        let active = |choice: &LoraChoice| ActiveLora {
+            choice: choice.clone(),
+            rank: 4,
+            matrices: 1,
+            unmatched: Vec::new(),
+        };
+        let restored = self.loras.len().saturating_sub(choices.len());
+        self.loras = choices.iter().map(active).collect();
+        self.see(Seen::Loras(choices.iter().map(|choice| choice.name.clone()).collect()));
+        Ok(LoraReport { active: self.loras.clone(), changed: choices.len(), restored })
     }
 }
 

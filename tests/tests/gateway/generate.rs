@@ -3,9 +3,11 @@
 use std::{process::Command, time::Duration};
 
 use crate::support::{Gateway, Stack, WIDTH, expected_png, problem};
-use diffusion_service::ServiceLimits;
-use llm_dit_chat::Chat;
+use diffusion_service::{LorasFolder, ServiceLimits};
+use llm_dit_chat::{Chat, ChatOptions, ThinkBlock};
 use llm_dit_params::GenerateOptions;
+use llm_dit_proto::v1::{ApplyLorasRequest, LoraSelection, diffusion_client::DiffusionClient};
+use llm_dit_templates::Library;
 use llm_dit_tests::{
     fakes::{FakeGenerator, LASTING_SEED, Seen},
     servers::{Server, fake_diffusion, fake_encoder, tokenizer},
@@ -39,6 +41,31 @@ async fn a_prompt_becomes_the_picture_the_services_make() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trigger_words_of_active_loras_go_before_the_prompt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("ink.safetensors"), b"the fake does not look")
+        .expect("writes");
+    let (encoder, mut jobs) = fake_encoder(WIDTH);
+    let encoder = Server::encoder(encoder).await;
+    let fake = FakeGenerator::free(WIDTH);
+    let (diffusion, _control) = fake_diffusion(fake, ServiceLimits::default(), None);
+    let loras = LorasFolder::open(folder.path()).expect("a folder");
+    let diffusion = Server::diffusion(diffusion.with_loras_folder(Some(loras))).await;
+    let selection = LoraSelection {
+        name: "ink.safetensors".into(),
+        scale: None,
+        trigger_words: "ink wash".into(),
+    };
+    let mut client = DiffusionClient::new(diffusion.channel());
+    let request = ApplyLorasRequest { loras: vec![selection] };
+    client.apply_loras(request).await.expect("applied");
+    let gateway = Gateway::start(Some(&encoder.url), &diffusion.url).await;
+    assert_eq!(gateway.post(&json!({"prompt": "a fox"})).await.status(), 200);
+    let expected = tokenizer().tokenize(&Chat::user("ink wash a fox"), 512).expect("fits").ids;
+    assert_eq!(jobs.recv().await.expect("a job").token_ids, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_part_of_the_chat_arrives() {
     let mut stack = Stack::start().await;
     let parts = json!({
@@ -51,16 +78,50 @@ async fn every_part_of_the_chat_arrives() {
         system: "S".into(),
         thinking: "T".into(),
         assistant: "A".into(),
-        force_think_block: false,
+        ..Chat::default()
     };
     let ids = |chat: &Chat| tokenizer().tokenize(chat, 512).expect("fits").ids;
     assert_eq!(stack.jobs.recv().await.expect("a job").token_ids, ids(&chat));
 
-    let block = Chat { force_think_block: true, ..Chat::user("P") };
+    let block = Chat { think_block: ThinkBlock::On, ..Chat::user("P") };
     for name in ["force_think_block", "enable_thinking"] {
         assert_eq!(stack.gateway.post(&json!({"prompt": "P", name: true})).await.status(), 200);
         assert_eq!(stack.jobs.recv().await.expect("a job").token_ids, ids(&block), "{name}");
     }
+    let dropped = json!({"prompt": "P", "thinking_content": "T", "enable_thinking": false});
+    assert_eq!(stack.gateway.post(&dropped).await.status(), 200);
+    assert_eq!(stack.jobs.recv().await.expect("a job").token_ids, ids(&Chat::user("P")));
+
+    let quoted = json!({"prompt": "a \"P\"<|im_end|>", "strip_quotes": true});
+    assert_eq!(stack.gateway.post(&quoted).await.status(), 200);
+    let text = Chat::user("a P<|im_end|>");
+    assert_eq!(stack.jobs.recv().await.expect("a job").token_ids, ids(&text));
+    let raw = json!({"prompt": "a P<|im_end|>", "raw_special_tokens": true});
+    assert_eq!(stack.gateway.post(&raw).await.status(), 200);
+    let raw = Chat { raw_special_tokens: true, ..text.clone() };
+    assert_eq!(stack.jobs.recv().await.expect("a job").token_ids, ids(&raw));
+    assert_ne!(ids(&raw), ids(&text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_fills_what_the_body_leaves_open() {
+    let library = Library::embedded().expect("valid");
+    let minimalist = library.get("minimalist").expect("shipped");
+    // The fake takes 100 tokens, so the template's own text would not fit.
+    let mut stack = Stack::start().await;
+    let body = json!({"prompt": "P", "template": "z_image_minimalist", "system_prompt": "S"});
+    assert_eq!(stack.gateway.post(&body).await.status(), 200);
+    let said = ChatOptions { system: Some("S".to_owned()), ..Default::default() };
+    let chat = minimalist.fill(said).chat("P");
+    let ids = |chat: &Chat| tokenizer().tokenize(chat, 512).expect("fits").ids;
+    assert_eq!(stack.jobs.recv().await.expect("a job").token_ids, ids(&chat));
+
+    let body = json!({"prompt": "P", "template": "noir"});
+    let detail = problem(stack.gateway.post(&body).await, 400).await;
+    assert!(detail.contains("only 100 are allowed"), "the template came along: {detail}");
+    let body = json!({"prompt": "P", "template": "noirr"});
+    let detail = problem(stack.gateway.post(&body).await, 400).await;
+    assert!(detail.contains("did you mean 'noir'?"), "{detail}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,12 +147,10 @@ async fn long_embeddings_are_piped_whole() {
     let body = json!({"prompt": prompt, "seed": 3, "guidance_scale": 1, "negative_prompt": prompt});
     let response = stack.gateway.post(&body).await;
     assert_eq!(response.status(), 200);
-    let cut: u32 = response.headers()["x-truncated-tokens"]
-        .to_str()
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .expect("a number");
-    assert!(cut > 0, "the fake takes 100 tokens");
+    for name in ["x-truncated-tokens", "x-truncated-negative-tokens"] {
+        let cut = response.headers()[name].to_str().expect("text").parse::<u32>();
+        assert!(cut.expect("a number") > 0, "the fake takes 100 tokens");
+    }
     let options = GenerateOptions { guidance_scale: Some(1.0), ..seeded(3) };
     let expected = expected_png(WIDE, &Chat::user(&prompt), options, &prompt);
     assert_eq!(response.bytes().await.expect("a picture"), expected);

@@ -42,8 +42,11 @@ impl Gateway {
     pub async fn start(encoder: Option<&str>, diffusion: &str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
-        let options =
-            GatewayOptions { encoder: encoder.map(str::to_owned), diffusion: diffusion.to_owned() };
+        let options = GatewayOptions {
+            encoder: encoder.map(str::to_owned),
+            diffusion: diffusion.to_owned(),
+            ..Default::default()
+        };
         let shutdown = CancellationToken::new();
         tokio::spawn(gateway::run(listener, options, shutdown.clone()));
         Self { url, _stop: shutdown.drop_guard() }
@@ -94,9 +97,11 @@ pub fn expected_png(
         embeddings: embeddings(chat),
         negative_embeddings: params.uses_guidance().then(|| embeddings(&Chat::user(negative))),
         latents: None,
+        image: None,
         return_latents: false,
     };
-    picture::encode_png(&FakeGenerator::picture(&job)).expect("a picture").to_vec()
+    let recipe = picture::recipe(&info, &[], &job);
+    picture::encode_png(&FakeGenerator::picture(&job), &recipe).expect("a picture").to_vec()
 }
 
 fn expected_embeddings(width: usize, chat: &Chat) -> Tensor {

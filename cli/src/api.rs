@@ -1,0 +1,48 @@
+//! `--api-url`: embeddings from heylookitsanllm instead of from a text encoder in this process.
+
+use llm_dit_chat::Chat;
+use llm_dit_heylook::{HeylookEncoder, HeylookError, format};
+use llm_dit_proto::{Fault, Tensor};
+use tokio::runtime::Handle;
+
+use crate::{args::ChatArgs, error::CliError, progress::Progress};
+
+/// Has one conversation encoded elsewhere, and says so when it may have been cut. Not for async
+/// threads, since it waits; Ctrl-C ends the waiting.
+pub fn encode_chat(
+    encoder: &HeylookEncoder,
+    chat: &Chat,
+    args: &ChatArgs,
+    progress: &Progress,
+) -> Result<Tensor, CliError> {
+    let text = format(chat).map_err(error)?;
+    progress.stage(&format!("waiting for {} at {}", encoder.model(), encoder.url()));
+    let asking = encoder.encode(&text, args.hidden_layer, args.max_tokens, None);
+    let encoded = Handle::current().block_on(async {
+        tokio::select! {
+            encoded = asking => encoded.map_err(error),
+            _ = tokio::signal::ctrl_c() => Err(CliError::interrupted()),
+        }
+    })?;
+    if encoded.full {
+        progress.note(&format!(
+            "the prompt fills all {} tokens of --max-tokens; if it was longer, heylookitsanllm cut its end and with it the header that opens the answer",
+            args.max_tokens
+        ));
+    }
+    Ok(encoded.tensor)
+}
+
+fn error(error: HeylookError) -> CliError {
+    let message = error.to_string();
+    match Fault::from(error) {
+        Fault::BadRequest(_) | Fault::TooLarge(_) => CliError::Usage(message),
+        Fault::Unsupported(_)
+        | Fault::NotFound(_)
+        | Fault::Busy { .. }
+        | Fault::Deadline(_)
+        | Fault::Cancelled(_)
+        | Fault::Unavailable(_)
+        | Fault::Internal(_) => CliError::Failed(message),
+    }
+}

@@ -1,0 +1,112 @@
+//! Flags about the conversation that a prompt is put into.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+use llm_dit_chat::{Chat, ChatOptions};
+use llm_dit_params::Prompt;
+use llm_dit_templates::{Library, Template};
+
+use crate::error::CliError;
+
+/// The second to last, as Z-Image was trained with.
+pub const DEFAULT_HIDDEN_LAYER: i32 = -2;
+pub const DEFAULT_MAX_TOKENS: usize = 512;
+
+/// The other parts of the conversation, and how it is encoded.
+#[derive(Clone, Debug, Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub parts: PartArgs,
+    /// Which of the text encoder's hidden states to use, as transformers counts them
+    #[arg(long, value_name = "INDEX", allow_hyphen_values = true, default_value_t = DEFAULT_HIDDEN_LAYER)]
+    pub hidden_layer: i32,
+    /// Longer prompts are cut, and it is said so
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
+    pub max_tokens: usize,
+}
+
+/// The other parts of the conversation that the prompt is put into.
+#[derive(Clone, Debug, Args)]
+pub struct PartArgs {
+    /// Prompt template, such as photorealistic; `llm-dit templates` lists them
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
+    #[command(flatten)]
+    pub library: LibraryArgs,
+    /// System prompt: how to draw [default: the template's]
+    #[arg(long, value_name = "TEXT")]
+    pub system_prompt: Option<String>,
+    /// Content of the think block [default: the template's]
+    #[arg(long, value_name = "TEXT")]
+    pub thinking_content: Option<String>,
+    /// Beginning of the assistant's answer [default: the template's]
+    #[arg(long, value_name = "TEXT")]
+    pub assistant_content: Option<String>,
+    /// Write a think block even when it is empty
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
+          require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
+    pub force_think_block: bool,
+    /// The last word on the think block: write it, or with =false drop it, whatever else asks for it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          hide_possible_values = true)]
+    pub enable_thinking: Option<bool>,
+    /// Remove double quotes from the prompt; Z-Image letters what stands between them
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
+          require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
+    pub strip_quotes: bool,
+    /// Take special tokens in texts, such as a typed end of turn, for what they say
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
+          require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
+    pub raw_special_tokens: bool,
+}
+
+/// Where templates are looked for.
+#[derive(Clone, Debug, Args)]
+pub struct LibraryArgs {
+    /// Folder of prompt templates beside the built-in ones; one of the same name replaces it
+    #[arg(long, value_name = "DIR", global = true)]
+    pub templates_dir: Option<PathBuf>,
+}
+
+impl ChatArgs {
+    /// The conversation around a prompt.
+    pub fn chat(&self, prompt: Prompt) -> Result<Chat, CliError> {
+        self.parts.chat(prompt)
+    }
+}
+
+impl PartArgs {
+    /// The conversation around a prompt, with what the template adds.
+    pub fn chat(&self, mut prompt: Prompt) -> Result<Chat, CliError> {
+        if self.strip_quotes {
+            prompt = prompt.without_quotes().map_err(CliError::usage)?;
+        }
+        let said = ChatOptions {
+            system: self.system_prompt.clone(),
+            thinking: self.thinking_content.clone(),
+            assistant: self.assistant_content.clone(),
+            enable_thinking: self.enable_thinking,
+            force_think_block: self.force_think_block,
+            raw_special_tokens: self.raw_special_tokens,
+        };
+        let options = match self.template()? {
+            Some(template) => template.fill(said),
+            None => said,
+        };
+        Ok(options.chat(prompt.into_string()))
+    }
+
+    /// The template that was asked for.
+    pub fn template(&self) -> Result<Option<Template>, CliError> {
+        let Some(name) = &self.template else { return Ok(None) };
+        let library = self.library.load()?;
+        library.get(name).cloned().map(Some).map_err(CliError::usage)
+    }
+}
+
+impl LibraryArgs {
+    pub fn load(&self) -> Result<Library, CliError> {
+        Library::load(self.templates_dir.as_deref()).map_err(CliError::failed)
+    }
+}

@@ -1,0 +1,160 @@
+//! `llm-dit config`: what is in force, and where each value came from.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use clap::{Args, Subcommand};
+use llm_dit_serving::args::ListenArgs;
+use llm_dit_settings::{KEYS, Kind, Origin, Setting, Settings};
+use llm_dit_weights::{model_folder, model_label};
+use serde::Serialize;
+
+use crate::{args::GenerateArgs, error::CliError, output::print};
+
+/// The file that ships with the repository; a test loads it.
+const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting that is in force, as TOML, and where it came from
+    ///
+    /// Takes all flags of `generate` and `serve`, so that a command line can be tried out.
+    Show(Box<ShowArgs>),
+    /// Print a configuration with every key explained, to begin one's own with
+    #[command(after_help = "llm-dit config example > config.toml")]
+    Example,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    generate: GenerateArgs,
+    #[command(flatten)]
+    listen: ListenArgs<7860>,
+    /// Print JSON: an object of keys, each with its value and origin
+    #[arg(long)]
+    json: bool,
+}
+
+/// One setting as it is printed.
+#[derive(Serialize)]
+struct Shown {
+    /// As TOML has it; `None` when nobody set it and the model has no say.
+    value: Option<String>,
+    origin: String,
+}
+
+pub fn run(command: ConfigCommand, settings: &Settings) -> Result<(), CliError> {
+    let text = match command {
+        ConfigCommand::Example => EXAMPLE.to_owned(),
+        ConfigCommand::Show(args) => {
+            let shown = shown(&args, settings);
+            if args.json {
+                let by_path: BTreeMap<&str, &Shown> =
+                    shown.iter().map(|(path, shown)| (*path, shown)).collect();
+                serde_json::to_string_pretty(&by_path).map_err(CliError::failed)? + "\n"
+            } else {
+                toml(&shown, settings)
+            }
+        }
+    };
+    print(&text)
+}
+
+fn shown(args: &ShowArgs, settings: &Settings) -> Vec<(&'static str, Shown)> {
+    let model = model_defaults(args);
+    let origin = |setting: &Setting| match &setting.origin {
+        Origin::Flag(name) => name.clone(),
+        Origin::Environment(name) => format!("${name}"),
+        Origin::File => "file".to_owned(),
+        Origin::Default => "default".to_owned(),
+    };
+    let one = |setting: &Setting| {
+        if !setting.values.is_empty() {
+            return Shown { value: Some(value(setting)), origin: origin(setting) };
+        }
+        match model.get(setting.flag) {
+            Some((value, label)) => {
+                Shown { value: Some(value.clone()), origin: format!("model {label}") }
+            }
+            None => Shown { value: None, origin: "not set".to_owned() },
+        }
+    };
+    settings.settings.iter().map(|setting| (setting.path, one(setting))).collect()
+}
+
+/// What the model's own files say, by flag.
+fn model_defaults(args: &ShowArgs) -> BTreeMap<&'static str, (String, String)> {
+    let folder = model_folder(args.generate.model.model_path.as_deref());
+    let Ok(folder) = folder else { return BTreeMap::new() };
+    let Ok(defaults) = diffusion_service::defaults(&folder) else { return BTreeMap::new() };
+    let label = model_label(&folder);
+    [
+        ("model_path", quote(&folder.to_string_lossy())),
+        ("width", defaults.width.to_string()),
+        ("height", defaults.height.to_string()),
+        ("steps", defaults.steps.to_string()),
+        ("guidance_scale", format!("{:?}", defaults.guidance_scale)),
+        ("shift", format!("{:?}", defaults.shift)),
+    ]
+    .map(|(flag, value)| (flag, (value, label.clone())))
+    .into()
+}
+
+fn value(setting: &Setting) -> String {
+    let kind = KEYS.iter().find(|key| key.path == setting.path).map(|key| key.kind);
+    let one = |value: &String| match kind {
+        Some(Kind::Integer | Kind::Number | Kind::Switch) => value.clone(),
+        _ => quote(value),
+    };
+    match (kind, setting.values.as_slice()) {
+        (Some(Kind::LoraEntries), values) => {
+            let entry = |value: &String| {
+                let (path, scale) = value.rsplit_once(':').unwrap_or((value, "1.0"));
+                format!("{{ path = {}, scale = {scale} }}", quote(path))
+            };
+            format!("[{}]", values.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        (_, [single]) => one(single),
+        (_, values) => format!("[{}]", values.iter().map(one).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// A JSON string is a TOML basic string.
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn toml(shown: &[(&'static str, Shown)], settings: &Settings) -> String {
+    let mut text = String::new();
+    let profile = match &settings.file {
+        Some((path, profile)) => {
+            // Writing to a String cannot fail, here and below.
+            let _ = writeln!(text, "# profile '{profile}' of {}", path.display());
+            profile.as_str()
+        }
+        None => {
+            text.push_str("# no configuration file\n");
+            "default"
+        }
+    };
+    let mut table = None;
+    for (path, shown) in shown {
+        let (inner, name) = path.rsplit_once('.').unwrap_or(("", path));
+        let header = match inner {
+            "" => format!("[{profile}]"),
+            // Global: it belongs to no profile.
+            "server" => "[server]".to_owned(),
+            inner => format!("[{profile}.{inner}]"),
+        };
+        if table.as_ref() != Some(&header) {
+            let _ = writeln!(text, "\n{header}");
+            table = Some(header);
+        }
+        let line = match &shown.value {
+            Some(value) => format!("{name} = {value}"),
+            None => format!("# {name}"),
+        };
+        let _ = writeln!(text, "{line:<40} # {}", shown.origin);
+    }
+    text
+}

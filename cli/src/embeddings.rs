@@ -1,0 +1,173 @@
+//! Embeddings in files: `x.safetensors` and, beside it, `x.json` about where they come from.
+//!
+//! The pair is the Python program's, which refuses keys that it does not know; what it has no key
+//! for is in the safetensors file's own metadata.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use jiff::{Unit, Zoned};
+use llm_dit_chat::Chat;
+use llm_dit_proto::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::CliError,
+    files::{self, TensorFile},
+};
+
+/// `x.json`. We write every key, and read whatever is there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sidecar {
+    pub prompt: String,
+    pub template: Option<String>,
+    pub enable_thinking: bool,
+    pub system_prompt: Option<String>,
+    pub thinking_content: Option<String>,
+    pub sequence_length: usize,
+    pub embedding_dim: usize,
+    pub dtype: String,
+    pub created_at: String,
+    pub encoder_device: String,
+    pub model_path: String,
+}
+
+/// Who made embeddings.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// Device, or another machine's URL.
+    pub device: String,
+    pub model_path: String,
+}
+
+/// What a file of embeddings holds.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub embeddings: Tensor,
+    pub negative: Option<Tensor>,
+    /// The prompt, if the sidecar is there and tells it.
+    pub prompt: Option<String>,
+    /// What was odd about the sidecar.
+    pub notes: Vec<String>,
+}
+
+impl Sidecar {
+    /// About the embeddings of this chat.
+    pub fn new(
+        chat: &Chat,
+        template: Option<&str>,
+        embeddings: &Tensor,
+        encoder: &Encoder,
+    ) -> Self {
+        let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let [sequence_length, embedding_dim] = sizes(embeddings);
+        // Local and without its offset, as Python's datetime.now().isoformat() has it.
+        let now = Zoned::now().datetime().round(Unit::Microsecond);
+        Self {
+            prompt: chat.user.clone(),
+            template: template.map(str::to_owned),
+            enable_thinking: chat.has_think_block(),
+            system_prompt: text(&chat.system),
+            thinking_content: text(&chat.thinking),
+            sequence_length,
+            embedding_dim,
+            dtype: torch_name(embeddings.dtype()).to_owned(),
+            created_at: now.map(|now| now.to_string()).unwrap_or_default(),
+            encoder_device: encoder.device.clone(),
+            model_path: encoder.model_path.clone(),
+        }
+    }
+}
+
+/// Where the sidecar of a file is.
+pub fn sidecar_path(path: &Path) -> PathBuf {
+    path.with_extension("json")
+}
+
+/// Refuses, before any work, a pair of files that could not be written.
+pub fn check_writable(path: &Path) -> Result<(), CliError> {
+    let sidecar = sidecar_path(path);
+    if sidecar == path {
+        let path = path.display();
+        return Err(CliError::Usage(format!(
+            "{path} would be both the embeddings and the file about them; use .safetensors"
+        )));
+    }
+    files::check_writable(path)?;
+    files::check_writable(&sidecar)
+}
+
+/// Writes the pair. Both are whole before either gets its name.
+pub fn save(
+    path: &Path,
+    tensors: &[(String, &Tensor)],
+    sidecar: &Sidecar,
+    more: HashMap<String, String>,
+) -> Result<(), CliError> {
+    let json = serde_json::to_vec_pretty(sidecar).map_err(CliError::failed)?;
+    let tensors = files::stage_tensors(path, tensors, more)?;
+    let about = files::stage(&sidecar_path(path), &json)?;
+    tensors.publish()?;
+    about.publish()
+}
+
+/// Reads the pair, or the tensors alone.
+pub fn load(path: &Path, wants_negative: bool) -> Result<Loaded, CliError> {
+    let file = TensorFile::open(path)?;
+    let embeddings = files::squeeze(file.require("embeddings")?, 2)?;
+    let negative = if wants_negative {
+        Some(files::squeeze(file.require("negative_embeddings")?, 2)?)
+    } else {
+        None
+    };
+    let (prompt, notes) = prompt(path, &embeddings);
+    Ok(Loaded { embeddings, negative, prompt, notes })
+}
+
+/// A sidecar is only told from, so whatever is wrong with it is a note.
+fn prompt(path: &Path, embeddings: &Tensor) -> (Option<String>, Vec<String>) {
+    let path = sidecar_path(path);
+    let note = |why: &str| format!("{}: {why}", path.display());
+    let Ok(json) = std::fs::read(&path) else {
+        return (None, vec![note("not there, so the prompt is not known")]);
+    };
+    let mut unknown = Vec::new();
+    let mut reader = serde_json::Deserializer::from_slice(&json);
+    let read: Result<Sidecar, _> =
+        serde_ignored::deserialize(&mut reader, |key| unknown.push(key.to_string()));
+    let sidecar = match read {
+        Ok(sidecar) => sidecar,
+        Err(error) => return (None, vec![note(&format!("ignored, since {error}"))]),
+    };
+    let [tokens, width] = sizes(embeddings);
+    if (sidecar.sequence_length, sidecar.embedding_dim) != (tokens, width) {
+        let (said, dim) = (sidecar.sequence_length, sidecar.embedding_dim);
+        let why = format!(
+            "ignored: it tells of {said} x {dim} values, the tensor has {tokens} x {width}"
+        );
+        return (None, vec![note(&why)]);
+    }
+    let mut notes = Vec::new();
+    if !unknown.is_empty() {
+        notes.push(note(&format!("keys of no meaning here: {}", unknown.join(", "))));
+    }
+    (Some(sidecar.prompt).filter(|prompt| !prompt.is_empty()), notes)
+}
+
+fn sizes(tensor: &Tensor) -> [usize; 2] {
+    match tensor.shape() {
+        [.., tokens, width] => [*tokens, *width],
+        shape => [0, shape.iter().product()],
+    }
+}
+
+fn torch_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "torch.float32",
+        DType::F16 => "torch.float16",
+        DType::Bf16 => "torch.bfloat16",
+    }
+}

@@ -1,0 +1,108 @@
+//! `llm-dit format`: a prompt as the text encoder will see it, and what it costs in tokens.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use llm_dit_chat::{ChatTokenizer, TokenCounts};
+use llm_dit_params::Prompt;
+use llm_dit_weights::model_folder;
+use serde::Serialize;
+
+use crate::{
+    args::{DEFAULT_MAX_TOKENS, PartArgs},
+    error::CliError,
+    output::print,
+};
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct FormatArgs {
+    /// What to draw
+    pub prompt: String,
+    /// Diffusers folder whose tokenizer counts; nothing else of it is read [default: the demo model]
+    #[arg(long, value_name = "DIR")]
+    pub model_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub parts: PartArgs,
+    /// Tokens that a prompt may take before it is cut
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
+    pub max_tokens: usize,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  llm-dit format \"a red apple\" --template noir
+  llm-dit format \"a red apple\" --json | jq .token_count";
+
+#[derive(Serialize)]
+struct Formatted {
+    /// The whole of it; what would be cut is still there.
+    formatted_prompt: String,
+    char_count: usize,
+    /// Before anything is cut.
+    token_count: usize,
+    max_tokens: usize,
+    tokens: TokenCounts,
+    truncated: bool,
+    truncated_tokens: usize,
+}
+
+pub fn format(args: &FormatArgs) -> Result<(), CliError> {
+    let prompt = Prompt::parse(args.prompt.as_str()).map_err(CliError::usage)?;
+    let chat = args.parts.chat(prompt)?;
+    let folder = model_folder(args.model_path.as_deref()).map_err(CliError::failed)?;
+    let tokenizer =
+        ChatTokenizer::from_folder(&folder.join("tokenizer")).map_err(CliError::failed)?;
+    let tokens = tokenizer.count(&chat).map_err(CliError::failed)?;
+    let fitted = tokenizer.tokenize(&chat, args.max_tokens).map_err(CliError::usage)?;
+    let formatted_prompt = chat.render();
+    let formatted = Formatted {
+        char_count: formatted_prompt.chars().count(),
+        formatted_prompt,
+        token_count: tokens.total,
+        max_tokens: args.max_tokens,
+        tokens,
+        truncated: fitted.truncated_tokens > 0,
+        truncated_tokens: fitted.truncated_tokens,
+    };
+    if args.json {
+        let json = serde_json::to_string_pretty(&formatted).map_err(CliError::failed)?;
+        return print(&format!("{json}\n"));
+    }
+    print(&formatted.formatted_prompt)?;
+    if !formatted.formatted_prompt.ends_with('\n') {
+        print("\n")?;
+    }
+    // Beside the text, not in it, so that the text can be piped on.
+    eprintln!("{}", formatted.summary());
+    Ok(())
+}
+
+impl Formatted {
+    /// Such as `31 tokens of 512: user 4, system 19, frame 8`.
+    fn summary(&self) -> String {
+        let TokenCounts { total, system, history, user, thinking, assistant, frame } = self.tokens;
+        let parts = [
+            ("user", user),
+            ("system", system),
+            ("history", history),
+            ("thinking", thinking),
+            ("assistant", assistant),
+            ("frame", frame),
+        ];
+        let parts: Vec<String> = parts
+            .into_iter()
+            .filter(|(_, tokens)| *tokens > 0)
+            .map(|(name, tokens)| format!("{name} {tokens}"))
+            .collect();
+        let mut line = format!("{total} tokens of {}: {}", self.max_tokens, parts.join(", "));
+        if self.truncated {
+            let n = self.truncated_tokens;
+            line.push_str(&format!("; {n} would be cut from the end of the prompt"));
+        }
+        line
+    }
+}

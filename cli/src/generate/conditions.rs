@@ -1,0 +1,177 @@
+//! What pictures are conditioned on: prompts through the text encoder, each once, or a file.
+
+use std::{collections::HashMap, path::Path};
+
+use encoder_service::engine::{EncodeJob, TextEncoder};
+use llm_dit_chat::{Chat, ChatTokenizer};
+use llm_dit_heylook::HeylookEncoder;
+use llm_dit_proto::Tensor;
+
+use super::plan::{self, Item};
+use crate::{
+    api,
+    args::{ChatArgs, GenerateArgs},
+    embeddings::{self, Encoder, Sidecar},
+    error::CliError,
+    progress::Progress,
+};
+
+/// The tensors of one picture.
+#[derive(Clone, Debug)]
+pub struct Conditions {
+    pub embeddings: Tensor,
+    pub negative: Option<Tensor>,
+    /// Of embeddings from a file, if it tells.
+    pub prompt: Option<String>,
+}
+
+/// The conditions of every item, in their order. The encoder is gone when this returns.
+pub fn all(
+    args: &GenerateArgs,
+    folder: &Path,
+    items: &[(Item, bool)],
+    progress: &Progress,
+) -> Result<Vec<Conditions>, CliError> {
+    if let Some((item, guided)) = items.first()
+        && let Some(path) = &item.settings.load_embeddings
+    {
+        // One file, and every item is a seed of the same picture.
+        let loaded = embeddings::load(Path::new(path), *guided)?;
+        loaded.notes.iter().for_each(|note| progress.note(note));
+        let embeddings::Loaded { embeddings, negative, prompt, .. } = loaded;
+        return Ok(vec![Conditions { embeddings, negative, prompt }; items.len()]);
+    }
+    let mut texts = Texts::open(args, folder)?;
+    let mut conditions = Vec::with_capacity(items.len());
+    for (item, guided) in items {
+        let Some(chat) = &item.chat else {
+            return Err(item.usage("embeddings cannot be mixed with prompts"));
+        };
+        let chat_args = plan::chat_args(&args.chat, &item.settings);
+        let what = format!("{}the prompt", item.place);
+        let embeddings = texts.encode(chat, &what, &chat_args, progress)?;
+        // The negative prompt stands alone, without system prompt or template.
+        let negative = guided.then(|| chat.negative(item.negative.as_str()));
+        let what = format!("{}the negative prompt", item.place);
+        let negative = negative.map(|chat| texts.encode(&chat, &what, &chat_args, progress));
+        conditions.push(Conditions { embeddings, negative: negative.transpose()?, prompt: None });
+    }
+    if let (Some(path), Some((item, _)), Some(first)) =
+        (&args.save_embeddings, items.first(), conditions.first())
+    {
+        save(path, item, first, &texts.encoder)?;
+    }
+    Ok(conditions)
+}
+
+/// The text encoder, here or elsewhere, and what it has encoded, so that no text is encoded twice.
+struct Texts {
+    source: TextSource,
+    encoder: Encoder,
+    encoded: Vec<(Chat, i32, usize, Tensor)>,
+}
+
+enum TextSource {
+    Here(Box<dyn TextEncoder>, Box<ChatTokenizer>),
+    Elsewhere(HeylookEncoder),
+}
+
+impl Texts {
+    fn open(args: &GenerateArgs, folder: &Path) -> Result<Self, CliError> {
+        if let Some(elsewhere) = args.api.encoder().map_err(CliError::usage)? {
+            let encoder = self::elsewhere(&elsewhere);
+            let source = TextSource::Elsewhere(elsewhere);
+            return Ok(Self { source, encoder, encoded: Vec::new() });
+        }
+        let options = args.model.encoder(folder);
+        let (engine, tokenizer) = encoder_service::load(&options).map_err(CliError::failed)?;
+        let encoder = here(engine.as_ref(), folder);
+        Ok(Self {
+            source: TextSource::Here(engine, Box::new(tokenizer)),
+            encoder,
+            encoded: Vec::new(),
+        })
+    }
+
+    fn encode(
+        &mut self,
+        chat: &Chat,
+        what: &str,
+        args: &ChatArgs,
+        progress: &Progress,
+    ) -> Result<Tensor, CliError> {
+        let (layer, tokens) = (args.hidden_layer, args.max_tokens);
+        let known = self.encoded.iter().find(|(c, l, t, _)| (c, *l, *t) == (chat, layer, tokens));
+        if let Some((.., tensor)) = known {
+            return Ok(tensor.clone());
+        }
+        let tensor = match &mut self.source {
+            TextSource::Here(engine, tokenizer) => {
+                encode_chat(engine.as_mut(), tokenizer, chat, what, args, progress)?
+            }
+            TextSource::Elsewhere(encoder) => api::encode_chat(encoder, chat, args, progress)?,
+        };
+        self.encoded.push((chat.clone(), layer, tokens, tensor.clone()));
+        Ok(tensor)
+    }
+}
+
+/// An encoder in this process, as sidecars tell of it.
+pub fn here(engine: &dyn TextEncoder, folder: &Path) -> Encoder {
+    Encoder { device: engine.info().device, model_path: folder.display().to_string() }
+}
+
+/// One on another machine, likewise.
+pub fn elsewhere(encoder: &HeylookEncoder) -> Encoder {
+    Encoder { device: encoder.url().to_string(), model_path: encoder.model().to_owned() }
+}
+
+fn save(
+    path: &Path,
+    item: &Item,
+    conditions: &Conditions,
+    encoder: &Encoder,
+) -> Result<(), CliError> {
+    let Some(chat) = &item.chat else { return Ok(()) };
+    let mut tensors = vec![("embeddings".to_owned(), &conditions.embeddings)];
+    let mut more = extras(chat, item.settings.hidden_layer);
+    if let Some(negative) = &conditions.negative {
+        tensors.push(("negative_embeddings".to_owned(), negative));
+        more.insert("negative_prompt".to_owned(), item.negative.as_str().to_owned());
+    }
+    let sidecar =
+        Sidecar::new(chat, item.settings.template.as_deref(), &conditions.embeddings, encoder);
+    embeddings::save(path, &tensors, &sidecar, more)
+}
+
+/// What the sidecar has no key for.
+pub fn extras(chat: &Chat, hidden_layer: Option<i32>) -> HashMap<String, String> {
+    let mut more = HashMap::new();
+    if !chat.assistant.is_empty() {
+        more.insert("assistant_content".to_owned(), chat.assistant.clone());
+    }
+    more.extend(hidden_layer.map(|layer| ("hidden_layer".to_owned(), layer.to_string())));
+    more
+}
+
+/// Tokenizes and encodes one conversation, and says so when it had to be cut.
+pub fn encode_chat(
+    encoder: &mut dyn TextEncoder,
+    tokenizer: &ChatTokenizer,
+    chat: &Chat,
+    what: &str,
+    args: &ChatArgs,
+    progress: &Progress,
+) -> Result<Tensor, CliError> {
+    let tokenized = tokenizer.tokenize(chat, args.max_tokens).map_err(CliError::usage)?;
+    if tokenized.truncated_tokens > 0 {
+        progress.note(&format!(
+            "{what} is {} tokens over --max-tokens {}; its end was cut",
+            tokenized.truncated_tokens, args.max_tokens
+        ));
+    }
+    let info = encoder.info();
+    let hidden_layer = info.resolve_hidden_layer(args.hidden_layer).map_err(CliError::usage)?;
+    let job = EncodeJob { token_ids: tokenized.ids, hidden_layer, dtype: info.dtype };
+    encoder.encode(&job).map_err(CliError::failed)
+}

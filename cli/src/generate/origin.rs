@@ -1,0 +1,114 @@
+//! Where settings come from besides flags: an earlier picture (`--from`), and files that a picture
+//! was made of and that must be the same ones when it is made again.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use diffusion_service::LoraArg;
+use llm_dit_recipe::Recipe;
+
+use crate::{args::GenerateArgs, error::CliError, files};
+
+/// A file that a picture is made of.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    pub path: PathBuf,
+    pub sha256: String,
+    pub bytes: Bytes,
+}
+
+impl SourceFile {
+    pub fn read(path: &Path) -> Result<Self, CliError> {
+        let bytes = files::read(path)?;
+        Ok(Self { path: path.to_owned(), sha256: files::sha256(&bytes), bytes: bytes.into() })
+    }
+}
+
+/// The recipe of `--from`, with what the command line replaces taken out.
+pub fn recipe(args: &GenerateArgs) -> Result<Option<Recipe>, CliError> {
+    let Some(path) = &args.files.from else { return Ok(None) };
+    let file = files::read(path)?;
+    let fail = |why: String| CliError::Failed(format!("--from {}: {why}", path.display()));
+    let recipe = llm_dit_recipe::read(file.into()).map_err(|e| fail(e.to_string()))?;
+    let Some(mut recipe) = recipe else {
+        let why = "it holds no parameters of this program; a picture that was converted or edited elsewhere may have lost them";
+        return Err(fail(why.to_owned()));
+    };
+    let settings = &mut recipe.settings;
+    if args.given.has("prompt") || args.files.prompts.is_some() {
+        settings.load_embeddings = None;
+    }
+    // Noise for one picture is not noise for many.
+    if args.files.prompts.is_some() {
+        settings.latents = None;
+    }
+    // Embeddings stand for the prompt that they were made of.
+    if args.given.has("load_embeddings") || settings.load_embeddings.is_some() {
+        settings.prompt = None;
+    }
+    // A picture to draw from and initial noise exclude each other.
+    if args.given.has("latents") {
+        settings.image = None;
+    }
+    if args.given.has("image") {
+        settings.latents = None;
+    }
+    // Its texts are what came of it; a name would bring in what it has become.
+    settings.template = None;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for (flag, setting) in [
+        ("image", &mut settings.image),
+        ("load_embeddings", &mut settings.load_embeddings),
+        ("latents", &mut settings.latents),
+    ] {
+        if args.given.has(flag) {
+            continue;
+        }
+        if let Some(named) = setting {
+            let expected = recipe.sha256.get(flag).map(String::as_str);
+            let found = find(folder, Path::new(named.as_str()), expected);
+            *named = found.ok_or_else(|| missing(path, named, flag))?;
+        }
+    }
+    Ok(Some(recipe))
+}
+
+/// The file of this name whose content is what it was: as named, or near the picture.
+fn find(folder: &Path, named: &Path, sha256: Option<&str>) -> Option<String> {
+    let beside = named.file_name().map(|name| folder.join(name));
+    let candidates = [Some(named.to_owned()), Some(folder.join(named)), beside];
+    let same = |path: &PathBuf| {
+        let content = std::fs::read(path).ok();
+        content.is_some_and(|bytes| sha256.is_none_or(|sha| files::sha256(&bytes) == sha))
+    };
+    candidates.into_iter().flatten().find(same).map(|path| path.to_string_lossy().into_owned())
+}
+
+fn missing(from: &Path, named: &str, flag: &str) -> CliError {
+    CliError::Failed(format!(
+        "{} was made with {named}, which is not there or has changed; give it with --{}",
+        from.display(),
+        flag.replace('_', "-")
+    ))
+}
+
+/// The LoRAs of a picture, unless others are chosen. Their files are looked for as those of the
+/// flag are; without them it would be another picture.
+pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliError> {
+    if args.given.has("lora") || recipe.loras.is_empty() {
+        return Ok(());
+    }
+    if args.gateway.is_some() {
+        return Err(CliError::Usage(
+            "the picture was made with LoRAs, which cannot be asked of a gateway; leave out --gateway"
+                .into(),
+        ));
+    }
+    args.lora.lora = recipe
+        .loras
+        .iter()
+        .map(|lora| LoraArg { path: lora.name.clone().into(), scale: lora.scale })
+        .collect();
+    args.lora.lora_trigger = recipe.loras.iter().map(|lora| lora.trigger_words.clone()).collect();
+    args.lora.choices().map(drop).map_err(CliError::failed)
+}

@@ -1,0 +1,283 @@
+//! From the command line, and the files that it names, to a list of pictures.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
+use llm_dit_chat::Chat;
+use llm_dit_params::{GenerateOptions, ParamError, Prompt, random_seed};
+use llm_dit_recipe::{Recipe, Settings};
+
+use super::{
+    format::Format,
+    lines::{self, Line},
+    names::{Named, Names},
+    origin::SourceFile,
+};
+use crate::{
+    args::{ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs, PartArgs},
+    embeddings,
+    error::CliError,
+    files, lora,
+};
+
+/// One picture to make.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Everything that is asked for, and the seed in any case.
+    pub settings: Settings,
+    /// False when nobody chose the seed.
+    pub seed_given: bool,
+    /// `None` when embeddings stand for it.
+    pub chat: Option<Chat>,
+    pub negative: Prompt,
+    /// What it is drawn from.
+    pub image: Option<SourceFile>,
+    /// SHA-256 of every file that `settings` names.
+    pub sha256: BTreeMap<String, String>,
+    pub output: PathBuf,
+    pub format: Format,
+    /// Where it was asked for: "prompts.txt line 3: ", or nothing.
+    pub place: String,
+}
+
+/// The whole command.
+#[derive(Debug)]
+pub struct Plan {
+    pub items: Vec<Item>,
+    /// True with `--prompts`: pictures that are there are kept.
+    pub resumable: bool,
+}
+
+impl Item {
+    pub fn options(&self) -> Result<GenerateOptions, CliError> {
+        let settings = &self.settings;
+        let scheduler = settings.scheduler.as_deref().map(str::parse).transpose();
+        Ok(GenerateOptions {
+            width: settings.width,
+            height: settings.height,
+            steps: settings.steps,
+            seed: settings.seed,
+            guidance_scale: settings.guidance_scale,
+            cfg_normalization: settings.cfg_normalization,
+            cfg_truncation: settings.cfg_truncation,
+            shift: settings.shift,
+            scheduler: scheduler.map_err(|error: ParamError| self.usage(error))?,
+            strength: settings.strength,
+        })
+    }
+
+    /// A wrong setting of this picture.
+    pub fn usage(&self, why: impl std::fmt::Display) -> CliError {
+        CliError::Usage(format!("{}{why}", self.place))
+    }
+}
+
+/// Everything that can be wrong with a command line is found here, before any work.
+pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError> {
+    check_files(args)?;
+    let mut defaults = args.settings();
+    if args.gateway.is_some() {
+        // The services' own; a configuration file speaks of the encoder in this process.
+        defaults.hidden_layer = Some(DEFAULT_HIDDEN_LAYER);
+        defaults.max_tokens = Some(DEFAULT_MAX_TOKENS);
+    }
+    let given = defaults.clone().only(|name| args.given.has(name));
+    let earlier = from.map(|recipe| recipe.settings.clone()).unwrap_or_default();
+    // A picture tells its chat in full, so nothing of it is left to defaults.
+    let defaults = if from.is_some() { defaults.without_chat() } else { defaults };
+    let base = over(given, over(earlier, defaults));
+
+    let lines = match &args.files.prompts {
+        Some(path) => lines::read(path)?,
+        None => {
+            vec![Line { number: 0, settings: Settings::default(), num_images: None }]
+        }
+    };
+    let many = args.files.prompts.is_some();
+    let pattern = match &args.files.output {
+        Some(output) => output.to_string_lossy().into_owned(),
+        None if many => "{index:04}-{prompt}.png".to_owned(),
+        None => "image.png".to_owned(),
+    };
+    let names = Names::parse(args.files.output_dir.as_deref(), &pattern)?;
+    let mut read = HashMap::new();
+    let mut items = Vec::new();
+    for (index, line) in (1..).zip(lines) {
+        let place = match &args.files.prompts {
+            Some(path) => format!("{} line {}: ", path.display(), line.number),
+            None => String::new(),
+        };
+        let settings = over(line.settings, base.clone());
+        let count = line.num_images.unwrap_or(args.files.num_images);
+        let item = item(args, settings, place, &mut read)?;
+        if many && names.has_seed() && !item.seed_given {
+            return Err(item.usage(
+                "names with {seed} could not be found again, since no seed is given; give --seed",
+            ));
+        }
+        if count > 1 && (item.settings.latents.is_some() || args.output_latents.is_some()) {
+            return Err(item.usage(
+                "--latents and --output-latents are for one picture; leave out --num-images",
+            ));
+        }
+        let first = item.settings.seed.unwrap_or_else(random_seed);
+        let prompt = item.settings.prompt.clone().unwrap_or_default();
+        for image in 1..=count {
+            let seed = first.wrapping_add(u64::from(image) - 1);
+            let index = if many { index } else { image as usize };
+            let output = names.path(Named { index, image, seed, prompt: &prompt }, !many);
+            let format = Format::of(&output)?;
+            let settings = Settings { seed: Some(seed), ..item.settings.clone() };
+            items.push(Item { settings, output, format, ..item.clone() });
+        }
+    }
+    check_outputs(args, &items)?;
+    Ok(Plan { items, resumable: many })
+}
+
+/// What one layer says over another. Texts that a lower layer says are not those of the template
+/// that a higher one names.
+fn over(upper: Settings, lower: Settings) -> Settings {
+    let lower = if upper.template.is_some() { lower.without_chat() } else { lower };
+    upper.or(lower)
+}
+
+/// The picture of these settings, as yet without seed and name.
+fn item(
+    args: &GenerateArgs,
+    mut settings: Settings,
+    place: String,
+    read: &mut HashMap<String, SourceFile>,
+) -> Result<Item, CliError> {
+    let usage = |why: String| CliError::Usage(format!("{place}{why}"));
+    let chat = match (&settings.prompt, &settings.load_embeddings) {
+        (Some(_), Some(_)) => {
+            return Err(usage("give a prompt or --load-embeddings, not both".into()));
+        }
+        (None, Some(_)) => None,
+        (Some(prompt), None) => {
+            let prompt = Prompt::parse(prompt.as_str()).map_err(|e| usage(e.to_string()))?;
+            let chat = chat_args(&args.chat, &settings).chat(prompt)?;
+            settings = told(settings, &chat);
+            Some(lora::with_triggers(chat, &args.lora))
+        }
+        (None, None) => {
+            return Err(usage(
+                "say what to draw: llm-dit generate \"a red apple\" (or give --load-embeddings, --prompts or --from)"
+                    .into(),
+            ));
+        }
+    };
+    let negative = settings.negative_prompt.clone().unwrap_or_default();
+    let negative = Prompt::parse_negative(negative).map_err(|e| usage(e.to_string()))?;
+    if settings.image.is_some() && settings.latents.is_some() {
+        return Err(usage("--image and --latents exclude each other; leave out one".into()));
+    }
+    let mut source = |path: &Option<String>| -> Result<Option<SourceFile>, CliError> {
+        let Some(path) = path else { return Ok(None) };
+        if !read.contains_key(path) {
+            read.insert(path.clone(), SourceFile::read(Path::new(path))?);
+        }
+        Ok(read.get(path).cloned())
+    };
+    let image = source(&settings.image)?;
+    let mut sha256 = BTreeMap::new();
+    for (name, file) in [
+        ("image", image.clone()),
+        ("load_embeddings", source(&settings.load_embeddings)?),
+        ("latents", source(&settings.latents)?),
+    ] {
+        sha256.extend(file.map(|file| (name.to_owned(), file.sha256)));
+    }
+    Ok(Item {
+        seed_given: settings.seed.is_some(),
+        settings,
+        chat,
+        negative,
+        image,
+        sha256,
+        output: PathBuf::new(),
+        format: Format::Png,
+        place,
+    })
+}
+
+/// The flags about the conversation with this picture's own texts in them.
+pub fn chat_args(args: &ChatArgs, settings: &Settings) -> ChatArgs {
+    ChatArgs {
+        parts: PartArgs {
+            template: settings.template.clone(),
+            library: args.parts.library.clone(),
+            system_prompt: settings.system_prompt.clone(),
+            thinking_content: settings.thinking_content.clone(),
+            assistant_content: settings.assistant_content.clone(),
+            force_think_block: settings.force_think_block.unwrap_or_default(),
+            enable_thinking: settings.enable_thinking,
+            strip_quotes: settings.strip_quotes.unwrap_or_default(),
+            raw_special_tokens: settings.raw_special_tokens.unwrap_or_default(),
+        },
+        hidden_layer: settings.hidden_layer.unwrap_or(args.hidden_layer),
+        max_tokens: settings.max_tokens.unwrap_or(args.max_tokens),
+    }
+}
+
+/// The chat in full, as the recipe has it: it makes the same picture whatever becomes of templates
+/// and defaults.
+fn told(settings: Settings, chat: &Chat) -> Settings {
+    Settings {
+        prompt: Some(chat.user.clone()),
+        system_prompt: Some(chat.system.clone()),
+        thinking_content: Some(chat.thinking.clone()),
+        assistant_content: Some(chat.assistant.clone()),
+        enable_thinking: chat.think_block.as_switch(),
+        force_think_block: None,
+        strip_quotes: None,
+        raw_special_tokens: Some(chat.raw_special_tokens),
+        ..settings
+    }
+}
+
+/// Flags that do not go together.
+fn check_files(args: &GenerateArgs) -> Result<(), CliError> {
+    if args.files.prompts.is_none() {
+        return Ok(());
+    }
+    let alone = [
+        ("a prompt", args.prompt.is_some()),
+        ("--load-embeddings", args.load_embeddings.is_some()),
+        ("--save-embeddings", args.save_embeddings.is_some()),
+        ("--latents", args.latents.is_some()),
+        ("--output-latents", args.output_latents.is_some()),
+    ];
+    match alone.iter().find(|(_, given)| *given) {
+        Some((what, _)) => Err(CliError::Usage(format!(
+            "{what} is for one picture and --prompts for many; leave out one of them"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Every name once, and every name writable.
+fn check_outputs(args: &GenerateArgs, items: &[Item]) -> Result<(), CliError> {
+    if let Some(folder) = &args.files.output_dir {
+        std::fs::create_dir_all(folder).map_err(|e| {
+            CliError::Usage(format!("cannot make --output-dir {}: {e}", folder.display()))
+        })?;
+    }
+    let mut seen: HashMap<&Path, &Item> = HashMap::new();
+    for item in items {
+        files::check_writable(&item.output)?;
+        if seen.insert(&item.output, item).is_some() {
+            return Err(CliError::Usage(format!(
+                "two pictures would be written to {}; put {{index}} or {{image}} into --output",
+                item.output.display()
+            )));
+        }
+    }
+    if let Some(path) = &args.save_embeddings {
+        embeddings::check_writable(path)?;
+    }
+    args.output_latents.as_deref().map_or(Ok(()), files::check_writable)
+}

@@ -1,0 +1,113 @@
+//! Embeddings from heylookitsanllm: the same picture as with the encoder in this process.
+
+use llm_dit_proto::{DType, Tensor};
+use llm_dit_tests::fakes::{
+    FakeHeylook,
+    heylook::{Reply, body, hidden_states, recorded_response, response},
+};
+use safetensors::SafeTensors;
+
+use crate::support::Room;
+
+const MODEL: &str = "Qwen3-4B";
+
+fn text(prompt: &str) -> String {
+    format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
+}
+
+fn read(room: &Room, name: &str) -> Tensor {
+    let file = room.read(name);
+    let file = SafeTensors::deserialize(&file).expect("safetensors");
+    let tensor = file.tensor("embeddings").expect("the first prompt's");
+    let bytes = tensor.data().to_vec().into();
+    Tensor::new(DType::F32, tensor.shape().to_vec(), bytes).expect("whole, in f32")
+}
+
+/// A server whose model is the demo model's text encoder: it knows what these prompts give.
+async fn server(room: &Room, prompts: &[&str]) -> FakeHeylook {
+    let fake = FakeHeylook::replaying(&[]).await;
+    for prompt in prompts {
+        room.succeed(&["encode", prompt, "--device", "cpu", "--output", "known.safetensors"]);
+        let json = hidden_states(&read(room, "known.safetensors"), MODEL, -2);
+        let reply = Reply::Bytes(response("200 OK", "content-type: application/json\r\n", &json));
+        fake.answer(&body(&text(prompt), MODEL, -2, 512), reply);
+    }
+    fake
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_picture_with_the_encoder_elsewhere() {
+    let room = Room::new();
+    let fake = server(&room, &["a red apple", "a wizard"]).await;
+    let base = ["generate", "a red apple", "--seed", "42", "--width", "64", "--height", "64"];
+    let guided = [&base[..], &["--guidance-scale", "1.5", "--steps", "2"]].concat();
+    let make = |more: &[&str]| {
+        room.succeed(&[&guided[..], &["--negative-prompt", "a wizard"], more].concat())
+    };
+    make(&["-o", "here.png"]);
+    make(&["-o", "there.png", "--api-url", &fake.url]);
+    assert_eq!(fake.requests().len(), 2, "prompt and negative prompt");
+    assert!(room.read("here.png") == room.read("there.png"), "pictures differ");
+
+    // Asked to stay here, it does.
+    make(&["-o", "local.png", "--api-url", &fake.url, "--local-encoder"]);
+    assert_eq!(fake.requests().len(), 2);
+    assert!(room.read("here.png") == room.read("local.png"), "pictures differ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_embeddings_with_the_encoder_elsewhere() {
+    let room = Room::new();
+    let fake = server(&room, &["a red apple"]).await;
+    room.succeed(&["encode", "a red apple", "-o", "here.safetensors"]);
+    room.succeed(&["encode", "a red apple", "-o", "there.safetensors", "--api-url", &fake.url]);
+    assert_eq!(read(&room, "here.safetensors"), read(&room, "there.safetensors"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_is_read_and_not_told() {
+    let room = Room::new();
+    let fake = FakeHeylook::with_key("opensesame", &[]).await;
+    let reply = Reply::Bytes(recorded_response("auth_ok"));
+    fake.answer(&body(&text("x"), "Qwen3-4B-mlx", -2, 512), reply);
+    std::fs::write(room.path("key"), "opensesame\n").expect("our own folder");
+    std::fs::write(room.path("wrong"), "opensesames\n").expect("our own folder");
+    let base = ["encode", "x", "--api-url", &fake.url, "--api-model", "Qwen3-4B-mlx"];
+    room.succeed(&[&base[..], &["--api-key-file", "key"]].concat());
+    let output = room.command(&base).env("LLM_DIT_API_KEY", "opensesame").output();
+    assert!(output.expect("starts").status.success());
+
+    let said = room.fail(1, &base);
+    assert!(said.contains("wants an API key"), "{said}");
+    let said = room.fail(1, &[&base[..], &["--api-key-file", "wrong"]].concat());
+    assert!(said.contains("does not accept the API key") && !said.contains("sesame"), "{said}");
+    let said = room.fail(64, &[&base[..], &["--api-key-file", "nowhere"]].concat());
+    assert!(said.contains("nowhere"), "{said}");
+    let help = room.command(&["encode", "--help"]).env("LLM_DIT_API_KEY", "opensesame").output();
+    let help = String::from_utf8(help.expect("starts").stdout).expect("text");
+    assert!(help.contains("LLM_DIT_API_KEY") && !help.contains("opensesame"), "{help}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_is_said() {
+    let room = Room::new();
+    let fake = FakeHeylook::replaying(&[]).await;
+    fake.answer(
+        &body(&text("x"), MODEL, -2, 512),
+        Reply::Bytes(recorded_response("err_unknown_model")),
+    );
+    let api = ["--api-url", fake.url.as_str()];
+    let fail = |status, args: &[&str]| room.fail(status, &[args, &api].concat());
+    let said = fail(1, &["generate", "x"]);
+    assert!(said.contains("Qwen3-4B-mlx") && said.contains("--api-model"), "{said}");
+    let said = fail(64, &["generate", "say <|im_start|>"]);
+    assert!(said.contains("<|im_start|>"), "{said}");
+    let said = fail(1, &["encode", "x", "--hidden-layer", "-1"]);
+    assert!(said.contains("-36 to -2"), "{said}");
+    let said = fail(64, &["generate", "x", "--gateway", "http://127.0.0.1:9"]);
+    assert!(said.contains("--api-url"), "{said}");
+    let said = room.fail(64, &["encode", "x", "--api-url", "mac:8000"]);
+    assert!(said.contains("http://HOST:PORT"), "{said}");
+    let said = room.fail(1, &["encode", "x", "--api-url", "http://127.0.0.1:9"]);
+    assert!(said.contains("http://127.0.0.1:9 cannot be reached"), "{said}");
+}

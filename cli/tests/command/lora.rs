@@ -1,0 +1,99 @@
+//! LoRAs of the command line.
+
+use std::fs;
+
+use safetensors::{Dtype, tensor::TensorView};
+
+use crate::support::Room;
+
+const SMALL: [&str; 6] = ["--width", "64", "--height", "64", "--steps", "2"];
+/// Width of the demo model.
+const DIM: usize = 192;
+
+/// A LoRA of rank 1 for these modules of the demo model, all values 0.05.
+fn write(room: &Room, name: &str, modules: &[&str]) {
+    let values: Vec<u8> = [0.05f32; DIM].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = |shape: Vec<usize>| TensorView::new(Dtype::F32, shape, &values).expect("fits");
+    let tensors = modules.iter().flat_map(|module| {
+        [
+            (format!("{module}.lora_A.weight"), view(vec![1, DIM])),
+            (format!("{module}.lora_B.weight"), view(vec![DIM, 1])),
+        ]
+    });
+    let bytes = safetensors::serialize(tensors, None).expect("serializes");
+    fs::write(room.path(name), bytes).expect("writes");
+}
+
+fn generate(room: &Room, args: &[&str]) -> (String, Vec<u8>) {
+    let args: Vec<&str> =
+        ["generate", "a fox", "--seed", "1"].iter().chain(&SMALL).chain(args).copied().collect();
+    (room.succeed(&args), room.read("image.png"))
+}
+
+#[test]
+fn a_lora_changes_the_picture_and_says_what_it_changes() {
+    let room = Room::new();
+    let modules = ["transformer.layers.0.attention.to_q", "transformer.layers.7.attention.to_v"];
+    write(&room, "style.safetensors", &modules);
+    let (_, plain) = generate(&room, &[]);
+    let (said, changed) = generate(&room, &["--lora", "style.safetensors"]);
+    assert!(said.contains("style.safetensors: rank 1, scale 1, matrices changed: 2"), "{said}");
+    assert_ne!(changed, plain);
+    assert_eq!(generate(&room, &["--lora", "style.safetensors:1.0"]).1, changed);
+    assert_eq!(generate(&room, &["--lora", "style.safetensors:0"]).1, plain);
+    let halves = ["--lora", "style.safetensors:0.5", "--lora", "style.safetensors:-0.5"];
+    let (said, _) = generate(&room, &halves);
+    assert!(said.contains("scale 0.5") && said.contains("scale -0.5"), "{said}");
+}
+
+#[test]
+fn relative_paths_are_looked_for_in_the_folder_of_loras() {
+    let room = Room::new();
+    fs::create_dir(room.path("loras")).expect("creates");
+    write(&room, "loras/style.safetensors", &["diffusion_model.layers.0.attention.out"]);
+    let (said, _) = generate(&room, &["--loras-dir", "loras", "--lora", "style.safetensors:0.8"]);
+    assert!(said.contains("style.safetensors: rank 1, scale 0.8, matrices changed: 1"), "{said}");
+    let missing = room.fail(64, &["generate", "x", "--loras-dir", "loras", "--lora", "none:2"]);
+    assert!(missing.contains("none") && missing.contains("loras"), "{missing}");
+}
+
+#[test]
+fn trigger_words_go_before_the_prompt() {
+    let room = Room::new();
+    write(&room, "style.safetensors", &["layers.0.attention.to_q"]);
+    let lora = ["--lora", "style.safetensors:0"];
+    let (_, plain) = generate(&room, &lora);
+    let (_, with_words) = generate(&room, &[&lora[..], &["--lora-trigger", "ink"]].concat());
+    assert_ne!(with_words, plain);
+    let args = ["generate", "ink a fox", "--seed", "1"].iter().chain(&SMALL).copied();
+    room.succeed(&args.collect::<Vec<_>>());
+    assert_eq!(room.read("image.png"), with_words);
+    let said = room.fail(64, &["generate", "x", "--lora-trigger", "ink"]);
+    assert!(said.contains("--lora-trigger"), "{said}");
+}
+
+#[test]
+fn keys_that_fit_nothing_are_named() {
+    let room = Room::new();
+    let modules = ["layers.0.attention.to_q", "layers.8.attention.to_q"];
+    write(&room, "style.safetensors", &modules);
+    let (said, _) = generate(&room, &["--lora", "style.safetensors"]);
+    assert!(said.contains("not applied, since they fit nothing in the image model, 1: "), "{said}");
+    assert!(said.contains("layers.8.attention.to_q.lora_A.weight"), "{said}");
+
+    write(&room, "other.safetensors", &["single_blocks.0.linear1"]);
+    let said = room.fail(1, &["generate", "x", "--lora", "other.safetensors"]);
+    for words in ["other.safetensors", "single_blocks.0.linear1", "layers.0."] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    fs::write(room.path("style.bin"), b"a pickle").expect("writes");
+    let said = room.fail(1, &["generate", "x", "--lora", "style.bin:0.5"]);
+    assert!(said.contains("safetensors"), "{said}");
+}
+
+#[test]
+fn a_gateway_has_its_own_loras() {
+    let room = Room::new();
+    let said = room.fail(64, &["generate", "x", "--lora", "x", "--gateway", "http://127.0.0.1:9"]);
+    assert!(said.contains("--lora"), "{said}");
+}

@@ -1,0 +1,133 @@
+//! Pictures that tell how they were made, and are made again from themselves.
+
+use std::fs;
+
+use image::{DynamicImage, ImageDecoder as _};
+use llm_dit_recipe::Recipe;
+
+use crate::support::Room;
+
+const SMALL: [&str; 6] = ["--width", "64", "--height", "96", "--steps", "2"];
+
+fn pixels(room: &Room, name: &str) -> Vec<u8> {
+    image::load_from_memory(&room.read(name)).expect(name).into_rgb8().into_raw()
+}
+
+fn recipe(room: &Room, name: &str) -> Recipe {
+    llm_dit_recipe::read(room.read(name).into()).expect(name).expect("its parameters")
+}
+
+#[test]
+fn a_picture_is_made_again_from_itself() {
+    let room = Room::new();
+    let full = [
+        "generate",
+        "a \"red\" apple\n\u{1f34e}",
+        "--negative-prompt",
+        "blurry",
+        "--guidance-scale",
+        "1.5",
+        "--cfg-normalization",
+        "1",
+        "--cfg-truncation",
+        "0.7",
+        "--shift",
+        "5",
+        "--scheduler",
+        "unipc",
+        "--template",
+        "noir",
+        "--assistant-content",
+        "Sure.",
+        "--seed",
+        "18446744073709551615",
+        "--hidden-layer",
+        "-3",
+        "--max-tokens",
+        "400",
+    ];
+    for name in ["a.png", "a.jpg", "a.webp"] {
+        room.succeed(&[&full[..], &SMALL, &["-o", name]].concat());
+        room.succeed(&["generate", "--from", name, "-o", "again.png"]);
+        room.succeed(&["generate", "--from", name, "-o", "other.png", "--seed", "1"]);
+        if name == "a.png" {
+            assert_eq!(pixels(&room, "again.png"), pixels(&room, name));
+        }
+        assert_eq!(pixels(&room, "again.png"), pixels(&room, "a.png"), "{name}");
+        assert_ne!(pixels(&room, "other.png"), pixels(&room, "a.png"), "{name}");
+    }
+    assert_eq!(pixels(&room, "a.webp"), pixels(&room, "a.png"), "WebP loses nothing");
+    let (was, is) = (recipe(&room, "a.png"), recipe(&room, "again.png"));
+    assert_eq!(was.settings.template.as_deref(), Some("noir"));
+    assert_eq!(Recipe { settings: is.settings.clone(), ..was.clone() }, is);
+    assert_eq!(was.settings.differences(&is.settings), ["template"], "its texts are enough");
+    assert_eq!((was.model.as_deref(), was.dtype.as_deref()), (Some("demo"), Some("f32")));
+
+    // What is typed overrides, and a text that is typed as empty is one.
+    let typed = ["--negative-prompt", "", "--steps", "3", "--template", "anime_ghibli"];
+    room.succeed(
+        &[&["generate", "a blue car", "--from", "a.png", "-o", "b.png"][..], &typed].concat(),
+    );
+    let b = recipe(&room, "b.png").settings;
+    assert_eq!((b.prompt.as_deref(), b.steps, b.width), (Some("a blue car"), Some(3), Some(64)));
+    assert_eq!((b.negative_prompt, b.assistant_content), (None, None));
+    assert_ne!(b.system_prompt, was.settings.system_prompt);
+}
+
+#[test]
+fn other_programs_find_the_words() {
+    let room = Room::new();
+    room.succeed(
+        &[&["generate", "a red apple", "--seed", "7", "-o", "a.png"][..], &SMALL].concat(),
+    );
+    room.succeed(&["generate", "--from", "a.png", "-o", "a.jpg", "--quality", "40"]);
+    let words = b"a red apple\nSteps: 2, Sampler: flow_euler, CFG scale: 1, Seed: 7, Size: 64x96, Model: demo";
+    let holds = |bytes: &[u8]| bytes.windows(words.len()).any(|w| w == words);
+    let png = room.read("a.png");
+    assert!(png.windows(11).any(|w| w == b"parameters\0") && holds(&png));
+    let jpeg = room.read("a.jpg");
+    assert_eq!(&jpeg[..3], b"\xff\xd8\xff");
+    let reader = image::ImageReader::new(std::io::Cursor::new(&jpeg)).with_guessed_format();
+    let mut decoder = reader.expect("bytes").into_decoder().expect("a JPEG");
+    assert!(holds(&decoder.exif_metadata().expect("readable").expect("there")));
+    room.succeed(&["generate", "--from", "a.png", "-o", "fine.jpeg", "--quality", "100"]);
+    assert!(room.read("fine.jpeg").len() > 2 * jpeg.len());
+}
+
+#[test]
+fn files_that_tell_nothing_are_refused() {
+    let room = Room::new();
+    DynamicImage::new_rgb8(16, 16).save(room.path("plain.png")).expect("ours");
+    fs::write(room.path("text.png"), "no picture").expect("ours");
+    room.succeed(&[&["generate", "x", "-o", "x.png"][..], &SMALL].concat());
+    let whole = room.read("x.png");
+    fs::write(room.path("cut.png"), &whole[..100]).expect("ours");
+    for (file, words) in [
+        ("none.png", "cannot read none.png"),
+        ("plain.png", "holds no parameters"),
+        ("text.png", "no PNG, JPEG or WebP"),
+        ("cut.png", "damaged"),
+    ] {
+        let said = room.fail(1, &["generate", "--from", file]);
+        assert!(said.contains(words), "{file}: {said}");
+    }
+}
+
+#[test]
+fn embeddings_and_noise_must_be_the_same_files() {
+    let room = Room::new();
+    room.succeed(&["encode", "a red apple", "-o", "e.safetensors"]);
+    let small = |args: &[&'static str]| [args, &SMALL, &["--seed", "3"]].concat();
+    room.succeed(&small(&["generate", "--load-embeddings", "e.safetensors", "-o", "a.png"]));
+    let a = recipe(&room, "a.png");
+    assert_eq!(a.settings.prompt.as_deref(), Some("a red apple"), "from the sidecar");
+    assert!(a.sha256.contains_key("load_embeddings"));
+    room.succeed(&["generate", "--from", "a.png", "-o", "b.png"]);
+    assert_eq!(pixels(&room, "a.png"), pixels(&room, "b.png"));
+    // A prompt that is typed takes their place.
+    room.succeed(&["generate", "a red apple", "--from", "a.png", "-o", "c.png"]);
+    assert_eq!(pixels(&room, "a.png"), pixels(&room, "c.png"));
+    room.succeed(&["encode", "a blue car", "-o", "e.safetensors"]);
+    let said = room.fail(1, &["generate", "--from", "a.png"]);
+    assert!(said.contains("e.safetensors") && said.contains("--load-embeddings"), "{said}");
+}

@@ -1,0 +1,149 @@
+//! What can go wrong, in setting up and in asking, and what of it a caller of ours is told.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use llm_dit_proto::{DType, Fault};
+use llm_dit_serving::client::BadUrl;
+
+/// Why there is nobody to ask.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error(transparent)]
+    Url(#[from] BadUrl),
+    /// The URL is not repeated, since it holds a secret.
+    #[error(
+        "the heylookitsanllm URL holds a user name or a password; leave them out and give a key with --api-key-file"
+    )]
+    SecretInUrl,
+    #[error(
+        "the name of the model is empty; give the name that heylookitsanllm has for it, such as Qwen3-4B"
+    )]
+    EmptyModel,
+    #[error("cannot read the key in {path}: {cause}")]
+    KeyFile { path: PathBuf, cause: io::Error },
+    #[error("{path} holds no key; write it into the first line")]
+    EmptyKeyFile { path: PathBuf },
+    #[error(
+        "the API key holds characters that cannot be sent; keys are printable ASCII in one line"
+    )]
+    UnsendableKey,
+    #[error("cannot set up HTTP: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+/// Why no embeddings came. Messages are for who runs this program; a caller of ours from elsewhere
+/// gets the [`Fault`].
+#[derive(Debug, thiserror::Error)]
+pub enum HeylookError {
+    #[error(
+        "the {part} holds the special token {token}, which heylookitsanllm would take for the token and not for text; write it differently, or use the local encoder, which keeps it text"
+    )]
+    SpecialToken { part: &'static str, token: &'static str },
+    #[error("there is no text to encode")]
+    EmptyText,
+    #[error("max_length {0} is out of range; use 1 to {max}", max = u32::MAX)]
+    BadMaxLength(usize),
+    #[error("hidden_layer {layer} is out of range; {model} has {layers} layers, so use -{layers} to -2 or 1 to {last}", last = .layers.saturating_sub(1))]
+    LayerOutOfRange { layer: i32, layers: usize, model: String },
+    #[error("hidden_layer {layer} is {what}, which heylookitsanllm does not give; use -{max} to -2 or 1 to {last}, or the local encoder", max = .last + 1)]
+    UnreachableLayer { layer: i32, what: &'static str, last: i64 },
+    #[error("the hidden states hold values that {0} cannot; ask for bf16 or f32")]
+    DoesNotFit(DType),
+    #[error("heylookitsanllm at {url} cannot be reached: {cause}")]
+    Unreachable { url: String, cause: String },
+    #[error("heylookitsanllm at {url} did not answer within {seconds} s; is it loading a model that does not fit its memory?", seconds = .after.as_secs())]
+    TimedOut { url: String, after: Duration },
+    #[error("heylookitsanllm at {url} is busy: {detail}")]
+    Busy { url: String, detail: String, retry_after: Duration },
+    #[error("heylookitsanllm at {url} {}", if *.key_sent {
+        "does not accept the API key; check --api-key-file against its HEYLOOK_API_KEY"
+    } else {
+        "wants an API key; give its HEYLOOK_API_KEY with --api-key-file"
+    })]
+    Unauthorized { url: String, key_sent: bool },
+    #[error(
+        "the server at {url} has no /v1/hidden_states ({status}); is it heylookitsanllm, of December 2025 or newer?"
+    )]
+    NoEndpoint { url: String, status: u16 },
+    #[error(
+        "heylookitsanllm at {url} does not have the model: {detail}; choose one with --api-model"
+    )]
+    UnknownModel { url: String, detail: String },
+    #[error(
+        "the server at {url} redirects to {location}; redirects are not followed, so give the final address as --api-url"
+    )]
+    Redirected { url: String, location: String },
+    #[error("heylookitsanllm at {url} takes no request of this size: {detail}")]
+    TooLarge { url: String, detail: String },
+    #[error("heylookitsanllm at {url} refused ({status}): {detail}")]
+    Refused { url: String, status: u16, detail: String },
+    #[error("heylookitsanllm at {url} failed ({status}): {detail}")]
+    Failed { url: String, status: u16, detail: String },
+    #[error(
+        "heylookitsanllm at {url} took layer {got} where {asked} was asked for; remove default_hidden_layer from its models.toml, or use --hidden-layer {instead}, which it does not replace"
+    )]
+    LayerReplaced { url: String, asked: i64, got: i64, instead: usize },
+    #[error(
+        "heylookitsanllm at {url} gave embeddings of width {got}, not {expected}; {model} is not the text encoder that is expected here"
+    )]
+    WrongWidth { url: String, model: String, got: usize, expected: usize },
+    #[error("heylookitsanllm at {url} gave an answer that cannot be used: {reason}")]
+    BadAnswer { url: String, reason: String },
+}
+
+impl HeylookError {
+    /// True when the same request may well succeed the next moment.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Failed { .. } => true,
+            Self::SpecialToken { .. }
+            | Self::EmptyText
+            | Self::BadMaxLength(_)
+            | Self::LayerOutOfRange { .. }
+            | Self::UnreachableLayer { .. }
+            | Self::DoesNotFit(_)
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Busy { .. }
+            | Self::Unauthorized { .. }
+            | Self::NoEndpoint { .. }
+            | Self::UnknownModel { .. }
+            | Self::Redirected { .. }
+            | Self::TooLarge { .. }
+            | Self::Refused { .. }
+            | Self::LayerReplaced { .. }
+            | Self::WrongWidth { .. }
+            | Self::BadAnswer { .. } => false,
+        }
+    }
+}
+
+/// A caller learns what is wrong with the request. What is wrong with the server behind us is for
+/// who runs it: log the error itself before it becomes a fault.
+impl From<HeylookError> for Fault {
+    fn from(error: HeylookError) -> Self {
+        let message = error.to_string();
+        match error {
+            HeylookError::SpecialToken { .. }
+            | HeylookError::EmptyText
+            | HeylookError::BadMaxLength(_)
+            | HeylookError::LayerOutOfRange { .. }
+            | HeylookError::DoesNotFit(_) => Self::BadRequest(message),
+            HeylookError::TooLarge { .. } => Self::TooLarge(message),
+            HeylookError::UnreachableLayer { .. }
+            | HeylookError::Unauthorized { .. }
+            | HeylookError::NoEndpoint { .. }
+            | HeylookError::UnknownModel { .. }
+            | HeylookError::Redirected { .. }
+            | HeylookError::Refused { .. }
+            | HeylookError::LayerReplaced { .. }
+            | HeylookError::WrongWidth { .. } => Self::Unsupported(message),
+            HeylookError::Unreachable { .. } => Self::Unavailable(message),
+            HeylookError::TimedOut { .. } => Self::Deadline(message),
+            HeylookError::Busy { retry_after, .. } => Self::Busy { message, retry_after },
+            HeylookError::Failed { .. } | HeylookError::BadAnswer { .. } => {
+                Self::Internal("heylookitsanllm failed; the encoder's log has the cause".to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Embeddings from a [heylookitsanllm](https://github.com/fblissjr/heylookitsanllm) server: a Mac
+//! that runs Qwen3 under MLX and hands out hidden states over HTTP.
+//!
+//! The server takes text and turns it into tokens itself. The chat is laid out here, so that it is
+//! the same whichever machine encodes. Every answer is checked before anybody draws from it: a
+//! wrong layer, a cut tensor or a NaN would spoil a picture without a word.
+//!
+//! Decision: one request at a time goes to a server. It computes on the thread that also answers,
+//! so a second request would only wait there, where we cannot withdraw it.
+
+mod about;
+mod answer;
+pub mod args;
+mod encoder;
+mod error;
+mod format;
+mod key;
+mod layer;
+mod refusal;
+mod server;
+
+pub use about::{About, AboutModel};
+pub use encoder::{Encoded, HeylookEncoder, ModelShape};
+pub use error::{HeylookError, SetupError};
+pub use format::format;
+pub use key::ApiKey;
+pub use server::{HeylookOptions, HeylookServer};

@@ -1,0 +1,67 @@
+//! How a picture was made, written into the picture's own file so that it can be made again.
+//!
+//! Every door writes the same JSON. The diffusion service puts in what it knows, and the command
+//! adds the prompt and its surroundings without touching the pixels, so a picture is the same
+//! file whether one process made it or three. This crate knows files, not models.
+
+mod file;
+mod settings;
+mod text;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use file::{RecipeError, read, write};
+pub use settings::Settings;
+
+/// Version of the JSON. A reader refuses higher ones and takes lower ones.
+pub const VERSION: u32 = 1;
+
+/// Everything about one picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    pub version: u32,
+    /// Program and version that made the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// The checkpoint's label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// What the transformer computed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+    #[serde(flatten)]
+    pub settings: Settings,
+    /// What was fused into the transformer, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<Lora>,
+    /// SHA-256 of the files that `settings` names, by the setting's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sha256: BTreeMap<String, String>,
+}
+
+/// A LoRA as it was used. Its file is not part of the recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lora {
+    /// The file's name, or its path in the folder of LoRAs.
+    pub name: String,
+    pub scale: f32,
+    /// Put before the recipe's prompt.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trigger_words: String,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            program: None,
+            model: None,
+            dtype: None,
+            settings: Settings::default(),
+            loras: Vec::new(),
+            sha256: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What can be asked of one picture, every part of it optional: the same names in a picture's
+//! recipe, in a line of a prompt file and on the command line.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! settings {
+    ($($(#[$attribute:meta])* $name:ident: $type:ty,)*) => {
+        /// One picture's settings; what is `None` was not said.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Settings {
+            $(
+                $(#[$attribute])*
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $name: Option<$type>,
+            )*
+        }
+
+        impl Settings {
+            /// The names, as files and flags have them.
+            pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            /// What `self` says, and what `other` says about the rest.
+            #[must_use]
+            pub fn or(self, other: Self) -> Self {
+                Self { $($name: self.$name.or(other.$name)),* }
+            }
+
+            /// The part whose names satisfy `keep`.
+            #[must_use]
+            pub fn only(self, keep: impl Fn(&str) -> bool) -> Self {
+                Self { $($name: self.$name.filter(|_| keep(stringify!($name)))),* }
+            }
+
+            /// Names of what `self` says and `other` does not say in the same way.
+            #[must_use]
+            pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+                let mut names = Vec::new();
+                $(
+                    if self.$name.is_some() && self.$name != other.$name {
+                        names.push(stringify!($name));
+                    }
+                )*
+                names
+            }
+        }
+    };
+}
+
+settings! {
+    prompt: String,
+    negative_prompt: String,
+    /// Name of a template. In a recipe the texts below are already what came of it.
+    template: String,
+    system_prompt: String,
+    thinking_content: String,
+    assistant_content: String,
+    enable_thinking: bool,
+    force_think_block: bool,
+    strip_quotes: bool,
+    raw_special_tokens: bool,
+    hidden_layer: i32,
+    max_tokens: usize,
+    width: u32,
+    height: u32,
+    #[serde(alias = "num_inference_steps")]
+    steps: u32,
+    seed: u64,
+    guidance_scale: f32,
+    cfg_normalization: f32,
+    cfg_truncation: f32,
+    shift: f64,
+    scheduler: String,
+    /// Path of the picture to draw from.
+    image: String,
+    strength: f64,
+    /// Path of the embeddings that stood for a prompt.
+    load_embeddings: String,
+    /// Path of the initial noise.
+    latents: String,
+}
+
+impl Settings {
+    /// Without what is said about the chat around the prompt.
+    #[must_use]
+    pub fn without_chat(self) -> Self {
+        Self {
+            template: None,
+            system_prompt: None,
+            thinking_content: None,
+            assistant_content: None,
+            enable_thinking: None,
+            force_think_block: None,
+            strip_quotes: None,
+            raw_special_tokens: None,
+            ..self
+        }
+    }
+
+    /// Without what says no more than nothing: empty texts and switches that are off.
+    #[must_use]
+    pub fn without_blanks(mut self) -> Self {
+        for text in [
+            &mut self.negative_prompt,
+            &mut self.system_prompt,
+            &mut self.thinking_content,
+            &mut self.assistant_content,
+        ] {
+            text.take_if(|text| text.is_empty());
+        }
+        for switch in
+            [&mut self.force_think_block, &mut self.strip_quotes, &mut self.raw_special_tokens]
+        {
+            switch.take_if(|on| !*on);
+        }
+        self
+    }
+}

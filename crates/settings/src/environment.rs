@@ -1,0 +1,25 @@
+//! One rule gives every flag its variable: `--guidance-scale` is `LLM_DIT_GUIDANCE_SCALE`.
+
+use clap::{Arg, Command};
+
+const PREFIX: &str = "LLM_DIT_";
+
+/// Lets every flag of the command and of its subcommands be set by a variable.
+pub(crate) fn add_variables(command: Command) -> Command {
+    command.mut_args(add_variable).mut_subcommands(add_variables)
+}
+
+/// The variable of a flag, unless it has none: positional arguments, `--help` and `--version`.
+fn variable(arg: &Arg) -> Option<String> {
+    let name = arg.get_long()?;
+    let nothing_to_set = matches!(name, "help" | "version");
+    (!nothing_to_set).then(|| format!("{PREFIX}{}", name.to_uppercase().replace('-', "_")))
+}
+
+fn add_variable(arg: Arg) -> Arg {
+    match variable(&arg) {
+        // A definition that names its own variable knows better.
+        Some(name) if arg.get_env().is_none() => arg.env(name).hide_env(true),
+        _ => arg,
+    }
+}

@@ -1,0 +1,145 @@
+//! Every key that a configuration file may hold, and the flag it stands for.
+//!
+//! The names are those of the Python program's files, which must load unchanged; where it had two
+//! names for one thing, both are here.
+
+/// One key of a profile, or of the global `[server]` table.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Table and name, as in `generation.height`. `server.` is global, all else is in a profile.
+    pub path: &'static str,
+    pub kind: Kind,
+    pub used: Use,
+}
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    /// Relative to the file's folder; a leading `~/` is the home folder.
+    Path,
+    Integer,
+    Number,
+    Switch,
+    Texts,
+    Numbers,
+    /// An array of tables `{ path, scale, trigger_words, enabled }`.
+    LoraEntries,
+}
+
+/// What becomes of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// The default of the flag with this id.
+    Flag(&'static str),
+    /// As [`Use::Flag`], under a second name: `config show` prints the first.
+    Alias(&'static str),
+    /// Only these values can be had; others are refused with the reason.
+    Only(&'static [&'static str], &'static str),
+    /// Accepted, since old files have it, and of no effect, for this reason.
+    Nothing(&'static str),
+    /// Goes into the list of LoRAs.
+    Lora,
+}
+
+use {Kind::*, Use::*};
+
+const fn key(path: &'static str, kind: Kind, used: Use) -> Key {
+    Key { path, kind, used }
+}
+
+const UNQUANTIZED: &str = "quantized text encoders are not supported; use \"none\"";
+const NO_CODE: &str = "no code from a model folder is ever run";
+const RESIDENT: &str = "every part stays where it computes; use false";
+const WITH_DIT: &str = "the VAE computes where the transformer does";
+const FUSED: &str = "the attention and all other kernels are built in and need no switch";
+
+/// In the order in which `config show` prints them.
+pub const KEYS: &[Key] = &[
+    key("model_path", Path, Flag("model_path")),
+    key("templates_dir", Path, Flag("templates_dir")),
+    key("encoder.device", Text, Alias("text_encoder_device")),
+    key("encoder.torch_dtype", Text, Flag("text_encoder_dtype")),
+    key("encoder.max_length", Integer, Flag("max_tokens")),
+    key("encoder.hidden_layer", Integer, Flag("hidden_layer")),
+    key("encoder.cpu_offload", Switch, Only(&["false"], RESIDENT)),
+    key("encoder.quantization", Text, Only(&["none"], UNQUANTIZED)),
+    key("encoder.load_in_8bit", Switch, Only(&["false"], UNQUANTIZED)),
+    key("encoder.load_in_4bit", Switch, Only(&["false"], UNQUANTIZED)),
+    key("encoder.trust_remote_code", Switch, Nothing(NO_CODE)),
+    key("devices.text_encoder", Text, Flag("text_encoder_device")),
+    key("devices.dit", Text, Flag("dit_device")),
+    key("devices.vae", Text, Nothing(WITH_DIT)),
+    key("devices.text_encoder_device", Text, Alias("text_encoder_device")),
+    key("devices.dit_device", Text, Alias("dit_device")),
+    key("devices.vae_device", Text, Nothing(WITH_DIT)),
+    key("pipeline.device", Text, Flag("device")),
+    key("pipeline.torch_dtype", Text, Flag("dtype")),
+    key("pipeline.enable_model_cpu_offload", Switch, Only(&["false"], RESIDENT)),
+    key("pipeline.enable_sequential_cpu_offload", Switch, Only(&["false"], RESIDENT)),
+    key("generation.height", Integer, Flag("height")),
+    key("generation.width", Integer, Flag("width")),
+    key("generation.steps", Integer, Flag("steps")),
+    key("generation.num_inference_steps", Integer, Alias("steps")),
+    key("generation.guidance_scale", Number, Flag("guidance_scale")),
+    key("generation.negative_prompt", Text, Flag("negative_prompt")),
+    key("generation.cfg_normalization", Number, Flag("cfg_normalization")),
+    key("generation.cfg_truncation", Number, Flag("cfg_truncation")),
+    key("generation.seed", Integer, Flag("seed")),
+    key("generation.enable_thinking", Switch, Flag("enable_thinking")),
+    key("generation.default_template", Text, Flag("template")),
+    key("generation.template", Text, Alias("template")),
+    key("generation.system_prompt", Text, Flag("system_prompt")),
+    key("generation.output", Path, Flag("output")),
+    key("scheduler.type", Text, Flag("scheduler")),
+    key("scheduler.shift", Number, Flag("shift")),
+    key("lora.loras_dir", Path, Flag("loras_dir")),
+    key("lora.entries", LoraEntries, Lora),
+    key("lora.paths", Texts, Lora),
+    key("lora.scales", Numbers, Lora),
+    key("optimization.cpu_offload", Switch, Only(&["false"], RESIDENT)),
+    key("optimization.flash_attn", Switch, Nothing(FUSED)),
+    key("optimization.compile", Switch, Nothing(FUSED)),
+    key("api.url", Text, Flag("api_url")),
+    key("api.model", Text, Flag("api_model")),
+    key("gateway.url", Text, Flag("gateway")),
+    key("server.host", Text, Flag("host")),
+    key("server.port", Integer, Flag("port")),
+];
+
+/// Keys of one entry of `lora.entries`.
+pub(crate) const LORA_ENTRY: [&str; 4] = ["path", "scale", "trigger_words", "enabled"];
+
+impl Key {
+    pub(crate) fn find(path: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.path == path)
+    }
+
+    /// The flag that the value ends in, for the kinds that end in one.
+    pub fn flag(&self) -> Option<&'static str> {
+        match self.used {
+            Flag(id) | Alias(id) => Some(id),
+            Only(..) | Nothing(_) | Lora => None,
+        }
+    }
+}
+
+impl Kind {
+    /// As error messages call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Text | Path => "a string",
+            Integer => "a whole number",
+            Number => "a number",
+            Switch => "true or false",
+            Texts => "an array of strings",
+            Numbers => "an array of numbers",
+            LoraEntries => "an array of tables",
+        }
+    }
+}
+
+/// True for a table that profiles have.
+pub(crate) fn is_table(name: &str) -> bool {
+    KEYS.iter().any(|key| key.path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}

@@ -1,0 +1,201 @@
+//! LoRA files: low-rank changes of modules, under the names that their writers chose.
+//!
+//! Every trainer spells keys in its own way. Here they become modules with two factors and a
+//! scale. What the modules are called in a model, and whether they fit it, is for whoever owns
+//! the model to say.
+
+mod adapter;
+mod error;
+mod header;
+mod key;
+
+use std::{collections::BTreeMap, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+
+use self::{
+    adapter::AdapterConfig,
+    header::{Header, Stored},
+    key::{Key, Role},
+};
+pub use self::{error::LoraError, key::flat};
+use crate::overlay::is_finite;
+
+/// A LoRA file whose header has been read and checked; factors are read when asked for.
+#[derive(Debug)]
+pub struct LoraFile {
+    header: Header,
+    modules: Vec<LoraModule>,
+    strangers: Vec<String>,
+}
+
+/// A changed module of a file.
+#[derive(Clone, Debug)]
+pub struct LoraModule {
+    /// Without prefixes. Dots may be underscores, as kohya's tools write them.
+    pub name: String,
+    /// The file's own key of the factor `down`, for messages.
+    pub key: String,
+    pub outs: usize,
+    pub ins: usize,
+    pub rank: usize,
+    /// What the file says of it, if it does.
+    pub alpha: Option<f64>,
+    /// `alpha / rank`, or what the file has instead.
+    pub scale: f64,
+    up: String,
+    down: String,
+}
+
+/// What was found of one module, by key.
+#[derive(Default)]
+struct Found {
+    name: String,
+    up: Option<String>,
+    down: Option<String>,
+    alpha: Option<String>,
+}
+
+impl LoraFile {
+    /// Reads the header. `label` is what messages call the file.
+    pub fn open(path: &Path, label: &str) -> Result<Self, LoraError> {
+        let header = Header::read(path, label)?;
+        let config = AdapterConfig::of(path, &header)?;
+        let mut found: BTreeMap<String, Found> = BTreeMap::new();
+        let mut strangers = Vec::new();
+        for key in header.keys() {
+            match key::parse(key) {
+                Key::Factor { module, role } => {
+                    let entry = found.entry(key::flat(&module)).or_default();
+                    entry.name = module;
+                    let slot = match role {
+                        Role::Up => &mut entry.up,
+                        Role::Down => &mut entry.down,
+                        Role::Alpha => &mut entry.alpha,
+                    };
+                    if let Some(first) = slot.replace(key.to_owned()) {
+                        return Err(header.invalid(format!("'{first}' and '{key}' say the same")));
+                    }
+                }
+                Key::Unsupported(kind) => {
+                    return Err(LoraError::Kind { file: label.into(), key: key.into(), kind });
+                }
+                Key::Stranger => strangers.push(key.to_owned()),
+            }
+        }
+        let mut modules = Vec::new();
+        for found in found.into_values() {
+            match found {
+                Found { name, up: Some(up), down: Some(down), alpha } => {
+                    modules.push(LoraModule::new(&header, &config, name, up, down, alpha)?);
+                }
+                // An alpha that belongs to nothing changes nothing.
+                Found { up: None, down: None, alpha, .. } => strangers.extend(alpha),
+                Found { up, down, .. } => {
+                    let lacks = if up.is_none() { "up (or B)" } else { "down (or A)" };
+                    let key = up.or(down).unwrap_or_default();
+                    return Err(LoraError::Incomplete { file: label.into(), key, lacks });
+                }
+            }
+        }
+        Ok(Self { header, modules, strangers })
+    }
+
+    /// What messages call this file.
+    pub fn label(&self) -> &str {
+        self.header.label()
+    }
+
+    pub fn modules(&self) -> &[LoraModule] {
+        &self.modules
+    }
+
+    /// Keys that are no part of a change of the image model: a text encoder's, or unknown ones.
+    pub fn strangers(&self) -> &[String] {
+        &self.strangers
+    }
+
+    /// Bytes of the whole file.
+    pub fn bytes(&self) -> u64 {
+        self.header.bytes()
+    }
+
+    /// Largest rank of a module.
+    pub fn rank(&self) -> usize {
+        self.modules.iter().map(|module| module.rank).max().unwrap_or(0)
+    }
+
+    /// The one alpha of all modules, if it is one.
+    pub fn alpha(&self) -> Option<f64> {
+        let first = self.modules.first()?.alpha?;
+        self.modules.iter().all(|module| module.alpha == Some(first)).then_some(first)
+    }
+
+    /// `(up, down)` of one of this file's modules, as matrices of finite values.
+    pub fn factors(&self, module: &LoraModule) -> Result<(Tensor, Tensor), LoraError> {
+        let read = |key: &str, rows: usize, cols: usize| {
+            let tensor = self.header.tensor(key)?;
+            let backend = |e: candle_core::Error| LoraError::Backend(e.to_string());
+            if is_finite(&tensor).map_err(backend)? {
+                tensor.reshape((rows, cols)).map_err(backend)
+            } else {
+                Err(LoraError::NotFinite { file: self.label().into(), key: key.into() })
+            }
+        };
+        Ok((
+            read(&module.up, module.outs, module.rank)?,
+            read(&module.down, module.rank, module.ins)?,
+        ))
+    }
+}
+
+impl LoraModule {
+    fn new(
+        header: &Header,
+        config: &AdapterConfig,
+        name: String,
+        up: String,
+        down: String,
+        alpha: Option<String>,
+    ) -> Result<Self, LoraError> {
+        let ([outs, rank], [down_rank, ins]) = (matrix(header, &up)?, matrix(header, &down)?);
+        if rank != down_rank {
+            return Err(header
+                .invalid(format!("'{up}' has rank {rank}, but '{down}' has rank {down_rank}")));
+        }
+        let own = alpha.map(|key| scalar(header, &key)).transpose()?;
+        let (alpha, scale) = match own {
+            Some(alpha) => (Some(alpha), alpha / rank as f64),
+            None => (config.alpha(&name), config.scale(&name, rank)),
+        };
+        if !scale.is_finite() {
+            return Err(LoraError::NotFinite { file: header.label().into(), key: down });
+        }
+        Ok(Self { name, key: down.clone(), outs, ins, rank, alpha, scale, up, down })
+    }
+}
+
+/// Rows and columns. A convolution of 1 x 1, as some tools write linear layers, is a matrix too.
+fn matrix(header: &Header, key: &str) -> Result<[usize; 2], LoraError> {
+    let Stored { shape, .. } = header.stored(key)?;
+    match shape[..] {
+        [rows, cols] | [rows, cols, 1, 1] if rows > 0 && cols > 0 => Ok([rows, cols]),
+        _ => Err(header.invalid(format!("'{key}' has shape {shape:?}, but must be a matrix"))),
+    }
+}
+
+fn scalar(header: &Header, key: &str) -> Result<f64, LoraError> {
+    let values = header.tensor(key)?.to_dtype(DType::F64).and_then(|x| x.flatten_all());
+    let values = values.and_then(|x| x.to_vec1::<f64>());
+    match values.map_err(|e| LoraError::Backend(e.to_string()))?[..] {
+        [value] if value.is_finite() => Ok(value),
+        [_] => Err(LoraError::NotFinite { file: header.label().into(), key: key.into() }),
+        _ => Err(header.invalid(format!("'{key}' must be one number"))),
+    }
+}
+
+/// Where tensors of files are made; they move to a model's device when they are fused.
+const DEVICE: Device = Device::Cpu;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! The settings that PEFT keeps apart from the factors.
+//!
+//! diffusers writes them into the file's own header, PEFT into `adapter_config.json` beside it.
+//! They hold the alpha of a file that has no `.alpha` keys.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{LoraError, header::Header};
+
+/// Where diffusers writes them.
+const METADATA_KEY: &str = "lora_adapter_metadata";
+/// What diffusers puts before the names of the settings.
+const COMPONENT: &str = "transformer.";
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct AdapterConfig {
+    lora_alpha: Option<f64>,
+    /// Modules that differ, by the end of their names.
+    #[serde(default)]
+    alpha_pattern: BTreeMap<String, f64>,
+    /// `alpha / sqrt(rank)` instead of `alpha / rank`.
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+}
+
+impl AdapterConfig {
+    /// Settings in the header, or beside the file, or none.
+    pub fn of(path: &Path, header: &Header) -> Result<Self, LoraError> {
+        let invalid = |e: serde_json::Error| header.invalid(format!("its adapter settings: {e}"));
+        let settings: Self = if let Some(text) = header.metadata(METADATA_KEY) {
+            let all: Map<String, Value> = serde_json::from_str(text).map_err(invalid)?;
+            let own = all
+                .into_iter()
+                .filter_map(|(key, value)| Some((key.strip_prefix(COMPONENT)?.to_owned(), value)));
+            serde_json::from_value(Value::Object(own.collect())).map_err(invalid)?
+        } else if path.file_name().is_some_and(|name| name == "adapter_model.safetensors")
+            && let Ok(text) = std::fs::read(path.with_file_name("adapter_config.json"))
+        {
+            serde_json::from_slice(&text).map_err(invalid)?
+        } else {
+            Self::default()
+        };
+        if settings.use_dora {
+            let (file, key) = (header.label().to_owned(), "use_dora".to_owned());
+            return Err(LoraError::Kind { file, key, kind: "DoRA" });
+        }
+        // PEFT reads these as regular expressions. What diffusers and PEFT write are names.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-^".contains(c);
+        if let Some(odd) = settings.alpha_pattern.keys().find(|key| !key.chars().all(plain)) {
+            return Err(header.invalid(format!("alpha_pattern '{odd}' is no module's name")));
+        }
+        Ok(settings)
+    }
+
+    pub fn alpha(&self, module: &str) -> Option<f64> {
+        let ends = |pattern: &str| match pattern.strip_prefix('^') {
+            Some(whole) => module == whole,
+            None => {
+                let before = module.strip_suffix(pattern);
+                before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            }
+        };
+        let own = self.alpha_pattern.iter().find(|(pattern, _)| ends(pattern));
+        own.map(|(_, &alpha)| alpha).or(self.lora_alpha)
+    }
+
+    /// 1 when nothing is said.
+    pub fn scale(&self, module: &str, rank: usize) -> f64 {
+        let rank = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        self.alpha(module).map_or(1.0, |alpha| alpha / rank)
+    }
+}

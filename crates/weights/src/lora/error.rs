@@ -1,0 +1,36 @@
+//! Why a LoRA file cannot be used.
+
+/// Messages call the file by the label that it was opened with.
+#[derive(Debug, thiserror::Error)]
+pub enum LoraError {
+    #[error("no LoRA file {file}")]
+    NotFound { file: String },
+    #[error("cannot read LoRA {file}: {cause}")]
+    Io { file: String, cause: std::io::Error },
+    #[error(
+        "LoRA {file} is no safetensors file; pickled files (.bin, .pt, .ckpt) can run code and are not read: convert it with safetensors.torch.save_file"
+    )]
+    Pickle { file: String },
+    #[error("LoRA {file} is not valid: {cause}")]
+    Invalid { file: String, cause: String },
+    #[error("LoRA {file} has '{key}', which is {kind}; only plain LoRA factors are supported")]
+    Kind { file: String, key: String, kind: &'static str },
+    #[error("LoRA {file} has '{key}', but its other factor, {lacks}, is missing")]
+    Incomplete { file: String, key: String, lacks: &'static str },
+    #[error("LoRA {file}: '{key}' is NaN or infinite, or holds such values")]
+    NotFinite { file: String, key: String },
+    #[error(
+        "LoRA {file}: '{key}' changes a matrix of {found:?}, but '{tensor}' is {expected:?}; it was trained for another model"
+    )]
+    Shape { file: String, key: String, tensor: String, found: [usize; 2], expected: [usize; 2] },
+    #[error("LoRA {file}: '{first}' and '{second}' both change '{tensor}'")]
+    Twice { file: String, first: String, second: String, tensor: String },
+    #[error(
+        "LoRA {file} fits nothing in this model: it has {theirs}; the model has {ours}; it was trained for another architecture"
+    )]
+    NoMatch { file: String, theirs: String, ours: String },
+    #[error("LoRA {file}: the scale {scale} is not a finite number")]
+    Scale { file: String, scale: f32 },
+    #[error("reading a LoRA failed: {0}")]
+    Backend(String),
+}

@@ -1,0 +1,135 @@
+//! The front of a safetensors file: which tensors it has and where.
+//!
+//! Not mapped into memory like a checkpoint: LoRA files lie in folders where people put others of
+//! the same name, and a mapped file that shrinks would end the process.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{ErrorKind, Read as _, Seek as _, SeekFrom},
+    path::Path,
+    sync::Mutex,
+};
+
+use candle_core::{DType, Tensor};
+use safetensors::tensor::Metadata;
+
+use super::{DEVICE, LoraError};
+
+/// As the format itself limits it.
+const MAX_HEADER: u64 = 100_000_000;
+/// The length that begins a file.
+const LENGTH: u64 = 8;
+
+#[derive(Debug)]
+pub(super) struct Header {
+    label: String,
+    bytes: u64,
+    /// Locked, since reading moves the position.
+    file: Mutex<File>,
+    tensors: BTreeMap<String, Stored>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub shape: Vec<usize>,
+    dtype: DType,
+    start: u64,
+    len: usize,
+}
+
+impl Header {
+    pub fn read(path: &Path, label: &str) -> Result<Self, LoraError> {
+        let io = |cause: std::io::Error| match cause.kind() {
+            ErrorKind::NotFound => LoraError::NotFound { file: label.to_owned() },
+            _ => LoraError::Io { file: label.to_owned(), cause },
+        };
+        let invalid = |cause: String| LoraError::Invalid { file: label.to_owned(), cause };
+        let mut file = File::open(path).map_err(io)?;
+        let about = file.metadata().map_err(io)?;
+        if !about.is_file() {
+            return Err(invalid("it is not a regular file".into()));
+        }
+        let pickled = |e: &str| ["bin", "pt", "pth", "ckpt"].contains(&e.to_lowercase().as_str());
+        if path.extension().and_then(|e| e.to_str()).is_some_and(pickled) {
+            return Err(LoraError::Pickle { file: label.to_owned() });
+        }
+        let bytes = about.len();
+        let mut length = [0; LENGTH as usize];
+        file.read_exact(&mut length).map_err(|_| invalid("it is too short".into()))?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER || length > bytes - LENGTH {
+            return Err(invalid("it does not begin as safetensors files do".into()));
+        }
+        let mut text = vec![0; length as usize];
+        file.read_exact(&mut text).map_err(io)?;
+        let parsed: Metadata =
+            serde_json::from_slice(&text).map_err(|e| invalid(format!("its header: {e}")))?;
+        let data = LENGTH + length;
+        let mut tensors = BTreeMap::new();
+        for (name, info) in parsed.tensors() {
+            let (start, end) = info.data_offsets;
+            let dtype = DType::try_from(info.dtype)
+                .map_err(|_| invalid(format!("'{name}' has the type {:?}", info.dtype)))?;
+            let count = info.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
+            let needed = count.and_then(|n| n.checked_mul(dtype.size_in_bytes()));
+            let inside = (end as u64).checked_add(data).is_some_and(|end| end <= bytes);
+            if end < start || needed != Some(end - start) || !inside {
+                return Err(invalid(format!("'{name}' reaches past its place; is it whole?")));
+            }
+            let (shape, start) = (info.shape.clone(), data + start as u64);
+            tensors.insert(name, Stored { shape, dtype, start, len: end - info.data_offsets.0 });
+        }
+        let metadata = parsed.metadata().clone().unwrap_or_default().into_iter().collect();
+        Ok(Self { label: label.to_owned(), bytes, file: Mutex::new(file), tensors, metadata })
+    }
+
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// In alphabetical order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A text that the writer put beside the tensors.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    pub fn stored(&self, key: &str) -> Result<&Stored, LoraError> {
+        self.tensors.get(key).ok_or_else(|| self.invalid(format!("it has no '{key}'")))
+    }
+
+    /// The values of one tensor, in the type they are stored in.
+    pub fn tensor(&self, key: &str) -> Result<Tensor, LoraError> {
+        let Stored { shape, dtype, start, len } = self.stored(key)?;
+        if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
+            // An alpha may be a whole number.
+            let whole = matches!(dtype, DType::I64 | DType::I32) && *len <= 8;
+            if !whole {
+                let types = "F32, BF16 and F16 are read";
+                return Err(self.invalid(format!("'{key}' has the type {dtype:?}; {types}")));
+            }
+        }
+        let mut data = vec![0; *len];
+        {
+            let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let read = file.seek(SeekFrom::Start(*start)).and_then(|_| file.read_exact(&mut data));
+            read.map_err(|cause| LoraError::Io { file: self.label.clone(), cause })?;
+        }
+        Tensor::from_raw_buffer(&data, *dtype, shape, &DEVICE)
+            .map_err(|e| LoraError::Backend(e.to_string()))
+    }
+
+    pub fn invalid(&self, cause: String) -> LoraError {
+        LoraError::Invalid { file: self.label.clone(), cause }
+    }
+}

@@ -1,0 +1,123 @@
+//! Low-rank changes on top of a checkpoint's tensors.
+//!
+//! The files stay as they are. A tensor that has changes is read from its file, summed in f32 and
+//! rounded once, so taking the changes away and reading it again gives the original bits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Tensor};
+
+use crate::LoadError;
+
+/// `scale * up * down`, to be added to a matrix.
+#[derive(Clone, Debug)]
+pub struct LowRank {
+    /// `(out, rank)`.
+    pub up: Tensor,
+    /// `(rank, in)`.
+    pub down: Tensor,
+    pub scale: f64,
+}
+
+/// Changes by the name of the tensor they belong to, in the order in which they are summed.
+#[derive(Clone, Debug, Default)]
+pub struct Overlay(BTreeMap<String, Vec<LowRank>>);
+
+impl Overlay {
+    /// A change whose scale is 0 changes nothing and is left out.
+    pub fn add(&mut self, tensor: impl Into<String>, change: LowRank) {
+        if change.scale != 0.0 {
+            self.0.entry(tensor.into()).or_default().push(change);
+        }
+    }
+
+    /// Puts another overlay's changes after these.
+    pub fn extend(&mut self, other: Self) {
+        for (tensor, changes) in other.0 {
+            self.0.entry(tensor).or_default().extend(changes);
+        }
+    }
+
+    /// Tensors that have changes.
+    pub fn tensors(&self) -> BTreeSet<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The file's tensor in `dtype`, changed where there are changes for `name`.
+    pub(crate) fn fuse(&self, name: &str, base: Tensor, dtype: DType) -> Result<Tensor, LoadError> {
+        let Some(changes) = self.0.get(name) else {
+            return Ok(base.to_dtype(dtype)?);
+        };
+        let mut sum = base.to_dtype(DType::F32)?;
+        for LowRank { up, down, scale } in changes {
+            let factor = |x: &Tensor| x.to_device(sum.device())?.to_dtype(DType::F32);
+            let product = factor(up)?.matmul(&factor(down)?)?;
+            sum = (sum + (product * *scale)?)?;
+        }
+        let rounded = sum.to_dtype(dtype)?;
+        if is_finite(&rounded)? {
+            Ok(rounded)
+        } else {
+            Err(LoadError::Overflow { name: name.to_owned() })
+        }
+    }
+}
+
+/// `0 * x` is 0 exactly where `x` is finite, and NaN elsewhere.
+pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
+    let wide = tensor.to_dtype(DType::F32)?;
+    Ok((wide * 0.0)?.sum_all()?.to_scalar::<f32>()? == 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn matrix(values: &[f32], rows: usize) -> Tensor {
+        Tensor::from_slice(values, (rows, values.len() / rows), &Device::Cpu).expect("a matrix")
+    }
+
+    fn change(up: f32, down: f32, scale: f64) -> LowRank {
+        LowRank { up: matrix(&[up, 2.0 * up], 2), down: matrix(&[down, -down], 1), scale }
+    }
+
+    #[test]
+    fn changes_are_summed_in_f32_and_rounded_once() {
+        // Each step alone is less than half of bf16's spacing at 1 (2^-7), both together are not.
+        let small = 2f32.powi(-9) * 1.5;
+        let mut overlay = Overlay::default();
+        for _ in 0..2 {
+            overlay.add("w", change(1.0, small, 1.0));
+        }
+        let base = matrix(&[1.0; 4], 2);
+        let fused = overlay.fuse("w", base.clone(), DType::BF16).expect("finite");
+        let fused = fused.to_dtype(DType::F32).expect("f32");
+        let fused = fused.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("values");
+        assert_eq!(fused[0], 1.0 + 2f32.powi(-7));
+        let other = overlay.fuse("v", base.clone(), DType::F32).expect("as it is");
+        assert_eq!(other.to_vec2::<f32>().expect("values"), vec![vec![1.0; 2]; 2]);
+    }
+
+    #[test]
+    fn what_is_not_finite_after_rounding_is_refused() {
+        let mut overlay = Overlay::default();
+        overlay.add("w", change(1.0, 1.0, 1e5));
+        let base = matrix(&[1.0; 4], 2);
+        assert!(overlay.fuse("w", base.clone(), DType::F32).is_ok());
+        let error = overlay.fuse("w", base, DType::F16).expect_err("too large for f16");
+        assert!(error.to_string().contains("'w'"), "{error}");
+    }
+
+    #[test]
+    fn a_scale_of_zero_touches_nothing() {
+        let mut overlay = Overlay::default();
+        overlay.add("w", change(1.0, 1.0, 0.0));
+        assert!(overlay.is_empty());
+    }
+}

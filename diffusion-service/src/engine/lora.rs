@@ -1,0 +1,50 @@
+//! LoRAs as callers and the engine speak of them.
+
+use std::path::PathBuf;
+
+/// One to use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraChoice {
+    /// What callers and messages call it.
+    pub name: String,
+    pub path: PathBuf,
+    /// Times the file's own scale.
+    pub scale: f32,
+    /// What goes before a prompt to make it felt; may be empty.
+    pub trigger_words: String,
+}
+
+/// One in use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActiveLora {
+    pub choice: LoraChoice,
+    /// Largest rank of its modules.
+    pub rank: usize,
+    /// Weight matrices of the model that it changes.
+    pub matrices: usize,
+    /// Keys of its file that fit nothing here.
+    pub unmatched: Vec<String>,
+}
+
+/// What a change of the active LoRAs did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoraReport {
+    pub active: Vec<ActiveLora>,
+    /// Weight matrices that any of them changes.
+    pub changed: usize,
+    /// Weight matrices that were changed before and are the checkpoint's again.
+    pub restored: usize,
+}
+
+/// Why the LoRAs from before are still the active ones.
+#[derive(Debug, thiserror::Error)]
+pub enum SetLorasError {
+    #[error("{0}")]
+    NotFound(String),
+    /// The file cannot be used with this model.
+    #[error("{0}")]
+    Bad(String),
+    /// The cause is for the log, not for the caller.
+    #[error("changing the weights failed: {0}")]
+    Backend(String),
+}

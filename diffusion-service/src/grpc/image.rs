@@ -1,0 +1,63 @@
+//! The picture that a request draws from, while its file arrives.
+
+use bytes::{Bytes, BytesMut};
+use llm_dit_params::GenerateParams;
+use llm_dit_proto::{Fault, v1::ImageHeader};
+
+use crate::{
+    engine::Picture,
+    source::{self, MAX_FILE_BYTES, SourceError},
+};
+
+/// A file that was announced, and what has come of it.
+pub(super) struct ImageUpload {
+    announced: u64,
+    bytes: BytesMut,
+}
+
+impl ImageUpload {
+    pub fn begin(header: &ImageHeader) -> Result<Self, Fault> {
+        source::check_media_type(&header.media_type).map_err(fault)?;
+        if header.total_bytes > MAX_FILE_BYTES {
+            return Err(fault(SourceError::TooLarge(header.total_bytes)));
+        }
+        Ok(Self { announced: header.total_bytes, bytes: BytesMut::new() })
+    }
+
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), Fault> {
+        if (self.bytes.len() + chunk.len()) as u64 > self.announced {
+            return bad(format!(
+                "picture: more than the announced {} bytes arrived",
+                self.announced
+            ));
+        }
+        self.bytes.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    pub fn finish(self) -> Result<Bytes, Fault> {
+        if self.bytes.len() as u64 != self.announced {
+            let (got, announced) = (self.bytes.len(), self.announced);
+            return bad(format!("picture: {got} of {announced} bytes arrived"));
+        }
+        Ok(self.bytes.freeze())
+    }
+}
+
+/// Decodes and resizes, which is too much for an async thread.
+pub(super) async fn decode(file: Bytes, params: GenerateParams) -> Result<Picture, Fault> {
+    let work = move || source::read(&file, params.width, params.height);
+    let read = tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "reading a picture failed");
+        Fault::Internal("the picture could not be read".to_owned())
+    })?;
+    read.map_err(fault)
+}
+
+fn fault(error: SourceError) -> Fault {
+    Fault::BadRequest(error.to_string())
+}
+
+fn bad<T>(message: String) -> Result<T, Fault> {
+    Err(Fault::BadRequest(message))
+}

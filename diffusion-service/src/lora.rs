@@ -1,0 +1,110 @@
+//! LoRAs: which files, what in the model they change, and changing it.
+
+mod args;
+mod fit;
+mod folder;
+
+use std::sync::Arc;
+
+use llm_dit_weights::{
+    LoadError, Overlay,
+    lora::{LoraError, LoraFile},
+};
+
+pub use self::{
+    args::{LoraArg, LoraArgs, LoraArgsError},
+    folder::{LoraSummary, LorasFolder, LorasFolderError},
+};
+use crate::{
+    dit,
+    engine::{ActiveLora, LoraChoice, LoraReport, SetLorasError},
+    pipeline::ZImage,
+};
+
+/// Reads files and finds what they change. Nothing is changed yet.
+pub fn read_loras(
+    choices: &[LoraChoice],
+    config: &dit::Config,
+) -> Result<(Vec<ActiveLora>, Overlay), LoraError> {
+    let mut overlay = Overlay::default();
+    let active = choices.iter().map(|choice| {
+        if !choice.scale.is_finite() {
+            let (file, scale) = (choice.name.clone(), choice.scale);
+            return Err(LoraError::Scale { file, scale });
+        }
+        let file = LoraFile::open(&choice.path, &choice.name)?;
+        let (fits, unmatched) = fit::fit(&file, config)?;
+        if !unmatched.is_empty() {
+            let first: Vec<&str> = unmatched.iter().map(String::as_str).take(5).collect();
+            tracing::warn!(
+                lora = choice.name,
+                unmatched = unmatched.len(),
+                first = first.join(", "),
+                "keys of a LoRA fit nothing in the image model and are not applied"
+            );
+        }
+        let changes = fit::overlay(&file, &fits, choice.scale)?;
+        let active = ActiveLora {
+            choice: choice.clone(),
+            rank: file.rank(),
+            matrices: fits.iter().map(|fit| fit.parts.len()).sum(),
+            unmatched,
+        };
+        tracing::info!(
+            lora = choice.name,
+            scale = choice.scale,
+            rank = active.rank,
+            matrices = active.matrices,
+            "read a LoRA"
+        );
+        overlay.extend(changes);
+        Ok(active)
+    });
+    let active = active.collect::<Result<_, _>>()?;
+    Ok((active, overlay))
+}
+
+impl ZImage {
+    /// Makes these the active LoRAs, all or none.
+    pub(crate) fn change_loras(
+        &mut self,
+        choices: &[LoraChoice],
+    ) -> Result<LoraReport, SetLorasError> {
+        let (active, overlay) = read_loras(choices, self.dit.config())?;
+        let before = Arc::clone(self.dit.overlay());
+        let (old, new) = (before.tensors(), overlay.tensors());
+        let (changed, restored) = (new.len(), old.difference(&new).count());
+        self.dit.set_overlay(Arc::new(overlay))?;
+        self.loras.clone_from(&active);
+        Ok(LoraReport { active, changed, restored })
+    }
+}
+
+impl From<LoraError> for SetLorasError {
+    fn from(error: LoraError) -> Self {
+        let message = error.to_string();
+        match error {
+            LoraError::NotFound { .. } => Self::NotFound(message),
+            LoraError::Pickle { .. }
+            | LoraError::Invalid { .. }
+            | LoraError::Kind { .. }
+            | LoraError::Incomplete { .. }
+            | LoraError::NotFinite { .. }
+            | LoraError::Shape { .. }
+            | LoraError::Twice { .. }
+            | LoraError::NoMatch { .. }
+            | LoraError::Scale { .. } => Self::Bad(message),
+            LoraError::Io { .. } | LoraError::Backend(_) => Self::Backend(message),
+        }
+    }
+}
+
+impl From<LoadError> for SetLorasError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Lora(error) => error.into(),
+            LoadError::Overflow { .. } => Self::Bad(error.to_string()),
+            other => Self::Backend(other.to_string()),
+        }
+    }
+}

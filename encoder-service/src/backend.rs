@@ -1,0 +1,79 @@
+//! Who computes: a model on a thread of ours, or another machine. The handle knows no difference.
+
+mod heylook;
+mod local;
+
+use std::fmt::Debug;
+
+use llm_dit_chat::Chat;
+use llm_dit_proto::{DType, Fault, Tensor};
+use llm_dit_serving::{Ticket, Worker};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::EncoderInfo;
+
+pub(crate) use self::{heylook::Heylook, local::Local};
+
+/// Turns prompts into embeddings.
+pub(crate) trait Backend: Debug + Send + Sync {
+    fn info(&self) -> EncoderInfo;
+    /// Checks one prompt and makes it ready for its turn. Takes milliseconds for a long text.
+    fn prepare(&self, chat: &Chat, ask: &Ask) -> Result<Prepared, Fault>;
+}
+
+/// What holds for every prompt of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    /// As transformers numbers `output_hidden_states`.
+    pub hidden_layer: i32,
+    pub max_tokens: usize,
+    /// What the model computes in when unset.
+    pub dtype: Option<DType>,
+}
+
+/// One prompt's result.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    /// `(tokens, hidden_size)`.
+    pub tensor: Tensor,
+    /// Index into `output_hidden_states`, from 0.
+    pub hidden_layer: usize,
+    pub truncated_tokens: usize,
+}
+
+/// One prompt, ready to be queued.
+pub(crate) struct Prepared {
+    queue: Box<Queue>,
+}
+
+/// Where a prompt stands in its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Refused when the queue is full.
+    First,
+    /// Queued in any case; see [`Worker::submit_next`].
+    Next,
+}
+
+pub(crate) type Queued = Result<Ticket<Result<Encoded, Fault>>, Fault>;
+
+type Queue = dyn FnOnce(&CancellationToken, Turn) -> Queued + Send;
+
+impl Prepared {
+    /// `work` for what `worker` owns.
+    fn new<M: Send + 'static>(
+        worker: &Worker<M>,
+        work: impl FnOnce(&mut M) -> Result<Encoded, Fault> + Send + 'static,
+    ) -> Self {
+        let worker = worker.clone();
+        let queue = Box::new(move |cancel: &CancellationToken, turn| match turn {
+            Turn::First => worker.submit(cancel, work),
+            Turn::Next => Ok(worker.submit_next(cancel, work)),
+        });
+        Self { queue }
+    }
+
+    pub fn queue(self, cancel: &CancellationToken, turn: Turn) -> Queued {
+        (self.queue)(cancel, turn)
+    }
+}

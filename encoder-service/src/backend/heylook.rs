@@ -1,0 +1,78 @@
+//! A heylookitsanllm server. The thread that would own a model waits for the answers instead, so
+//! that the queue, its bounds and cancelling are the same as for a model here.
+
+use std::io;
+
+use llm_dit_chat::Chat;
+use llm_dit_heylook::{HeylookEncoder, HeylookError, ModelShape};
+use llm_dit_proto::Fault;
+use llm_dit_serving::Worker;
+use tokio::runtime;
+
+use crate::{
+    backend::{Ask, Backend, Encoded, Prepared},
+    engine::EncoderInfo,
+};
+
+#[derive(Debug)]
+pub(crate) struct Heylook {
+    encoder: HeylookEncoder,
+    worker: Worker<Caller>,
+}
+
+/// Asks from a thread that may wait.
+struct Caller {
+    encoder: HeylookEncoder,
+    runtime: runtime::Handle,
+}
+
+impl Heylook {
+    /// Must be called inside a tokio runtime, which then makes the calls.
+    pub fn spawn(encoder: HeylookEncoder, queue_capacity: usize) -> io::Result<Self> {
+        let runtime = runtime::Handle::try_current().map_err(io::Error::other)?;
+        let caller = Caller { encoder: encoder.clone(), runtime };
+        let worker = Worker::spawn("heylookitsanllm", queue_capacity, caller)?;
+        Ok(Self { encoder, worker })
+    }
+}
+
+impl Backend for Heylook {
+    fn info(&self) -> EncoderInfo {
+        let ModelShape { hidden_size, layers } = self.encoder.shape();
+        EncoderInfo {
+            model: self.encoder.model().to_owned(),
+            hidden_size,
+            layers,
+            device: "heylookitsanllm".to_owned(),
+            dtype: self.encoder.dtype(),
+        }
+    }
+
+    fn prepare(&self, chat: &Chat, ask: &Ask) -> Result<Prepared, Fault> {
+        self.encoder.check_layer(ask.hidden_layer)?;
+        let text = llm_dit_heylook::format(chat)?;
+        let Ask { hidden_layer, max_tokens, dtype } = *ask;
+        Ok(Prepared::new(&self.worker, move |Caller { encoder, runtime }| {
+            let asking = encoder.encode(&text, hidden_layer, max_tokens, dtype);
+            let encoded = runtime.block_on(asking).map_err(logged)?;
+            if encoded.full {
+                tracing::warn!(
+                    max_tokens,
+                    "a prompt fills all tokens that were allowed; if it was longer, the server cut its end"
+                );
+            }
+            Ok(Encoded {
+                tensor: encoded.tensor,
+                hidden_layer: encoded.hidden_layer,
+                // How many is not known.
+                truncated_tokens: usize::from(encoded.full),
+            })
+        }))
+    }
+}
+
+/// What the server said goes to the log; the caller hears what it can use.
+fn logged(error: HeylookError) -> Fault {
+    tracing::error!(%error, "encoding failed");
+    error.into()
+}

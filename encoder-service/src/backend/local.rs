@@ -1,0 +1,74 @@
+//! A [`TextEncoder`] on its thread, behind a tokenizer.
+
+use std::io;
+
+use llm_dit_chat::{Chat, ChatError, ChatTokenizer};
+use llm_dit_proto::Fault;
+use llm_dit_serving::Worker;
+
+use crate::{
+    backend::{Ask, Backend, Encoded, Prepared},
+    engine::{EncodeError, EncodeJob, EncoderInfo, TextEncoder},
+};
+
+#[derive(Debug)]
+pub(crate) struct Local {
+    info: EncoderInfo,
+    tokenizer: ChatTokenizer,
+    worker: Worker<Box<dyn TextEncoder>>,
+}
+
+impl Local {
+    /// Moves the engine to a thread of its own.
+    pub fn spawn(
+        engine: Box<dyn TextEncoder>,
+        tokenizer: ChatTokenizer,
+        queue_capacity: usize,
+    ) -> io::Result<Self> {
+        let info = engine.info();
+        let worker = Worker::spawn("text encoder", queue_capacity, engine)?;
+        Ok(Self { info, tokenizer, worker })
+    }
+}
+
+impl Backend for Local {
+    fn info(&self) -> EncoderInfo {
+        self.info.clone()
+    }
+
+    fn prepare(&self, chat: &Chat, ask: &Ask) -> Result<Prepared, Fault> {
+        let hidden_layer = self.info.resolve_hidden_layer(ask.hidden_layer).map_err(fault)?;
+        let tokens = self.tokenizer.tokenize(chat, ask.max_tokens).map_err(chat_fault)?;
+        let truncated_tokens = tokens.truncated_tokens;
+        let dtype = ask.dtype.unwrap_or(self.info.dtype);
+        let job = EncodeJob { token_ids: tokens.ids, hidden_layer, dtype };
+        Ok(Prepared::new(&self.worker, move |engine| {
+            let tensor = engine.encode(&job).map_err(fault)?;
+            Ok(Encoded { tensor, hidden_layer, truncated_tokens })
+        }))
+    }
+}
+
+/// What an engine's error means for the caller; internal causes end in the log.
+fn fault(error: EncodeError) -> Fault {
+    match error {
+        EncodeError::BadJob(message) => Fault::BadRequest(message),
+        EncodeError::Backend(cause) => {
+            tracing::error!(cause, "encoding failed");
+            Fault::Internal("the text encoder failed; its log has the cause".to_owned())
+        }
+    }
+}
+
+fn chat_fault(error: ChatError) -> Fault {
+    match error {
+        ChatError::NoRoom { .. } => Fault::BadRequest(error.to_string()),
+        ChatError::Io { .. }
+        | ChatError::Invalid { .. }
+        | ChatError::MissingToken { .. }
+        | ChatError::Tokenizer(_) => {
+            tracing::error!(%error, "tokenizing failed");
+            Fault::Internal("the tokenizer failed; the encoder's log has the cause".to_owned())
+        }
+    }
+}

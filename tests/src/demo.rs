@@ -1,0 +1,163 @@
+//! The demo model in this process, and how alike two pictures are.
+
+use std::ops::ControlFlow;
+
+use diffusion_service::{
+    DiffusionOptions,
+    engine::{GenerateJob, ImageGenerator, Picture, Step},
+    picture::encode_png,
+    source,
+};
+use encoder_service::{
+    EncoderOptions,
+    engine::{EncodeJob, TextEncoder},
+};
+use llm_dit_chat::{Chat, ChatTokenizer};
+use llm_dit_params::{GenerateOptions, Limits};
+use llm_dit_proto::Tensor;
+use llm_dit_recipe::Recipe;
+use llm_dit_weights::DeviceChoice;
+use serde::Deserialize;
+
+use crate::repository;
+
+/// A list of pictures that the oracle made, with how it made them.
+#[derive(Deserialize)]
+pub struct Index {
+    pub pictures: Vec<Golden>,
+}
+
+/// One of them; everything has diffusers' meaning.
+#[derive(Deserialize)]
+pub struct Golden {
+    pub file: String,
+    pub prompt: String,
+    pub negative_prompt: Option<String>,
+    pub seed: u64,
+    pub width: u32,
+    pub height: u32,
+    pub steps: u32,
+    pub guidance_scale: f32,
+    #[serde(default)]
+    pub cfg_normalization: bool,
+    #[serde(default = "never")]
+    pub cfg_truncation: f32,
+    /// Absent where it is the model's own.
+    pub scheduler: Option<String>,
+    /// A picture that this one is drawn from, of the same size, and how much of it is redrawn.
+    pub source: Option<String>,
+    pub strength: Option<f64>,
+}
+
+fn never() -> f32 {
+    1.0
+}
+
+/// All of the demo model, on the CPU.
+pub struct Demo {
+    tokenizer: ChatTokenizer,
+    encoder: Box<dyn TextEncoder>,
+    generator: Box<dyn ImageGenerator>,
+}
+
+impl Golden {
+    /// # Panics
+    /// With a scheduler that is not one of ours.
+    pub fn options(&self) -> GenerateOptions {
+        GenerateOptions {
+            width: Some(self.width),
+            height: Some(self.height),
+            steps: Some(self.steps),
+            seed: Some(self.seed),
+            guidance_scale: Some(self.guidance_scale),
+            // diffusers' `True` is the factor 1.
+            cfg_normalization: self.cfg_normalization.then_some(1.0),
+            cfg_truncation: Some(self.cfg_truncation),
+            shift: None,
+            strength: self.strength,
+            scheduler: self.scheduler.as_deref().map(|id| id.parse().expect("one of ours")),
+        }
+    }
+}
+
+impl Demo {
+    /// # Panics
+    /// Without the demo model there is nothing to test.
+    pub fn load() -> Self {
+        let model_path = repository("models/demo");
+        let (device, dtype) = (DeviceChoice::Cpu, None);
+        let options = EncoderOptions { model_path: model_path.clone(), device, dtype };
+        let (encoder, tokenizer) = encoder_service::load(&options).expect("demo text encoder");
+        let options = DiffusionOptions { model_path, device, dtype, loras: Vec::new() };
+        let generator = diffusion_service::load(&options).expect("demo transformer");
+        Self { tokenizer, encoder, generator }
+    }
+
+    /// The embeddings of a bare prompt.
+    pub fn encode(&mut self, text: &str) -> Tensor {
+        let tokenized = self.tokenizer.tokenize(&Chat::user(text), 512).expect("fits");
+        let info = self.encoder.info();
+        let hidden_layer = info.resolve_hidden_layer(-2).expect("layers");
+        let job = EncodeJob { token_ids: tokenized.ids, hidden_layer, dtype: info.dtype };
+        self.encoder.encode(&job).expect("hidden states")
+    }
+
+    /// Pixels, through the file, as users get them.
+    pub fn draw(&mut self, prompt: &str, negative: &str, options: GenerateOptions) -> Vec<u8> {
+        self.draw_from(prompt, negative, options, None)
+    }
+
+    /// Likewise, from a picture.
+    pub fn draw_from(
+        &mut self,
+        prompt: &str,
+        negative: &str,
+        options: GenerateOptions,
+        image: Option<Picture>,
+    ) -> Vec<u8> {
+        let params =
+            options.resolve(&self.generator.info().defaults, &Limits::default()).expect("valid");
+        let job = GenerateJob {
+            params,
+            embeddings: self.encode(prompt),
+            negative_embeddings: params.uses_guidance().then(|| self.encode(negative)),
+            latents: None,
+            image,
+            return_latents: false,
+        };
+        let mut sink = |_: Step| ControlFlow::Continue(());
+        let picture = self.generator.generate(&job, &mut sink).expect("a picture").picture;
+        let png = encode_png(&picture, &Recipe::default()).expect("a PNG");
+        image::load_from_memory(&png).expect("a readable PNG").into_rgb8().into_raw()
+    }
+
+    /// Draws every picture of an index in `tests/goldens` again, and returns how near each
+    /// came to the oracle's, in dB.
+    pub fn compare(&mut self, index: &str) -> Vec<f64> {
+        let index = crate::goldens::Goldens::folder().join(index);
+        let folder = index.parent().expect("a file is in a folder").to_owned();
+        let text = std::fs::read_to_string(&index).expect("goldens");
+        let index: Index = serde_json::from_str(&text).expect("a valid index");
+        let compare = |golden: &Golden| {
+            let expected = image::open(folder.join(&golden.file)).expect("a golden").into_rgb8();
+            assert_eq!(expected.dimensions(), (golden.width, golden.height));
+            let negative = golden.negative_prompt.as_deref().unwrap_or_default();
+            let image = golden.source.as_ref().map(|name| {
+                let file = std::fs::read(folder.join(name)).expect("a golden source");
+                source::read(&file, golden.width, golden.height).expect("a picture")
+            });
+            let ours = self.draw_from(&golden.prompt, negative, golden.options(), image);
+            let decibels = psnr(&ours, expected.as_raw());
+            println!("{:36} {decibels:6.2} dB", golden.file);
+            decibels
+        };
+        index.pictures.iter().map(compare).collect()
+    }
+}
+
+/// In dB, over all channels of 8-bit pixels.
+pub fn psnr(a: &[u8], b: &[u8]) -> f64 {
+    assert_eq!(a.len(), b.len(), "sizes differ");
+    let squares: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+    10.0 * (255.0 * 255.0 / (squares / a.len() as f64)).log10()
+}

@@ -1,0 +1,343 @@
+//! LoRAs of a diffusion service, from outside: the tiny model with real files, and a fake engine
+//! where the order of things matters.
+
+use std::{fs, path::Path};
+
+use diffusion_service::{
+    DiffusionHandle, DiffusionOptions, LorasFolder, ServiceLimits, engine::LoraChoice, load,
+};
+use llm_dit_chat::Chat;
+use llm_dit_proto::{
+    Tensor,
+    v1::{
+        ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest, DescribeDiffusionRequest,
+        GenerateParams, ListLorasRequest, LoraSelection, TensorRole,
+        diffusion_client::DiffusionClient,
+    },
+};
+use llm_dit_serving::Remote;
+use llm_dit_tests::{
+    fakes::{Control, FakeGenerator, Seen},
+    goldens::Goldens,
+    servers::{Server, fake_encoder, tokenizer},
+    wire::{chat, outcome, request, tensor},
+};
+use llm_dit_weights::DeviceChoice;
+use tempfile::TempDir;
+use tonic::{Code, Status, transport::Channel};
+
+/// Width of the tiny model's captions, and of the fakes.
+const WIDTH: usize = 40;
+
+struct Service {
+    _server: Server,
+    client: DiffusionClient<Channel>,
+    loras: TempDir,
+}
+
+impl Service {
+    async fn start(engine: DiffusionHandle, loras: TempDir) -> Self {
+        let folder = LorasFolder::open(loras.path()).expect("a folder");
+        let server = Server::diffusion(engine.with_loras_folder(Some(folder))).await;
+        let client = DiffusionClient::new(server.channel());
+        Self { _server: server, client, loras }
+    }
+
+    /// The tiny model.
+    async fn tiny(loras: TempDir) -> Self {
+        Self::start(tiny(Vec::new()), loras).await
+    }
+
+    async fn fake(engine: (FakeGenerator, Control), encoder: Option<Remote>) -> (Self, Control) {
+        let (engine, control) = engine;
+        let handle = DiffusionHandle::spawn(Box::new(engine), ServiceLimits::default(), encoder);
+        (Self::start(handle.expect("a thread"), folder()).await, control)
+    }
+
+    async fn apply(&mut self, loras: &[(&str, f32)]) -> Result<ApplyLorasResponse, Status> {
+        let loras = loras.iter().map(|&(name, scale)| selection(name, scale)).collect();
+        Ok(self.client.apply_loras(ApplyLorasRequest { loras }).await?.into_inner())
+    }
+
+    async fn clear(&mut self) -> u32 {
+        let response = self.client.clear_loras(ClearLorasRequest {}).await.expect("always works");
+        response.into_inner().matrices_restored
+    }
+
+    async fn picture(&self) -> Vec<u8> {
+        picture(self.client.clone(), 1).await
+    }
+
+    async fn active(&mut self) -> Vec<String> {
+        let described = self.client.describe(DescribeDiffusionRequest {}).await.expect("well");
+        described.into_inner().loras.into_iter().map(|lora| lora.name).collect()
+    }
+}
+
+/// The tiny model with these from the start.
+fn tiny(loras: Vec<LoraChoice>) -> DiffusionHandle {
+    let (device, dtype) = (DeviceChoice::Cpu, None);
+    let options = DiffusionOptions { model_path: Goldens::tiny(), device, dtype, loras };
+    let engine = load(&options).expect("the tiny model");
+    DiffusionHandle::spawn(engine, ServiceLimits::default(), None).expect("a thread")
+}
+
+/// A folder with two files, one of them in a folder inside.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(folder.path().join("styles")).expect("creates");
+    copy("kohya", &folder.path().join("kohya.safetensors"));
+    copy("diffusers", &folder.path().join("styles/diffusers.safetensors"));
+    folder
+}
+
+fn copy(golden: &str, to: &Path) {
+    let from = Goldens::folder().join("lora").join(format!("{golden}.safetensors"));
+    fs::copy(from, to).expect("copies");
+}
+
+fn selection(name: &str, scale: f32) -> LoraSelection {
+    LoraSelection { name: name.to_owned(), scale: Some(scale), trigger_words: String::new() }
+}
+
+fn embeddings() -> Tensor {
+    tensor(&[9, WIDTH], 1)
+}
+
+async fn picture(mut client: DiffusionClient<Channel>, seed: u64) -> Vec<u8> {
+    let params = GenerateParams {
+        seed: Some(seed),
+        steps: Some(2),
+        width: Some(64),
+        height: Some(64),
+        ..Default::default()
+    };
+    let embeddings = embeddings();
+    let request = request(params, &[(TensorRole::Embeddings, &embeddings)]);
+    let events = client.generate(request).await.expect("accepted").into_inner();
+    outcome(events).await.expect("well").image.to_vec()
+}
+
+#[tokio::test]
+async fn the_folder_is_listed_with_what_headers_say() {
+    let folder = folder();
+    fs::write(folder.path().join("broken.safetensors"), b"no").expect("writes");
+    fs::write(folder.path().join("readme.txt"), b"no LoRA").expect("writes");
+    let outside = tempfile::tempdir().expect("a folder");
+    copy("kohya", &outside.path().join("secret.safetensors"));
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(
+        outside.path().join("secret.safetensors"),
+        folder.path().join("link.safetensors"),
+    )
+    .expect("links");
+    let mut service = Service::tiny(folder).await;
+    let listed = service.client.list_loras(ListLorasRequest {}).await.expect("well").into_inner();
+    let names: Vec<&str> = listed.files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["broken.safetensors", "kohya.safetensors", "styles/diffusers.safetensors"]);
+    assert!(listed.active.is_empty());
+    assert!(listed.files[0].problem.as_ref().expect("why").contains("not valid"));
+    let kohya = &listed.files[1];
+    let size = fs::metadata(service.loras.path().join("kohya.safetensors")).expect("there").len();
+    assert_eq!((kohya.bytes, kohya.rank, kohya.alpha), (size, 2, Some(1.0)));
+    // Five blocks of 7, four of them modulated, and 6 at the ends.
+    assert_eq!((kohya.modules, kohya.problem.as_deref()), (45, None));
+    assert_eq!(listed.files[2].alpha, None);
+
+    service.apply(&[("kohya.safetensors", 0.5)]).await.expect("fits");
+    let listed = service.client.list_loras(ListLorasRequest {}).await.expect("well").into_inner();
+    assert_eq!((listed.active.len(), listed.active[0].scale), (1, 0.5));
+}
+
+#[tokio::test]
+async fn applied_loras_are_those_of_the_command_line_and_clearing_gives_every_bit_back() {
+    let mut service = Service::tiny(folder()).await;
+    let plain = service.picture().await;
+    let both = [("kohya.safetensors", 0.7), ("styles/diffusers.safetensors", -0.4)];
+    let applied = service.apply(&both).await.expect("both fit");
+    assert_eq!((applied.matrices_changed, applied.matrices_restored), (45, 0));
+    assert_eq!(applied.active.iter().map(|l| l.matrices).collect::<Vec<_>>(), [45, 45]);
+    assert_eq!(service.active().await, both.map(|(name, _)| name));
+    let changed = service.picture().await;
+    assert_ne!(changed, plain);
+
+    let choices = both.map(|(name, scale)| LoraChoice {
+        name: name.to_owned(),
+        path: service.loras.path().join(name),
+        scale,
+        trigger_words: String::new(),
+    });
+    let from_the_start = Service::start(tiny(choices.to_vec()), folder()).await;
+    assert_eq!(from_the_start.picture().await, changed);
+
+    let fewer = service.apply(&both[1..]).await.expect("fits");
+    assert_eq!((fewer.active.len(), fewer.matrices_changed), (1, 45));
+    assert_ne!(service.picture().await, changed);
+    assert_eq!(service.clear().await, 45);
+    assert_eq!(service.active().await, Vec::<String>::new());
+    assert_eq!(service.picture().await, plain);
+    assert_eq!(service.clear().await, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_applied_changes_nothing() {
+    let folder = folder();
+    fs::write(folder.path().join("broken.safetensors"), b"no").expect("writes");
+    fs::write(folder.path().join("pickle.bin"), b"a pickle, in case somebody opens it")
+        .expect("writes");
+    let mut service = Service::tiny(folder).await;
+    service.apply(&[("kohya.safetensors", 1.0)]).await.expect("fits");
+    let before = service.picture().await;
+    for (name, scale, code, words) in [
+        ("nothing.safetensors", 1.0, Code::NotFound, "ListLoras"),
+        ("styles", 1.0, Code::NotFound, "styles"),
+        ("broken.safetensors", 1.0, Code::InvalidArgument, "not valid"),
+        ("pickle.bin", 1.0, Code::InvalidArgument, "can run code"),
+        ("kohya.safetensors", f32::NAN, Code::InvalidArgument, "finite"),
+        ("", 1.0, Code::InvalidArgument, "inside"),
+    ] {
+        let both = [("styles/diffusers.safetensors", 1.0), (name, scale)];
+        let status = service.apply(&both).await.expect_err(name);
+        assert_eq!(status.code(), code, "{name}: {status}");
+        assert!(status.message().contains(words), "{name}: {status}");
+        let path = service.loras.path().display().to_string();
+        assert!(!status.message().contains(&path), "{name} tells a path: {status}");
+        assert_eq!(service.active().await, ["kohya.safetensors"], "{name}");
+    }
+    let many = vec![("kohya.safetensors", 0.1); 33];
+    let status = service.apply(&many).await.expect_err("too many");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert_eq!(service.picture().await, before);
+}
+
+#[tokio::test]
+async fn names_do_not_lead_out_of_the_folder() {
+    let room = tempfile::tempdir().expect("a folder");
+    copy("kohya", &room.path().join("secret.safetensors"));
+    let inside = tempfile::tempdir_in(room.path()).expect("a folder");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        symlink("../secret.safetensors", inside.path().join("link.safetensors")).expect("links");
+        symlink(room.path(), inside.path().join("up")).expect("links");
+    }
+    let absolute = room.path().join("secret.safetensors").display().to_string();
+    let mut service = Service::tiny(inside).await;
+    for name in [
+        "../secret.safetensors",
+        "./../secret.safetensors",
+        "up/../../secret.safetensors",
+        "up/secret.safetensors",
+        "link.safetensors",
+        "secret.safetensors\0",
+        "/etc/passwd",
+        &absolute,
+    ] {
+        let status = service.apply(&[(name, 1.0)]).await.expect_err(name);
+        let expected = [Code::InvalidArgument, Code::NotFound];
+        assert!(expected.contains(&status.code()), "{name}: {status}");
+        assert!(!status.message().contains("rank"), "{name} was read: {status}");
+    }
+    assert!(service.active().await.is_empty());
+}
+
+#[tokio::test]
+async fn without_a_folder_nothing_can_be_chosen_but_all_can_be_cleared() {
+    let path = Goldens::folder().join("lora/kohya.safetensors");
+    let name = "kohya.safetensors".to_owned();
+    let choice = LoraChoice { name, path, scale: 1.0, trigger_words: "ink".to_owned() };
+    let server = Server::diffusion(tiny(vec![choice])).await;
+    let mut client = DiffusionClient::new(server.channel());
+    let status = client.list_loras(ListLorasRequest {}).await.expect_err("no folder");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    let loras = vec![selection("kohya.safetensors", 1.0)];
+    let status = client.apply_loras(ApplyLorasRequest { loras }).await.expect_err("no folder");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("--loras-dir"), "{status}");
+    let described = client.describe(DescribeDiffusionRequest {}).await.expect("well").into_inner();
+    assert_eq!(described.loras[0].trigger_words, "ink");
+    let cleared = client.clear_loras(ClearLorasRequest {}).await.expect("works").into_inner();
+    assert_eq!(cleared.matrices_restored, 45);
+}
+
+#[tokio::test]
+async fn a_picture_keeps_the_weights_that_it_began_with() {
+    let (mut service, mut control) = Service::fake(FakeGenerator::gated(WIDTH), None).await;
+    let running = tokio::spawn(picture(service.client.clone(), 1));
+    assert_eq!(control.seen().await, Seen::Began { seed: 1 });
+    let mut other = service.client.clone();
+    let change = tokio::spawn(async move {
+        let loras = vec![selection("kohya.safetensors", 1.0)];
+        other.apply_loras(ApplyLorasRequest { loras }).await.map(|_| ())
+    });
+    // The picture is in the middle of its steps, and nothing has been changed.
+    control.permit();
+    assert_eq!(control.seen().await, Seen::Step(1));
+    assert!(service.active().await.is_empty());
+    control.open();
+    running.await.expect("no panic");
+    change.await.expect("no panic").expect("applied");
+    assert_eq!(control.seen().await, Seen::Step(2));
+    assert_eq!(control.seen().await, Seen::Finished { seed: 1 });
+    assert_eq!(control.seen().await, Seen::Loras(vec!["kohya.safetensors".to_owned()]));
+    assert_eq!(service.active().await, ["kohya.safetensors"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_picture_is_made_with_one_set_of_loras() {
+    let mut service = Service::tiny(folder()).await;
+    let sets: [&[(&str, f32)]; 3] = [
+        &[],
+        &[("kohya.safetensors", 1.0)],
+        &[("kohya.safetensors", 0.5), ("styles/diffusers.safetensors", 1.0)],
+    ];
+    let mut pictures = Vec::new();
+    for set in sets {
+        service.apply(set).await.expect("fits");
+        pictures.push(service.picture().await);
+    }
+    let mut running = Vec::new();
+    for round in 0..12 {
+        running.push(tokio::spawn(picture(service.client.clone(), 1)));
+        service.apply(sets[round % sets.len()]).await.expect("fits");
+    }
+    for picture in running {
+        let picture = picture.await.expect("no panic");
+        assert!(pictures.contains(&picture), "a picture of half a change");
+    }
+}
+
+#[tokio::test]
+async fn trigger_words_go_before_a_bare_prompt() {
+    let (handle, mut jobs) = fake_encoder(WIDTH);
+    let encoder = Server::encoder(handle).await;
+    let engine = FakeGenerator::free(WIDTH);
+    let (mut service, _control) = Service::fake(engine, Some(encoder.remote("encoder"))).await;
+    let ids = |text: &str| tokenizer().tokenize(&Chat::user(text), 512).expect("fits").ids;
+    let words = |name: &str, words: &str| LoraSelection {
+        trigger_words: words.to_owned(),
+        ..selection(name, 1.0)
+    };
+    let loras = vec![
+        words("kohya.safetensors", " ink wash "),
+        selection("kohya.safetensors", 0.1),
+        words("styles/diffusers.safetensors", "by hand"),
+    ];
+    let applied = service.client.apply_loras(ApplyLorasRequest { loras }).await.expect("fits");
+    assert_eq!(applied.into_inner().active[0].trigger_words, "ink wash");
+    let params = GenerateParams {
+        prompt: Some(chat("a fox")),
+        negative_prompt: Some("blurry".to_owned()),
+        guidance_scale: Some(1.0),
+        ..Default::default()
+    };
+    let events = service.client.generate(request(params.clone(), &[])).await.expect("accepted");
+    outcome(events.into_inner()).await.expect("well");
+    assert_eq!(jobs.recv().await.expect("a job").token_ids, ids("ink wash by hand a fox"));
+    assert_eq!(jobs.recv().await.expect("a job").token_ids, ids("blurry"));
+
+    service.clear().await;
+    let events = service.client.generate(request(params, &[])).await.expect("accepted");
+    outcome(events.into_inner()).await.expect("well");
+    assert_eq!(jobs.recv().await.expect("a job").token_ids, ids("a fox"));
+}
