@@ -13,7 +13,9 @@ use llm_dit_heylook::args::ApiArgs;
 use llm_dit_params::Scheduler;
 use llm_dit_proto::DType;
 use llm_dit_recipe::Settings;
-use llm_dit_weights::DeviceChoice;
+use llm_dit_weights::{DeviceChoice, args::OffloadArgs, encoder_folder};
+
+use crate::error::CliError;
 
 pub use chat::{ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, LibraryArgs, PartArgs};
 pub use given::Given;
@@ -25,21 +27,38 @@ pub struct ModelArgs {
     /// Diffusers folder with model_index.json [default: the demo model]
     #[arg(long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
+    /// Transformer in its own file or folder, instead of the one in --model-path
+    #[arg(long, value_name = "FILE")]
+    pub dit_path: Option<PathBuf>,
+    /// Text encoder likewise; --model-path is then needed for its tokenizer
+    #[arg(long, value_name = "FILE")]
+    pub text_encoder_path: Option<PathBuf>,
+    /// VAE likewise
+    #[arg(long, value_name = "FILE")]
+    pub vae_path: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
     /// Where the text encoder computes [default: --device]
     #[arg(long, value_name = "DEVICE")]
     pub text_encoder_device: Option<DeviceChoice>,
-    /// Where the transformer and the VAE compute [default: --device]
+    /// Where the transformer computes [default: --device]
     #[arg(long, value_name = "DEVICE")]
     pub dit_device: Option<DeviceChoice>,
+    /// Where the VAE computes [default: as the transformer]
+    #[arg(long, value_name = "DEVICE")]
+    pub vae_device: Option<DeviceChoice>,
     /// What to compute in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
     #[arg(long)]
     pub dtype: Option<DType>,
     /// What the text encoder computes in [default: --dtype]
     #[arg(long, value_name = "DTYPE")]
     pub text_encoder_dtype: Option<DType>,
+    /// What the VAE computes in [default: f32]
+    #[arg(long, value_name = "DTYPE")]
+    pub vae_dtype: Option<DType>,
+    #[command(flatten)]
+    pub offload: OffloadArgs,
 }
 
 /// `llm-dit generate`
@@ -153,12 +172,20 @@ pub struct EncodeArgs {
 }
 
 impl ModelArgs {
+    /// The model's folder.
+    pub fn folder(&self) -> Result<PathBuf, CliError> {
+        encoder_folder(self.model_path.as_deref(), self.text_encoder_path.as_deref())
+            .map_err(CliError::failed)
+    }
+
     /// The model folder's text encoder, where and how it is to compute.
     pub fn encoder(&self, folder: &Path) -> EncoderOptions {
         EncoderOptions {
             model_path: folder.to_owned(),
+            text_encoder_path: self.text_encoder_path.clone(),
             device: self.text_encoder_device.unwrap_or(self.device),
             dtype: self.text_encoder_dtype.or(self.dtype),
+            residency: self.offload.residency(),
         }
     }
 
@@ -166,8 +193,13 @@ impl ModelArgs {
     pub fn diffusion(&self, folder: &Path, loras: Vec<LoraChoice>) -> DiffusionOptions {
         DiffusionOptions {
             model_path: folder.to_owned(),
+            dit_path: self.dit_path.clone(),
+            vae_path: self.vae_path.clone(),
             device: self.dit_device.unwrap_or(self.device),
+            vae_device: self.vae_device,
             dtype: self.dtype,
+            vae_dtype: self.vae_dtype,
+            residency: self.offload.residency(),
             loras,
         }
     }

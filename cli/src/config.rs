@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use clap::{Args, Subcommand};
 use llm_dit_serving::args::ListenArgs;
 use llm_dit_settings::{KEYS, Kind, Origin, Setting, Settings};
-use llm_dit_weights::{model_folder, model_label};
+use llm_dit_weights::model_label;
 use serde::Serialize;
 
 use crate::{args::GenerateArgs, error::CliError, output::print};
@@ -84,9 +84,10 @@ fn shown(args: &ShowArgs, settings: &Settings) -> Vec<(&'static str, Shown)> {
 
 /// What the model's own files say, by flag.
 fn model_defaults(args: &ShowArgs) -> BTreeMap<&'static str, (String, String)> {
-    let folder = model_folder(args.generate.model.model_path.as_deref());
-    let Ok(folder) = folder else { return BTreeMap::new() };
-    let Ok(defaults) = diffusion_service::defaults(&folder) else { return BTreeMap::new() };
+    let model = &args.generate.model;
+    let Ok(folder) = model.folder() else { return BTreeMap::new() };
+    let options = model.diffusion(&folder, Vec::new());
+    let Ok(defaults) = diffusion_service::defaults(&options) else { return BTreeMap::new() };
     let label = model_label(&folder);
     [
         ("model_path", quote(&folder.to_string_lossy())),

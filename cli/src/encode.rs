@@ -3,7 +3,6 @@
 use llm_dit_chat::Chat;
 use llm_dit_params::Prompt;
 use llm_dit_proto::Tensor;
-use llm_dit_weights::model_folder;
 
 use crate::{
     api,
@@ -67,7 +66,7 @@ fn encode_here(
     progress: &Progress,
 ) -> Result<(Vec<(String, Tensor)>, Encoder), CliError> {
     progress.stage("loading the text encoder");
-    let folder = model_folder(args.model.model_path.as_deref()).map_err(CliError::failed)?;
+    let folder = args.model.folder()?;
     let options = args.model.encoder(&folder);
     let (mut encoder, tokenizer) = encoder_service::load(&options).map_err(CliError::failed)?;
     let about = conditions::here(encoder.as_ref(), &folder);

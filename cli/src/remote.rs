@@ -59,7 +59,7 @@ struct Problem {
 }
 
 /// Flags that a gateway cannot honour.
-const LOCAL: [&str; 17] = [
+const LOCAL: [&str; 23] = [
     "load-embeddings",
     "save-embeddings",
     "latents",
@@ -67,12 +67,18 @@ const LOCAL: [&str; 17] = [
     "image",
     "strength",
     "model-path",
+    "dit-path",
+    "text-encoder-path",
+    "vae-path",
     "lora",
     "lora-trigger",
     "dtype",
     "text-encoder-dtype",
     "text-encoder-device",
     "dit-device",
+    "vae-device",
+    "vae-dtype",
+    "cpu-offload",
     "device",
     "hidden-layer",
     "api-url",

@@ -17,7 +17,6 @@ use llm_dit_serving::{
     shutdown,
     telemetry::{self, LogArgs},
 };
-use llm_dit_weights::model_folder;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +44,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     // First the port, so that a taken one is known before gigabytes are read.
     let listener = args.listen.bind().await.map_err(CliError::failed)?;
     let address = listener.local_addr().map_err(CliError::failed)?;
-    let model_path = model_folder(args.model.model_path.as_deref()).map_err(CliError::failed)?;
+    let model_path = args.model.folder()?;
     let loras = args.lora.choices().map_err(CliError::usage)?;
     let loras_folder = args.lora.folder().map_err(CliError::usage)?;
     tracing::info!(path = %model_path.display(), device = %args.model.device, "loading");

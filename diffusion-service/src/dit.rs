@@ -69,7 +69,7 @@ impl Dit {
         };
         let (final_modulation, final_linear) = Self::load_final_layer(&config, weights)?;
         let t_embedder = weights.pp("t_embedder");
-        Ok(Self {
+        let dit = Self {
             device: weights.device().clone(),
             dtype: weights.dtype(),
             x_embedder: Self::load_x_embedder(&config, weights)?,
@@ -87,7 +87,9 @@ impl Dit {
             weights: weights.clone(),
             settled: true,
             config,
-        })
+        };
+        weights.finish(names::is_unused)?;
+        Ok(dit)
     }
 
     fn load_x_embedder(config: &Config, weights: &Weights) -> Loaded<Linear> {
@@ -194,6 +196,7 @@ impl Dit {
 
 type Loaded<T> = std::result::Result<T, LoadError>;
 
+/// A linear layer with a bias.
 fn linear(weights: &Weights, outs: usize, ins: usize) -> Loaded<Linear> {
     let weight = weights.get("weight", &[outs, ins])?;
     Ok(Linear::new(weight, Some(weights.get("bias", &[outs])?)))

@@ -8,6 +8,7 @@ mod handle;
 mod load;
 mod lora;
 pub mod noise;
+mod parts;
 pub mod picture;
 mod pipeline;
 pub mod schedule;

@@ -9,7 +9,8 @@ use candle_core::Device;
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, LoadError, Weights, compute_dtype, model_label, read_config,
+    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Weights, compute_dtype, model_label,
+    part_config, read_config,
 };
 use serde::Deserialize;
 
@@ -17,8 +18,8 @@ use crate::{
     dit::{self, Dit},
     engine::{ImageGenerator, LoraChoice},
     lora,
+    parts::{Autoencoder, Transformer},
     pipeline::ZImage,
-    source_latents::SourceEncoder,
     vae,
 };
 
@@ -26,13 +27,25 @@ use crate::{
 const STEM: &str = "diffusion_pytorch_model";
 
 /// What to load and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct DiffusionOptions {
-    /// A diffusers folder with `transformer/`, `vae/` and `scheduler/`.
+    /// A diffusers folder with `transformer/`, `vae/` and `scheduler/`, or as much of it as the
+    /// paths below leave.
     pub model_path: PathBuf,
+    /// Instead of its `transformer/`: such a folder, or a safetensors file.
+    pub dit_path: Option<PathBuf>,
+    /// Instead of its `vae/`, likewise.
+    pub vae_path: Option<PathBuf>,
     pub device: DeviceChoice,
+    /// Where the VAE computes; `None`: where the DiT does.
+    pub vae_device: Option<DeviceChoice>,
     /// What the DiT computes in; `None`: f32 on the CPU, bf16 on an accelerator.
     pub dtype: Option<DType>,
+    /// What the VAE computes in; `None`: f32. Half precision makes grey or black pictures with some
+    /// autoencoders, and the native repository keeps f32 as well.
+    pub vae_dtype: Option<DType>,
+    /// Whether all parts stay on their device, or only the one that computes.
+    pub residency: Residency,
     /// LoRAs to fuse.
     pub loras: Vec<LoraChoice>,
 }
@@ -51,75 +64,111 @@ struct SampleSize {
     sample_size: Option<u32>,
 }
 
-/// Loads `transformer/`, `vae/` and `scheduler/`.
+/// Loads everything but the text encoder.
 pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadError> {
+    let residency = options.residency;
     let device = options.device.open()?;
-    let (config, weights) =
-        open_dit(&options.model_path.join("transformer"), &device, options.dtype)?;
+    let vae_device = match options.vae_device {
+        Some(choice) if choice != options.device => choice.open()?,
+        _ => device.clone(),
+    };
+    let (config, weights) = open_dit(
+        &options.part("transformer", options.dit_path.as_deref()),
+        &options.model_path,
+        &device,
+        options.dtype,
+    )?;
     // First the LoRAs, so that one that does not fit is known before gigabytes are read.
     let (loras, overlay) = lora::read_loras(&options.loras, &config)?;
-    let dit = Dit::load(config, &weights.with_overlay(Arc::new(overlay)))?;
-    let decoder = load_decoder(&options.model_path.join("vae"), &device)?;
-    let (made, read) = (dit.config().in_channels, decoder.config().latent_channels);
+    let (vae_config, vae_weights) = open_vae(
+        &options.part("vae", options.vae_path.as_deref()),
+        &options.model_path,
+        &vae_device,
+        compute_dtype(options.vae_dtype.or(Some(DType::F32)), &vae_device),
+    )?;
+    let (made, read) = (config.in_channels, vae_config.latent_channels);
     if made != read {
         let cause = format!("transformer/ works on {made} latent channels, vae/ on {read}");
         return Err(LoadError::Invalid { path: options.model_path.clone(), cause });
     }
-    let label = model_label(&options.model_path);
-    let defaults = defaults(&options.model_path)?;
-    let source = SourceEncoder::new(options.model_path.join("vae"), device);
-    Ok(Box::new(ZImage { label, dit, decoder, source, defaults, loras }))
+    let label = model_label(options.dit_path.as_deref().unwrap_or(&options.model_path));
+    let defaults = defaults(options)?;
+    let weights = weights.with_overlay(Arc::new(overlay));
+    let dit = Transformer::new(residency, config, weights, device)?;
+    let autoencoder = Autoencoder::new(residency, vae_config, vae_weights)?;
+    Ok(Box::new(ZImage { label, dit, autoencoder, defaults, loras }))
 }
 
-/// A `transformer/` folder.
-pub fn load_dit(folder: &Path, device: &Device, dtype: Option<DType>) -> Result<Dit, LoadError> {
-    let (config, weights) = open_dit(folder, device, dtype)?;
+/// A `transformer/` folder or a file.
+pub fn load_dit(path: &Path, device: &Device, dtype: Option<DType>) -> Result<Dit, LoadError> {
+    let part = PartFiles::find(path, "", STEM, Some(path));
+    let (config, weights) = open_dit(&part, path, device, dtype)?;
     Dit::load(config, &weights)
 }
 
+/// The decoding half of a `vae/` folder or file, in f32.
+pub fn load_decoder(path: &Path, device: &Device) -> Result<vae::Decoder, LoadError> {
+    let part = PartFiles::find(path, "", STEM, Some(path));
+    let (config, weights) = open_vae(&part, path, device, candle_core::DType::F32)?;
+    vae::Decoder::load(config, &weights)
+}
+
+/// The encoding half, likewise.
+pub fn load_encoder(path: &Path, device: &Device) -> Result<vae::Encoder, LoadError> {
+    let part = PartFiles::find(path, "", STEM, Some(path));
+    let (config, weights) = open_vae(&part, path, device, candle_core::DType::F32)?;
+    vae::Encoder::load(config, &weights)
+}
+
 fn open_dit(
-    folder: &Path,
+    part: &PartFiles,
+    model: &Path,
     device: &Device,
     dtype: Option<DType>,
 ) -> Result<(dit::Config, Weights), LoadError> {
-    let path = folder.join("config.json");
-    let config: dit::Config = read_config(&path)?;
-    config.check().map_err(|cause| LoadError::Invalid { path, cause })?;
-    Ok((config, Checkpoint::open(folder, STEM, device, compute_dtype(dtype, device))?))
+    let weights = Checkpoint::open(part, dit::names::naming, device, compute_dtype(dtype, device))?;
+    Ok((part_config(part, &model.join("transformer"), &weights)?, weights))
 }
 
-/// The decoding half of a `vae/` folder. f32 whatever the DiT computes in: half precision makes
-/// black or grey pictures, and the native repository keeps f32 as well.
-pub fn load_decoder(folder: &Path, device: &Device) -> Result<vae::Decoder, LoadError> {
-    let config = vae_config(folder)?;
-    vae::Decoder::load(config, &Checkpoint::open(folder, STEM, device, candle_core::DType::F32)?)
+fn open_vae(
+    part: &PartFiles,
+    model: &Path,
+    device: &Device,
+    dtype: candle_core::DType,
+) -> Result<(vae::Config, Weights), LoadError> {
+    let weights = Checkpoint::open(part, vae::names::naming, device, dtype)?;
+    Ok((part_config(part, &model.join("vae"), &weights)?, weights))
 }
 
-/// The encoding half of a `vae/` folder, f32 likewise.
-pub fn load_encoder(folder: &Path, device: &Device) -> Result<vae::Encoder, LoadError> {
-    let config = vae_config(folder)?;
-    vae::Encoder::load(config, &Checkpoint::open(folder, STEM, device, candle_core::DType::F32)?)
+impl DiffusionOptions {
+    fn part(&self, name: &str, instead: Option<&Path>) -> PartFiles {
+        PartFiles::find(&self.model_path, name, STEM, instead)
+    }
 }
 
 /// What this model does when a request says nothing, read from its files without its weights.
-pub fn defaults(model_path: &Path) -> Result<ModelDefaults, LoadError> {
-    let path = model_path.join("scheduler").join("scheduler_config.json");
-    let scheduler: SchedulerConfig = read_config(&path)?;
-    if scheduler.use_dynamic_shifting {
-        let cause = "use_dynamic_shifting is not supported; Z-Image has a fixed shift".into();
-        return Err(LoadError::Invalid { path, cause });
-    }
+pub fn defaults(options: &DiffusionOptions) -> Result<ModelDefaults, LoadError> {
     let turbo = ModelDefaults::z_image_turbo();
-    let sample: SampleSize = read_config(&model_path.join("vae").join("config.json"))?;
+    let path = options.model_path.join("scheduler").join("scheduler_config.json");
+    // A transformer from a single file may come without one.
+    let shift = if path.is_file() || options.dit_path.is_none() {
+        let scheduler: SchedulerConfig = read_config(&path)?;
+        if scheduler.use_dynamic_shifting {
+            let cause = "use_dynamic_shifting is not supported; Z-Image has a fixed shift".into();
+            return Err(LoadError::Invalid { path, cause });
+        }
+        scheduler.shift
+    } else {
+        turbo.shift
+    };
+    let path = options.model_path.join("vae").join("config.json");
+    let sample = if path.is_file() || options.vae_path.is_none() {
+        read_config::<SampleSize>(&path)?.sample_size
+    } else {
+        None
+    };
     // Z-Image ships 1024; a model that was trained smaller says so.
-    let side = sample.sample_size.filter(|s| (64..=2048).contains(s) && s.is_multiple_of(16));
+    let side = sample.filter(|s| (64..=2048).contains(s) && s.is_multiple_of(16));
     let side = side.unwrap_or(turbo.width);
-    Ok(ModelDefaults { width: side, height: side, shift: scheduler.shift, ..turbo })
-}
-
-fn vae_config(folder: &Path) -> Result<vae::Config, LoadError> {
-    let path = folder.join("config.json");
-    let config: vae::Config = read_config(&path)?;
-    config.check().map_err(|cause| LoadError::Invalid { path, cause })?;
-    Ok(config)
+    Ok(ModelDefaults { width: side, height: side, shift, ..turbo })
 }

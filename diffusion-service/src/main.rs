@@ -7,11 +7,13 @@ use diffusion_service::{DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimi
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     Remote,
-    args::{self, ListenArgs},
+    args::ListenArgs,
+    boot::{ServiceArgs, boot},
     client, shutdown,
-    telemetry::{self, LogArgs},
+    telemetry::LogArgs,
 };
-use llm_dit_weights::{DeviceChoice, model_folder};
+use llm_dit_settings::Program;
+use llm_dit_weights::{DeviceChoice, args::OffloadArgs, model_folder};
 
 /// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, pictures out
 #[derive(Debug, Parser)]
@@ -20,12 +22,26 @@ struct Args {
     /// Diffusers folder with transformer/, vae/ and scheduler/ [default: the demo model]
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
+    /// Transformer in its own file or folder, instead of the one in --model-path
+    #[arg(long, value_name = "FILE")]
+    dit_path: Option<PathBuf>,
+    /// VAE likewise
+    #[arg(long, value_name = "FILE")]
+    vae_path: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
     /// What the DiT computes in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
     #[arg(long)]
     dtype: Option<DType>,
+    /// Where the VAE computes [default: --device]
+    #[arg(long, value_name = "DEVICE")]
+    vae_device: Option<DeviceChoice>,
+    /// What the VAE computes in [default: f32]
+    #[arg(long, value_name = "DTYPE")]
+    vae_dtype: Option<DType>,
+    #[command(flatten)]
+    offload: OffloadArgs,
     /// Encoder service to fetch embeddings from when a request brings only a prompt
     #[arg(long, value_name = "URL", value_parser = client::service_url)]
     encoder: Option<String>,
@@ -48,23 +64,23 @@ Examples:
       --host 0.0.0.0 --encoder http://MAC:50051
       On a CUDA machine, with the text encoder on a Mac (see encoder-service --help)
 
+Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_PORT=8080), and
+most of them in a configuration file (see docs/configuration.md).
+
 SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
 Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
 
+impl ServiceArgs for Args {
+    const PROGRAM: Program = Program::Diffusion;
+
+    fn log(&self) -> &LogArgs {
+        &self.log
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args: Args = match args::parse() {
-        Ok(args) => args,
-        Err(status) => return status,
-    };
-    telemetry::init(&args.log);
-    match serve(args).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    boot(serve).await
 }
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
@@ -73,8 +89,13 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let listener = args.listen.bind().await?;
     let options = DiffusionOptions {
         model_path: model_folder(args.model_path.as_deref())?,
+        dit_path: args.dit_path,
+        vae_path: args.vae_path,
         device: args.device,
+        vae_device: args.vae_device,
         dtype: args.dtype,
+        vae_dtype: args.vae_dtype,
+        residency: args.offload.residency(),
         loras: args.lora.choices()?,
     };
     let folder = args.lora.folder()?;

@@ -2,10 +2,10 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
-use llm_dit_weights::{device_name, wire_dtype};
+use llm_dit_weights::{LoadError, device_name, wire_dtype};
 
 use crate::{
     dit::{self, Conditioning, Dit},
@@ -15,17 +15,16 @@ use crate::{
     },
     guidance,
     noise::Noise,
+    parts::{Autoencoder, Transformer},
     schedule::{Solver, sigmas},
-    source_latents::SourceEncoder,
-    vae,
+    source_latents,
 };
 
 /// Z-Image, loaded.
 pub struct ZImage {
     pub label: String,
-    pub dit: Dit,
-    pub decoder: vae::Decoder,
-    pub source: SourceEncoder,
+    pub dit: Transformer,
+    pub autoencoder: Autoencoder,
     pub defaults: ModelDefaults,
     /// What is fused into `dit`.
     pub loras: Vec<ActiveLora>,
@@ -37,20 +36,20 @@ impl ImageGenerator for ZImage {
         // The image's own position follows the padded caption's, so one is kept free; and lengths
         // are whole multiples.
         let caption_axis = config.axes_lens[0].saturating_sub(2) / dit::MULTIPLE * dit::MULTIPLE;
-        let side =
-            config.axes_lens[1].min(config.axes_lens[2]) * 2 * self.decoder.config().scale_factor();
+        let scale_factor = self.autoencoder.config().scale_factor();
+        let side = config.axes_lens[1].min(config.axes_lens[2]) * 2 * scale_factor;
         let limits = Limits::default();
         ModelInfo {
             model: self.label.clone(),
             cap_feat_dim: config.cap_feat_dim,
             latent_channels: config.in_channels,
-            vae_scale_factor: self.decoder.config().scale_factor(),
+            vae_scale_factor: scale_factor,
             max_caption_tokens: caption_axis,
             device: device_name(self.dit.device()),
             dtype: wire_dtype(self.dit.dtype()),
             defaults: self.defaults,
             limits: Limits {
-                side_multiple: 2 * self.decoder.config().scale_factor() as u32,
+                side_multiple: 2 * scale_factor as u32,
                 max_side: limits.max_side.min(side as u32),
                 ..limits
             },
@@ -115,32 +114,34 @@ impl ZImage {
         report(0, std::time::Duration::ZERO)?;
         let mut latents = self.start(job, shape, grid[0])?;
 
-        let positive = self.condition(&[&job.embeddings], shape)?;
-        let both = match &job.negative_embeddings {
-            Some(negative) if params.uses_guidance() => {
-                Some(self.condition(&[&job.embeddings, negative], shape)?)
-            }
-            _ => None,
-        };
-        let mut solver = Solver::new(params.scheduler, grid);
-        let mut index = 0;
-        while let Some(sigma) = solver.sigma() {
-            let started = Instant::now();
-            let time = (1.0 - sigma) as f32;
-            let prediction = match &both {
-                Some(both) if guidance::applies(params, time) => {
-                    let outputs = self.forward(&latents, shape, time, both)?;
-                    guidance::combine(params, &outputs[0], &outputs[1])
+        self.dit.with(|dit| {
+            let positive = condition(dit, &[&job.embeddings], shape)?;
+            let both = match &job.negative_embeddings {
+                Some(negative) if params.uses_guidance() => {
+                    Some(condition(dit, &[&job.embeddings, negative], shape)?)
                 }
-                _ => self.forward(&latents, shape, time, &positive)?.swap_remove(0),
+                _ => None,
             };
-            // The model predicts x0 - noise; the velocity points the other way.
-            let velocity: Vec<f32> = prediction.iter().map(|v| -v).collect();
-            solver.advance(&mut latents, &velocity);
-            index += 1;
-            report(index, started.elapsed())?;
-        }
-        Ok(latents)
+            let mut solver = Solver::new(params.scheduler, grid);
+            let mut index = 0;
+            while let Some(sigma) = solver.sigma() {
+                let started = Instant::now();
+                let time = (1.0 - sigma) as f32;
+                let prediction = match &both {
+                    Some(both) if guidance::applies(params, time) => {
+                        let outputs = forward(dit, &latents, shape, time, both)?;
+                        guidance::combine(params, &outputs[0], &outputs[1])
+                    }
+                    _ => forward(dit, &latents, shape, time, &positive)?.swap_remove(0),
+                };
+                // The model predicts x0 - noise; the velocity points the other way.
+                let velocity: Vec<f32> = prediction.iter().map(|v| -v).collect();
+                solver.advance(&mut latents, &velocity);
+                index += 1;
+                report(index, started.elapsed())?;
+            }
+            Ok(latents)
+        })
     }
 
     /// What the first step gets: noise, or a picture under as much noise as `sigma` says.
@@ -153,51 +154,26 @@ impl ZImage {
         let mut noise = Noise::new(job.params.seed);
         match (&job.latents, &job.image) {
             (Some(given), _) => Ok(given.to_f32()),
-            (None, Some(image)) => self.source.noisy(image, shape, sigma, &mut noise),
+            (None, Some(image)) => self
+                .autoencoder
+                .encoder(|encoder| source_latents::noisy(encoder, image, shape, sigma, &mut noise)),
             (None, None) => Ok(noise.randn(shape.iter().product())),
         }
     }
 
-    fn condition(
-        &self,
-        captions: &[&proto::Tensor],
-        shape: [usize; 3],
-    ) -> Result<Conditioning, GenerateError> {
-        let captions = captions
-            .iter()
-            .map(|c| Tensor::from_vec(c.to_f32(), c.shape(), &Device::Cpu))
-            .collect::<candle_core::Result<Vec<_>>>()?;
-        let sizes = vec![(shape[1], shape[2]); captions.len()];
-        Ok(self.dit.condition(&captions, &sizes)?)
-    }
-
-    /// The same latents for every caption of the conditioning.
-    fn forward(
-        &self,
-        latents: &[f32],
-        shape: [usize; 3],
-        time: f32,
-        conditioning: &Conditioning,
-    ) -> Result<Vec<Vec<f32>>, GenerateError> {
-        let latents = Tensor::from_slice(latents, &shape[..], &Device::Cpu)?;
-        let items = conditioning.items();
-        let outputs = self.dit.forward(&vec![latents; items], &vec![time; items], conditioning)?;
-        let host = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
-        Ok(outputs.iter().map(host).collect::<candle_core::Result<_>>()?)
-    }
-
     /// Latents to 8-bit pixels: `round(255 * clamp(x / 2 + 0.5, 0, 1))`.
     fn decode(
-        &self,
+        &mut self,
         info: &ModelInfo,
         job: &GenerateJob,
         latents: &[f32],
     ) -> Result<Picture, GenerateError> {
-        let config = self.decoder.config();
+        let config = self.autoencoder.config();
         let [channels, rows, cols] = info.latent_shape(&job.params);
         let z = Tensor::from_slice(latents, (1, channels, rows, cols), &Device::Cpu)?;
         let z = ((z / config.scaling_factor)? + config.shift_factor)?;
-        let pixels = self.decoder.decode(&z)?.to_dtype(DType::F32)?;
+        let pixels =
+            self.autoencoder.decoder(|decoder| Ok::<_, GenerateError>(decoder.decode(&z)?))?;
         let values = pixels.squeeze(0)?.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?;
         if values.iter().any(|v| !v.is_finite()) {
             return Err(GenerateError::Backend(
@@ -214,8 +190,42 @@ impl ZImage {
     }
 }
 
+fn condition(
+    dit: &Dit,
+    captions: &[&proto::Tensor],
+    shape: [usize; 3],
+) -> Result<Conditioning, GenerateError> {
+    let captions = captions
+        .iter()
+        .map(|c| Tensor::from_vec(c.to_f32(), c.shape(), &Device::Cpu))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    let sizes = vec![(shape[1], shape[2]); captions.len()];
+    Ok(dit.condition(&captions, &sizes)?)
+}
+
+/// The same latents for every caption of the conditioning.
+fn forward(
+    dit: &Dit,
+    latents: &[f32],
+    shape: [usize; 3],
+    time: f32,
+    conditioning: &Conditioning,
+) -> Result<Vec<Vec<f32>>, GenerateError> {
+    let latents = Tensor::from_slice(latents, &shape[..], &Device::Cpu)?;
+    let items = conditioning.items();
+    let outputs = dit.forward(&vec![latents; items], &vec![time; items], conditioning)?;
+    let host = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+    Ok(outputs.iter().map(host).collect::<candle_core::Result<_>>()?)
+}
+
 impl From<candle_core::Error> for GenerateError {
     fn from(error: candle_core::Error) -> Self {
+        Self::Backend(error.to_string())
+    }
+}
+
+impl From<LoadError> for GenerateError {
+    fn from(error: LoadError) -> Self {
         Self::Backend(error.to_string())
     }
 }

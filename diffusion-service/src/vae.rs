@@ -4,36 +4,15 @@
 //! field's `(n, channels, height, width)` at the edges.
 
 mod blocks;
+mod config;
+pub mod names;
 
 use candle_core::{DType, Device, Result, Tensor};
 use llm_dit_kernels::{Conv2d, ConvInput, GroupNorm};
 use llm_dit_weights::{LoadError, Weights};
-use serde::Deserialize;
 
 use blocks::{DownBlock, MidBlock, UpBlock, conv3x3, group_norm};
-
-/// `vae/config.json`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Config {
-    pub in_channels: usize,
-    pub out_channels: usize,
-    pub latent_channels: usize,
-    pub block_out_channels: Vec<usize>,
-    pub layers_per_block: usize,
-    pub norm_num_groups: usize,
-    pub scaling_factor: f64,
-    pub shift_factor: f64,
-    #[serde(default = "yes")]
-    mid_block_add_attention: bool,
-    #[serde(default = "yes")]
-    use_quant_conv: bool,
-    #[serde(default = "yes")]
-    use_post_quant_conv: bool,
-}
-
-fn yes() -> bool {
-    true
-}
+pub use config::Config;
 
 /// Latents to pixels.
 pub struct Decoder {
@@ -65,41 +44,10 @@ pub struct Posterior {
     pub logvar: Tensor,
 }
 
-impl Config {
-    /// Pixels a latent in each direction: 8 for four levels.
-    pub fn scale_factor(&self) -> usize {
-        1 << (self.block_out_channels.len().max(1) - 1)
-    }
-
-    /// Refuses what this implementation does not compute.
-    pub fn check(&self) -> std::result::Result<(), String> {
-        if self.use_quant_conv || self.use_post_quant_conv || !self.mid_block_add_attention {
-            return Err(
-                "only autoencoders without quant convolutions and with attention in the middle \
-                        block are supported, as Z-Image's is"
-                    .into(),
-            );
-        }
-        let groups = self.norm_num_groups;
-        if self.out_channels != 3 || self.in_channels != 3 {
-            return Err("the autoencoder must read and write 3 channels".into());
-        }
-        if groups == 0
-            || self.block_out_channels.is_empty()
-            || self.block_out_channels.iter().any(|c| *c == 0 || !c.is_multiple_of(groups))
-        {
-            return Err(format!(
-                "channels {:?} do not divide into {groups} groups",
-                self.block_out_channels
-            ));
-        }
-        Ok(())
-    }
-}
-
 impl Decoder {
     pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
-        let weights = weights.pp("decoder");
+        let all = weights;
+        let weights = all.pp("decoder");
         let channels: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let groups = config.norm_num_groups;
@@ -119,7 +67,7 @@ impl Decoder {
                 )
             })
             .collect::<std::result::Result<_, _>>()?;
-        Ok(Self {
+        let decoder = Self {
             device: weights.device().clone(),
             dtype: weights.dtype(),
             conv_in: conv3x3(config.latent_channels, first, 1, &weights.pp("conv_in"))?,
@@ -128,7 +76,9 @@ impl Decoder {
             conv_norm_out: group_norm(last, groups, &weights.pp("conv_norm_out"))?,
             conv_out: conv3x3(last, config.out_channels, 1, &weights.pp("conv_out"))?,
             config,
-        })
+        };
+        all.finish(|name| name.starts_with("encoder."))?;
+        Ok(decoder)
     }
 
     pub fn config(&self) -> &Config {
@@ -150,7 +100,8 @@ impl Decoder {
 
 impl Encoder {
     pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
-        let weights = weights.pp("encoder");
+        let all = weights;
+        let weights = all.pp("encoder");
         let channels = config.block_out_channels.clone();
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let groups = config.norm_num_groups;
@@ -170,7 +121,7 @@ impl Encoder {
                 )
             })
             .collect::<std::result::Result<_, _>>()?;
-        Ok(Self {
+        let encoder = Self {
             device: weights.device().clone(),
             dtype: weights.dtype(),
             conv_in: conv3x3(config.in_channels, first, 1, &weights.pp("conv_in"))?,
@@ -179,7 +130,9 @@ impl Encoder {
             conv_norm_out: group_norm(last, groups, &weights.pp("conv_norm_out"))?,
             conv_out: conv3x3(last, 2 * config.latent_channels, 1, &weights.pp("conv_out"))?,
             config,
-        })
+        };
+        all.finish(|name| name.starts_with("decoder."))?;
+        Ok(encoder)
     }
 
     pub fn config(&self) -> &Config {

@@ -5,29 +5,38 @@ use std::path::PathBuf;
 use llm_dit_chat::ChatTokenizer;
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, LoadError, compute_dtype, device_name, model_label, read_config,
-    wire_dtype,
+    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, compute_dtype,
+    device_name, model_label, part_config, wire_dtype,
 };
 
 use crate::{
     engine::{EncodeError, EncodeJob, EncoderInfo, TextEncoder},
-    qwen3::{Config, Qwen3},
+    qwen3::{Config, Qwen3, names},
 };
 
+/// Where a model's folder has the text encoder, and the stem of its files there.
+const FOLDER: &str = "text_encoder";
+const STEM: &str = "model";
+
 /// What to load and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EncoderOptions {
     /// A diffusers folder with `text_encoder/` and `tokenizer/`.
     pub model_path: PathBuf,
+    /// Instead of its `text_encoder/`: such a folder, or a safetensors file.
+    pub text_encoder_path: Option<PathBuf>,
     pub device: DeviceChoice,
     /// What to compute in; `None`: f32 on the CPU, bf16 on an accelerator.
     pub dtype: Option<DType>,
+    /// Whether the weights stay on the device, or are there only while it computes.
+    pub residency: Residency,
 }
 
 /// [`Qwen3`] behind the engine trait.
 struct Qwen3Encoder {
-    model: Qwen3,
-    label: String,
+    info: EncoderInfo,
+    config: Config,
+    model: Resident<Qwen3>,
 }
 
 /// Loads `text_encoder/` and `tokenizer/`.
@@ -40,31 +49,33 @@ pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatToken
 
 /// Loads `text_encoder/` alone, for callers that bring token ids.
 pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, LoadError> {
-    let folder = options.model_path.join("text_encoder");
-    let path = folder.join("config.json");
-    let config: Config = read_config(&path)?;
-    config.check().map_err(|cause| LoadError::Invalid { path, cause })?;
+    let (model_path, instead) = (&options.model_path, options.text_encoder_path.as_deref());
     let device = options.device.open()?;
     let dtype = compute_dtype(options.dtype, &device);
-    let weights = Checkpoint::open(&folder, "model", &device, dtype)?;
-    let model = Qwen3::load(config, &weights)?;
-    Ok(Box::new(Qwen3Encoder { model, label: model_label(&options.model_path) }))
+    let part = PartFiles::find(model_path, FOLDER, STEM, instead);
+    let weights = Checkpoint::open(&part, names::naming, &device, dtype)?;
+    let config: Config = part_config(&part, &model_path.join(FOLDER), &weights)?;
+    let info = EncoderInfo {
+        model: model_label(instead.unwrap_or(model_path)),
+        hidden_size: config.hidden_size,
+        layers: config.num_hidden_layers,
+        device: device_name(&device),
+        dtype: wire_dtype(dtype),
+    };
+    let model = {
+        let config = config.clone();
+        Resident::new(options.residency, move || Qwen3::load(config.clone(), &weights))?
+    };
+    Ok(Box::new(Qwen3Encoder { info, config, model }))
 }
 
 impl TextEncoder for Qwen3Encoder {
     fn info(&self) -> EncoderInfo {
-        let config = self.model.config();
-        EncoderInfo {
-            model: self.label.clone(),
-            hidden_size: config.hidden_size,
-            layers: config.num_hidden_layers,
-            device: device_name(self.model.device()),
-            dtype: wire_dtype(self.model.dtype()),
-        }
+        self.info.clone()
     }
 
     fn encode(&mut self, job: &EncodeJob) -> Result<Tensor, EncodeError> {
-        let config = self.model.config();
+        let config = &self.config;
         let limit = config.max_position_embeddings;
         if job.token_ids.is_empty() || job.token_ids.len() > limit {
             let count = job.token_ids.len();
@@ -86,8 +97,12 @@ impl TextEncoder for Qwen3Encoder {
             )));
         }
         let failed = |e: candle_core::Error| EncodeError::Backend(e.to_string());
-        let states = self.model.hidden_states(&job.token_ids, job.hidden_layer).map_err(failed)?;
-        to_wire(&states, job.dtype).map_err(failed)
+        let model = self.model.get().map_err(|e| EncodeError::Backend(e.to_string()))?;
+        let encoded = model
+            .hidden_states(&job.token_ids, job.hidden_layer)
+            .and_then(|states| to_wire(&states, job.dtype));
+        self.model.release();
+        encoded.map_err(failed)
     }
 }
 

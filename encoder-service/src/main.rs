@@ -8,11 +8,13 @@ use encoder_service::{EncoderHandle, EncoderLimits, EncoderOptions, load, run};
 use llm_dit_heylook::{HeylookEncoder, args::ApiArgs};
 use llm_dit_proto::DType;
 use llm_dit_serving::{
-    args::{self, ListenArgs},
+    args::ListenArgs,
+    boot::{ServiceArgs, boot},
     shutdown,
-    telemetry::{self, LogArgs},
+    telemetry::LogArgs,
 };
-use llm_dit_weights::{DeviceChoice, model_folder};
+use llm_dit_settings::Program;
+use llm_dit_weights::{DeviceChoice, args::OffloadArgs, encoder_folder};
 
 /// Serves a Qwen3 text encoder over gRPC: prompts in, embeddings for Z-Image out
 #[derive(Debug, Parser)]
@@ -21,12 +23,18 @@ struct Args {
     /// Diffusers folder with text_encoder/ and tokenizer/ [default: the demo model]
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
+    /// Text encoder in its own file or folder, instead of the one in --model-path, which is then
+    /// needed for its tokenizer
+    #[arg(long, value_name = "FILE")]
+    text_encoder_path: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
     /// What to compute in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
     #[arg(long)]
     dtype: Option<DType>,
+    #[command(flatten)]
+    offload: OffloadArgs,
     /// Requests that may wait while one is encoded; more are told to try again
     #[arg(long, value_name = "N", default_value_t = EncoderLimits::default().queue_capacity)]
     queue_capacity: usize,
@@ -48,23 +56,23 @@ Examples:
   encoder-service --api-url http://mac:8000 --api-model Qwen3-4B
       No model here: hands on what heylookitsanllm on a Mac computes
 
+Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_PORT=8080), and
+most of them in a configuration file (see docs/configuration.md).
+
 SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
 Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
 
+impl ServiceArgs for Args {
+    const PROGRAM: Program = Program::Encoder;
+
+    fn log(&self) -> &LogArgs {
+        &self.log
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args: Args = match args::parse() {
-        Ok(args) => args,
-        Err(status) => return status,
-    };
-    telemetry::init(&args.log);
-    match serve(args).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    boot(serve).await
 }
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
@@ -84,9 +92,11 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
 
 fn load_local(args: &Args, limits: EncoderLimits) -> Result<EncoderHandle, Box<dyn Error>> {
     let options = EncoderOptions {
-        model_path: model_folder(args.model_path.as_deref())?,
+        model_path: encoder_folder(args.model_path.as_deref(), args.text_encoder_path.as_deref())?,
+        text_encoder_path: args.text_encoder_path.clone(),
         device: args.device,
         dtype: args.dtype,
+        residency: args.offload.residency(),
     };
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let (engine, tokenizer) = load(&options)?;

@@ -5,11 +5,13 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 use clap::Parser;
 use gateway::{DEFAULT_DIFFUSION, GatewayOptions, run};
 use llm_dit_serving::{
-    args::{self, ListenArgs},
+    args::ListenArgs,
+    boot::{ServiceArgs, boot},
     client::service_url,
     shutdown,
-    telemetry::{self, LogArgs},
+    telemetry::LogArgs,
 };
+use llm_dit_settings::Program;
 
 /// Serves pictures over HTTP, made by an encoder service and a diffusion service
 #[derive(Debug, Parser)]
@@ -46,23 +48,23 @@ steps, seed, guidance_scale, cfg_normalization, cfg_truncation, shift, scheduler
 system_prompt, thinking_content, assistant_content, enable_thinking, force_think_block,
 strip_quotes, raw_special_tokens. Errors are problems after RFC 9457.
 
+Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_PORT=8080), and
+most of them in a configuration file (see docs/configuration.md).
+
 SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
 Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
 
+impl ServiceArgs for Args {
+    const PROGRAM: Program = Program::Gateway;
+
+    fn log(&self) -> &LogArgs {
+        &self.log
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args: Args = match args::parse() {
-        Ok(args) => args,
-        Err(status) => return status,
-    };
-    telemetry::init(&args.log);
-    match serve(args).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    boot(serve).await
 }
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {

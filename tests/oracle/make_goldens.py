@@ -15,13 +15,14 @@ import torch
 
 import chat_goldens
 import lora_goldens
+import native_names
 import picture_goldens
 import scheduler_goldens
 import tensor_goldens
 import tiny_models
 
-PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "chat", "lora", "pictures",
-         "scheduler_pictures")
+PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "chat", "lora", "names",
+         "pictures", "scheduler_pictures")
 
 
 def main() -> None:
@@ -46,6 +47,7 @@ def main() -> None:
         "vae": lambda: tensor_goldens.vae(args.out, tiny, args.seed),
         "chat": lambda: chat_goldens.chat(args.out, args.model),
         "lora": lambda: lora_goldens.lora(args.out, tiny, args.seed),
+        "names": lambda: native_names.make(args.out, args.model),
         "pictures": lambda: picture_goldens.pictures(args.out, args.model, args.seed),
         "scheduler_pictures": lambda: scheduler_goldens.pictures(args.out, args.model, args.seed),
     }

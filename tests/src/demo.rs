@@ -85,11 +85,19 @@ impl Demo {
     /// Without the demo model there is nothing to test.
     pub fn load() -> Self {
         let model_path = repository("models/demo");
-        let (device, dtype) = (DeviceChoice::Cpu, None);
-        let options = EncoderOptions { model_path: model_path.clone(), device, dtype };
-        let (encoder, tokenizer) = encoder_service::load(&options).expect("demo text encoder");
-        let options = DiffusionOptions { model_path, device, dtype, loras: Vec::new() };
-        let generator = diffusion_service::load(&options).expect("demo transformer");
+        let device = DeviceChoice::Cpu;
+        let encoder =
+            EncoderOptions { model_path: model_path.clone(), device, ..Default::default() };
+        Self::open(&encoder, &DiffusionOptions { model_path, device, ..Default::default() })
+    }
+
+    /// It, or another model, in another way.
+    ///
+    /// # Panics
+    /// When it cannot be loaded.
+    pub fn open(encoder: &EncoderOptions, diffusion: &DiffusionOptions) -> Self {
+        let (encoder, tokenizer) = encoder_service::load(encoder).expect("a text encoder");
+        let generator = diffusion_service::load(diffusion).expect("a transformer and a VAE");
         Self { tokenizer, encoder, generator }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod demo;
 pub mod fakes;
+pub mod forms;
 pub mod goldens;
 pub mod servers;
 pub mod wire;

@@ -7,13 +7,13 @@ use std::{collections::HashMap, fs, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use diffusion_service::{
-    dit::{Dit, linear_layers},
+    dit::{Dit, linear_layers, names::naming},
     engine::{ActiveLora, LoraChoice},
     load_dit, read_loras,
 };
 use llm_dit_proto::DType as Wire;
 use llm_dit_tests::goldens::{Goldens, relative_error};
-use llm_dit_weights::{Checkpoint, LoadError, Overlay, lora::LoraError};
+use llm_dit_weights::{Checkpoint, LoadError, Overlay, PartFiles, lora::LoraError};
 use tempfile::TempDir;
 
 const BOUND: f64 = 1e-4;
@@ -103,9 +103,10 @@ fn half_step(value: f32) -> f32 {
 #[test]
 fn in_bf16_the_sum_is_rounded_once() {
     let goldens = Goldens::open("lora.safetensors");
-    let folder = Goldens::tiny().join("transformer");
     let stem = "diffusion_pytorch_model";
-    let weights = Checkpoint::open(&folder, stem, &Device::Cpu, DType::BF16).expect("tiny");
+    let part = PartFiles::find(&Goldens::tiny(), "transformer", stem, None);
+    let open = |dtype| Checkpoint::open(&part, naming, &Device::Cpu, dtype).expect("tiny");
+    let weights = open(DType::BF16);
     let both = [golden("kohya", 0.7), golden("diffusion_model", -0.4)];
     let (_, overlay) = read_loras(&both, dit().config()).expect("both");
     let fused = weights.with_overlay(Arc::new(overlay));
@@ -125,7 +126,7 @@ fn in_bf16_the_sum_is_rounded_once() {
         };
         // What comes of rounding the checkpoint first and the sum again.
         let base = values(weights.get(&name, exact.dims()).expect("plain"));
-        let full = Checkpoint::open(&folder, stem, &Device::Cpu, DType::F32).expect("tiny");
+        let full = open(DType::F32);
         let full = values(full.get(&name, exact.dims()).expect("plain"));
         let twice: Vec<f32> = (0..base.len())
             .map(|i| half::bf16::from_f32(base[i] + (exact_values[i] - full[i])).to_f32())

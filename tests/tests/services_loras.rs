@@ -77,7 +77,13 @@ impl Service {
 /// The tiny model with these from the start.
 fn tiny(loras: Vec<LoraChoice>) -> DiffusionHandle {
     let (device, dtype) = (DeviceChoice::Cpu, None);
-    let options = DiffusionOptions { model_path: Goldens::tiny(), device, dtype, loras };
+    let options = DiffusionOptions {
+        model_path: Goldens::tiny(),
+        device,
+        dtype,
+        loras,
+        ..Default::default()
+    };
     let engine = load(&options).expect("the tiny model");
     DiffusionHandle::spawn(engine, ServiceLimits::default(), None).expect("a thread")
 }

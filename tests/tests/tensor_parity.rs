@@ -57,6 +57,7 @@ fn hidden_states_match() {
         model_path: Goldens::tiny(),
         device: DeviceChoice::Cpu,
         dtype: Some(dtype),
+        ..Default::default()
     };
     let mut f32 = encoder_service::load_encoder(&options(Wire::F32)).expect("tiny text encoder");
     let mut bf16 = encoder_service::load_encoder(&options(Wire::Bf16)).expect("tiny text encoder");

@@ -7,9 +7,6 @@ use serde_json::Value;
 
 use crate::{error::CliError, files};
 
-/// Below this likeness a key is not taken for a slip of the pen.
-const LIKELY: f64 = 0.7;
-
 /// The one setting that is about a line and not about a picture.
 const NUM_IMAGES: &str = "num_images";
 
@@ -80,11 +77,8 @@ fn object(number: usize, text: &str) -> Result<Line, String> {
 fn unknown_key(key: &str) -> String {
     let shown: String = key.chars().take(40).collect();
     let known = || Settings::NAMES.iter().copied().chain([NUM_IMAGES]);
-    let nearest = known()
-        .map(|name| (strsim::jaro_winkler(&shown, name), name))
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .filter(|(likeness, _)| *likeness >= LIKELY);
-    let nearest = nearest.map(|(_, n)| format!("did you mean '{n}'? ")).unwrap_or_default();
+    let nearest = llm_dit_params::nearest(&shown, known());
+    let nearest = nearest.map(|n| format!("did you mean '{n}'? ")).unwrap_or_default();
     let known: Vec<&str> = known().collect();
     format!("unknown key '{shown}'; {nearest}known are {}", known.join(", "))
 }

@@ -16,7 +16,7 @@ use diffusion_service::{
 use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::Tensor;
 use llm_dit_recipe::{Lora, Settings};
-use llm_dit_weights::{model_folder, model_label};
+use llm_dit_weights::model_label;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -51,8 +51,9 @@ struct Loaded {
 
 impl<'a> Local<'a> {
     pub fn open(args: &'a GenerateArgs, stop: &'a CancellationToken) -> Result<Self, CliError> {
-        let folder = model_folder(args.model.model_path.as_deref()).map_err(CliError::failed)?;
-        let defaults = defaults(&folder).map_err(CliError::failed)?;
+        let folder = args.model.folder()?;
+        let options = args.model.diffusion(&folder, Vec::new());
+        let defaults = defaults(&options).map_err(CliError::failed)?;
         Ok(Self { args, folder, defaults, stop, loaded: None })
     }
 
@@ -67,7 +68,8 @@ impl<'a> Local<'a> {
 
 impl Studio for Local<'_> {
     fn model(&self) -> Option<String> {
-        Some(model_label(&self.folder))
+        let model = &self.args.model;
+        Some(model_label(model.dit_path.as_deref().unwrap_or(&self.folder)))
     }
 
     fn loras(&self) -> Result<Option<Vec<Lora>>, CliError> {

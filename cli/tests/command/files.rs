@@ -30,10 +30,6 @@ fn zeros(shape: &[usize]) -> Vec<u8> {
 }
 
 /// The files differ in what they tell of where the embeddings came from.
-fn pixels(room: &Room, name: &str) -> Vec<u8> {
-    image::load_from_memory(&room.read(name)).expect(name).into_rgb8().into_raw()
-}
-
 fn json(bytes: &[u8]) -> serde_json::Map<String, serde_json::Value> {
     serde_json::from_slice(bytes).expect("a JSON object")
 }
@@ -131,12 +127,12 @@ fn saved_embeddings_make_the_same_picture() {
         "e.safetensors",
     ]));
     room.succeed(&with(&["generate", "--load-embeddings", "e.safetensors", "-o", "b.png"]));
-    assert_eq!(pixels(&room, "a.png"), pixels(&room, "b.png"));
+    assert_eq!(room.pixels("a.png"), room.pixels("b.png"));
     // Without guidance the negative embeddings are not needed.
     room.succeed(&["encode", "a red apple", "-o", "f.safetensors"]);
     room.succeed(&small(&["generate", "--load-embeddings", "f.safetensors", "-o", "c.png"]));
     room.succeed(&small(&["generate", "a red apple", "-o", "d.png"]));
-    assert_eq!(pixels(&room, "c.png"), pixels(&room, "d.png"));
+    assert_eq!(room.pixels("c.png"), room.pixels("d.png"));
     let said = room.fail(1, &with(&["generate", "--load-embeddings", "f.safetensors"]));
     assert!(said.contains("negative_embeddings"), "{said}");
 }
@@ -168,7 +164,7 @@ fn latents_are_read_and_written() {
         let args = ["generate", "x", "--width", "64", "--height", "64", "--steps", "2", "--seed"];
         let files = [seed, "--latents", latents, "-o", output, "--output-latents", "out"];
         room.succeed(&[&args[..], &files].concat());
-        room.read(output)
+        room.pixels(output)
     };
     let first = make("a", "a.png", "1");
     assert_eq!(make("b", "b.png", "2"), first, "the seed names noise that is not used");

@@ -15,10 +15,6 @@ fn source(room: &Room, name: &str, width: u32, height: u32) {
     RgbImage::from_fn(width, height, colour).save(room.path(name)).expect("ours");
 }
 
-fn pixels(room: &Room, name: &str) -> Vec<u8> {
-    image::load_from_memory(&room.read(name)).expect(name).into_rgb8().into_raw()
-}
-
 #[test]
 fn strength_says_how_much_is_redrawn() {
     let room = Room::new();
@@ -26,7 +22,7 @@ fn strength_says_how_much_is_redrawn() {
     let draw = |strength: &str, output: &str| {
         let image = ["generate", "a red apple", "--image", "s.png", "--strength", strength];
         let said = room.succeed(&small(&[&image[..], &["-o", output]].concat()));
-        (said, pixels(&room, output))
+        (said, room.pixels(output))
     };
     let (said, little) = draw("0.25", "little.png");
     // The source's own size, cut to multiples of 16, and one step of four.
@@ -44,7 +40,7 @@ fn strength_says_how_much_is_redrawn() {
     for scheduler in ["flow_heun", "dpm_solver", "unipc"] {
         let args = ["generate", "x", "--image", "s.png", "--scheduler", scheduler, "-o", "x.png"];
         room.succeed(&small(&args));
-        assert_ne!(pixels(&room, "x.png"), all);
+        assert_ne!(room.pixels("x.png"), all);
     }
 
     let said = room.fail(64, &small(&["generate", "x", "--image", "s.png", "--strength", "0"]));

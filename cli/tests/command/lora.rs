@@ -27,7 +27,7 @@ fn write(room: &Room, name: &str, modules: &[&str]) {
 fn generate(room: &Room, args: &[&str]) -> (String, Vec<u8>) {
     let args: Vec<&str> =
         ["generate", "a fox", "--seed", "1"].iter().chain(&SMALL).chain(args).copied().collect();
-    (room.succeed(&args), room.read("image.png"))
+    (room.succeed(&args), room.pixels("image.png"))
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn trigger_words_go_before_the_prompt() {
     assert_ne!(with_words, plain);
     let args = ["generate", "ink a fox", "--seed", "1"].iter().chain(&SMALL).copied();
     room.succeed(&args.collect::<Vec<_>>());
-    assert_eq!(room.read("image.png"), with_words);
+    assert_eq!(room.pixels("image.png"), with_words);
     let said = room.fail(64, &["generate", "x", "--lora-trigger", "ink"]);
     assert!(said.contains("--lora-trigger"), "{said}");
 }

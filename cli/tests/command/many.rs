@@ -44,6 +44,7 @@ fn seeds_count_up() {
 fn what_cannot_be_is_refused() {
     let room = Room::new();
     fs::write(room.path("p.txt"), "x\n").expect("ours");
+    image::RgbImage::new(64, 64).save(room.path("p.png")).expect("ours");
     fs::write(room.path("bad.jsonl"), "x\n{\"prompt\": \"y\", \"widht\": 64}\n").expect("ours");
     fs::write(room.path("wide.jsonl"), "\n{\"prompt\": \"y\", \"width\": 250}\n").expect("ours");
     fs::write(room.path("two.txt"), "x\ny\n").expect("ours");
@@ -52,7 +53,8 @@ fn what_cannot_be_is_refused() {
         (&["x", "-o", "a.gif"], ".gif is not known"),
         (&["x", "-o", "{sed}.png"], "{sed} is not known"),
         (&["x", "--quality", "101"], "--quality"),
-        (&["x", "--strength", "2", "--image", "p.txt"], "strength"),
+        (&["x", "--strength", "2", "--image", "p.png"], "strength"),
+        (&["x", "--image", "p.txt"], "p.txt: the picture is no PNG, JPEG or WebP file"),
         (&["x", "--prompts", "p.txt"], "a prompt is for one picture"),
         (&["--prompts", "p.txt", "--output-latents", "l"], "--output-latents is for one picture"),
         (&["--prompts", "p.txt", "-o", "{seed}.png"], "give --seed"),

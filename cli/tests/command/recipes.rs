@@ -9,10 +9,6 @@ use crate::support::Room;
 
 const SMALL: [&str; 6] = ["--width", "64", "--height", "96", "--steps", "2"];
 
-fn pixels(room: &Room, name: &str) -> Vec<u8> {
-    image::load_from_memory(&room.read(name)).expect(name).into_rgb8().into_raw()
-}
-
 fn recipe(room: &Room, name: &str) -> Recipe {
     llm_dit_recipe::read(room.read(name).into()).expect(name).expect("its parameters")
 }
@@ -51,12 +47,12 @@ fn a_picture_is_made_again_from_itself() {
         room.succeed(&["generate", "--from", name, "-o", "again.png"]);
         room.succeed(&["generate", "--from", name, "-o", "other.png", "--seed", "1"]);
         if name == "a.png" {
-            assert_eq!(pixels(&room, "again.png"), pixels(&room, name));
+            assert_eq!(room.pixels("again.png"), room.pixels(name));
         }
-        assert_eq!(pixels(&room, "again.png"), pixels(&room, "a.png"), "{name}");
-        assert_ne!(pixels(&room, "other.png"), pixels(&room, "a.png"), "{name}");
+        assert_eq!(room.pixels("again.png"), room.pixels("a.png"), "{name}");
+        assert_ne!(room.pixels("other.png"), room.pixels("a.png"), "{name}");
     }
-    assert_eq!(pixels(&room, "a.webp"), pixels(&room, "a.png"), "WebP loses nothing");
+    assert_eq!(room.pixels("a.webp"), room.pixels("a.png"), "WebP loses nothing");
     let (was, is) = (recipe(&room, "a.png"), recipe(&room, "again.png"));
     assert_eq!(was.settings.template.as_deref(), Some("noir"));
     assert_eq!(Recipe { settings: is.settings.clone(), ..was.clone() }, is);
@@ -123,10 +119,10 @@ fn embeddings_and_noise_must_be_the_same_files() {
     assert_eq!(a.settings.prompt.as_deref(), Some("a red apple"), "from the sidecar");
     assert!(a.sha256.contains_key("load_embeddings"));
     room.succeed(&["generate", "--from", "a.png", "-o", "b.png"]);
-    assert_eq!(pixels(&room, "a.png"), pixels(&room, "b.png"));
+    assert_eq!(room.pixels("a.png"), room.pixels("b.png"));
     // A prompt that is typed takes their place.
     room.succeed(&["generate", "a red apple", "--from", "a.png", "-o", "c.png"]);
-    assert_eq!(pixels(&room, "a.png"), pixels(&room, "c.png"));
+    assert_eq!(room.pixels("a.png"), room.pixels("c.png"));
     room.succeed(&["encode", "a blue car", "-o", "e.safetensors"]);
     let said = room.fail(1, &["generate", "--from", "a.png"]);
     assert!(said.contains("e.safetensors") && said.contains("--load-embeddings"), "{said}");

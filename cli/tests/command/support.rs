@@ -70,6 +70,11 @@ impl Room {
     pub fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).expect(name)
     }
+
+    /// Of a picture, without what else stands in its file.
+    pub fn pixels(&self, name: &str) -> Vec<u8> {
+        image::load_from_memory(&self.read(name)).expect(name).into_rgb8().into_raw()
+    }
 }
 
 /// Width and height of a PNG.

@@ -21,11 +21,6 @@ impl Linear {
         Self { weight, bias }
     }
 
-    /// Several layers that read the same input, as one: outputs side by side.
-    pub fn fused(weights: &[Tensor]) -> Result<Self> {
-        Ok(Self { weight: Tensor::cat(weights, 0)?, bias: None })
-    }
-
     /// `(rows, in)` to `(rows, out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let product =

@@ -14,9 +14,6 @@ pub enum Scheduler {
     UniPc,
 }
 
-/// Below this likeness a name is not taken for a slip of the pen.
-const LIKELY: f64 = 0.6;
-
 /// Of an unknown name, as much as a message repeats.
 const SHOWN_CHARS: usize = 40;
 
@@ -59,18 +56,11 @@ impl Scheduler {
 
     /// The one that a mistyped name is most like, if it is like any.
     fn nearest(name: &str) -> Option<Self> {
-        let name = name.to_ascii_lowercase();
-        let likeness = |id: &str| {
-            // "euler" is as good a guess at "flow_euler" as "flow_eular" is.
-            let short = id.strip_prefix("flow_").unwrap_or(id);
-            strsim::jaro_winkler(&name, id).max(strsim::jaro_winkler(&name, short))
-        };
-        Self::ALL
-            .into_iter()
-            .map(|scheduler| (likeness(scheduler.id()), scheduler))
-            .max_by(|(a, _), (b, _)| a.total_cmp(b))
-            .filter(|(likeness, _)| *likeness >= LIKELY)
-            .map(|(_, scheduler)| scheduler)
+        // "euler" is as good a guess at "flow_euler" as "flow_eular" is.
+        let short = |id: &'static str| id.strip_prefix("flow_").unwrap_or(id);
+        let names = Self::ALL.into_iter().flat_map(|s| [s.id(), short(s.id())]);
+        let like = crate::nearest(name, names)?;
+        Self::ALL.into_iter().find(|s| s.id() == like || short(s.id()) == like)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{net::IpAddr, process::ExitCode};
 
-use clap::Parser;
 use tokio::net::TcpListener;
 
 /// Exit status for a wrong command line, `EX_USAGE` of sysexits.h. 1 is left to failures at work,
@@ -43,12 +42,6 @@ pub struct ListenError {
     cause: std::io::Error,
 }
 
-/// Reads the command line. An `Err` is the status to exit with: everything there was to say has
-/// been printed (help and version end with 0).
-pub fn parse<T: Parser>() -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| report(&error))
-}
-
 /// Says what is wrong with a command line (or what `--help` asked for), and the status for it.
 pub fn report(error: &clap::Error) -> ExitCode {
     // Nothing is left to do when the terminal is gone.
@@ -58,6 +51,8 @@ pub fn report(error: &clap::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[derive(Debug, Parser)]

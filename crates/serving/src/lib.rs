@@ -2,6 +2,7 @@
 //! connecting, shutdown. It knows no models.
 
 pub mod args;
+pub mod boot;
 pub mod client;
 pub mod grpc;
 pub mod shutdown;

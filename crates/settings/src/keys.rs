@@ -50,33 +50,38 @@ const fn key(path: &'static str, kind: Kind, used: Use) -> Key {
 
 const UNQUANTIZED: &str = "quantized text encoders are not supported; use \"none\"";
 const NO_CODE: &str = "no code from a model folder is ever run";
-const RESIDENT: &str = "every part stays where it computes; use false";
-const WITH_DIT: &str = "the VAE computes where the transformer does";
+const ALL_PARTS: &str = "the encoder follows optimization.cpu_offload as all parts do";
+const WHOLE_PARTS: &str =
+    "parts are offloaded whole, not layer by layer; use optimization.cpu_offload";
 const FUSED: &str = "the attention and all other kernels are built in and need no switch";
 
 /// In the order in which `config show` prints them.
 pub const KEYS: &[Key] = &[
     key("model_path", Path, Flag("model_path")),
+    key("dit_path", Path, Flag("dit_path")),
+    key("text_encoder_path", Path, Flag("text_encoder_path")),
+    key("vae_path", Path, Flag("vae_path")),
     key("templates_dir", Path, Flag("templates_dir")),
     key("encoder.device", Text, Alias("text_encoder_device")),
     key("encoder.torch_dtype", Text, Flag("text_encoder_dtype")),
     key("encoder.max_length", Integer, Flag("max_tokens")),
     key("encoder.hidden_layer", Integer, Flag("hidden_layer")),
-    key("encoder.cpu_offload", Switch, Only(&["false"], RESIDENT)),
+    key("encoder.cpu_offload", Switch, Nothing(ALL_PARTS)),
     key("encoder.quantization", Text, Only(&["none"], UNQUANTIZED)),
     key("encoder.load_in_8bit", Switch, Only(&["false"], UNQUANTIZED)),
     key("encoder.load_in_4bit", Switch, Only(&["false"], UNQUANTIZED)),
     key("encoder.trust_remote_code", Switch, Nothing(NO_CODE)),
     key("devices.text_encoder", Text, Flag("text_encoder_device")),
     key("devices.dit", Text, Flag("dit_device")),
-    key("devices.vae", Text, Nothing(WITH_DIT)),
+    key("devices.vae", Text, Flag("vae_device")),
     key("devices.text_encoder_device", Text, Alias("text_encoder_device")),
     key("devices.dit_device", Text, Alias("dit_device")),
-    key("devices.vae_device", Text, Nothing(WITH_DIT)),
+    key("devices.vae_device", Text, Alias("vae_device")),
     key("pipeline.device", Text, Flag("device")),
     key("pipeline.torch_dtype", Text, Flag("dtype")),
-    key("pipeline.enable_model_cpu_offload", Switch, Only(&["false"], RESIDENT)),
-    key("pipeline.enable_sequential_cpu_offload", Switch, Only(&["false"], RESIDENT)),
+    key("pipeline.vae_dtype", Text, Flag("vae_dtype")),
+    key("pipeline.enable_model_cpu_offload", Switch, Alias("cpu_offload")),
+    key("pipeline.enable_sequential_cpu_offload", Switch, Only(&["false"], WHOLE_PARTS)),
     key("generation.height", Integer, Flag("height")),
     key("generation.width", Integer, Flag("width")),
     key("generation.steps", Integer, Flag("steps")),
@@ -86,6 +91,8 @@ pub const KEYS: &[Key] = &[
     key("generation.cfg_normalization", Number, Flag("cfg_normalization")),
     key("generation.cfg_truncation", Number, Flag("cfg_truncation")),
     key("generation.seed", Integer, Flag("seed")),
+    key("generation.num_images", Integer, Flag("num_images")),
+    key("generation.strength", Number, Flag("strength")),
     key("generation.enable_thinking", Switch, Flag("enable_thinking")),
     key("generation.default_template", Text, Flag("template")),
     key("generation.template", Text, Alias("template")),
@@ -97,7 +104,7 @@ pub const KEYS: &[Key] = &[
     key("lora.entries", LoraEntries, Lora),
     key("lora.paths", Texts, Lora),
     key("lora.scales", Numbers, Lora),
-    key("optimization.cpu_offload", Switch, Only(&["false"], RESIDENT)),
+    key("optimization.cpu_offload", Switch, Flag("cpu_offload")),
     key("optimization.flash_attn", Switch, Nothing(FUSED)),
     key("optimization.compile", Switch, Nothing(FUSED)),
     key("api.url", Text, Flag("api_url")),

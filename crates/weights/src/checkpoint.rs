@@ -1,23 +1,43 @@
-//! One part of a model: a folder with safetensors files, sharded or not.
+//! One part of a model: the tensors of its files under the model's own names.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
-use serde::{Deserialize, de::DeserializeOwned};
+use candle_core::{DType, Device, Tensor, safetensors::Load as _};
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use serde::de::DeserializeOwned;
 
-use crate::{LoadError, Overlay};
+use crate::{
+    LoadError, Naming, Overlay, PartFiles,
+    mapped::{Mapped, Stored},
+    names::{Part, Rows},
+    read::{Value, append, append_tensor},
+};
+
+/// Names in a message before it says "and N more".
+const NAMED: usize = 5;
 
 /// Files of one part, mapped into memory; tensors are read when asked for.
 pub struct Checkpoint {
-    folder: PathBuf,
-    files: MmapedSafetensors,
+    path: PathBuf,
+    files: Vec<Mapped>,
+    entries: BTreeMap<String, Entry>,
+    /// What has been asked for.
+    taken: Mutex<BTreeSet<String>>,
     device: Device,
     dtype: DType,
+}
+
+/// A tensor of the model in a file.
+struct Entry {
+    file: usize,
+    stored: Stored,
+    rows: Option<Rows>,
 }
 
 /// Tensors under a prefix of a checkpoint, as the model's modules ask for them.
@@ -28,37 +48,75 @@ pub struct Weights {
     overlay: Arc<Overlay>,
 }
 
-/// `*.safetensors.index.json`: which shard holds which tensor.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: std::collections::BTreeMap<String, String>,
-}
-
 impl Checkpoint {
-    /// Opens `folder/stem.safetensors`, or the shards that `folder/stem.safetensors.index.json`
-    /// names. Tensors will be made on `device` in `dtype`.
+    /// Maps the files. Tensors will be made on `device` in `dtype`.
     pub fn open(
-        folder: &Path,
-        stem: &str,
+        part: &PartFiles,
+        naming: Naming,
         device: &Device,
         dtype: DType,
     ) -> Result<Weights, LoadError> {
-        let paths = files(folder, stem)?;
-        let invalid = |cause: candle_core::Error| LoadError::Invalid {
-            path: if paths.len() == 1 { paths[0].clone() } else { folder.to_owned() },
-            cause: cause.to_string(),
+        let mut files = Vec::new();
+        let mut found: Vec<(usize, String, Stored)> = Vec::new();
+        for path in part.paths()? {
+            let (file, tensors) = Mapped::open(&path)?;
+            found.extend(tensors.into_iter().map(|(name, stored)| (files.len(), name, stored)));
+            files.push(file);
+        }
+        let names: Vec<&str> = found.iter().map(|(_, name, _)| name.as_str()).collect();
+        let parts = naming(&names);
+        let mut entries = BTreeMap::new();
+        for ((file, name, stored), parts) in found.iter().zip(parts) {
+            for Part { name: canonical, rows } in parts {
+                let entry = Entry { file: *file, stored: stored.clone(), rows };
+                if entries.insert(canonical.clone(), entry).is_some() {
+                    let cause =
+                        format!("'{name}' is a second tensor for the model's '{canonical}'");
+                    return Err(LoadError::Invalid { path: part.path().to_owned(), cause });
+                }
+            }
+        }
+        let checkpoint = Self {
+            path: part.path().to_owned(),
+            files,
+            entries,
+            taken: Mutex::default(),
+            device: device.clone(),
+            dtype,
         };
-        // SAFETY: the files are mapped read-only. Whoever changes a checkpoint while it is
-        // being read can make us see torn values, or end the process if it shrinks; weights are
-        // written once and replaced by renaming, which leaves our mapping alone.
-        #[expect(unsafe_code, reason = "mapping a file is unsafe; this is the one place that does")]
-        let files = unsafe { MmapedSafetensors::multi(&paths) }.map_err(invalid)?;
-        let checkpoint = Self { folder: folder.to_owned(), files, device: device.clone(), dtype };
         Ok(Weights {
             checkpoint: Arc::new(checkpoint),
             prefix: String::new(),
             overlay: Arc::default(),
         })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // A set of names is whole whatever happened to another thread.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// The shape that goes to the model: that of the share, if the file's tensor is divided.
+    fn shape(&self) -> Vec<usize> {
+        let mut shape = self.stored.shape.clone();
+        if let (Some(rows), Some(first)) = (self.rows, shape.first_mut()) {
+            *first /= rows.of;
+        }
+        shape
+    }
+
+    /// True when the file's tensor is what the model's is to be, if need be under another shape:
+    /// a 1x1 convolution is a matrix.
+    fn fits(&self, expected: &[usize]) -> bool {
+        let divides = match (self.rows, self.stored.shape.first()) {
+            (Some(rows), Some(first)) => first.is_multiple_of(rows.of),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        let shape = self.shape();
+        divides && (shape == expected || squeezed(&shape) == expected)
     }
 }
 
@@ -75,17 +133,108 @@ impl Weights {
 
     /// The tensor `name`, if it has this shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let checkpoint = &self.checkpoint;
-        let (name, path) = (self.pp(name).prefix, checkpoint.folder.clone());
-        let expected = shape.to_vec();
-        let Ok(view) = checkpoint.files.get(&name) else {
-            return Err(LoadError::MissingTensor { path, name, expected });
+        self.stack(&[(name, shape)])
+    }
+
+    /// Several tensors as one, one after the other along the first axis; their other axes agree.
+    pub fn stack(&self, parts: &[(&str, &[usize])]) -> Result<Tensor, LoadError> {
+        let checkpoint = &*self.checkpoint;
+        let parts = parts
+            .iter()
+            .map(|(name, shape)| Ok((self.pp(name).prefix, *shape, self.entry(name, shape)?)))
+            .collect::<Result<Vec<_>, LoadError>>()?;
+        let tensor = match (&checkpoint.device, checkpoint.dtype) {
+            (Device::Cpu, DType::F32) => self.stack_host::<f32>(&parts)?,
+            (Device::Cpu, DType::BF16) => self.stack_host::<bf16>(&parts)?,
+            (Device::Cpu, DType::F16) => self.stack_host::<f16>(&parts)?,
+            (device, _) => {
+                let tensors = parts
+                    .iter()
+                    .map(|(name, shape, entry)| {
+                        let base = self.read(entry, shape, |view| view.load(device))?;
+                        self.overlay.fuse(name, base, checkpoint.dtype)
+                    })
+                    .collect::<Result<Vec<_>, LoadError>>()?;
+                match tensors.as_slice() {
+                    [one] => one.clone(),
+                    several => Tensor::cat(several, 0)?,
+                }
+            }
         };
-        if view.shape() != shape {
-            return Err(LoadError::Shape { path, name, found: view.shape().to_vec(), expected });
+        checkpoint.taken().extend(parts.into_iter().map(|(name, ..)| name));
+        Ok(tensor)
+    }
+
+    /// Into one vector, value by value, so that nothing is in memory twice.
+    fn stack_host<T: Value>(
+        &self,
+        parts: &[(String, &[usize], &Entry)],
+    ) -> Result<Tensor, LoadError> {
+        let count = |shape: &[usize]| shape.iter().product::<usize>();
+        let mut values: Vec<T> = Vec::with_capacity(parts.iter().map(|(_, s, _)| count(s)).sum());
+        for (name, shape, entry) in parts {
+            if self.overlay.changes(name) {
+                let base = self.read(entry, shape, |view| view.load(&Device::Cpu))?;
+                append_tensor(&self.overlay.fuse(name, base, T::DTYPE)?, &mut values)?;
+            } else {
+                self.read(entry, shape, |view| append(view, &mut values))?;
+            }
         }
-        let base = checkpoint.files.load(&name, &checkpoint.device)?;
-        self.overlay.fuse(&name, base, checkpoint.dtype)
+        let mut shape = parts[0].1.to_vec();
+        if let Some(first) = shape.first_mut() {
+            *first = parts.iter().map(|(_, shape, _)| shape[0]).sum();
+        }
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry, LoadError> {
+        let (name, path) = (self.pp(name).prefix, self.checkpoint.path.clone());
+        let expected = shape.to_vec();
+        match self.checkpoint.entries.get(&name) {
+            None => Err(LoadError::MissingTensor { path, name, expected }),
+            Some(entry) if !entry.fits(shape) => {
+                Err(LoadError::Shape { path, name, found: entry.shape(), expected })
+            }
+            Some(entry) => Ok(entry),
+        }
+    }
+
+    fn read<T>(
+        &self,
+        entry: &Entry,
+        shape: &[usize],
+        look: impl FnOnce(&TensorView<'_>) -> candle_core::Result<T>,
+    ) -> Result<T, LoadError> {
+        let rows = match entry.rows {
+            Some(Rows { index, .. }) => {
+                let share = entry.shape()[0];
+                index * share..(index + 1) * share
+            }
+            None => 0..entry.stored.shape.first().copied().unwrap_or(1).max(1),
+        };
+        self.checkpoint.files[entry.file].read(&entry.stored, rows, shape, look)
+    }
+
+    /// To be called when everything was loaded: refuses tensors that nothing asked for, except
+    /// those that the model is known not to read.
+    pub fn finish(&self, unused: impl Fn(&str) -> bool) -> Result<(), LoadError> {
+        let checkpoint = &*self.checkpoint;
+        let taken = checkpoint.taken();
+        let extra: Vec<&str> = checkpoint
+            .entries
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !taken.contains(*name) && !unused(name))
+            .collect();
+        if extra.is_empty() {
+            return Ok(());
+        }
+        let mut names: Vec<String> = extra.iter().take(NAMED).map(|n| format!("'{n}'")).collect();
+        if extra.len() > NAMED {
+            names.push(format!("and {} more", extra.len() - NAMED));
+        }
+        let path = checkpoint.path.clone();
+        Err(LoadError::ExtraTensors { path, names: names.join(", ") })
     }
 
     /// The same files with other changes on top.
@@ -98,9 +247,21 @@ impl Weights {
         &self.overlay
     }
 
-    /// True when some tensor lies under this prefix.
-    pub fn has(&self, name: &str) -> bool {
-        self.checkpoint.files.get(&self.pp(name).prefix).is_ok()
+    /// The shape of the tensor `name`, if there is one; 1x1 convolutions as the matrices they are.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let entry = self.checkpoint.entries.get(&self.pp(name).prefix)?;
+        Some(squeezed(&entry.shape()).to_vec())
+    }
+
+    /// How many modules there are under this prefix that are called 0, 1, 2 and so on.
+    pub fn count(&self) -> usize {
+        let within = format!("{}.", self.prefix);
+        let indices = self.checkpoint.entries.keys().filter_map(|name| {
+            let (index, _) = name.strip_prefix(&within)?.split_once('.')?;
+            index.parse::<usize>().ok()
+        });
+        // No model has more tensors than usize counts.
+        indices.max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// Where the tensors go.
@@ -112,6 +273,17 @@ impl Weights {
     pub fn dtype(&self) -> DType {
         self.checkpoint.dtype
     }
+
+    /// The folder or file they come from.
+    pub fn path(&self) -> &Path {
+        &self.checkpoint.path
+    }
+}
+
+/// Without axes of one value at the end, as long as a matrix remains.
+fn squeezed(shape: &[usize]) -> &[usize] {
+    let end = shape.iter().rposition(|&n| n != 1).map_or(0, |last| last + 1);
+    if shape.len() > 2 { &shape[..end.max(2)] } else { shape }
 }
 
 /// Reads `folder/config.json` or another JSON file of a model.
@@ -120,38 +292,4 @@ pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
         fs::read_to_string(path).map_err(|cause| LoadError::Io { path: path.to_owned(), cause })?;
     serde_json::from_str(&text)
         .map_err(|e| LoadError::Invalid { path: path.to_owned(), cause: e.to_string() })
-}
-
-fn files(folder: &Path, stem: &str) -> Result<Vec<PathBuf>, LoadError> {
-    let single = folder.join(format!("{stem}.safetensors"));
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join(format!("{stem}.safetensors.index.json"));
-    if !index.is_file() {
-        let what = format!("{stem}.safetensors (or its .index.json)");
-        return Err(LoadError::NotAModel { path: folder.to_owned(), what });
-    }
-    let shards: BTreeSet<String> = read_config::<Index>(&index)?.weight_map.into_values().collect();
-    shards
-        .into_iter()
-        .map(|shard| {
-            // The name comes from a file; it must not lead out of the folder.
-            if Path::new(&shard).components().count() != 1 || shard == ".." {
-                return Err(LoadError::Invalid {
-                    path: index.clone(),
-                    cause: format!("bad shard name '{shard}'"),
-                });
-            }
-            let path = folder.join(shard);
-            if path.is_file() {
-                Ok(path)
-            } else {
-                Err(LoadError::NotAModel {
-                    path: folder.to_owned(),
-                    what: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                })
-            }
-        })
-        .collect()
 }

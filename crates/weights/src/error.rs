@@ -15,11 +15,17 @@ pub enum LoadError {
     #[error("device {device} cannot be opened: {cause}")]
     Device { device: String, cause: String },
     #[error(
-        "no model at {path}: {what} is missing; --model-path takes a diffusers folder, the one that holds model_index.json"
+        "no model at {path}: {what} is missing; --model-path takes a diffusers folder, the one that holds model_index.json, and --dit-path, --text-encoder-path and --vae-path take single files"
     )]
     NotAModel { path: PathBuf, what: String },
+    #[error("there is no file {path}")]
+    NoFile { path: PathBuf },
     #[error("{0}")]
     NoDemoModel(String),
+    #[error(
+        "--text-encoder-path needs --model-path as well: the folder with the tokenizer/ that belongs to it"
+    )]
+    NoTokenizer,
     #[error("cannot read {path}: {cause}")]
     Io { path: PathBuf, cause: std::io::Error },
     #[error("{path} is not valid: {cause}")]
@@ -28,6 +34,8 @@ pub enum LoadError {
     MissingTensor { path: PathBuf, name: String, expected: Vec<usize> },
     #[error("tensor '{name}' in {path} has shape {found:?}, but {expected:?} is expected")]
     Shape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("{path} has tensors that this model does not have: {names}; is it another model's?")]
+    ExtraTensors { path: PathBuf, names: String },
     #[error("with the LoRAs, tensor '{name}' has values that are not finite; lower their scales")]
     Overflow { name: String },
     #[error(transparent)]

@@ -2,19 +2,28 @@
 //!
 //! This crate does not know what the tensors mean.
 
+pub mod args;
 mod checkpoint;
+mod config;
 mod device;
 #[cfg(feature = "embed-demo-model")]
 mod embedded;
 mod error;
+mod files;
 mod locate;
 pub mod lora;
-mod names;
+mod mapped;
+pub mod names;
 mod overlay;
+mod read;
+mod resident;
 
 pub use checkpoint::{Checkpoint, Weights, read_config};
+pub use config::{PartConfig, part_config};
 pub use device::{DeviceChoice, compute_dtype, device_name, wire_dtype};
 pub use error::LoadError;
-pub use locate::{model_folder, model_label};
-pub use names::{Part, Rows};
+pub use files::PartFiles;
+pub use locate::{encoder_folder, model_folder, model_label};
+pub use names::{Naming, Part, Rows};
 pub use overlay::{LowRank, Overlay};
+pub use resident::{Residency, Resident};

@@ -31,10 +31,23 @@ pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, LoadError> {
     )))
 }
 
-/// What a model is called where people see it: its folder's name.
+/// [`model_folder`] for a program that encodes. A text encoder from elsewhere comes without its
+/// tokenizer, and the demo model's would cut the text into other tokens.
+pub fn encoder_folder(
+    named: Option<&Path>,
+    text_encoder: Option<&Path>,
+) -> Result<PathBuf, LoadError> {
+    if text_encoder.is_some() && named.is_none() {
+        return Err(LoadError::NoTokenizer);
+    }
+    model_folder(named)
+}
+
+/// What a model is called where people see it: its folder's name, or its file's.
 pub fn model_label(path: &Path) -> String {
     let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+    let name = if full.is_file() { full.file_stem() } else { full.file_name() };
+    name.unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// Folders that may hold the demo model, nearest first: the working directory and its parents,
@@ -62,7 +75,10 @@ fn check(path: &Path) -> Result<PathBuf, LoadError> {
     if !path.is_dir() {
         return Err(missing("the folder"));
     }
-    if !path.join("model_index.json").is_file() {
+    // Beside single files, a folder with what they lack will do.
+    let has = |name: &str| path.join(name).exists();
+    if !["model_index.json", "transformer", "text_encoder", "tokenizer", "vae"].into_iter().any(has)
+    {
         return Err(missing("model_index.json"));
     }
     Ok(path.to_owned())

@@ -21,3 +21,30 @@ impl Part {
         Self { name: name.into(), rows: None }
     }
 }
+
+/// A model's names for the tensors of a checkpoint, given the names of all of them: for each, the
+/// parts it goes to. None at all: it belongs to another model, of which the file holds more.
+pub type Naming = fn(names: &[&str]) -> Vec<Vec<Part>>;
+
+/// The names without the prefix that marks a model's own tensors in a file that holds several
+/// models; `None` for tensors of the others. The first prefix that occurs is the one; when none
+/// does, all tensors are the model's own.
+pub fn own<'a>(names: &[&'a str], prefixes: &[&str]) -> Vec<Option<&'a str>> {
+    match prefixes.iter().find(|prefix| names.iter().any(|name| name.starts_with(**prefix))) {
+        Some(prefix) => names.iter().map(|name| name.strip_prefix(prefix)).collect(),
+        None => names.iter().map(|name| Some(*name)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_marks_a_models_own_tensors() {
+        let names = ["vae.a", "model.diffusion_model.b", "c"];
+        assert_eq!(own(&names, &["vae."]), [Some("a"), None, None]);
+        assert_eq!(own(&names, &["model.", "vae."]), [None, Some("diffusion_model.b"), None]);
+        assert_eq!(own(&names, &["other."]), names.map(Some));
+    }
+}

@@ -43,6 +43,11 @@ impl Overlay {
         self.0.keys().map(String::as_str).collect()
     }
 
+    /// True when there are changes for this tensor.
+    pub fn changes(&self, tensor: &str) -> bool {
+        self.0.contains_key(tensor)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -8,7 +8,7 @@ use llm_dit_kernels::{
 };
 use llm_dit_weights::{LoadError, Weights};
 
-use super::config::Config;
+use super::{config::Config, linear};
 
 /// eps of the norms of queries and keys, whatever `norm_eps` says.
 const QK_EPS: f64 = 1e-5;
@@ -43,21 +43,21 @@ impl Block {
         weights: &Weights,
     ) -> std::result::Result<Self, LoadError> {
         let (dim, ffn, head_dim) = (config.dim, config.ffn_dim(), config.head_dim());
+        let square = [dim, dim];
         let (attn, feed_forward) = (weights.pp("attention"), weights.pp("feed_forward"));
         let adaln_modulation = if modulated {
-            let at = weights.pp("adaLN_modulation.0");
-            let weight = at.get("weight", &[4 * dim, config.adaln_dim()])?;
-            Some(Linear::new(weight, Some(at.get("bias", &[4 * dim])?)))
+            Some(linear(&weights.pp("adaLN_modulation.0"), 4 * dim, config.adaln_dim())?)
         } else {
             None
         };
         Ok(Self {
             attention_norm1: weights.get("attention_norm1.weight", &[dim])?,
-            to_qkv: Linear::fused(&[
-                attn.get("to_q.weight", &[dim, dim])?,
-                attn.get("to_k.weight", &[dim, dim])?,
-                attn.get("to_v.weight", &[dim, dim])?,
-            ])?,
+            to_qkv: Linear::new(
+                attn.stack(
+                    &["to_q.weight", "to_k.weight", "to_v.weight"].map(|n| (n, &square[..])),
+                )?,
+                None,
+            ),
             qk_norm: QkNorm {
                 q_weight: attn.get("norm_q.weight", &[head_dim])?,
                 k_weight: attn.get("norm_k.weight", &[head_dim])?,
@@ -73,10 +73,10 @@ impl Block {
             to_out: Linear::new(attn.get("to_out.0.weight", &[dim, dim])?, None),
             attention_norm2: weights.get("attention_norm2.weight", &[dim])?,
             ffn_norm1: weights.get("ffn_norm1.weight", &[dim])?,
-            w1_w3: Linear::fused(&[
-                feed_forward.get("w1.weight", &[ffn, dim])?,
-                feed_forward.get("w3.weight", &[ffn, dim])?,
-            ])?,
+            w1_w3: Linear::new(
+                feed_forward.stack(&[("w1.weight", &[ffn, dim]), ("w3.weight", &[ffn, dim])])?,
+                None,
+            ),
             w2: Linear::new(feed_forward.get("w2.weight", &[dim, ffn])?, None),
             ffn_norm2: weights.get("ffn_norm2.weight", &[dim])?,
             adaln_modulation,

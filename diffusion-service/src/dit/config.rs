@@ -1,5 +1,6 @@
-//! `transformer/config.json`.
+//! `transformer/config.json`, or what the tensors say without one.
 
+use llm_dit_weights::{LoadError, PartConfig, Weights};
 use serde::Deserialize;
 
 /// Width of the modulation's input, unless the model itself is narrower.
@@ -10,7 +11,7 @@ const MAX_AXIS: usize = 1 << 16;
 pub const PATCH: usize = 2;
 
 /// Hyperparameters under diffusers' names.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Config {
     #[serde(default = "patch_sizes")]
     all_patch_size: Vec<usize>,
@@ -63,9 +64,54 @@ impl Config {
         // int(dim / 3 * 8), in Python's floating point.
         (self.dim as f64 / 3.0 * 8.0) as usize
     }
+}
 
-    /// Refuses what this implementation does not compute.
-    pub fn check(&self) -> Result<(), String> {
+impl PartConfig for Config {
+    /// What no shape tells is as in every Z-Image that was released.
+    fn of(weights: &Weights) -> Result<Self, LoadError> {
+        let shape = |name: &str| {
+            let path = || weights.path().to_owned();
+            let cause = || format!("it has no tensor '{name}' of a Z-Image transformer");
+            let shape = weights.shape(name).filter(|s| (1..=2).contains(&s.len()));
+            let shape = shape.ok_or_else(|| LoadError::Invalid { path: path(), cause: cause() })?;
+            Ok::<_, LoadError>((shape[0], shape.get(1).copied().unwrap_or(0)))
+        };
+        let (dim, patch_dim) = shape("all_x_embedder.2-1.weight")?;
+        let (_, cap_feat_dim) = shape("cap_embedder.1.weight")?;
+        let (head_dim, _) = shape("layers.0.attention.norm_q.weight")?;
+        let n_heads = dim / head_dim.max(1);
+        // 128 values of a head turn by 32 of time, 48 of height and 48 of width.
+        let (time, side) = (head_dim / 4, head_dim / 8 * 3);
+        Ok(Self {
+            all_patch_size: patch_sizes(),
+            all_f_patch_size: f_patch_sizes(),
+            in_channels: patch_dim / (PATCH * PATCH),
+            dim,
+            n_layers: weights.pp("layers").count(),
+            n_refiner_layers: weights.pp("noise_refiner").count(),
+            n_heads,
+            n_kv_heads: n_heads,
+            norm_eps: 1e-5,
+            qk_norm: true,
+            cap_feat_dim,
+            siglip_feat_dim: None,
+            rope_theta: 256.0,
+            t_scale: 1000.0,
+            axes_dims: vec![time, side, side],
+            axes_lens: vec![1536, 512, 512],
+        })
+    }
+
+    fn same_shapes(&self, other: &Self) -> bool {
+        let shapes = |c: &Self| {
+            let heads = (c.n_heads, c.n_kv_heads);
+            let layers = (c.n_layers, c.n_refiner_layers);
+            (c.in_channels, c.dim, layers, heads, c.cap_feat_dim)
+        };
+        shapes(self) == shapes(other)
+    }
+
+    fn check(&self) -> Result<(), String> {
         let no = |what: String| Err(format!("{what}; Z-Image's released models differ"));
         if !self.all_patch_size.contains(&PATCH) || !self.all_f_patch_size.contains(&1) {
             return no(format!(

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use llm_dit_kernels::Linear;
 use llm_dit_weights::{LoadError, Weights};
 
-use super::config::PATCH;
+use super::{config::PATCH, linear};
 
 /// Sinusoids of the time.
 pub const FREQUENCIES: usize = 256;
@@ -23,16 +23,9 @@ impl TimestepEmbedder {
         t_scale: f64,
         weights: &Weights,
     ) -> std::result::Result<Self, LoadError> {
-        let linear = |name: &str, outs: usize, ins: usize| {
-            let at = weights.pp(name);
-            Ok::<_, LoadError>(Linear::new(
-                at.get("weight", &[outs, ins])?,
-                Some(at.get("bias", &[outs])?),
-            ))
-        };
         Ok(Self {
-            mlp_0: linear("mlp.0", MID, FREQUENCIES)?,
-            mlp_2: linear("mlp.2", out, MID)?,
+            mlp_0: linear(&weights.pp("mlp.0"), MID, FREQUENCIES)?,
+            mlp_2: linear(&weights.pp("mlp.2"), out, MID)?,
             t_scale,
         })
     }

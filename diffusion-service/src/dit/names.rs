@@ -3,7 +3,7 @@
 //! Checkpoints and LoRA files both come in either form. Everything behind this module speaks of
 //! diffusers' names only.
 
-use llm_dit_weights::{Part, Rows};
+use llm_dit_weights::{Part, Rows, names::own};
 
 /// What programs put before the transformer's own names, longest first.
 const PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", "transformer."];
@@ -43,6 +43,12 @@ pub fn canonical(name: &str) -> Vec<Part> {
         Some(renamed) => vec![Part::whole(format!("{block}.attention.{renamed}{rest}"))],
         None => vec![Part::whole(name)],
     }
+}
+
+/// [`canonical`] for the tensors of a checkpoint.
+pub fn naming(names: &[&str]) -> Vec<Vec<Part>> {
+    let own = own(names, &PREFIXES);
+    own.into_iter().map(|name| name.map(canonical).unwrap_or_default()).collect()
 }
 
 /// `name` without the prefix that programs put before the transformer's names.

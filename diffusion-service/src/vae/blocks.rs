@@ -104,17 +104,13 @@ impl Resnet {
 
 impl AttentionBlock {
     fn load(channels: usize, groups: usize, weights: &Weights) -> Load<Self> {
-        let parts = ["to_q", "to_k", "to_v"].map(|name| weights.pp(name));
-        let matrices = parts
-            .iter()
-            .map(|at| at.get("weight", &[channels, channels]))
-            .collect::<Load<Vec<_>>>()?;
-        let biases =
-            parts.iter().map(|at| at.get("bias", &[channels])).collect::<Load<Vec<_>>>()?;
+        let (matrix, bias) = ([channels, channels], [channels]);
+        let matrices = ["to_q.weight", "to_k.weight", "to_v.weight"].map(|n| (n, &matrix[..]));
+        let biases = ["to_q.bias", "to_k.bias", "to_v.bias"].map(|n| (n, &bias[..]));
         let out = weights.pp("to_out.0");
         Ok(Self {
             group_norm: group_norm(channels, groups, &weights.pp("group_norm"))?,
-            to_qkv: Linear::new(Tensor::cat(&matrices, 0)?, Some(Tensor::cat(&biases, 0)?)),
+            to_qkv: Linear::new(weights.stack(&matrices)?, Some(weights.stack(&biases)?)),
             to_out: Linear::new(
                 out.get("weight", &[channels, channels])?,
                 Some(out.get("bias", &[channels])?),

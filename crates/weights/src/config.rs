@@ -1,0 +1,52 @@
+//! The configuration of a part: from its `config.json`, or by the shapes of its tensors.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::{LoadError, PartFiles, Weights, read_config};
+
+/// Hyperparameters of a part.
+pub trait PartConfig: DeserializeOwned {
+    /// What the tensors tell by their shapes, and the released model's values for the rest.
+    fn of(weights: &Weights) -> Result<Self, LoadError>;
+    /// True when tensors of the one shape everything that tensors of the other do.
+    fn same_shapes(&self, other: &Self) -> bool;
+    /// Refuses what the part's implementation does not compute.
+    fn check(&self) -> Result<(), String>;
+}
+
+/// The configuration of a part. In a folder of diffusers it is `config.json`. A single file has
+/// none; there it is the `config.json` of `model`, the model's own folder of that part, if the
+/// file's tensors have its shapes, and what the shapes tell otherwise.
+pub fn part_config<C: PartConfig>(
+    part: &PartFiles,
+    model: &Path,
+    weights: &Weights,
+) -> Result<C, LoadError> {
+    let (config, path) = match part {
+        PartFiles::Folder { folder, .. } => read(folder)?,
+        PartFiles::File(file) => {
+            let told = C::of(weights)?;
+            let models = model.join(CONFIG).is_file().then(|| read::<C>(model)).transpose()?;
+            match models {
+                Some((config, path)) if config.same_shapes(&told) => (config, path),
+                _ => (told, file.clone()),
+            }
+        }
+    };
+    tracing::debug!(part = %part.path().display(), configuration = %path.display(), "configured");
+    config.check().map_err(|cause| LoadError::Invalid { path, cause })?;
+    Ok(config)
+}
+
+const CONFIG: &str = "config.json";
+
+fn read<C: PartConfig>(folder: &Path) -> Result<(C, PathBuf), LoadError> {
+    if !folder.is_dir() {
+        let what = "this folder of it".into();
+        return Err(LoadError::NotAModel { path: folder.to_owned(), what });
+    }
+    let path = folder.join(CONFIG);
+    Ok((read_config(&path)?, path))
+}

@@ -1,0 +1,111 @@
+//! One safetensors file in memory's address space, and reading tensors out of it.
+
+use std::{
+    fs::File,
+    io::ErrorKind,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use memmap2::{Mmap, UncheckedAdvice};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::LoadError;
+
+/// A mapped file. Pages that were read are given back, so that a model that is loaded lies in
+/// memory once and not a second time as the file's pages.
+pub(crate) struct Mapped {
+    pub path: PathBuf,
+    map: Mmap,
+}
+
+/// Where a tensor lies in its file.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+impl Mapped {
+    /// The file, and its tensors by name.
+    pub fn open(path: &Path) -> Result<(Self, Vec<(String, Stored)>), LoadError> {
+        check_extension(path)?;
+        let io = |cause: std::io::Error| match cause.kind() {
+            ErrorKind::NotFound => LoadError::NoFile { path: path.to_owned() },
+            _ => LoadError::Io { path: path.to_owned(), cause },
+        };
+        let invalid = |cause: String| LoadError::Invalid { path: path.to_owned(), cause };
+        let file = File::open(path).map_err(io)?;
+        if !file.metadata().map_err(io)?.is_file() {
+            return Err(invalid("it is not a regular file".into()));
+        }
+        // SAFETY: the file is mapped read-only. Whoever changes a checkpoint while it is being
+        // read can make us see torn values, or end the process if it shrinks; weights are written
+        // once and replaced by renaming, which leaves our mapping alone.
+        #[expect(unsafe_code, reason = "mapping a file is unsafe; this is the one place that does")]
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let not_ours = |e: safetensors::SafeTensorError| {
+            invalid(format!("it is not a whole safetensors file ({e})"))
+        };
+        // Checks that the tensors lie inside the file, too.
+        SafeTensors::deserialize(&map).map_err(not_ours)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(not_ours)?;
+        // The header's length itself takes eight bytes.
+        let start = header + 8;
+        let tensors = metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| {
+                let (from, to) = info.data_offsets;
+                let bytes = start + from..start + to;
+                (name, Stored { dtype: info.dtype, shape: info.shape.clone(), bytes })
+            })
+            .collect();
+        Ok((Self { path: path.to_owned(), map }, tensors))
+    }
+
+    /// Looks at some rows of a tensor, under a shape of as many values.
+    pub fn read<T>(
+        &self,
+        stored: &Stored,
+        rows: Range<usize>,
+        shape: &[usize],
+        look: impl FnOnce(&TensorView<'_>) -> candle_core::Result<T>,
+    ) -> Result<T, LoadError> {
+        let all = stored.shape.first().copied().unwrap_or(1).max(1);
+        let row = stored.bytes.len() / all;
+        let bytes = stored.bytes.start + rows.start * row..stored.bytes.start + rows.end * row;
+        let view = TensorView::new(stored.dtype, shape.to_vec(), &self.map[bytes.clone()])
+            .map_err(|e| LoadError::Invalid { path: self.path.clone(), cause: e.to_string() })?;
+        let looked = look(&view)?;
+        self.give_back(bytes);
+        Ok(looked)
+    }
+
+    fn give_back(&self, bytes: Range<usize>) {
+        // SAFETY: the mapping is of a file and read-only, so a page that is given up is read from
+        // the file again when it is touched again.
+        #[expect(unsafe_code, reason = "giving up mapped pages is unsafe for writable mappings")]
+        let done = unsafe {
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+        };
+        if let Err(error) = done {
+            // It only costs memory.
+            tracing::debug!(%error, "mapped pages could not be given back");
+        }
+    }
+}
+
+/// What other programs' weights are called, and why they are not read here.
+fn check_extension(path: &Path) -> Result<(), LoadError> {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let cause = match extension.as_str() {
+        "bin" | "pt" | "pth" | "ckpt" => {
+            "files of this kind can run code when they are read; use a safetensors file"
+        }
+        "gguf" => "GGUF files are not supported; use a safetensors file",
+        _ => return Ok(()),
+    };
+    Err(LoadError::Invalid { path: path.to_owned(), cause: cause.into() })
+}

@@ -1,0 +1,127 @@
+//! The parts of the model, each on its device always or only while it computes.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use llm_dit_weights::{LoadError, Overlay, Residency, Resident, Weights};
+
+use crate::{
+    dit::{self, Dit},
+    vae,
+};
+
+/// The transformer.
+pub struct Transformer {
+    config: dit::Config,
+    device: Device,
+    weights: Weights,
+    dit: Resident<Dit>,
+}
+
+/// Both halves of the VAE. Most requests bring no picture to encode, so that half is read when the
+/// first one does.
+pub struct Autoencoder {
+    config: vae::Config,
+    decoder: Resident<vae::Decoder>,
+    encoder: Resident<vae::Encoder>,
+}
+
+impl Transformer {
+    pub fn new(
+        residency: Residency,
+        config: dit::Config,
+        weights: Weights,
+        device: Device,
+    ) -> Result<Self, LoadError> {
+        let dit = Resident::new(residency, loader(&config, &weights))?;
+        Ok(Self { config, device, weights, dit })
+    }
+
+    pub fn config(&self) -> &dit::Config {
+        &self.config
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.weights.dtype()
+    }
+
+    /// Does something with it, and then lets it go if it is not to stay.
+    pub fn with<T, E: From<LoadError>>(
+        &mut self,
+        work: impl FnOnce(&Dit) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = self.dit.get().map_err(E::from).and_then(|dit| work(dit));
+        self.dit.release();
+        done
+    }
+
+    /// What is on top of the checkpoint.
+    pub fn overlay(&self) -> &Arc<Overlay> {
+        self.weights.overlay()
+    }
+
+    /// See [`Dit::set_overlay`].
+    pub fn set_overlay(&mut self, overlay: Arc<Overlay>) -> Result<(), LoadError> {
+        let done = self.dit.get().and_then(|dit| dit.set_overlay(Arc::clone(&overlay)));
+        if done.is_ok() {
+            self.weights = self.weights.with_overlay(overlay);
+            self.dit.load_with(loader(&self.config, &self.weights));
+        }
+        self.dit.release();
+        done
+    }
+}
+
+fn loader(
+    config: &dit::Config,
+    weights: &Weights,
+) -> impl Fn() -> Result<Dit, LoadError> + Send + 'static {
+    let (config, weights) = (config.clone(), weights.clone());
+    move || Dit::load(config.clone(), &weights)
+}
+
+impl Autoencoder {
+    pub fn new(
+        residency: Residency,
+        config: vae::Config,
+        weights: Weights,
+    ) -> Result<Self, LoadError> {
+        let encoder = {
+            let (config, weights) = (config.clone(), weights.clone());
+            Resident::lazy(residency, move || vae::Encoder::load(config.clone(), &weights))
+        };
+        let decoder = {
+            let config = config.clone();
+            Resident::new(residency, move || vae::Decoder::load(config.clone(), &weights))?
+        };
+        Ok(Self { config, decoder, encoder })
+    }
+
+    pub fn config(&self) -> &vae::Config {
+        &self.config
+    }
+
+    /// Does something with the half that makes pictures, and then lets it go if it is not to stay.
+    pub fn decoder<T, E: From<LoadError>>(
+        &mut self,
+        work: impl FnOnce(&vae::Decoder) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = self.decoder.get().map_err(E::from).and_then(|decoder| work(decoder));
+        self.decoder.release();
+        done
+    }
+
+    /// The same with the half that reads them.
+    pub fn encoder<T, E: From<LoadError>>(
+        &mut self,
+        work: impl FnOnce(&vae::Encoder) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = self.encoder.get().map_err(E::from).and_then(|encoder| work(encoder));
+        self.encoder.release();
+        done
+    }
+}

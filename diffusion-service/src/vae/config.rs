@@ -1,0 +1,105 @@
+//! `vae/config.json`, or what the tensors say without one.
+
+use llm_dit_weights::{LoadError, PartConfig, Weights};
+use serde::Deserialize;
+
+/// More than any autoencoder has: each halves the sides.
+const MAX_LEVELS: usize = 8;
+
+/// `vae/config.json`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Config {
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub latent_channels: usize,
+    pub block_out_channels: Vec<usize>,
+    pub layers_per_block: usize,
+    pub norm_num_groups: usize,
+    pub scaling_factor: f64,
+    pub shift_factor: f64,
+    #[serde(default = "yes")]
+    mid_block_add_attention: bool,
+    #[serde(default = "yes")]
+    use_quant_conv: bool,
+    #[serde(default = "yes")]
+    use_post_quant_conv: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// Pixels a latent in each direction: 8 for four levels.
+    pub fn scale_factor(&self) -> usize {
+        1 << (self.block_out_channels.len().max(1) - 1)
+    }
+}
+
+impl PartConfig for Config {
+    /// What no shape tells is as in the autoencoder that Z-Image was released with.
+    fn of(weights: &Weights) -> Result<Self, LoadError> {
+        let shape = |name: &str, axis: usize| {
+            let path = || weights.path().to_owned();
+            let cause = || format!("it has no tensor '{name}' of an autoencoder");
+            let size = weights.shape(name).and_then(|s| s.get(axis).copied());
+            size.ok_or_else(|| LoadError::Invalid { path: path(), cause: cause() })
+        };
+        let up_blocks = weights.pp("decoder.up_blocks");
+        // From the one that makes pixels, as the configuration lists them.
+        let block_out_channels = (0..up_blocks.count())
+            .rev()
+            .map(|i| shape(&format!("decoder.up_blocks.{i}.resnets.0.conv1.weight"), 0))
+            .collect::<Result<Vec<_>, _>>()?;
+        // The decoder has one more in each block.
+        let resnets = up_blocks.pp("0.resnets").count();
+        Ok(Self {
+            in_channels: 3,
+            out_channels: shape("decoder.conv_out.weight", 0)?,
+            latent_channels: shape("decoder.conv_in.weight", 1)?,
+            block_out_channels,
+            layers_per_block: resnets.saturating_sub(1),
+            norm_num_groups: 32,
+            scaling_factor: 0.3611,
+            shift_factor: 0.1159,
+            mid_block_add_attention: true,
+            use_quant_conv: false,
+            use_post_quant_conv: false,
+        })
+    }
+
+    fn same_shapes(&self, other: &Self) -> bool {
+        let shapes = |c: &Self| {
+            let channels = (c.in_channels, c.out_channels, c.latent_channels);
+            (channels, c.block_out_channels.clone(), c.layers_per_block)
+        };
+        shapes(self) == shapes(other)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.use_quant_conv || self.use_post_quant_conv || !self.mid_block_add_attention {
+            return Err(
+                "only autoencoders without quant convolutions and with attention in the middle \
+                        block are supported, as Z-Image's is"
+                    .into(),
+            );
+        }
+        let groups = self.norm_num_groups;
+        if self.block_out_channels.len() > MAX_LEVELS {
+            return Err(format!("{} levels are too many", self.block_out_channels.len()));
+        }
+        if self.out_channels != 3 || self.in_channels != 3 {
+            return Err("the autoencoder must read and write 3 channels".into());
+        }
+        if groups == 0
+            || self.block_out_channels.is_empty()
+            || self.block_out_channels.iter().any(|c| *c == 0 || !c.is_multiple_of(groups))
+        {
+            return Err(format!(
+                "channels {:?} do not divide into {groups} groups",
+                self.block_out_channels
+            ));
+        }
+        Ok(())
+    }
+}
