@@ -2,6 +2,7 @@
 
 mod api;
 mod config;
+mod devices;
 mod files;
 mod generate;
 mod image;

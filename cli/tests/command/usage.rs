@@ -73,13 +73,6 @@ fn a_model_that_is_not_there_is_named() {
     assert!(said.contains("empty") && said.contains("model_index.json"), "{said}");
 }
 
-#[cfg(not(feature = "cuda"))]
-#[test]
-fn a_device_this_build_lacks_is_refused() {
-    let said = Room::new().fail(1, &["generate", "x", "--device", "cuda"]);
-    assert!(said.contains("--features cuda") && said.contains("--device cpu"), "{said}");
-}
-
 #[test]
 fn what_a_gateway_cannot_do_is_refused() {
     let room = Room::new();

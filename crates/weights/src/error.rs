@@ -9,7 +9,7 @@ pub enum LoadError {
     #[error("unknown device '{0}'; use auto, cpu, cuda, cuda:N or metal")]
     UnknownDevice(String),
     #[error(
-        "this build has no {feature} backend for device {device}; build with `--features {feature}` or use --device cpu"
+        "this build has no {feature} backend for device {device}; build with `--features {feature}` or choose cpu"
     )]
     NoBackend { device: String, feature: &'static str },
     #[error("device {device} cannot be opened: {cause}")]
