@@ -56,11 +56,15 @@ impl Scheduler {
 
     /// The one that a mistyped name is most like, if it is like any.
     fn nearest(name: &str) -> Option<Self> {
-        // "euler" is as good a guess at "flow_euler" as "flow_eular" is.
-        let short = |id: &'static str| id.strip_prefix("flow_").unwrap_or(id);
-        let names = Self::ALL.into_iter().flat_map(|s| [s.id(), short(s.id())]);
+        let nickname = |scheduler| match scheduler {
+            Self::FlowEuler => "euler",
+            Self::FlowHeun => "heun",
+            Self::DpmSolver => "dpm++",
+            Self::UniPc => "uni_pc",
+        };
+        let names = Self::ALL.into_iter().flat_map(|s| [s.id(), nickname(s)]);
         let like = crate::nearest(name, names)?;
-        Self::ALL.into_iter().find(|s| s.id() == like || short(s.id()) == like)
+        Self::ALL.into_iter().find(|s| s.id() == like || nickname(*s) == like)
     }
 }
 
