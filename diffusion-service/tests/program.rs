@@ -1,26 +1,19 @@
 //! The program as a person meets it.
 
-use std::process::{Command, Output};
+#[path = "../../tests/shared/program.rs"]
+mod shared;
 
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_diffusion-service")).args(args).output().expect("starts")
-}
+use shared::Program;
+
+const DIFFUSION: Program = Program(env!("CARGO_BIN_EXE_diffusion-service"));
 
 #[test]
-fn help_teaches() {
-    let output = run(&["--help"]);
-    assert!(output.status.success());
-    let text = String::from_utf8(output.stdout).expect("text");
-    for word in ["Examples:", "--host", "--port", "50052"] {
-        assert!(text.contains(word), "no {word} in: {text}");
-    }
+fn it_explains_itself() {
+    DIFFUSION.teaches("50052");
 }
 
 #[test]
 fn a_wrong_command_line_exits_64() {
-    for args in [&["--nonsense"][..], &["--port", "70000"], &["--host", "here"]] {
-        let output = run(args);
-        assert_eq!(output.status.code(), Some(64), "{args:?}");
-        assert!(!output.stderr.is_empty(), "{args:?}");
-    }
+    DIFFUSION.refuses_wrong_command_lines();
+    DIFFUSION.reads_a_configuration(("devices.vae = \"gpu\"", "unknown device 'gpu'"));
 }

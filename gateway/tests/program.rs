@@ -1,26 +1,19 @@
 //! The program as a person meets it.
 
-use std::process::{Command, Output};
+#[path = "../../tests/shared/program.rs"]
+mod shared;
 
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gateway")).args(args).output().expect("starts")
-}
+use shared::Program;
+
+const GATEWAY: Program = Program(env!("CARGO_BIN_EXE_gateway"));
 
 #[test]
-fn help_teaches() {
-    let output = run(&["--help"]);
-    assert!(output.status.success());
-    let text = String::from_utf8(output.stdout).expect("text");
-    for word in ["Examples:", "--host", "--port", "7860"] {
-        assert!(text.contains(word), "no {word} in: {text}");
-    }
+fn it_explains_itself() {
+    GATEWAY.teaches("7860");
 }
 
 #[test]
 fn a_wrong_command_line_exits_64() {
-    for args in [&["--nonsense"][..], &["--port", "70000"], &["--host", "here"]] {
-        let output = run(args);
-        assert_eq!(output.status.code(), Some(64), "{args:?}");
-        assert!(!output.stderr.is_empty(), "{args:?}");
-    }
+    GATEWAY.refuses_wrong_command_lines();
+    GATEWAY.reads_a_configuration(("templates_dir = 5", "templates_dir must be a string"));
 }
