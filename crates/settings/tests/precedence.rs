@@ -184,7 +184,10 @@ fn wrong_values_are_refused_with_file_and_line() {
             "c.toml:3: generation.steps is not valid: -1 is not in",
         ),
         ("[default.optimization]\ncpu_offload = 1", "must be true or false"),
-        ("[default.optimization]\ncpu_offload = true", "every part stays where it computes"),
+        (
+            "[default.pipeline]\nenable_sequential_cpu_offload = true",
+            "parts are offloaded whole, not layer by layer",
+        ),
         ("[default.encoder]\nquantization = '4bit'", "quantized text encoders are not supported"),
         ("[default.generation]\nsteps = 4\nnum_inference_steps = 5", "are one setting and differ"),
         ("[default.lora]\nscales = [1.0]", "lora has 1 scales for 0 paths"),
