@@ -71,6 +71,7 @@ fn job(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
         latents: None,
         image: None,
         return_latents: false,
+        preview: None,
     }
 }
 

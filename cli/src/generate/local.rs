@@ -158,6 +158,7 @@ impl Studio for Local<'_> {
             latents: loaded.latents.clone(),
             image: image.transpose()?,
             return_latents: self.args.output_latents.is_some(),
+            preview: None,
         };
         let mut sink = |step: Step| {
             report(step);

@@ -72,6 +72,7 @@ impl FakeGenerator {
                 scheduler: Scheduler::FlowEuler,
             },
             limits: Limits { max_side: 1024, max_pixels: 512 * 512, ..Limits::default() },
+            preview: None,
         };
         (
             Self { info, loras: Vec::new(), permits, seen: see },
