@@ -23,6 +23,11 @@ pub struct LatentMap {
 }
 
 impl LatentMap {
+    /// Red, green and blue for each latent channel, and what they begin at.
+    pub fn new(factors: Vec<[f32; 3]>, bias: [f32; 3]) -> Self {
+        Self { factors, bias }
+    }
+
     /// The map of a `vae/` folder, if it has one or is a VAE that we have one for.
     pub fn find(folder: &Path, config: &vae::Config) -> Result<Option<Self>, LoadError> {
         let path = folder.join(FILE);
@@ -107,7 +112,7 @@ mod tests {
 
     /// Two channels: the first is red less blue, the second is all three.
     fn map() -> LatentMap {
-        LatentMap { factors: vec![[1.0, 0.0, -1.0], [0.5; 3]], bias: [0.0, -1.0, 0.0] }
+        LatentMap::new(vec![[1.0, 0.0, -1.0], [0.5; 3]], [0.0, -1.0, 0.0])
     }
 
     #[test]
