@@ -7,8 +7,8 @@
 Runs the encoder in one network namespace and the diffusion service in another, on a link of 1 Gbit/s with 5 ms
 of delay each way, and reads from the diffusion service how long it waited for its embeddings; then the same on
 one machine's loopback. The difference is the network's. Embeddings have Z-Image's width, 2560, and are bf16:
-the models are the demo model with its caption width blown up, so the numbers in them mean nothing and
-computing them is quick. heylookitsanllm is played by a server that answers at once with as many bytes as it
+the models are the demo model with its caption width blown up and the encoder's layers left out, so the numbers
+in them mean nothing and take no time to compute. heylookitsanllm is played by a server that answers at once with as many bytes as it
 would.
 """
 import argparse
@@ -60,17 +60,17 @@ def widen(source: Path, target: Path, shape_of) -> None:
 
 
 def wide_model(folder: Path) -> None:
-    """The demo model with embeddings of Z-Image's width."""
+    """The demo model with embeddings of Z-Image's width. Of one layer, hidden state -2 is the embedding table."""
     shutil.copytree(DEMO, folder, dirs_exist_ok=True)
     width = json.loads((DEMO / "text_encoder/config.json").read_text())["hidden_size"]
-    for part, key, stem, shape_of in [
-        ("text_encoder", "hidden_size", "model",
+    for part, changes, stem, shape_of in [
+        ("text_encoder", {"hidden_size": WIDTH, "num_hidden_layers": 1}, "model",
          lambda _, shape: [WIDTH if side == width else side for side in shape]),
-        ("transformer", "cap_feat_dim", "diffusion_pytorch_model",
+        ("transformer", {"cap_feat_dim": WIDTH}, "diffusion_pytorch_model",
          lambda name, shape: [*shape[:-1], WIDTH] if name in ("cap_embedder.0.weight", "cap_embedder.1.weight") else shape),
     ]:
         config = json.loads((DEMO / part / "config.json").read_text())
-        (folder / part / "config.json").write_text(json.dumps(config | {key: WIDTH}))
+        (folder / part / "config.json").write_text(json.dumps(config | changes))
         widen(DEMO / part / f"{stem}.safetensors", folder / part / f"{stem}.safetensors", shape_of)
 
 
