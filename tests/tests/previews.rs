@@ -36,8 +36,7 @@ async fn the_last_preview_resembles_the_picture() {
     let options = DiffusionOptions {
         model_path: repository("models/demo"),
         device: DeviceChoice::Cpu,
-        dtype: None,
-        loras: Vec::new(),
+        ..Default::default()
     };
     let engine = diffusion_service::load(&options).expect("demo transformer");
     let handle = DiffusionHandle::spawn(engine, ServiceLimits::default(), None).expect("a thread");
