@@ -20,7 +20,7 @@ use llm_dit_weights::model_label;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Made, Report, Studio,
+    Made, News, Report, Studio,
     conditions::{self, Conditions},
     plan::Item,
 };
@@ -161,7 +161,7 @@ impl Studio for Local<'_> {
             preview: None,
         };
         let mut sink = |step: Step| {
-            report(step);
+            report(News::Step(step));
             if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let made = loaded.generator.generate(&job, &mut sink).map_err(|error| match error {
