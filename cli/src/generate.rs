@@ -25,8 +25,15 @@ use crate::{
     args::GenerateArgs, error::CliError, files, preview, progress::Progress, remote::Remote,
 };
 
-/// Hears of steps.
-pub type Report<'a> = &'a mut dyn FnMut(Step);
+/// How far a picture is.
+pub enum News<'a> {
+    Step(Step),
+    /// Something else goes on, in words.
+    Stage(&'a str),
+}
+
+/// Hears of it.
+pub type Report<'a> = &'a mut dyn FnMut(News<'_>);
 
 /// A picture as it was made.
 pub struct Made {
@@ -155,7 +162,10 @@ fn make_all(
         if stop.is_cancelled() {
             return Err(interrupted());
         }
-        let made = studio.make(item, &mut |step| progress.step(step));
+        let made = studio.make(item, &mut |news| match news {
+            News::Step(step) => progress.step(step),
+            News::Stage(what) => progress.stage(what),
+        });
         let Made { png, prompt, said, notes } = made.map_err(|error| match error {
             CliError::Interrupted(_) => interrupted(),
             other => other,

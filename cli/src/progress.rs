@@ -75,6 +75,11 @@ impl Progress {
                 eprintln!("{what}step {index}/{total} {:.2} s", duration.as_secs_f64());
             }
             Kind::Bar(bar) => {
+                if bar.length().is_none() {
+                    // A gateway tells the steps with the first of them.
+                    bar.set_length(u64::from(total) * self.pictures.get() as u64);
+                    style(bar, BAR);
+                }
                 let at = self.steps.get() + u64::from(index);
                 bar.set_position(at);
                 if at == 1 {

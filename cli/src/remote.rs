@@ -1,62 +1,28 @@
 //! `llm-dit generate --gateway URL`: the same command, computed elsewhere.
 
+mod answer;
+mod body;
+mod events;
+
 use std::time::Instant;
 
-use bytes::Bytes;
 use llm_dit_recipe::Lora;
 use llm_dit_settings::Settings;
-use serde::{Deserialize, Serialize};
+use reqwest::header::ACCEPT;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    answer::{Answer, Unanswered},
+    body::Body,
+    events::EVENTS,
+};
 use crate::{
     args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS},
     error::CliError,
     generate::{Item, Made, Report, Studio},
     progress::Progress,
 };
-
-/// Body of `POST /api/generate`; what is unset is left to the model.
-#[derive(Serialize)]
-struct Body<'a> {
-    prompt: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    negative_prompt: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    width: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    height: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    steps: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seed: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    guidance_scale: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cfg_normalization: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cfg_truncation: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shift: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scheduler: Option<&'a str>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    system_prompt: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    thinking_content: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    assistant_content: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    enable_thinking: Option<bool>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    raw_special_tokens: bool,
-}
-
-/// The part of an RFC 9457 problem that is for people.
-#[derive(Deserialize)]
-struct Problem {
-    detail: String,
-}
 
 /// Flags that a gateway cannot honour.
 const LOCAL: [&str; 23] = [
@@ -92,15 +58,6 @@ pub struct Remote<'a> {
     stop: &'a CancellationToken,
 }
 
-/// What came back.
-struct Answer {
-    seed: String,
-    /// Tokens that were cut, when some were.
-    truncated: Option<String>,
-    negative_truncated: Option<String>,
-    png: Bytes,
-}
-
 impl<'a> Remote<'a> {
     pub fn open(gateway: &str, stop: &'a CancellationToken) -> Self {
         let url = format!("{}/api/generate", gateway.trim_end_matches('/'));
@@ -118,52 +75,24 @@ impl<'a> Remote<'a> {
         }
     }
 
-    async fn post(&self, item: &Item) -> Result<Answer, CliError> {
-        let settings = &item.settings;
-        let body = Body {
-            prompt: text(&settings.prompt),
-            negative_prompt: text(&settings.negative_prompt),
-            width: settings.width,
-            height: settings.height,
-            steps: settings.steps,
-            seed: settings.seed,
-            guidance_scale: settings.guidance_scale,
-            cfg_normalization: settings.cfg_normalization,
-            cfg_truncation: settings.cfg_truncation,
-            shift: settings.shift,
-            scheduler: settings.scheduler.as_deref(),
-            system_prompt: text(&settings.system_prompt),
-            thinking_content: text(&settings.thinking_content),
-            assistant_content: text(&settings.assistant_content),
-            enable_thinking: settings.enable_thinking,
-            raw_special_tokens: settings.raw_special_tokens.unwrap_or_default(),
+    async fn post(&self, item: &Item, report: Report<'_>) -> Result<Answer, CliError> {
+        let body = Body::from(&item.settings);
+        // Older gateways know no events, and answer with the picture alone.
+        let request = self.client.post(&self.url).header(ACCEPT, EVENTS).json(&body);
+        let answer = match request.send().await {
+            Ok(answer) => Answer::read(answer, report).await,
+            Err(error) => Err(error.into()),
         };
-        let url = &self.url;
-        let lost = |e: reqwest::Error| {
-            CliError::Failed(format!(
-                "no answer from {url}: {}; is the gateway running there?",
-                e.without_url()
-            ))
-        };
-        let answer = self.client.post(url).json(&body).send().await.map_err(lost)?;
-        let status = answer.status();
-        let header = |name: &str| {
-            answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
-        };
-        let seed = header("x-seed").unwrap_or_else(|| "unknown".to_owned());
-        let truncated = header("x-truncated-tokens");
-        let negative_truncated = header("x-truncated-negative-tokens");
-        let png = answer.bytes().await.map_err(lost)?;
-        if !status.is_success() {
-            let detail = serde_json::from_slice::<Problem>(&png).map(|p| p.detail);
-            let detail =
-                detail.unwrap_or_else(|_| "the answer is not from a gateway of ours".into());
-            let place = &item.place;
-            return Err(CliError::Failed(format!(
-                "{place}the gateway answered {status}: {detail}"
-            )));
-        }
-        Ok(Answer { seed, truncated, negative_truncated, png })
+        answer.map_err(|unanswered| {
+            let (url, place) = (&self.url, &item.place);
+            CliError::Failed(match unanswered {
+                Unanswered::Lost(cause) => {
+                    format!("no answer from {url}: {cause}; is the gateway running there?")
+                }
+                Unanswered::Problem(said) => format!("{place}the gateway answered {said}"),
+                Unanswered::Strange(why) => format!("{place}the gateway at {url} {why}"),
+            })
+        })
     }
 }
 
@@ -202,11 +131,11 @@ impl Studio for Remote<'_> {
         Ok(())
     }
 
-    fn make(&mut self, item: &Item, _: Report<'_>) -> Result<Made, CliError> {
+    fn make(&mut self, item: &Item, report: Report<'_>) -> Result<Made, CliError> {
         let started = Instant::now();
         let answer = Handle::current().block_on(async {
             tokio::select! {
-                answer = self.post(item) => answer,
+                answer = self.post(item, report) => answer,
                 () = self.stop.cancelled() => Err(CliError::interrupted()),
             }
         })?;
@@ -220,8 +149,4 @@ impl Studio for Remote<'_> {
         });
         Ok(Made { png: answer.png, prompt: None, said, notes: notes.collect() })
     }
-}
-
-fn text(text: &Option<String>) -> &str {
-    text.as_deref().unwrap_or_default()
 }

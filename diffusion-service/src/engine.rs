@@ -8,6 +8,7 @@ use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::{DType, Tensor};
 
 pub use self::lora::{ActiveLora, LoraChoice, LoraReport, SetLorasError};
+use crate::preview::{LatentMap, PreviewOptions};
 
 /// What a loaded model is and accepts.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +28,8 @@ pub struct ModelInfo {
     pub dtype: DType,
     pub defaults: ModelDefaults,
     pub limits: Limits,
+    /// Makes previews of latents, if there is one for this model.
+    pub preview: Option<LatentMap>,
 }
 
 /// One picture to make.
@@ -43,6 +46,8 @@ pub struct GenerateJob {
     pub image: Option<Picture>,
     /// Also return the final latents.
     pub return_latents: bool,
+    /// When to hand out a [`Guess`].
+    pub preview: Option<PreviewOptions>,
 }
 
 /// A forward pass that was just done. There is one a step of the scheduler, or two with Heun's.
@@ -54,11 +59,23 @@ pub struct Step {
     pub duration: Duration,
 }
 
+/// The clean latents that the model aims at, as far as a forward pass tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guess {
+    pub step: Step,
+    /// `(latent_channels, height / 8, width / 8)`.
+    pub clean: Vec<f32>,
+}
+
 /// Hears of progress and may stop the work.
 pub trait StepSink {
     /// Called after every forward pass, and once with `index` 0 before the first. `Break` ends the
     /// job with [`GenerateError::Cancelled`] before the next one begins.
     fn step(&mut self, step: Step) -> ControlFlow<()>;
+
+    /// Called after [`StepSink::step`] where the job asks for it. Work has to be done elsewhere: the
+    /// next step waits.
+    fn guess(&mut self, _guess: Guess) {}
 }
 
 impl<F: FnMut(Step) -> ControlFlow<()>> StepSink for F {

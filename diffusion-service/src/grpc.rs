@@ -17,7 +17,8 @@ use llm_dit_proto::{
     v1::{
         self, Accepted, ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest,
         ClearLorasResponse, DescribeDiffusionRequest, DiffusionDescription, Finished,
-        GenerateEvent, GenerateRequest, ImageHeader, ListLorasRequest, ListLorasResponse, StepDone,
+        GenerateEvent, GenerateRequest, ImageHeader, ListLorasRequest, ListLorasResponse, Queued,
+        StepDone,
         diffusion_server::{Diffusion, DiffusionServer},
         generate_event::Event as Wire,
     },
@@ -29,7 +30,12 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use self::{pull::Pulled, upload::Upload};
-use crate::{DiffusionHandle, Event, Events, engine::GenerateJob, picture};
+use crate::{
+    DiffusionHandle, Event, Events,
+    engine::GenerateJob,
+    picture,
+    preview::{self, PreviewOptions},
+};
 
 /// Serves the generator until `shutdown` fires and the running requests are done.
 pub async fn run(
@@ -119,6 +125,7 @@ impl Service {
             latents: upload.latents,
             image: source,
             return_latents: upload.return_latents,
+            preview: upload.preview,
         };
         let from_picture = job.image.is_some();
         // Nothing else holds this token: the stream's end, however it comes, is what cancels.
@@ -129,6 +136,7 @@ impl Service {
             params: upload.params,
             from_picture,
             return_latents: upload.return_latents,
+            preview: upload.preview,
             truncated_tokens: pulled.truncated_tokens,
             negative_truncated_tokens: pulled.negative_truncated_tokens,
         };
@@ -143,6 +151,7 @@ struct Context {
     params: GenerateParams,
     from_picture: bool,
     return_latents: bool,
+    preview: Option<PreviewOptions>,
     truncated_tokens: u32,
     negative_truncated_tokens: u32,
 }
@@ -171,6 +180,17 @@ impl Context {
                 params: Some(self.params()),
                 truncated_tokens: self.truncated_tokens,
                 negative_truncated_tokens: self.negative_truncated_tokens,
+            })],
+            Event::Queued { position } => {
+                vec![Wire::Queued(Queued { position: position as u32 })]
+            }
+            Event::Preview(preview) => vec![Wire::Preview(v1::Preview {
+                step: preview.step,
+                total: preview.total,
+                media_type: preview::MEDIA_TYPE.to_owned(),
+                width: preview.width,
+                height: preview.height,
+                data: preview.jpeg,
             })],
             Event::Step(step) => vec![Wire::Step(StepDone {
                 index: step.index,
@@ -220,6 +240,10 @@ impl Context {
             shift: Some(params.shift),
             scheduler: Some(params.scheduler.to_string()),
             strength: self.from_picture.then_some(params.strength),
+            preview: self.preview.map(|preview| v1::PreviewOptions {
+                every_steps: preview.every(),
+                max_side: preview.max_side(),
+            }),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod events;
 mod loras;
+mod previews;
 
 use std::{io, ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -13,15 +14,24 @@ use llm_dit_params::Scheduler;
 use llm_dit_proto::{Fault, v1};
 use llm_dit_recipe::Recipe;
 use llm_dit_serving::{Remote, Worker};
-use tokio::{sync::mpsc, task, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinHandle},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 pub use self::events::{Event, Events, Image, Timings};
-use self::loras::Loras;
+use self::{
+    loras::Loras,
+    previews::{Guesses, Previews},
+};
 use crate::{
-    engine::{GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo, Step, StepSink},
-    picture,
+    engine::{
+        GenerateError, GenerateJob, Generated, Guess, ImageGenerator, ModelInfo, Step, StepSink,
+    },
+    picture, preview,
 };
 
 /// Bounds of one service.
@@ -65,6 +75,7 @@ struct Done {
 struct Progress {
     cancel: CancellationToken,
     sender: mpsc::Sender<Result<Event, Fault>>,
+    guesses: Option<Guesses>,
 }
 
 impl DiffusionHandle {
@@ -121,6 +132,7 @@ impl DiffusionHandle {
             has_encoder: encoder.is_some(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             schedulers: Scheduler::ALL.iter().map(Scheduler::to_string).collect(),
+            max_preview_side: if info.preview.is_some() { preview::MAX_SIDE } else { 0 },
             loras: self.loras().iter().map(v1::ActiveLora::from).collect(),
         }
     }
@@ -146,7 +158,9 @@ impl DiffusionHandle {
         let cancel = cancel.child_token();
         // Room for everything the engine thread can say, so that it never finds this full.
         let (sender, receiver) = mpsc::channel(job.params.forwards() as usize + 8);
-        let mut progress = Progress { cancel: cancel.clone(), sender: sender.clone() };
+        let (guesses, previews) = Previews::start(self.info(), &job).unzip();
+        let (previewing, previews) = previews.unzip();
+        let mut progress = Progress { cancel: cancel.clone(), sender: sender.clone(), guesses };
         let queued = Instant::now();
         let ticket = self.worker.submit(&cancel, move |engine| {
             let queued = queued.elapsed();
@@ -155,9 +169,10 @@ impl DiffusionHandle {
             Done { queued, recipe, result: engine.generate(&job, &mut progress) }
         })?;
         let accepted = Event::Accepted { queue_position: ticket.position() };
+        let places = ticket.places();
         let finish = async move {
             let end = match ticket.wait().await {
-                Ok(done) => finish(done, &sender).await,
+                Ok(done) => finish(done, previewing, &sender).await,
                 Err(fault) => Err(fault),
             };
             if let Err(fault) = end {
@@ -166,7 +181,7 @@ impl DiffusionHandle {
             }
         };
         tokio::spawn(finish.in_current_span());
-        Ok(Events::new(accepted, receiver, cancel.drop_guard()))
+        Ok(Events::new(accepted, places, previews, receiver, cancel.drop_guard()))
     }
 }
 
@@ -182,15 +197,22 @@ impl StepSink for Progress {
         }
         ControlFlow::Continue(())
     }
+
+    fn guess(&mut self, guess: Guess) {
+        if let Some(guesses) = &self.guesses {
+            guesses.leave(guess);
+        }
+    }
 }
 
 /// From pixels to the last event, while the engine is already at the next job.
-async fn finish(done: Done, sender: &mpsc::Sender<Result<Event, Fault>>) -> Result<(), Fault> {
+async fn finish(
+    done: Done,
+    previewing: Option<JoinHandle<()>>,
+    sender: &mpsc::Sender<Result<Event, Fault>>,
+) -> Result<(), Fault> {
     let recipe = done.recipe;
     let Generated { picture, latents, denoise, decode } = done.result.map_err(fault)?;
-    if let Some(latents) = latents {
-        let _ = sender.send(Ok(Event::Latents(latents))).await;
-    }
     let begun = Instant::now();
     let (width, height) = (picture.width, picture.height);
     let png = task::spawn_blocking(move || picture::encode_png(&picture, &recipe)).await.map_err(
@@ -208,6 +230,13 @@ async fn finish(done: Done, sender: &mpsc::Sender<Result<Event, Fault>>) -> Resu
         decode = decode.as_secs_f64(),
         "made a picture"
     );
+    // Nothing is shown of a picture once it is there.
+    if let Some(previewing) = previewing {
+        let _ = previewing.await;
+    }
+    if let Some(latents) = latents {
+        let _ = sender.send(Ok(Event::Latents(latents))).await;
+    }
     let _ = sender.send(Ok(Event::Image(Image { width, height, png }))).await;
     let _ = sender.send(Ok(Event::Finished(timings))).await;
     Ok(())

@@ -11,6 +11,7 @@ pub mod noise;
 mod parts;
 pub mod picture;
 mod pipeline;
+pub mod preview;
 pub mod schedule;
 pub mod source;
 mod source_latents;

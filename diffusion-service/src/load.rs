@@ -20,6 +20,7 @@ use crate::{
     lora,
     parts::{Autoencoder, Transformer},
     pipeline::ZImage,
+    preview::LatentMap,
     vae,
 };
 
@@ -91,12 +92,13 @@ pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadE
         let cause = format!("transformer/ works on {made} latent channels, vae/ on {read}");
         return Err(LoadError::Invalid { path: options.model_path.clone(), cause });
     }
+    let preview = preview(options, &vae_config)?;
     let label = model_label(options.dit_path.as_deref().unwrap_or(&options.model_path));
     let defaults = defaults(options)?;
     let weights = weights.with_overlay(Arc::new(overlay));
     let dit = Transformer::new(residency, config, weights, device)?;
     let autoencoder = Autoencoder::new(residency, vae_config, vae_weights)?;
-    Ok(Box::new(ZImage { label, dit, autoencoder, defaults, loras }))
+    Ok(Box::new(ZImage { label, dit, autoencoder, defaults, preview, loras }))
 }
 
 /// A `transformer/` folder or a file.
@@ -138,6 +140,19 @@ fn open_vae(
 ) -> Result<(vae::Config, Weights), LoadError> {
     let weights = Checkpoint::open(part, vae::names::naming, device, dtype)?;
     Ok((part_config(part, &model.join("vae"), &weights)?, weights))
+}
+
+/// The map beside the VAE's configuration. A VAE's file has none beside it; the model folder's is for
+/// a VAE of the model's own kind.
+fn preview(
+    options: &DiffusionOptions,
+    config: &vae::Config,
+) -> Result<Option<LatentMap>, LoadError> {
+    match &options.vae_path {
+        Some(folder) if folder.is_dir() => LatentMap::find(folder, config),
+        Some(_) if LatentMap::is_flux(config) => Ok(Some(LatentMap::flux())),
+        _ => LatentMap::find(&options.model_path.join("vae"), config),
+    }
 }
 
 impl DiffusionOptions {

@@ -1,6 +1,9 @@
 //! From embeddings to pixels: noise, steps, decode. The one implementation of the engine trait.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use candle_core::{Device, Tensor};
 use llm_dit_params::{Limits, ModelDefaults};
@@ -10,13 +13,14 @@ use llm_dit_weights::{LoadError, device_name, wire_dtype};
 use crate::{
     dit::{self, Conditioning, Dit},
     engine::{
-        ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice, LoraReport,
-        ModelInfo, Picture, SetLorasError, Step, StepSink,
+        ActiveLora, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, LoraChoice,
+        LoraReport, ModelInfo, Picture, SetLorasError, Step, StepSink,
     },
     guidance,
     noise::Noise,
     parts::{Autoencoder, Transformer},
-    schedule::{Solver, sigmas},
+    preview::LatentMap,
+    schedule::{Solver, clean, sigmas},
     source_latents,
 };
 
@@ -26,6 +30,7 @@ pub struct ZImage {
     pub dit: Transformer,
     pub autoencoder: Autoencoder,
     pub defaults: ModelDefaults,
+    pub preview: Option<LatentMap>,
     /// What is fused into `dit`.
     pub loras: Vec<ActiveLora>,
 }
@@ -53,6 +58,7 @@ impl ImageGenerator for ZImage {
                 max_side: limits.max_side.min(side as u32),
                 ..limits
             },
+            preview: self.preview.clone(),
         }
     }
 
@@ -107,11 +113,7 @@ impl ZImage {
         let first = if job.image.is_some() { params.first_step() } else { 0 };
         let total = params.scheduler.forwards(params.steps - first);
         let grid = sigmas(params.scheduler, params.steps, params.shift).split_off(first as usize);
-        let mut report = |index: u32, duration| match sink.step(Step { index, total, duration }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(GenerateError::Cancelled),
-        };
-        report(0, std::time::Duration::ZERO)?;
+        report(sink, Step { index: 0, total, duration: Duration::ZERO })?;
         let mut latents = self.start(job, shape, grid[0])?;
 
         self.dit.with(|dit| {
@@ -136,9 +138,17 @@ impl ZImage {
                 };
                 // The model predicts x0 - noise; the velocity points the other way.
                 let velocity: Vec<f32> = prediction.iter().map(|v| -v).collect();
-                solver.advance(&mut latents, &velocity);
                 index += 1;
-                report(index, started.elapsed())?;
+                let guess = job
+                    .preview
+                    .is_some_and(|preview| preview.is_due(index))
+                    .then(|| clean(&latents, &velocity, sigma));
+                solver.advance(&mut latents, &velocity);
+                let step = Step { index, total, duration: started.elapsed() };
+                report(sink, step)?;
+                if let Some(clean) = guess {
+                    sink.guess(Guess { step, clean });
+                }
             }
             Ok(latents)
         })
@@ -216,6 +226,14 @@ fn forward(
     let outputs = dit.forward(&vec![latents; items], &vec![time; items], conditioning)?;
     let host = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
     Ok(outputs.iter().map(host).collect::<candle_core::Result<_>>()?)
+}
+
+/// Tells of a step, and whether to go on.
+fn report(sink: &mut dyn StepSink, step: Step) -> Result<(), GenerateError> {
+    match sink.step(step) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(GenerateError::Cancelled),
+    }
 }
 
 impl From<candle_core::Error> for GenerateError {

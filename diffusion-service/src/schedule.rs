@@ -10,4 +10,5 @@ mod solver;
 mod terms;
 mod unipc;
 
+pub(crate) use self::terms::clean;
 pub use self::{grid::sigmas, solver::Solver};

@@ -169,6 +169,7 @@ impl<'a> Generation<'a> {
                 Event::Step(step) => {
                     tracing::debug!(step.index, step.total, step.seconds, "step");
                 }
+                Event::Queued(_) | Event::Preview(_) => {}
                 Event::Image(header) => break header,
                 Event::Accepted(_) | Event::Latents(_) | Event::Data(_) | Event::Finished(_) => {
                     return Err(self.broke("sent no picture"));
@@ -199,6 +200,8 @@ impl<'a> Generation<'a> {
                 Event::Finished(_)
                 | Event::Accepted(_)
                 | Event::Step(_)
+                | Event::Queued(_)
+                | Event::Preview(_)
                 | Event::Latents(_)
                 | Event::Image(_) => return Err(self.broke("cut the picture short")),
             }

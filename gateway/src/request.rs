@@ -132,6 +132,7 @@ pub(crate) fn params(params: &GenerateParams) -> v1::GenerateParams {
         shift: Some(params.shift),
         scheduler: Some(params.scheduler.to_string()),
         strength: None,
+        preview: None,
         prompt: None,
         negative_prompt: None,
         return_latents: false,

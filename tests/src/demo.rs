@@ -132,6 +132,7 @@ impl Demo {
             latents: None,
             image,
             return_latents: false,
+            preview: None,
         };
         let mut sink = |_: Step| ControlFlow::Continue(());
         let picture = self.generator.generate(&job, &mut sink).expect("a picture").picture;

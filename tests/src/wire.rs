@@ -5,7 +5,7 @@ use llm_dit_proto::{
     Assembler, DType, Tensor,
     v1::{
         Accepted, Chat, EmbeddingHeader, EncodeResponse, Finished, GenerateEvent, GenerateParams,
-        GenerateRequest, ImageHeader, StepDone, TensorHeader, TensorRole, TensorStart,
+        GenerateRequest, ImageHeader, Preview, StepDone, TensorHeader, TensorRole, TensorStart,
         encode_response::Frame, generate_event::Event, generate_request::Part,
     },
 };
@@ -66,14 +66,17 @@ pub fn request(
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub accepted: Accepted,
+    pub places: Vec<u32>,
     pub steps: Vec<StepDone>,
+    pub previews: Vec<Preview>,
     pub latents: Option<Tensor>,
     pub header: ImageHeader,
     pub image: Bytes,
     pub finished: Finished,
 }
 
-/// Reads all events and checks their order: accepted, steps, latents, image, finished.
+/// Reads all events and checks their order: accepted, places in the queue,
+/// steps and previews, latents, image, finished.
 pub async fn outcome(mut events: Streaming<GenerateEvent>) -> Result<Outcome, Status> {
     let mut outcome = Outcome::default();
     let mut image = BytesMut::new();
@@ -82,19 +85,28 @@ pub async fn outcome(mut events: Streaming<GenerateEvent>) -> Result<Outcome, St
     while let Some(event) = events.message().await? {
         let event = event.event.expect("no event is empty");
         let now = match &event {
-            Event::Accepted(_) => 1,
-            Event::Step(_) => 2,
+            Event::Accepted(_) | Event::Queued(_) => 1,
+            Event::Step(_) | Event::Preview(_) => 2,
             Event::Latents(_) => 3,
             Event::Image(_) => 4,
             Event::Data(_) => stage,
             Event::Finished(_) => 5,
         };
         assert!(stage <= now, "event of stage {now} after one of stage {stage}");
-        assert_eq!(stage == 0, now == 1, "accepted comes once and first");
+        let first = matches!(event, Event::Accepted(_));
+        assert_eq!(stage == 0, first, "accepted comes once and first");
         stage = now;
         match event {
             Event::Accepted(accepted) => {
                 outcome.accepted = accepted;
+            }
+            Event::Queued(queued) => {
+                outcome.places.push(queued.position);
+            }
+            Event::Preview(preview) => {
+                let told = outcome.steps.last().expect("no preview before its step").index;
+                assert!(preview.step <= told, "preview of step {} at {told}", preview.step);
+                outcome.previews.push(preview);
             }
             Event::Step(step) => {
                 outcome.steps.push(step);

@@ -71,6 +71,7 @@ fn job(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
         latents: None,
         image: None,
         return_latents: false,
+        preview: None,
     }
 }
 
@@ -297,6 +298,7 @@ async fn describe_says_what_requests_may_hold() {
     assert_eq!((described.cap_feat_dim, described.max_caption_tokens), (WIDTH as u32, 100));
     assert_eq!((described.side_multiple, described.max_side), (16, 1024));
     assert!(!described.has_encoder);
+    assert_eq!(described.max_preview_side, 256);
     assert_eq!(described.schedulers, ["flow_euler", "flow_heun", "dpm_solver", "unipc"]);
     let defaults = described.defaults.expect("defaults");
     assert_eq!((defaults.width, defaults.steps, defaults.shift), (Some(64), Some(3), Some(3.0)));

@@ -20,7 +20,7 @@ use llm_dit_weights::model_label;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Made, Report, Studio,
+    Made, News, Report, Studio,
     conditions::{self, Conditions},
     plan::Item,
 };
@@ -158,9 +158,10 @@ impl Studio for Local<'_> {
             latents: loaded.latents.clone(),
             image: image.transpose()?,
             return_latents: self.args.output_latents.is_some(),
+            preview: None,
         };
         let mut sink = |step: Step| {
-            report(step);
+            report(News::Step(step));
             if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let made = loaded.generator.generate(&job, &mut sink).map_err(|error| match error {

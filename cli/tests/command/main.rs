@@ -9,6 +9,7 @@ mod image;
 mod lora;
 mod many;
 mod recipes;
+mod remote;
 mod serve;
 mod support;
 mod text;

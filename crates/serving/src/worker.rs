@@ -16,11 +16,11 @@ use std::{
 };
 
 use llm_dit_proto::Fault;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use self::queue::{Entry, Queue};
+use self::queue::{Entry, Line, Queue};
 
 /// A handle on the thread that owns an `M`. The thread ends, and drops the model, when the last
 /// handle is gone and the queue is empty.
@@ -32,6 +32,8 @@ pub struct Worker<M> {
 #[derive(Debug)]
 pub struct Ticket<T> {
     position: usize,
+    places: watch::Receiver<usize>,
+    line: Arc<dyn Line>,
     cancel: CancellationToken,
     reply: oneshot::Receiver<Result<T, Fault>>,
 }
@@ -59,14 +61,14 @@ impl<M: Send + 'static> Worker<M> {
         T: Send + 'static,
     {
         let (entry, ticket) = self.entry(cancel, work);
-        let position = self.shared.queue.push(entry).map_err(|full| Fault::Busy {
+        self.shared.queue.push(entry).map_err(|full| Fault::Busy {
             message: format!(
                 "the {} is busy and {} requests wait already; try again later",
                 self.shared.name, full.waiting
             ),
             retry_after: full.retry_after,
         })?;
-        Ok(Ticket { position, ..ticket })
+        Ok(ticket.queued())
     }
 
     /// Queues the next part of a request whose first part went through [`Worker::submit`], even
@@ -78,8 +80,8 @@ impl<M: Send + 'static> Worker<M> {
         T: Send + 'static,
     {
         let (entry, ticket) = self.entry(cancel, work);
-        let position = self.shared.queue.push_anyway(entry);
-        Ticket { position, ..ticket }
+        self.shared.queue.push_anyway(entry);
+        ticket.queued()
     }
 
     fn entry<T, F>(&self, cancel: &CancellationToken, work: F) -> (Entry<M>, Ticket<T>)
@@ -102,8 +104,10 @@ impl<M: Send + 'static> Worker<M> {
             });
             reply
         });
-        let entry = Entry { cancel: cancel.clone(), span: Span::current(), work };
-        (entry, Ticket { position: 0, cancel: cancel.clone(), reply })
+        let (place, places) = watch::channel(0);
+        let entry = Entry { cancel: cancel.clone(), span: Span::current(), place, work };
+        let line = Arc::clone(&self.shared.queue) as Arc<dyn Line>;
+        (entry, Ticket { position: 0, places, line, cancel: cancel.clone(), reply })
     }
 }
 
@@ -126,9 +130,21 @@ impl<M> Drop for Shared<M> {
 }
 
 impl<T> Ticket<T> {
+    /// Now that it has a place.
+    fn queued(mut self) -> Self {
+        self.position = *self.places.borrow_and_update();
+        self
+    }
+
     /// Jobs ahead of this one when it was queued, the running one included.
     pub fn position(&self) -> usize {
         self.position
+    }
+
+    /// Changes of the position from then on. It falls as jobs end or their callers leave, to 0 at
+    /// the latest when this job begins.
+    pub fn places(&self) -> watch::Receiver<usize> {
+        self.places.clone()
     }
 
     /// The result; [`Fault::Cancelled`] as soon as the token fires.
@@ -142,7 +158,10 @@ impl<T> Ticket<T> {
                 Err(_) if self.cancel.is_cancelled() => Err(cancelled()),
                 Err(_) => Err(Fault::Unavailable("the service is shutting down".to_owned())),
             },
-            () = self.cancel.cancelled() => Err(cancelled()),
+            () = self.cancel.cancelled() => {
+                self.line.forget_the_left();
+                Err(cancelled())
+            }
         }
     }
 }

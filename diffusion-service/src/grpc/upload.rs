@@ -15,12 +15,13 @@ use tokio::time;
 use tonic::Streaming;
 
 use super::image::ImageUpload;
-use crate::{DiffusionHandle, engine::ModelInfo, handle};
+use crate::{DiffusionHandle, engine::ModelInfo, handle, preview::PreviewOptions};
 
 /// A request, whole and with checked parameters. The tensors' values are not checked yet.
 pub(super) struct Upload {
     pub params: GenerateParams,
     pub return_latents: bool,
+    pub preview: Option<PreviewOptions>,
     /// Only there when `embeddings` is not.
     pub prompt: Option<BarePrompt>,
     pub embeddings: Option<Tensor>,
@@ -75,6 +76,7 @@ impl Upload {
             None => return bad("the request ended before the parameters"),
         };
         let params = options(&first)?.resolve(&info.defaults, &info.limits)?;
+        let preview = preview(&first, info)?;
 
         let mut tensors = Tensors::new(info, &params);
         while let Some(part) = next(&mut requests, timeout).await? {
@@ -96,7 +98,16 @@ impl Upload {
             (None, None) => return bad("neither embeddings nor a prompt; send one of them"),
         };
         let return_latents = first.return_latents;
-        Ok(Self { params, return_latents, prompt, embeddings, negative_embeddings, latents, image })
+        Ok(Self {
+            params,
+            return_latents,
+            preview,
+            prompt,
+            embeddings,
+            negative_embeddings,
+            latents,
+            image,
+        })
     }
 }
 
@@ -247,6 +258,17 @@ fn options(params: &v1::GenerateParams) -> Result<GenerateOptions, ParamError> {
         scheduler: params.scheduler.as_deref().map(str::parse).transpose()?,
         strength: params.strength,
     })
+}
+
+fn preview(params: &v1::GenerateParams, info: &ModelInfo) -> Result<Option<PreviewOptions>, Fault> {
+    let asked = params.preview.and_then(|p| PreviewOptions::new(p.every_steps, p.max_side));
+    if asked.is_some() && info.preview.is_none() {
+        return Err(Fault::Unsupported(format!(
+            "{} has no previews; leave `preview` out, or put a latent_preview.json into its vae folder",
+            info.model
+        )));
+    }
+    Ok(asked)
 }
 
 fn bad<T>(message: impl Into<String>) -> Result<T, Fault> {

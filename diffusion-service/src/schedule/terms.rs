@@ -7,7 +7,7 @@ pub(super) fn lambda(sigma: f64) -> f64 {
 }
 
 /// The picture that a velocity at this sigma points to: `latents - sigma * velocity`.
-pub(super) fn clean(latents: &[f32], velocity: &[f32], sigma: f64) -> Vec<f32> {
+pub(crate) fn clean(latents: &[f32], velocity: &[f32], sigma: f64) -> Vec<f32> {
     sum([(1.0, latents), (-sigma, velocity)])
 }
 

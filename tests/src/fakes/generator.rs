@@ -2,9 +2,12 @@
 
 use std::{ops::ControlFlow, sync::mpsc, thread, time::Duration};
 
-use diffusion_service::engine::{
-    ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice, LoraReport,
-    ModelInfo, Picture, SetLorasError, Step, StepSink,
+use diffusion_service::{
+    engine::{
+        ActiveLora, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, LoraChoice,
+        LoraReport, ModelInfo, Picture, SetLorasError, Step, StepSink,
+    },
+    preview::LatentMap,
 };
 use llm_dit_params::{Limits, ModelDefaults, Scheduler};
 use llm_dit_proto::{DType, Tensor};
@@ -72,6 +75,7 @@ impl FakeGenerator {
                 scheduler: Scheduler::FlowEuler,
             },
             limits: Limits { max_side: 1024, max_pixels: 512 * 512, ..Limits::default() },
+            preview: Some(LatentMap::new(vec![[1.0, 0.0, 0.0]; 4], [-1.0, -1.0, 1.0])),
         };
         (
             Self { info, loras: Vec::new(), permits, seen: see },
@@ -84,6 +88,18 @@ impl FakeGenerator {
         let (generator, mut control) = Self::gated(cap_feat_dim);
         control.open();
         (generator, control)
+    }
+
+    /// A model that nobody knows a map of latents for.
+    pub fn without_previews(mut self) -> Self {
+        self.info.preview = None;
+        self
+    }
+
+    /// What step `index` of `total` guesses: latents that make a preview redder with every step.
+    fn guess(info: &ModelInfo, job: &GenerateJob, step: Step) -> Guess {
+        let count = info.latent_shape(&job.params).iter().product();
+        Guess { step, clean: vec![0.5 * step.index as f32 / step.total as f32; count] }
     }
 
     /// The picture of a job: depends on everything that should matter.
@@ -156,9 +172,13 @@ impl ImageGenerator for FakeGenerator {
                 }
                 self.see(Seen::Step(index));
             }
-            if let ControlFlow::Break(()) = sink.step(Step { index, total, duration }) {
+            let step = Step { index, total, duration };
+            if let ControlFlow::Break(()) = sink.step(step) {
                 self.see(Seen::Stopped { after: index });
                 return Err(GenerateError::Cancelled);
+            }
+            if index > 0 && job.preview.is_some_and(|preview| preview.is_due(index)) {
+                sink.guess(Self::guess(&self.info, job, step));
             }
         }
         self.see(Seen::Finished { seed });

@@ -99,6 +99,7 @@ pub fn expected_png(
         latents: None,
         image: None,
         return_latents: false,
+        preview: None,
     };
     let recipe = picture::recipe(&info, &[], &job);
     picture::encode_png(&FakeGenerator::picture(&job), &recipe).expect("a picture").to_vec()

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
@@ -19,6 +20,8 @@ pub(super) type Work<M> = Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>;
 pub(super) struct Entry<M> {
     pub cancel: CancellationToken,
     pub span: Span,
+    /// Jobs ahead of it, for whoever waits.
+    pub place: watch::Sender<usize>,
     pub work: Work<M>,
 }
 
@@ -28,6 +31,12 @@ pub(super) struct Full {
     pub waiting: usize,
     /// About when a place will be free.
     pub retry_after: Duration,
+}
+
+/// A queue of whatever.
+pub(super) trait Line: std::fmt::Debug + Send + Sync {
+    /// Lets those behind callers that left move up.
+    fn forget_the_left(&self);
 }
 
 pub(super) struct Queue<M> {
@@ -55,12 +64,10 @@ impl<M> Queue<M> {
         Self { capacity, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Adds an entry and says how many are ahead of it.
-    pub fn push(&self, entry: Entry<M>) -> Result<usize, Full> {
+    /// Adds an entry, whose place then says how many are ahead of it.
+    pub fn push(&self, entry: Entry<M>) -> Result<(), Full> {
         let mut state = self.lock();
-        if state.ahead() > self.capacity {
-            state.waiting.retain(|e| !e.cancel.is_cancelled());
-        }
+        state.forget_the_left();
         // An idle worker's next job passes through `waiting` too; it takes the place of the
         // running one, not one of the waiting.
         if state.ahead() > self.capacity {
@@ -69,23 +76,23 @@ impl<M> Queue<M> {
                 retry_after: state.typical.max(Duration::from_secs(1)),
             });
         }
-        Ok(self.add(&mut state, entry))
+        self.add(&mut state, entry);
+        Ok(())
     }
 
     /// Adds an entry whatever the capacity.
-    pub fn push_anyway(&self, entry: Entry<M>) -> usize {
-        self.add(&mut self.lock(), entry)
+    pub fn push_anyway(&self, entry: Entry<M>) {
+        self.add(&mut self.lock(), entry);
     }
 
     /// Waits for an entry whose caller is still there; `None` once closed and empty.
     pub fn next(&self) -> Option<Entry<M>> {
         let mut state = self.lock();
         loop {
+            state.forget_the_left();
             match state.waiting.pop_front() {
-                Some(entry) if entry.cancel.is_cancelled() => {
-                    entry.span.in_scope(|| tracing::debug!("skipped: the caller left"));
-                }
                 Some(entry) => {
+                    // Those behind are as far from their turn as before: one runs now.
                     state.running = true;
                     return Some(entry);
                 }
@@ -102,6 +109,8 @@ impl<M> Queue<M> {
         let mut state = self.lock();
         state.running = false;
         state.typical = if state.typical.is_zero() { took } else { (state.typical * 3 + took) / 4 };
+        state.forget_the_left();
+        state.tell_places();
     }
 
     /// Lets `next` end when the line is empty.
@@ -110,11 +119,10 @@ impl<M> Queue<M> {
         self.changed.notify_all();
     }
 
-    fn add(&self, state: &mut State<M>, entry: Entry<M>) -> usize {
-        let ahead = state.ahead();
+    fn add(&self, state: &mut State<M>, entry: Entry<M>) {
+        entry.place.send_replace(state.ahead());
         state.waiting.push_back(entry);
         self.changed.notify_one();
-        ahead
     }
 
     /// Nothing that runs under the lock panics halfway through a change.
@@ -123,8 +131,42 @@ impl<M> Queue<M> {
     }
 }
 
+impl<M> Line for Queue<M> {
+    fn forget_the_left(&self) {
+        self.lock().forget_the_left();
+    }
+}
+
+impl<M> std::fmt::Debug for Queue<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
 impl<M> State<M> {
     fn ahead(&self) -> usize {
         self.waiting.len() + usize::from(self.running)
+    }
+
+    /// Drops entries whose callers left.
+    fn forget_the_left(&mut self) {
+        let before = self.waiting.len();
+        self.waiting.retain(|entry| {
+            let left = entry.cancel.is_cancelled();
+            if left {
+                entry.span.in_scope(|| tracing::debug!("skipped: the caller left"));
+            }
+            !left
+        });
+        if self.waiting.len() < before {
+            self.tell_places();
+        }
+    }
+
+    fn tell_places(&self) {
+        for (i, entry) in self.waiting.iter().enumerate() {
+            let ahead = i + usize::from(self.running);
+            entry.place.send_if_modified(|place| std::mem::replace(place, ahead) != ahead);
+        }
     }
 }

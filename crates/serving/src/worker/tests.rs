@@ -55,11 +55,14 @@ async fn a_full_queue_refuses_and_forgets_those_who_left() {
     assert_eq!(third.position(), 1);
     let next = worker.submit_next(&CancellationToken::new(), |model| *model);
     assert_eq!(next.position(), 2);
+    let places = next.places();
+    assert!(!places.has_changed().expect("waits"), "nothing has happened yet");
 
     let_go.send(()).expect("waits");
     assert_eq!(first.wait().await, Ok(()));
     assert_eq!(third.wait().await, Ok(0), "the cancelled job never ran");
     assert_eq!(next.wait().await, Ok(0));
+    assert_eq!(*places.borrow(), 0, "its turn came");
 }
 
 #[tokio::test]
@@ -86,4 +89,26 @@ async fn the_model_goes_with_the_last_handle_after_the_work_is_done() {
     drop(worker);
     assert_eq!(ticket.wait().await, Ok(3));
     assert_eq!(is_gone.await, Ok(()));
+}
+
+#[tokio::test]
+async fn those_behind_a_caller_that_left_move_up_at_once() {
+    let worker = Worker::spawn("counter", 4, 0u32).expect("a thread");
+    let (first, is_running, let_go) = gate(&worker);
+    is_running.recv().expect("runs");
+    let left = CancellationToken::new();
+    let second = worker.submit(&left, |_| ()).expect("room");
+    let third = worker.submit(&CancellationToken::new(), |_| ()).expect("room");
+    let mut places = third.places();
+    assert_eq!((second.position(), third.position()), (1, 2));
+
+    left.cancel();
+    assert!(second.wait().await.is_err());
+    places.changed().await.expect("waits");
+    assert_eq!(*places.borrow_and_update(), 1);
+
+    let_go.send(()).expect("waits");
+    assert_eq!(first.wait().await, Ok(()));
+    assert_eq!(third.wait().await, Ok(()));
+    assert_eq!(*places.borrow(), 0);
 }

@@ -1,0 +1,150 @@
+//! A picture under way, small: latents through a linear map, without the VAE.
+//!
+//! The engine only hands out a guess of the clean latents. All that is in here runs elsewhere.
+
+mod map;
+
+use bytes::Bytes;
+use image::{
+    ExtendedColorType, ImageEncoder as _, RgbImage, codecs::jpeg::JpegEncoder, imageops,
+    imageops::FilterType,
+};
+
+use crate::engine::{Guess, Picture};
+
+pub use self::map::LatentMap;
+
+/// Longest side of a preview; those of larger pictures are shrunk.
+pub const MAX_SIDE: u32 = 256;
+
+/// What [`encode`] makes.
+pub const MEDIA_TYPE: &str = "image/jpeg";
+
+/// A preview has few edges to spoil, and is looked at for a second.
+const QUALITY: u8 = 80;
+
+/// Which previews somebody wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreviewOptions {
+    every: u32,
+    max_side: u32,
+}
+
+/// A JPEG file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// The forward pass that it was guessed from, and how many there are.
+    pub step: u32,
+    pub total: u32,
+    pub width: u32,
+    pub height: u32,
+    pub jpeg: Bytes,
+}
+
+impl PreviewOptions {
+    /// One after so many forward passes each, no longer than so many pixels. 0 passes: none. 0
+    /// pixels, or too many: [`MAX_SIDE`].
+    pub fn new(every: u32, max_side: u32) -> Option<Self> {
+        let max_side = if max_side == 0 { MAX_SIDE } else { max_side.min(MAX_SIDE) };
+        (every > 0).then_some(Self { every, max_side })
+    }
+
+    pub fn every(self) -> u32 {
+        self.every
+    }
+
+    pub fn max_side(self) -> u32 {
+        self.max_side
+    }
+
+    /// Whether one follows forward pass `index`, counted from 1.
+    pub fn is_due(self, index: u32) -> bool {
+        index.is_multiple_of(self.every)
+    }
+}
+
+/// From guessed latents of this shape to a small file. `None` when they do not fit each other.
+pub fn encode(
+    map: &LatentMap,
+    shape: [usize; 3],
+    guess: &Guess,
+    options: PreviewOptions,
+) -> Option<Preview> {
+    let Picture { width, height, rgb } = map.picture(shape, &guess.clean)?;
+    let picture = shrink(RgbImage::from_raw(width, height, rgb)?, options.max_side);
+    let (width, height) = picture.dimensions();
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
+        .write_image(&picture, width, height, ExtendedColorType::Rgb8)
+        .ok()?;
+    let (step, total) = (guess.step.index, guess.step.total);
+    Some(Preview { step, total, width, height, jpeg: jpeg.into() })
+}
+
+fn shrink(picture: RgbImage, max_side: u32) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let longest = width.max(height);
+    if longest <= max_side {
+        return picture;
+    }
+    let side = |side: u32| {
+        let exact = f64::from(side) * f64::from(max_side) / f64::from(longest);
+        (exact.round() as u32).max(1)
+    };
+    imageops::resize(&picture, side(width), side(height), FilterType::Triangle)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::Step;
+
+    fn encode_noise(rows: usize, cols: usize, max_side: u32) -> Preview {
+        let map = LatentMap::flux();
+        let shape = [map.channels(), rows, cols];
+        let mut state = 1u64;
+        let clean = (0..shape.iter().product())
+            .map(|_: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 40) as f32 / 4e6 - 2.0
+            })
+            .collect();
+        let step = Step { index: 2, total: 8, duration: Duration::ZERO };
+        let options = PreviewOptions::new(1, max_side).expect("some");
+        encode(&map, shape, &Guess { step, clean }, options).expect("a preview")
+    }
+
+    #[test]
+    fn a_preview_keeps_its_proportions_and_is_never_enlarged() {
+        let size = |rows, cols, max_side| {
+            let preview = encode_noise(rows, cols, max_side);
+            let read = image::load_from_memory(&preview.jpeg).expect("a JPEG").into_rgb8();
+            assert_eq!(read.dimensions(), (preview.width, preview.height));
+            (preview.width, preview.height)
+        };
+        assert_eq!(size(24, 40, 0), (40, 24));
+        assert_eq!(size(24, 40, 1000), (40, 24));
+        assert_eq!(size(24, 40, 20), (20, 12));
+        assert_eq!(size(1024, 16, 0), (4, 256));
+        assert_eq!(size(1024, 1, 8), (1, 8));
+    }
+
+    /// The worst that there is: noise in every pixel.
+    #[test]
+    fn no_preview_is_larger_than_the_wire_promises() {
+        let preview = encode_noise(256, 256, 0);
+        println!("{} bytes", preview.jpeg.len());
+        assert!(preview.jpeg.len() <= 64 * 1024, "{} bytes", preview.jpeg.len());
+    }
+
+    #[test]
+    fn options_say_when() {
+        assert_eq!(PreviewOptions::new(0, 100), None);
+        let options = PreviewOptions::new(3, 100).expect("some");
+        assert_eq!((options.every(), options.max_side()), (3, 100));
+        let due: Vec<u32> = (1..=8).filter(|&i| options.is_due(i)).collect();
+        assert_eq!(due, [3, 6]);
+    }
+}
