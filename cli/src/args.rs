@@ -24,10 +24,12 @@ pub use output::{OutputArgs, PreviewWhen};
 /// Which model, where and how.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Diffusers folder with model_index.json [default: the demo model]
+    /// Diffusers folder with model_index.json; if the three paths below name all weights, one with
+    /// tokenizer/ is enough [default: the demo model]
     #[arg(long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
-    /// Transformer in its own file or folder, instead of the one in --model-path
+    /// Transformer in its own file or folder, instead of the one in --model-path: a diffusers
+    /// folder, or one safetensors file of ComfyUI or the model's authors
     #[arg(long, value_name = "FILE")]
     pub dit_path: Option<PathBuf>,
     /// Text encoder likewise; --model-path is then needed for its tokenizer
@@ -61,6 +63,10 @@ pub struct ModelArgs {
     pub offload: OffloadArgs,
 }
 
+/// Headings in the help of `generate`.
+const PICTURE: &str = "Picture";
+const TENSORS: &str = "Tensors (safetensors files)";
+
 /// `llm-dit generate`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = GENERATE_EXAMPLES)]
@@ -69,67 +75,68 @@ pub struct GenerateArgs {
     pub given: Given,
     /// What to draw; not needed with --load-embeddings, --from or --prompts
     pub prompt: Option<String>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Files")]
     pub files: OutputArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
-    /// Names the initial noise, as in PyTorch on the CPU [default: random, and reported]
-    #[arg(long)]
+    /// A number that names the initial noise, as in PyTorch on the CPU; the same one gives the same
+    /// picture [default: random, and reported]
+    #[arg(long, help_heading = PICTURE)]
     pub seed: Option<u64>,
     /// Pixels, a multiple of 16 [default: the model's]
-    #[arg(long)]
+    #[arg(long, help_heading = PICTURE)]
     pub width: Option<u32>,
     /// Pixels, a multiple of 16 [default: the model's]
-    #[arg(long)]
+    #[arg(long, help_heading = PICTURE)]
     pub height: Option<u32>,
     /// Steps from noise to picture; one forward pass of the transformer each [default: the model's]
-    #[arg(long, alias = "num-inference-steps")]
+    #[arg(long, alias = "num-inference-steps", help_heading = PICTURE)]
     pub steps: Option<u32>,
     /// Classifier-free guidance, pred + G * (pred - negative); 0 is off [default: the model's]
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", help_heading = PICTURE)]
     pub guidance_scale: Option<f32>,
-    /// Clamp the guided prediction's norm to this multiple of the unguided one's
-    #[arg(long, value_name = "K")]
+    /// Clamp the guided prediction's norm to this multiple of the unguided one's [default: 0, off]
+    #[arg(long, value_name = "K", help_heading = PICTURE)]
     pub cfg_normalization: Option<f32>,
-    /// No guidance once 1 - sigma exceeds this
-    #[arg(long, value_name = "T")]
+    /// No guidance once 1 - sigma exceeds this, which grows from 0 to 1 [default: 1, never]
+    #[arg(long, value_name = "T", help_heading = PICTURE)]
     pub cfg_truncation: Option<f32>,
     /// Time shift of the sigma grid [default: the model's]
-    #[arg(long)]
+    #[arg(long, help_heading = PICTURE)]
     pub shift: Option<f64>,
     /// flow_euler, flow_heun (two forward passes a step), dpm_solver or unipc [default: the model's]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", help_heading = PICTURE)]
     pub scheduler: Option<Scheduler>,
-    /// What guidance leads away from
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    /// What guidance leads away from; of no effect without guidance
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = PICTURE)]
     pub negative_prompt: String,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Chat around the prompt")]
     pub chat: ChatArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "LoRA")]
     pub lora: LoraArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Text encoder on another machine")]
     pub api: ApiArgs,
     /// Ask a gateway instead of computing here, such as http://127.0.0.1:7860
     #[arg(long, value_name = "URL", env = "LLM_DIT_GATEWAY")]
     pub gateway: Option<String>,
     /// Use these embeddings instead of a prompt: safetensors with `embeddings` (tokens, width) and,
     /// for guidance, `negative_embeddings`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub load_embeddings: Option<PathBuf>,
     /// Also write the embeddings
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub save_embeddings: Option<PathBuf>,
     /// Draw from this picture (PNG, JPEG or WebP) instead of from noise alone
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = PICTURE)]
     pub image: Option<PathBuf>,
-    /// How much of --image to redraw: 1 is all of it [default: 0.6]
-    #[arg(long, value_name = "S")]
+    /// How much of --image to redraw, and so how many of the steps to run: 1 is all [default: 0.6]
+    #[arg(long, value_name = "S", help_heading = PICTURE)]
     pub strength: Option<f64>,
     /// Start from this noise instead of the seed's: safetensors with `latents` (16, H/8, W/8)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub latents: Option<PathBuf>,
     /// Also write the final latents
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub output_latents: Option<PathBuf>,
     /// Say nothing but errors
     #[arg(short, long)]
@@ -160,11 +167,11 @@ pub struct EncodeArgs {
     /// Where to write the embeddings (safetensors)
     #[arg(short, long, value_name = "FILE", default_value = "embeddings.safetensors")]
     pub output: PathBuf,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Chat around the prompt")]
     pub chat: ChatArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Text encoder on another machine")]
     pub api: ApiArgs,
     /// Say nothing but errors
     #[arg(short, long)]

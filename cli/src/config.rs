@@ -7,6 +7,7 @@ use llm_dit_serving::args::ListenArgs;
 use llm_dit_settings::{KEYS, Kind, Origin, Setting, Settings};
 use llm_dit_weights::model_label;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::{args::GenerateArgs, error::CliError, output::print};
 
@@ -15,12 +16,11 @@ const EXAMPLE: &str = include_str!("../../config.example.toml");
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print every setting that is in force, as TOML, and where it came from
-    ///
-    /// Takes all flags of `generate` and `serve`, so that a command line can be tried out.
+    /// Print every setting that is in force, as TOML, and where it came from; takes the flags of
+    /// `generate` and `serve`, so that a command line can be tried out
     Show(Box<ShowArgs>),
     /// Print a configuration with every key explained, to begin one's own with
-    #[command(after_help = "llm-dit config example > config.toml")]
+    #[command(after_help = "Example:\n  llm-dit config example > config.toml")]
     Example,
 }
 
@@ -38,8 +38,8 @@ pub struct ShowArgs {
 /// One setting as it is printed.
 #[derive(Serialize)]
 struct Shown {
-    /// As TOML has it; `None` when nobody set it and the model has no say.
-    value: Option<String>,
+    /// `None` when nobody set it and the model has no say.
+    value: Option<Value>,
     origin: String,
 }
 
@@ -83,46 +83,59 @@ fn shown(args: &ShowArgs, settings: &Settings) -> Vec<(&'static str, Shown)> {
 }
 
 /// What the model's own files say, by flag.
-fn model_defaults(args: &ShowArgs) -> BTreeMap<&'static str, (String, String)> {
+fn model_defaults(args: &ShowArgs) -> BTreeMap<&'static str, (Value, String)> {
     let model = &args.generate.model;
     let Ok(folder) = model.folder() else { return BTreeMap::new() };
     let options = model.diffusion(&folder, Vec::new());
     let Ok(defaults) = diffusion_service::defaults(&options) else { return BTreeMap::new() };
     let label = model_label(&folder);
     [
-        ("model_path", quote(&folder.to_string_lossy())),
-        ("width", defaults.width.to_string()),
-        ("height", defaults.height.to_string()),
-        ("steps", defaults.steps.to_string()),
-        ("guidance_scale", format!("{:?}", defaults.guidance_scale)),
-        ("shift", format!("{:?}", defaults.shift)),
+        ("model_path", json!(folder.to_string_lossy())),
+        ("width", json!(defaults.width)),
+        ("height", json!(defaults.height)),
+        ("steps", json!(defaults.steps)),
+        ("guidance_scale", json!(defaults.guidance_scale)),
+        ("shift", json!(defaults.shift)),
     ]
     .map(|(flag, value)| (flag, (value, label.clone())))
     .into()
 }
 
-fn value(setting: &Setting) -> String {
+fn value(setting: &Setting) -> Value {
     let kind = KEYS.iter().find(|key| key.path == setting.path).map(|key| key.kind);
     let one = |value: &String| match kind {
-        Some(Kind::Integer | Kind::Number | Kind::Switch) => value.clone(),
-        _ => quote(value),
+        // The flag's parser took it; what JSON has no number for stays the text that it was.
+        Some(Kind::Integer | Kind::Number | Kind::Switch) => {
+            serde_json::from_str(value).unwrap_or_else(|_| json!(value))
+        }
+        _ => json!(value),
     };
     match (kind, setting.values.as_slice()) {
         (Some(Kind::LoraEntries), values) => {
             let entry = |value: &String| {
                 let (path, scale) = value.rsplit_once(':').unwrap_or((value, "1.0"));
-                format!("{{ path = {}, scale = {scale} }}", quote(path))
+                json!({ "path": path, "scale": scale.parse::<f64>().unwrap_or(1.0) })
             };
-            format!("[{}]", values.iter().map(entry).collect::<Vec<_>>().join(", "))
+            values.iter().map(entry).collect()
         }
         (_, [single]) => one(single),
-        (_, values) => format!("[{}]", values.iter().map(one).collect::<Vec<_>>().join(", ")),
+        (_, values) => values.iter().map(one).collect(),
     }
 }
 
-/// A JSON string is a TOML basic string.
-fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// As TOML has it on one line.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| format!("{name} = {}", inline(value));
+            format!("{{ {} }}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+        // A JSON string is a TOML basic string, and numbers and switches are the same in both.
+        other => other.to_string(),
+    }
 }
 
 fn toml(shown: &[(&'static str, Shown)], settings: &Settings) -> String {
@@ -152,7 +165,7 @@ fn toml(shown: &[(&'static str, Shown)], settings: &Settings) -> String {
             table = Some(header);
         }
         let line = match &shown.value {
-            Some(value) => format!("{name} = {value}"),
+            Some(value) => format!("{name} = {}", inline(value)),
             None => format!("# {name}"),
         };
         let _ = writeln!(text, "{line:<40} # {}", shown.origin);

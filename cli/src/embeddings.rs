@@ -119,7 +119,14 @@ pub fn load(path: &Path, wants_negative: bool) -> Result<Loaded, CliError> {
     let file = TensorFile::open(path)?;
     let embeddings = files::squeeze(file.require("embeddings")?, 2)?;
     let negative = if wants_negative {
-        Some(files::squeeze(file.require("negative_embeddings")?, 2)?)
+        let negative = file.get("negative_embeddings")?.ok_or_else(|| {
+            CliError::Failed(format!(
+                "{} has no tensor 'negative_embeddings', which guidance needs; write the file with \
+                 generate --save-embeddings and the same guidance, or leave out --guidance-scale",
+                path.display()
+            ))
+        })?;
+        Some(files::squeeze(negative, 2)?)
     } else {
         None
     };

@@ -176,7 +176,7 @@ fn make_all(
         progress.picture(&format!("{}: {said}", item.output.display()));
         if show {
             let pixels = format::pixels(&finished.file)?;
-            let shown = progress.suspend(|| preview::show(&pixels));
+            let shown = progress.suspend(|| preview::show(&pixels, &args.files.terminal));
             if let Err(why) = shown {
                 progress.note(&format!("no preview: {why}"));
             }

@@ -6,8 +6,8 @@ use image::DynamicImage;
 
 use crate::args::{OutputArgs, PreviewWhen};
 
-/// Terminals by name that draw pictures and answer when they are asked how. Others are not asked:
-/// one that never answers would keep the program waiting.
+/// Terminals by name that draw pictures and answer when they are asked how. Others are not asked,
+/// even with `--preview`: one that never answers would keep the program waiting for ever.
 const DRAWING: [&str; 5] = ["kitty", "ghostty", "foot", "mlterm", "contour"];
 
 /// Rows of a preview, at most.
@@ -22,16 +22,19 @@ pub fn wanted(args: &OutputArgs, quiet: bool) -> bool {
         PreviewWhen::Never => false,
         PreviewWhen::Always => true,
         PreviewWhen::Auto => {
-            let name = args.terminal.as_str();
             !quiet
                 && std::io::stderr().is_terminal()
-                && (DRAWING.iter().any(|known| name.contains(known)) || viuer::is_iterm_supported())
+                && (draws(&args.terminal) || viuer::is_iterm_supported())
         }
     }
 }
 
+fn draws(terminal: &str) -> bool {
+    DRAWING.iter().any(|known| terminal.contains(known))
+}
+
 /// Shows a picture: as pixels where the terminal has a protocol for it, else as half blocks.
-pub fn show(picture: &DynamicImage) -> Result<(), String> {
+pub fn show(picture: &DynamicImage, terminal: &str) -> Result<(), String> {
     let (columns, rows) = viuer::terminal_size();
     let rows = rows.saturating_sub(4).clamp(4, ROWS);
     // A cell is about twice as high as it is wide.
@@ -39,6 +42,9 @@ pub fn show(picture: &DynamicImage) -> Result<(), String> {
     let width = width.clamp(2, u32::from(columns.max(2)));
     let config = viuer::Config {
         absolute_offset: false,
+        // Both ask the terminal first, and wait for its answer.
+        use_kitty: draws(terminal),
+        use_sixel: draws(terminal),
         width: Some(width),
         height: (width < u32::from(columns)).then_some(u32::from(rows)),
         ..Default::default()

@@ -26,16 +26,16 @@ use crate::{args::ModelArgs, error::CliError};
 pub struct ServeArgs {
     #[command(flatten)]
     listen: ListenArgs<7860>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model")]
     model: ModelArgs,
     /// Folder of prompt templates beside the built-in ones; one of the same name replaces it
     #[arg(long, value_name = "DIR")]
     templates_dir: Option<PathBuf>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "LoRA")]
     lora: LoraArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Text encoder on another machine")]
     api: ApiArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Log")]
     log: LogArgs,
 }
 

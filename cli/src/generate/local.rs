@@ -124,6 +124,11 @@ impl Studio for Local<'_> {
             .iter()
             .map(|item| Ok((item.clone(), self.params(item)?.uses_guidance())))
             .collect::<Result<Vec<_>, CliError>>()?;
+        if self.args.given.has("negative_prompt") && guided.iter().all(|(_, guided)| !guided) {
+            progress.note(
+                "without guidance the negative prompt has no effect; try --guidance-scale 1.5",
+            );
+        }
         let loras = self.args.lora.choices().map_err(CliError::usage)?;
         let options = self.args.model.diffusion(&self.folder, loras);
         // Both parts are read at once; the encoder is dropped before the first step.

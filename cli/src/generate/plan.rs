@@ -133,6 +133,12 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError
             items.push(Item { settings, output, format, ..item.clone() });
         }
     }
+    if args.given.has("strength") && items.iter().all(|item| item.image.is_none()) {
+        return Err(CliError::Usage(
+            "--strength says how much of a picture to redraw; give that picture with --image"
+                .into(),
+        ));
+    }
     check_outputs(args, &items)?;
     Ok(Plan { items, resumable: many })
 }

@@ -61,6 +61,11 @@ impl Answer {
 
 impl From<reqwest::Error> for Unanswered {
     fn from(error: reqwest::Error) -> Self {
-        Self::Lost(error.without_url().to_string())
+        // "Connection refused" and its like; what is above it says only that something failed.
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        Self::Lost(cause.to_string())
     }
 }

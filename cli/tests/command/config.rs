@@ -74,7 +74,10 @@ fn it_is_said_where_each_value_came_from() {
 
     let json = show(&room, &["--json", "--config", "c.toml"]);
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(json["generation.steps"]["value"], "4");
+    assert_eq!(json["generation.steps"]["value"], 4);
+    assert_eq!(json["generation.guidance_scale"]["value"], 1.5);
+    assert_eq!(json["optimization.cpu_offload"]["value"], false);
+    assert_eq!(json["server.host"]["value"], "127.0.0.1");
     assert_eq!(json["generation.steps"]["origin"], "file");
 }
 
@@ -102,6 +105,18 @@ fn wrong_files_are_refused_before_any_work() {
     fs::write(room.path("c.toml"), "[default.generation]\nsteps = 4\n").expect("written");
     let said = room.fail(64, &["generate", "x", "--config", "c.toml", "--profile", "defualt"]);
     assert!(said.contains("has no profile 'defualt'; did you mean 'default'?"), "{said}");
+    for (file, words) in [
+        ("steps = 4\n", "put it under [default.generation]"),
+        ("stepz = 4\n", "put it under [default]"),
+        (
+            "[generation]\nsteps = 4\n",
+            "c.toml:1: [generation] is a table of a profile; write [default.generation]",
+        ),
+    ] {
+        fs::write(room.path("c.toml"), file).expect("written");
+        let said = room.fail(64, &["generate", "x", "--config", "c.toml"]);
+        assert!(said.contains(words), "{said}");
+    }
     let said = room.fail(64, &["generate", "x", "--config", "none.toml"]);
     assert!(said.contains("none.toml"), "{said}");
 }

@@ -3,6 +3,7 @@
 mod api;
 mod config;
 mod devices;
+mod docs;
 mod files;
 mod generate;
 mod image;

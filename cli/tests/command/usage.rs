@@ -52,6 +52,7 @@ fn wrong_flags_end_with_64_before_any_work() {
         (&["generate", "x", "--output", "nowhere/image.png"], "there is no folder nowhere"),
         (&["generate", "x", "--output-latents", "nowhere/x"], "there is no folder nowhere"),
         (&["generate", "x", "--load-embeddings", "x"], "not both"),
+        (&["generate", "x", "--strength", "0.5"], "give that picture with --image"),
         (&["encode"], "<PROMPTS>"),
         (&["serve", "--port", "70000"], "--port"),
         (&["draw", "x"], "unrecognized subcommand"),
@@ -74,6 +75,16 @@ fn a_model_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_wrong_variable_is_named() {
+    let room = Room::new();
+    let output = room.command(&["generate", "x"]).env("LLM_DIT_STEPS", "few").output();
+    let output = output.expect("the program starts");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("LLM_DIT_STEPS") && said.contains("few"), "{said}");
+}
+
+#[test]
 fn what_a_gateway_cannot_do_is_refused() {
     let room = Room::new();
     for flag in ["--save-embeddings", "--latents", "--output-latents", "--model-path"] {
@@ -81,5 +92,5 @@ fn what_a_gateway_cannot_do_is_refused() {
         assert!(said.contains(flag) && said.contains("--gateway"), "{said}");
     }
     let said = room.fail(1, &["generate", "x", "--gateway", "http://127.0.0.1:9"]);
-    assert!(said.contains("http://127.0.0.1:9"), "{said}");
+    assert!(said.contains("http://127.0.0.1:9") && said.contains("refused"), "{said}");
 }

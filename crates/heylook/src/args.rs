@@ -30,7 +30,8 @@ pub struct ApiArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     pub api_layers: Option<usize>,
     /// Encode here, even if --api-url is set
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value_t = false, require_equals = true, action = ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
+          require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
     pub local_encoder: bool,
 }
 

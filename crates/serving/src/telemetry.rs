@@ -11,7 +11,7 @@ pub const LOG_ENV: &str = "LLM_DIT_LOG";
 /// How and how much to log.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
-    /// How log lines look: text for people, or one JSON object a line
+    /// How log lines look: for people, or one JSON object a line
     #[arg(long, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
     pub log_format: LogFormat,
     /// What to log: a level (error, warn, info, debug, trace), or levels by module as in

@@ -13,7 +13,17 @@ pub(crate) fn add_variables(command: Command) -> Command {
 fn variable(arg: &Arg) -> Option<String> {
     let name = arg.get_long()?;
     let nothing_to_set = matches!(name, "help" | "version");
-    (!nothing_to_set).then(|| format!("{PREFIX}{}", name.to_uppercase().replace('-', "_")))
+    (!nothing_to_set).then(|| named(name))
+}
+
+fn named(flag: &str) -> String {
+    format!("{PREFIX}{}", flag.to_uppercase().replace('-', "_"))
+}
+
+/// The variable of a flag as messages write it: `--steps <N>`, `--preview[=<WHEN>]`.
+pub(crate) fn variable_of(shown: &str) -> Option<String> {
+    let name = shown.strip_prefix("--")?;
+    name.split([' ', '[', '=', '<']).next().filter(|name| !name.is_empty()).map(named)
 }
 
 fn add_variable(arg: Arg) -> Arg {

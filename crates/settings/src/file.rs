@@ -60,11 +60,24 @@ pub(crate) fn read(path: &Path, profile: Option<&str>) -> Result<FileValues, Set
         let reader = Reader::new(path, &text);
         let (name, line) = (name.get_ref().as_ref(), name.span().start);
         let DeValue::Table(table) = value.get_ref() else {
+            let table = keys::table_of(name).map(|table| format!(".{table}")).unwrap_or_default();
             return Err(reader.problem(
                 line,
-                format!("'{name}' stands outside a profile; put it under [{DEFAULT_PROFILE}]"),
+                format!(
+                    "'{name}' stands outside a profile; put it under [{DEFAULT_PROFILE}{table}]"
+                ),
             ));
         };
+        // A profile may be called so, but then it holds no keys of that table.
+        if name != SERVER
+            && keys::is_table(name)
+            && table.keys().any(|key| Key::find(&format!("{name}.{}", key.get_ref())).is_some())
+        {
+            return Err(reader.problem(
+                line,
+                format!("[{name}] is a table of a profile; write [{DEFAULT_PROFILE}.{name}]"),
+            ));
+        }
         let read = reader.profile(if name == SERVER { Some(SERVER) } else { None }, table)?;
         if name != SERVER {
             profiles.push(name);

@@ -146,6 +146,11 @@ impl Kind {
     }
 }
 
+/// The table of a profile that has a key of this name.
+pub(crate) fn table_of(name: &str) -> Option<&'static str> {
+    KEYS.iter().filter_map(|key| key.path.split_once('.')).find(|(_, n)| *n == name).map(|(t, _)| t)
+}
+
 /// True for a table that profiles have.
 pub(crate) fn is_table(name: &str) -> bool {
     KEYS.iter().any(|key| key.path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))

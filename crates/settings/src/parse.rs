@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, error::Error as _, ffi::OsString, path::PathBuf};
 
-use clap::{Arg, ArgMatches, Command, Parser, error::ErrorKind};
+use clap::{
+    Arg, ArgMatches, Command, Parser,
+    error::{ContextKind, ErrorKind},
+};
 
 use crate::{
     Settings, SettingsError,
-    environment::add_variables,
+    environment::{add_variables, variable_of},
     file::{self, DEFAULT_PROFILE, FileValue, FileValues},
 };
 
@@ -58,7 +61,10 @@ pub fn try_parse_from<T: Parser>(
         },
     };
     command = with_defaults(command, &by_flag(&values));
-    let matches = command.try_get_matches_from_mut(words)?;
+    let matches = match command.try_get_matches_from_mut(words.clone()) {
+        Ok(matches) => matches,
+        Err(error) => return Err(from_a_variable(error, &plain, &by_flag(&values), words)),
+    };
     let args = T::from_arg_matches(&matches)?;
     for note in &values.notes {
         eprintln!("note: {note}");
@@ -66,6 +72,26 @@ pub fn try_parse_from<T: Parser>(
     let file = path.map(|path| (path, profile.unwrap_or_else(|| DEFAULT_PROFILE.to_owned())));
     let settings = Settings::new(&command, &matches, &values, file);
     Ok(Parsed { args, settings })
+}
+
+/// clap blames the flag for a variable's value. When the words alone are fine, a variable is to
+/// blame, and the message says which.
+fn from_a_variable(
+    error: clap::Error,
+    plain: &Command,
+    values: &BTreeMap<&str, &[String]>,
+    words: Vec<OsString>,
+) -> clap::Error {
+    let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    let name = flag.as_deref().and_then(variable_of);
+    let wrong = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
+    let words_alone = || with_defaults(plain.clone(), values).try_get_matches_from(words);
+    match name {
+        Some(name) if wrong && std::env::var_os(&name).is_some() && words_alone().is_ok() => {
+            clap::Error::raw(error.kind(), format!("variable {name}: {}\n", why(&error)))
+        }
+        _ => error,
+    }
 }
 
 fn config_arg() -> Arg {

@@ -36,7 +36,9 @@ pub enum LoraArgsError {
     Empty,
     #[error("--lora {path}: the scale {scale} must be a finite number")]
     Scale { path: PathBuf, scale: f32 },
-    #[error("{triggers} times --lora-trigger, but {loras} times --lora; give at most one for each")]
+    #[error(
+        "there are more --lora-trigger ({triggers}) than --lora ({loras}); the first is for the first --lora, and so on"
+    )]
     Triggers { triggers: usize, loras: usize },
     #[error("--lora {path}: there is no such file, {}", looked(.folder))]
     Missing { path: PathBuf, folder: Option<PathBuf> },
@@ -158,7 +160,7 @@ mod tests {
         says(args(&["Cargo.toml:nan"], &[]), "finite");
         says(args(&["Cargo.toml:inf"], &[]), "finite");
         says(args(&[":1"], &[]), "empty");
-        says(args(&["Cargo.toml"], &["a", "b"]), "2 times --lora-trigger");
+        says(args(&["Cargo.toml"], &["a", "b"]), "more --lora-trigger (2) than --lora (1)");
         says(args(&["no-such-file:0.5"], &[]), "nor in --loras-dir nowhere");
         // Tests run in the package's folder.
         let choices = args(&["Cargo.toml", "src/lib.rs:2"], &["one"]).choices().expect("fine");
