@@ -87,8 +87,11 @@ fn from_a_variable(
     let wrong = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
     let words_alone = || with_defaults(plain.clone(), values).try_get_matches_from(words);
     match name {
-        Some(name) if wrong && std::env::var_os(&name).is_some() && words_alone().is_ok() => {
-            clap::Error::raw(error.kind(), format!("variable {name}: {}\n", why(&error)))
+        Some(name) if wrong && words_alone().is_ok() => {
+            let value = error.get(ContextKind::InvalidValue).map(ToString::to_string);
+            let value = value.unwrap_or_default();
+            let message = format!("variable {name}: invalid value '{value}': {}\n", why(&error));
+            clap::Error::raw(error.kind(), message)
         }
         _ => error,
     }
