@@ -184,11 +184,12 @@ impl Studio for Local<'_> {
         let seconds = |d: Duration| d.as_secs_f64();
         let load = loaded.took.take().map(seconds);
         let said = format!(
-            "{}x{}, seed {}, {} steps; {}steps {:.2} s, decode {:.2} s, PNG {:.2} s",
+            "{}x{}, seed {}, {} step{}; {}steps {:.2} s, decode {:.2} s, PNG {:.2} s",
             params.width,
             params.height,
             params.seed,
             params.steps,
+            if params.steps == 1 { "" } else { "s" },
             load.map(|s| format!("load and encode {s:.2} s, ")).unwrap_or_default(),
             seconds(made.denoise),
             seconds(made.decode),
