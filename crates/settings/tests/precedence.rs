@@ -152,7 +152,9 @@ fn what_is_unknown_is_refused_by_name_with_the_nearest() {
             "unknown table 'generations'; did you mean 'generation'?",
         ),
         ("[default]\nmodel = 'x'", "unknown key 'model'; did you mean 'model_path'?"),
-        ("steps = 4", "'steps' stands outside a profile; put it under [default]"),
+        ("steps = 4", "'steps' stands outside a profile; put it under [default.generation]"),
+        ("stepz = 4", "'stepz' stands outside a profile; put it under [default]"),
+        ("[generation]\nsteps = 4", "c.toml:1: [generation] is a table of a profile"),
         ("[default.server]\nport = 1", "[server] belongs to no profile"),
         ("[server]\nprt = 1", "unknown key 'server.prt'; did you mean 'server.port'?"),
         (
