@@ -1,65 +1,9 @@
-//! Picture files from outside: PNG, JPEG or WebP to upright pixels of a given size.
-//!
-//! The one place that decodes and resizes a picture to draw from, for the wire and the command.
+//! The picture to draw from: a file's upright pixels at the size that is drawn.
 
-use std::io::Cursor;
-
-use image::{
-    DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, imageops::FilterType,
-    metadata::Orientation,
-};
+use image::imageops::FilterType;
+pub use llm_dit_pictures::{MAX_FILE_BYTES, SourceError, check_media_type, decode, size};
 
 use crate::engine::Picture;
-
-/// Largest file that is looked at.
-pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Largest side and largest decoded size: a small file can claim a picture of any size.
-const MAX_SIDE: u32 = 16_384;
-const MAX_DECODED_BYTES: u64 = 512 * 1024 * 1024;
-
-/// What is read, and its media types.
-const FORMATS: [(ImageFormat, &str); 3] = [
-    (ImageFormat::Png, "image/png"),
-    (ImageFormat::Jpeg, "image/jpeg"),
-    (ImageFormat::WebP, "image/webp"),
-];
-
-/// Why a file is no picture for us.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SourceError {
-    #[error("the picture is no PNG, JPEG or WebP file")]
-    Format,
-    #[error("pictures of type '{0}' are not read; send image/png, image/jpeg or image/webp")]
-    MediaType(String),
-    #[error("the picture's file has {0} bytes; at most {MAX_FILE_BYTES} are read")]
-    TooLarge(u64),
-    #[error("the picture cannot be read: {0}")]
-    Broken(String),
-}
-
-/// Whether files of this media type are read.
-pub fn check_media_type(media_type: &str) -> Result<(), SourceError> {
-    if FORMATS.iter().any(|(_, name)| *name == media_type) {
-        Ok(())
-    } else {
-        Err(SourceError::MediaType(media_type.chars().take(100).collect()))
-    }
-}
-
-/// Width and height of the upright picture, without decoding its pixels.
-pub fn size(file: &[u8]) -> Result<(u32, u32), SourceError> {
-    let (decoder, orientation) = open(file)?;
-    let (width, height) = decoder.dimensions();
-    let turned = matches!(
-        orientation,
-        Orientation::Rotate90
-            | Orientation::Rotate270
-            | Orientation::Rotate90FlipH
-            | Orientation::Rotate270FlipH
-    );
-    Ok(if turned { (height, width) } else { (width, height) })
-}
 
 /// The upright picture at a size of our choice. Transparency is dropped, as Pillow's
 /// `convert("RGB")` drops it.
@@ -73,103 +17,27 @@ pub fn read(file: &[u8], width: u32, height: u32) -> Result<Picture, SourceError
     Ok(Picture { width, height, rgb: pixels.into_raw() })
 }
 
-/// The upright picture.
-pub fn decode(file: &[u8]) -> Result<DynamicImage, SourceError> {
-    let (decoder, orientation) = open(file)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
-    picture.apply_orientation(orientation);
-    Ok(picture)
-}
-
-fn open(file: &[u8]) -> Result<(impl ImageDecoder + '_, Orientation), SourceError> {
-    if file.len() as u64 > MAX_FILE_BYTES {
-        return Err(SourceError::TooLarge(file.len() as u64));
-    }
-    let mut reader = ImageReader::new(Cursor::new(file))
-        .with_guessed_format()
-        .map_err(|_| SourceError::Format)?;
-    if !FORMATS.iter().any(|(format, _)| Some(*format) == reader.format()) {
-        return Err(SourceError::Format);
-    }
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_DECODED_BYTES);
-    reader.limits(limits.clone());
-    let mut decoder = reader.into_decoder().map_err(broken)?;
-    decoder.set_limits(limits).map_err(broken)?;
-    if decoder.total_bytes() > MAX_DECODED_BYTES {
-        let (width, height) = decoder.dimensions();
-        return Err(SourceError::Broken(format!("{width}x{height} is more than is taken")));
-    }
-    // EXIF that makes no sense turns nothing.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok((decoder, orientation))
-}
-
-fn broken(error: image::ImageError) -> SourceError {
-    SourceError::Broken(error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
-    use image::{ImageEncoder as _, Rgb, RgbImage, codecs::jpeg::JpegEncoder};
+    use std::io::Cursor;
+
+    use image::{ImageFormat, Rgb, RgbImage};
 
     use super::*;
 
-    fn file(format: ImageFormat) -> Vec<u8> {
+    #[test]
+    fn a_picture_is_resized_and_what_is_none_is_an_error() {
         // Left half red, right half blue.
         let red = |x| if x < 16 { Rgb([250, 0, 0]) } else { Rgb([0, 0, 250]) };
-        let picture = RgbImage::from_fn(32, 16, |x, _| red(x));
-        let mut file = Cursor::new(Vec::new());
-        picture.write_to(&mut file, format).expect("encodes");
-        file.into_inner()
-    }
-
-    #[test]
-    fn three_formats_are_read_and_resized() {
-        for (format, _) in FORMATS {
-            let file = file(format);
-            assert_eq!(size(&file), Ok((32, 16)));
-            let picture = read(&file, 32, 16).expect("reads");
-            assert!(
-                picture.rgb[0] > 230 && picture.rgb[2] < 20,
-                "{format:?}: {:?}",
-                &picture.rgb[..3]
-            );
-            let small = read(&file, 16, 16).expect("reads");
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP] {
+            let mut file = Cursor::new(Vec::new());
+            let picture = RgbImage::from_fn(32, 16, |x, _| red(x));
+            picture.write_to(&mut file, format).expect("encodes");
+            let picture = read(file.get_ref(), 32, 16).expect("reads");
+            assert!(picture.rgb[0] > 230 && picture.rgb[2] < 20, "{:?}", &picture.rgb[..3]);
+            let small = read(file.get_ref(), 16, 16).expect("reads");
             assert_eq!((small.width, small.height, small.rgb.len()), (16, 16, 16 * 16 * 3));
         }
-    }
-
-    #[test]
-    fn a_photo_is_turned_as_its_camera_was() {
-        let red = RgbImage::from_fn(32, 16, |x, _| Rgb(if x < 16 { [250, 0, 0] } else { [0; 3] }));
-        // Orientation 6: turn by 90 degrees clockwise to see it upright.
-        let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
-        let mut file = Vec::new();
-        let mut encoder = JpegEncoder::new_with_quality(&mut file, 95);
-        encoder.set_exif_metadata(exif.to_vec()).expect("JPEG has EXIF");
-        encoder.encode_image(&red).expect("encodes");
-        assert_eq!(size(&file), Ok((16, 32)));
-        let picture = read(&file, 16, 32).expect("reads");
-        let at = |x: usize, y: usize| picture.rgb[(y * 16 + x) * 3];
-        assert!(at(8, 4) > 200 && at(8, 28) < 50, "the left edge is on top now");
-    }
-
-    #[test]
-    fn what_is_no_picture_is_an_error() {
         assert_eq!(read(b"GIF89a and more", 16, 16), Err(SourceError::Format));
-        assert_eq!(read(b"", 16, 16), Err(SourceError::Format));
-        let png = file(ImageFormat::Png);
-        for cut in [9, 20, 40, png.len() / 2] {
-            assert!(matches!(read(&png[..cut], 16, 16), Err(SourceError::Broken(_))), "{cut}");
-        }
-        // A PNG that claims 60000 x 60000 pixels is refused by its header alone.
-        let mut bomb = png;
-        bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
-        assert!(read(&bomb, 16, 16).is_err());
-        assert!(check_media_type("image/png").is_ok());
-        assert!(matches!(check_media_type("image/gif"), Err(SourceError::MediaType(_))));
     }
 }

@@ -5,7 +5,7 @@ mod local;
 
 use std::fmt::Debug;
 
-use llm_dit_chat::Chat;
+use llm_dit_chat::{Chat, TokenCounts};
 use llm_dit_proto::{DType, Fault, Tensor};
 use llm_dit_serving::{Ticket, Worker};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ pub(crate) trait Backend: Debug + Send + Sync {
     fn info(&self) -> EncoderInfo;
     /// Checks one prompt and makes it ready for its turn. Takes milliseconds for a long text.
     fn prepare(&self, chat: &Chat, ask: &Ask) -> Result<Prepared, Fault>;
+    /// What a prompt costs. Takes milliseconds for a long text.
+    fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault>;
 }
 
 /// What holds for every prompt of a request.

@@ -8,7 +8,8 @@ use llm_dit_chat::Chat;
 use llm_dit_proto::{
     DType, Fault,
     v1::{
-        self, DescribeEncoderRequest, EmbeddingHeader, EncodeResponse, EncoderDescription,
+        self, CountRequest, CountResponse, DescribeEncoderRequest, EmbeddingHeader, EncodeResponse,
+        EncoderDescription,
         encode_response::Frame,
         encoder_server::{Encoder, EncoderServer},
     },
@@ -55,6 +56,24 @@ impl Encoder for Service {
     ) -> Result<Response<Frames>, Status> {
         let span = tracing::info_span!("encode");
         Ok(Response::new(self.frames(request.into_inner()).instrument(span).await?))
+    }
+
+    async fn count(
+        &self,
+        request: Request<CountRequest>,
+    ) -> Result<Response<CountResponse>, Status> {
+        let no_chat = || Fault::BadRequest("the request holds no chat".to_owned());
+        let chat = request.into_inner().chat.ok_or_else(no_chat)?;
+        let counts = self.handle.count(chat.into()).await?;
+        Ok(Response::new(CountResponse {
+            total: counts.total as u32,
+            system: counts.system as u32,
+            history: counts.history as u32,
+            user: counts.user as u32,
+            thinking: counts.thinking as u32,
+            assistant: counts.assistant as u32,
+            frame: counts.frame as u32,
+        }))
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::Stream;
-use llm_dit_chat::ChatTokenizer;
+use llm_dit_chat::{Chat, ChatTokenizer, TokenCounts};
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_proto::{Fault, Tensor, v1};
 use llm_dit_serving::Ticket;
@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use crate::{
     backend::{Backend, Encoded, Heylook, Local, Prepared, Queued, Turn},
     engine::{EncoderInfo, TextEncoder},
-    request::{EncodeRequest, EncoderLimits},
+    request::{EncodeRequest, EncoderLimits, check_texts},
 };
 
 /// An encoder and the line before it.
@@ -103,6 +103,14 @@ impl EncoderHandle {
         }
     }
 
+    /// What a prompt costs in tokens, before anything is cut.
+    pub async fn count(&self, chat: Chat) -> Result<TokenCounts, Fault> {
+        check_texts(&chat)?;
+        let backend = Arc::clone(&self.backend);
+        let count = move || backend.count(&chat);
+        task::spawn_blocking(count).await.map_err(tokenizer_failed)?
+    }
+
     /// Checks every prompt, queues the first, and returns the results to come.
     pub async fn encode(
         &self,
@@ -115,10 +123,7 @@ impl EncoderHandle {
             let chats = request.chats.iter();
             chats.map(|chat| backend.prepare(chat, &ask)).collect::<Result<Vec<_>, _>>()
         };
-        let prepared = task::spawn_blocking(prepare).await.map_err(|error| {
-            tracing::error!(%error, "tokenizing failed");
-            Fault::Internal("the tokenizer failed; the log has the cause".to_owned())
-        })??;
+        let prepared = task::spawn_blocking(prepare).await.map_err(tokenizer_failed)??;
 
         let cancel = cancel.child_token();
         let (sender, receiver) = mpsc::channel(1);
@@ -130,6 +135,11 @@ impl EncoderHandle {
         }
         Ok(Embeddings { receiver, _stop: cancel.drop_guard() })
     }
+}
+
+fn tokenizer_failed(error: task::JoinError) -> Fault {
+    tracing::error!(%error, "tokenizing failed");
+    Fault::Internal("the tokenizer failed; the log has the cause".to_owned())
 }
 
 impl Run {

@@ -63,7 +63,7 @@ impl EncodeRequest {
     }
 }
 
-fn check_texts(chat: &Chat) -> Result<(), Fault> {
+pub(crate) fn check_texts(chat: &Chat) -> Result<(), Fault> {
     let texts = [
         ("prompt", &chat.user),
         ("system", &chat.system),

@@ -10,7 +10,7 @@ use llm_dit_params::{GenerateOptions, ParamError, Prompt, random_seed};
 use llm_dit_recipe::{Recipe, Settings};
 
 use super::{
-    format::Format,
+    format::{Format, format_of},
     lines::{self, Line},
     names::{Named, Names},
     origin::SourceFile,
@@ -128,7 +128,7 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError
             let seed = first.wrapping_add(u64::from(image) - 1);
             let index = if many { index } else { image as usize };
             let output = names.path(Named { index, image, seed, prompt: &prompt }, !many);
-            let format = Format::of(&output)?;
+            let format = format_of(&output)?;
             let settings = Settings { seed: Some(seed), ..item.settings.clone() };
             items.push(Item { settings, output, format, ..item.clone() });
         }

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use llm_dit_chat::Chat;
+use llm_dit_chat::{Chat, TokenCounts};
 use llm_dit_heylook::{HeylookEncoder, HeylookError, ModelShape};
 use llm_dit_proto::Fault;
 use llm_dit_serving::Worker;
@@ -68,6 +68,12 @@ impl Backend for Heylook {
                 truncated_tokens: usize::from(encoded.full),
             })
         }))
+    }
+
+    fn count(&self, _: &Chat) -> Result<TokenCounts, Fault> {
+        Err(Fault::Unsupported(
+            "heylookitsanllm turns text into tokens by itself, and does not count them".to_owned(),
+        ))
     }
 }
 

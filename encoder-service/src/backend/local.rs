@@ -2,7 +2,7 @@
 
 use std::io;
 
-use llm_dit_chat::{Chat, ChatError, ChatTokenizer};
+use llm_dit_chat::{Chat, ChatError, ChatTokenizer, TokenCounts};
 use llm_dit_proto::Fault;
 use llm_dit_serving::Worker;
 
@@ -46,6 +46,10 @@ impl Backend for Local {
             let tensor = engine.encode(&job).map_err(fault)?;
             Ok(Encoded { tensor, hidden_layer, truncated_tokens })
         }))
+    }
+
+    fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault> {
+        self.tokenizer.count(chat).map_err(chat_fault)
     }
 }
 

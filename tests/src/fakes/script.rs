@@ -5,8 +5,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use llm_dit_proto::v1::{
-    DescribeEncoderRequest, EncodeRequest, EncodeResponse, EncoderDescription,
-    encode_response::Frame, encoder_server::Encoder,
+    CountRequest, CountResponse, DescribeEncoderRequest, EncodeRequest, EncodeResponse,
+    EncoderDescription, encode_response::Frame, encoder_server::Encoder,
 };
 use tonic::{Request, Response, Status, async_trait};
 
@@ -37,5 +37,9 @@ impl Encoder for ScriptedEncoder {
         let frames =
             if self.hang { frames.chain(stream::pending()).boxed() } else { frames.boxed() };
         Ok(Response::new(frames))
+    }
+
+    async fn count(&self, _: Request<CountRequest>) -> Result<Response<CountResponse>, Status> {
+        Err(Status::unimplemented("not part of the script"))
     }
 }

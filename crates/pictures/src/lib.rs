@@ -1,0 +1,161 @@
+//! Picture files: which are read, how large they may be, upright pixels, and other formats.
+//!
+//! The one place that decodes files from outside, for the wire, the command and the gateway.
+
+mod convert;
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
+
+pub use convert::{Format, UnknownFormat, thumbnail};
+
+/// Largest file that is looked at.
+pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Largest side and largest decoded size: a small file can claim a picture of any size.
+const MAX_SIDE: u32 = 16_384;
+const MAX_DECODED_BYTES: u64 = 512 * 1024 * 1024;
+
+/// What is read, and its media types.
+const FORMATS: [(ImageFormat, &str); 3] = [
+    (ImageFormat::Png, "image/png"),
+    (ImageFormat::Jpeg, "image/jpeg"),
+    (ImageFormat::WebP, "image/webp"),
+];
+
+/// Why a file is no picture for us.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    #[error("the picture is no PNG, JPEG or WebP file")]
+    Format,
+    #[error("pictures of type '{0}' are not read; send image/png, image/jpeg or image/webp")]
+    MediaType(String),
+    #[error("the picture's file has {0} bytes; at most {MAX_FILE_BYTES} are read")]
+    TooLarge(u64),
+    #[error("the picture cannot be read: {0}")]
+    Broken(String),
+}
+
+/// Whether files of this media type are read.
+pub fn check_media_type(media_type: &str) -> Result<(), SourceError> {
+    if FORMATS.iter().any(|(_, name)| *name == media_type) {
+        Ok(())
+    } else {
+        Err(SourceError::MediaType(media_type.chars().take(100).collect()))
+    }
+}
+
+/// The media type that a file's first bytes speak for, if it is one that is read.
+pub fn media_type(file: &[u8]) -> Result<&'static str, SourceError> {
+    let format = image::guess_format(file).map_err(|_| SourceError::Format)?;
+    let known = FORMATS.iter().find(|(known, _)| *known == format);
+    known.map(|(_, name)| *name).ok_or(SourceError::Format)
+}
+
+/// Width and height of the upright picture, without decoding its pixels.
+pub fn size(file: &[u8]) -> Result<(u32, u32), SourceError> {
+    let (decoder, orientation) = open(file)?;
+    let (width, height) = decoder.dimensions();
+    let turned = matches!(
+        orientation,
+        Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH
+    );
+    Ok(if turned { (height, width) } else { (width, height) })
+}
+
+/// The upright picture.
+pub fn decode(file: &[u8]) -> Result<DynamicImage, SourceError> {
+    let (decoder, orientation) = open(file)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+fn open(file: &[u8]) -> Result<(impl ImageDecoder + '_, Orientation), SourceError> {
+    if file.len() as u64 > MAX_FILE_BYTES {
+        return Err(SourceError::TooLarge(file.len() as u64));
+    }
+    let mut reader = ImageReader::new(Cursor::new(file))
+        .with_guessed_format()
+        .map_err(|_| SourceError::Format)?;
+    if !FORMATS.iter().any(|(format, _)| Some(*format) == reader.format()) {
+        return Err(SourceError::Format);
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().map_err(broken)?;
+    decoder.set_limits(limits).map_err(broken)?;
+    if decoder.total_bytes() > MAX_DECODED_BYTES {
+        let (width, height) = decoder.dimensions();
+        return Err(SourceError::Broken(format!("{width}x{height} is more than is taken")));
+    }
+    // EXIF that makes no sense turns nothing.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok((decoder, orientation))
+}
+
+fn broken(error: image::ImageError) -> SourceError {
+    SourceError::Broken(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ImageEncoder as _, Rgb, RgbImage, codecs::jpeg::JpegEncoder};
+
+    use super::*;
+
+    fn file(format: ImageFormat) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        RgbImage::from_pixel(32, 16, Rgb([250, 0, 0]))
+            .write_to(&mut file, format)
+            .expect("encodes");
+        file.into_inner()
+    }
+
+    #[test]
+    fn three_formats_are_known_by_their_first_bytes() {
+        for (format, name) in FORMATS {
+            let file = file(format);
+            assert_eq!((size(&file), media_type(&file)), (Ok((32, 16)), Ok(name)));
+        }
+    }
+
+    #[test]
+    fn a_photo_is_turned_as_its_camera_was() {
+        let red = RgbImage::from_fn(32, 16, |x, _| Rgb(if x < 16 { [250, 0, 0] } else { [0; 3] }));
+        // Orientation 6: turn by 90 degrees clockwise to see it upright.
+        let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let mut file = Vec::new();
+        let mut encoder = JpegEncoder::new_with_quality(&mut file, 95);
+        encoder.set_exif_metadata(exif.to_vec()).expect("JPEG has EXIF");
+        encoder.encode_image(&red).expect("encodes");
+        assert_eq!(size(&file), Ok((16, 32)));
+        let picture = decode(&file).expect("reads").into_rgb8();
+        let at = |x: u32, y: u32| picture.get_pixel(x, y).0[0];
+        assert!(at(8, 4) > 200 && at(8, 28) < 50, "the left edge is on top now");
+    }
+
+    #[test]
+    fn what_is_no_picture_is_an_error() {
+        assert_eq!(size(b"GIF89a and more"), Err(SourceError::Format));
+        assert_eq!(media_type(b"GIF89a and more"), Err(SourceError::Format));
+        assert_eq!(size(b""), Err(SourceError::Format));
+        let png = file(ImageFormat::Png);
+        for cut in [9, 20, 40, png.len() / 2] {
+            assert!(matches!(decode(&png[..cut]), Err(SourceError::Broken(_))), "{cut}");
+        }
+        // A PNG that claims 60000 x 60000 pixels is refused by its header alone.
+        let mut bomb = png;
+        bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+        assert!(decode(&bomb).is_err());
+        assert!(check_media_type("image/png").is_ok());
+        assert!(matches!(check_media_type("image/gif"), Err(SourceError::MediaType(_))));
+    }
+}
