@@ -95,7 +95,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        command = [args.binary, "serve", "--host", "127.0.0.1", "--port", str(port), *shlex.split(args.serve_args)]
+        command = [args.binary, "serve", "--no-history", "--host", "127.0.0.1", "--port", str(port), *shlex.split(args.serve_args)]
         self.process = subprocess.Popen(command, cwd=REPO, stdout=log, stderr=log)
 
     def wait_until_healthy(self, seconds: float = 60.0) -> None:

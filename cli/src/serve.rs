@@ -4,13 +4,12 @@
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
 };
 
 use clap::Args;
 use diffusion_service::{DiffusionHandle, LoraArgs, ServiceLimits};
 use encoder_service::{EncoderHandle, EncoderLimits};
-use gateway::GatewayOptions;
+use gateway::{EncoderTarget, GatewayOptions, KeepArgs};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
     args::ListenArgs,
@@ -28,9 +27,8 @@ pub struct ServeArgs {
     listen: ListenArgs<7860>,
     #[command(flatten)]
     model: ModelArgs,
-    /// Folder of prompt templates beside the built-in ones; one of the same name replaces it
-    #[arg(long, value_name = "DIR")]
-    templates_dir: Option<PathBuf>,
+    #[command(flatten)]
+    keep: KeepArgs,
     #[command(flatten)]
     lora: LoraArgs,
     #[command(flatten)]
@@ -73,9 +71,10 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     let diffusion =
         spawn(diffusion_service::run(diffusion_listener, diffusion, backends.clone()), &stop);
     let options = GatewayOptions {
-        encoder: Some(encoder_url),
-        diffusion: diffusion_url,
-        templates_dir: args.templates_dir,
+        encoders: vec![EncoderTarget::local(encoder_url)],
+        diffusion: vec![diffusion_url],
+        heylook: None,
+        keep: args.keep.into(),
     };
     println!("llm-dit is ready: http://{address}");
     let answered = gateway::run(listener, options, stop).await;

@@ -8,7 +8,8 @@ use llm_dit_chat::Chat;
 use llm_dit_proto::{
     DType, Fault,
     v1::{
-        self, CountRequest, CountResponse, DescribeEncoderRequest, EmbeddingHeader, EncodeResponse, EncoderDescription,
+        self, CountRequest, CountResponse, DescribeEncoderRequest, EmbeddingHeader, EncodeResponse,
+        EncoderDescription,
         encode_response::Frame,
         encoder_server::{Encoder, EncoderServer},
     },

@@ -3,15 +3,14 @@
 use std::{any::Any, io, sync::Arc};
 
 use axum::{
-    Router,
-    extract::{FromRef, Request},
-    response::{Html, IntoResponse as _, Response},
-    routing::{get, post},
+    Json, Router,
+    extract::Request,
+    response::{IntoResponse as _, Response},
+    routing::get,
     serve::ListenerExt as _,
 };
 use llm_dit_proto::Fault;
 use llm_dit_serving::grpc::DEFAULT_GRACE;
-use llm_dit_templates::Library;
 use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
 use tower_http::{
@@ -20,40 +19,67 @@ use tower_http::{
     trace::{DefaultOnFailure, DefaultOnResponse, TraceLayer},
 };
 use tracing::{Level, Span};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    backends::{Backends, GatewayOptions},
+    api::{
+        answer::PreviewBody,
+        encode, generate, health, history, jobs, lists, loras,
+        openai::{self, OpenAiProblemBody},
+        page,
+    },
     body::MAX_BODY_BYTES,
     error::Error,
-    generate, health,
+    gateway::Gateway,
+    generation::Progress,
+    options::GatewayOptions,
     problem::Problem,
 };
 
-const INDEX: &str = include_str!("index.html");
+/// What the document says beside the endpoints.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "llm-dit",
+        description = "Pictures from text. docs/web_server_api.md says the same for people."
+    ),
+    components(schemas(Problem, Progress, PreviewBody, OpenAiProblemBody))
+)]
+struct Document;
 
-/// What requests share.
-#[derive(Clone, Debug)]
-struct Shared {
-    backends: Backends,
-    templates: Arc<Library>,
-}
-
-impl FromRef<Shared> for Backends {
-    fn from_ref(shared: &Shared) -> Self {
-        shared.backends.clone()
-    }
-}
-
-impl FromRef<Shared> for Arc<Library> {
-    fn from_ref(shared: &Shared) -> Self {
-        Arc::clone(&shared.templates)
-    }
+/// Every route that programs use. Each is in the document because it is a route.
+fn api() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(generate::generate))
+        .routes(routes!(jobs::create, jobs::list))
+        .routes(routes!(jobs::get, jobs::delete))
+        .routes(routes!(jobs::events))
+        .routes(routes!(jobs::image))
+        .routes(routes!(encode::encode))
+        .routes(routes!(encode::save))
+        .routes(routes!(encode::format))
+        .routes(routes!(lists::templates))
+        .routes(routes!(lists::schedulers))
+        .routes(routes!(lists::model))
+        .routes(routes!(history::list, history::clear))
+        .routes(routes!(history::get, history::delete))
+        .routes(routes!(history::image))
+        .routes(routes!(history::thumbnail))
+        .routes(routes!(loras::list))
+        .routes(routes!(loras::active))
+        .routes(routes!(loras::apply))
+        .routes(routes!(loras::clear))
+        .routes(routes!(openai::generate))
+        .routes(routes!(openai::edit))
+        .routes(routes!(openai::list))
+        .routes(routes!(openai::get))
+        .routes(routes!(health::health))
 }
 
 /// Every route of the gateway. Must be called inside a tokio runtime.
 pub fn app(options: &GatewayOptions) -> Result<Router, Error> {
-    let backends = Backends::new(options)?;
-    let templates = Arc::new(Library::load(options.templates_dir.as_deref())?);
+    let gateway = Arc::new(Gateway::new(options)?);
     let around = tower::ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(
@@ -65,14 +91,22 @@ pub fn app(options: &GatewayOptions) -> Result<Router, Error> {
         )
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(CatchPanicLayer::custom(panicked));
-    Ok(Router::new()
-        .route("/", get(async || Html(INDEX)))
-        .route("/health", get(health::health))
-        .route("/api/generate", post(generate::generate))
+    let (mut router, document) = api().split_for_parts();
+    let document = Arc::new(document);
+    router = router.route(
+        "/openapi.json",
+        get(async move || Json(Arc::unwrap_or_clone(Arc::clone(&document)))),
+    );
+    for path in page::paths() {
+        router = router.route(path, get(page::serve));
+    }
+    Ok(router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(around)
-        .with_state(Shared { backends, templates }))
+        // Bodies are bounded where they are read.
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(gateway))
 }
 
 /// Serves until `shutdown` fires and the running requests are done, or the grace period is over.
@@ -87,7 +121,7 @@ pub async fn run(
         // Costs only latency when it fails.
         let _ = stream.set_nodelay(true);
     });
-    tracing::info!(%address, diffusion = options.diffusion, "serving HTTP");
+    tracing::info!(%address, diffusion = ?options.diffusion, "serving HTTP");
     let drained = axum::serve(listener, app)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned())
         .into_future();
@@ -112,7 +146,7 @@ fn span<B>(request: &axum::http::Request<B>) -> Span {
 
 async fn not_found(request: Request) -> Problem {
     Fault::NotFound(format!(
-        "there is nothing at {}; POST /api/generate makes a picture, GET /health tells how the services are",
+        "there is nothing at {}; POST /api/generate makes a picture, GET /health tells how the services are, GET /openapi.json what else there is",
         request.uri().path()
     ))
     .into()

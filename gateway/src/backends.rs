@@ -1,126 +1,127 @@
-//! The services behind the gateway.
+//! The services behind the gateway: which there are, how they are, and which is next.
 
-use std::path::PathBuf;
+mod backend;
+mod loras;
+mod model;
+mod names;
+mod pool;
 
-use llm_dit_params::{Limits, ModelDefaults};
+use llm_dit_heylook::HeylookEncoder;
+use llm_dit_params::nearest;
 use llm_dit_proto::{
     Fault,
-    v1::{
-        DescribeDiffusionRequest, DiffusionDescription, diffusion_client::DiffusionClient,
-        encoder_client::EncoderClient,
-    },
+    v1::{diffusion_server, encoder_server},
 };
-use llm_dit_serving::{Remote, client::BadUrl};
-use tonic::transport::Channel;
+use parking_lot::Mutex;
 
-pub const DEFAULT_ENCODER: &str = "http://127.0.0.1:50051";
-pub const DEFAULT_DIFFUSION: &str = "http://127.0.0.1:50052";
+use crate::{
+    error::Error,
+    options::{DEFAULT_DIFFUSION, DEFAULT_ENCODER, DIFFUSION, GatewayOptions, HEYLOOK, LOCAL},
+};
 
-/// Where the services are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatewayOptions {
-    /// The encoder whose embeddings are piped into the diffusion service. `None`: the diffusion
-    /// service's own when it has one, which takes the gateway out of the data path, else the one
-    /// at [`DEFAULT_ENCODER`].
-    pub encoder: Option<String>,
-    pub diffusion: String,
-    /// Templates beside the built-in ones.
-    pub templates_dir: Option<PathBuf>,
-}
+pub(crate) use self::{
+    backend::{Backend, Condition, PATIENCE},
+    loras::Loras,
+    model::Model,
+    pool::{Lease, Pool, Tried},
+};
 
-impl Default for GatewayOptions {
-    fn default() -> Self {
-        Self { encoder: None, diffusion: DEFAULT_DIFFUSION.to_owned(), templates_dir: None }
-    }
-}
-
-/// Connections to the services.
-#[derive(Clone, Debug)]
+/// Everything that can be asked.
+#[derive(Debug)]
 pub(crate) struct Backends {
-    pub diffusion: Remote,
-    encoder: Remote,
-    /// False when nobody named the encoder and the diffusion service's own is as good.
-    encoder_is_named: bool,
+    pub diffusion: Pool,
+    /// The first is what a request without a wish gets.
+    pub encoders: Vec<NamedEncoder>,
+    /// Nobody named an encoder, and the diffusion services' own is as good as the default one.
+    encoder_is_open: bool,
+    /// What `/api/loras/apply` said last.
+    pub loras: Mutex<Option<Loras>>,
 }
 
-/// What the diffusion service says of itself, checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Model {
-    pub cap_feat_dim: u64,
-    pub max_caption_tokens: u32,
-    pub has_encoder: bool,
-    /// Of the LoRAs in use; belong before a prompt that we have encoded.
-    pub trigger_words: Vec<String>,
-    pub defaults: ModelDefaults,
-    pub limits: Limits,
+/// Somebody who encodes.
+#[derive(Debug)]
+pub(crate) struct NamedEncoder {
+    pub name: String,
+    pub kind: EncoderKind,
+}
+
+#[derive(Debug)]
+pub(crate) enum EncoderKind {
+    Grpc(Pool),
+    Heylook(HeylookEncoder),
+}
+
+/// Who encodes one request's prompts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Choice<'a> {
+    Ours(&'a NamedEncoder),
+    /// The diffusion service fetches them.
+    Theirs,
 }
 
 impl Backends {
-    pub fn new(options: &GatewayOptions) -> Result<Self, BadUrl> {
-        let encoder = options.encoder.as_deref();
-        Ok(Self {
-            diffusion: Remote::new("diffusion service", &options.diffusion)?,
-            encoder: Remote::new("encoder", encoder.unwrap_or(DEFAULT_ENCODER))?,
-            encoder_is_named: encoder.is_some(),
-        })
+    /// Begins to watch over the services. Must be called inside a tokio runtime.
+    pub fn new(options: &GatewayOptions) -> Result<Self, Error> {
+        let mut names: Vec<(String, Vec<String>)> = Vec::new();
+        for target in &options.encoders {
+            match names.iter_mut().find(|(name, _)| *name == target.name) {
+                Some((_, urls)) => urls.push(target.url.clone()),
+                None => names.push((target.name.clone(), vec![target.url.clone()])),
+            }
+        }
+        let encoder_is_open = names.is_empty() && options.heylook.is_none();
+        if encoder_is_open {
+            names.push((LOCAL.to_owned(), vec![DEFAULT_ENCODER.to_owned()]));
+        }
+        let mut encoders = Vec::new();
+        for (name, urls) in names {
+            let pool = Pool::new("encoder", encoder_server::SERVICE_NAME, &urls)?;
+            encoders.push(NamedEncoder { name, kind: EncoderKind::Grpc(pool) });
+        }
+        encoders.extend(options.heylook.iter().map(|encoder| NamedEncoder {
+            name: HEYLOOK.to_owned(),
+            kind: EncoderKind::Heylook(encoder.clone()),
+        }));
+        let default = [DEFAULT_DIFFUSION.to_owned()];
+        let urls = if options.diffusion.is_empty() { &default[..] } else { &options.diffusion[..] };
+        let diffusion = Pool::new("diffusion service", diffusion_server::SERVICE_NAME, urls)?;
+        Ok(Self { diffusion, encoders, encoder_is_open, loras: Mutex::default() })
     }
 
-    /// The encoder to pipe from, or `None` when the diffusion service is to fetch the embeddings.
-    pub fn encoder_for(&self, has_encoder: bool) -> Option<&Remote> {
-        (self.encoder_is_named || !has_encoder).then_some(&self.encoder)
+    /// Who encodes for a request that names `wish` and goes to a diffusion service that has an
+    /// encoder of its own or not.
+    pub fn encoder(&self, wish: Option<&str>, has_encoder: bool) -> Result<Choice<'_>, Fault> {
+        match wish {
+            None if self.encoder_is_open && has_encoder => Ok(Choice::Theirs),
+            None => Ok(Choice::Ours(&self.encoders[0])),
+            Some(DIFFUSION) if has_encoder => Ok(Choice::Theirs),
+            Some(name) => {
+                let known = self.encoders.iter().find(|encoder| encoder.name == name);
+                known.map(Choice::Ours).ok_or_else(|| self.unknown(name, has_encoder))
+            }
+        }
     }
 
-    pub fn encoder_client(encoder: &Remote) -> EncoderClient<Channel> {
-        EncoderClient::new(encoder.channel())
+    /// What `encoder` may say.
+    pub fn encoder_names(&self, has_encoder: bool) -> Vec<&str> {
+        let theirs = has_encoder.then_some(DIFFUSION);
+        let ours = self.encoders.iter().map(|encoder| encoder.name.as_str());
+        if self.encoder_is_open {
+            theirs.into_iter().chain(ours).collect()
+        } else {
+            ours.chain(theirs).collect()
+        }
     }
 
-    pub fn diffusion_client(&self) -> DiffusionClient<Channel> {
-        DiffusionClient::new(self.diffusion.channel())
-    }
-
-    /// Asked for every request, which costs a fraction of a millisecond: what was loaded may have
-    /// changed with a restart, and a service that is down should be known before a prompt is
-    /// encoded for it.
-    pub async fn describe(&self) -> Result<Model, Fault> {
-        let answer = self.diffusion_client().describe(DescribeDiffusionRequest {}).await;
-        Model::try_from(answer.map_err(|status| self.diffusion.fault(status))?.into_inner())
-    }
-}
-
-impl TryFrom<DiffusionDescription> for Model {
-    type Error = Fault;
-
-    fn try_from(description: DiffusionDescription) -> Result<Self, Fault> {
-        let complete = || {
-            let defaults = description.defaults.as_ref()?;
-            Some(ModelDefaults {
-                width: defaults.width?,
-                height: defaults.height?,
-                steps: defaults.steps?,
-                guidance_scale: defaults.guidance_scale?,
-                shift: defaults.shift?,
-                scheduler: defaults.scheduler.as_deref()?.parse().ok()?,
-            })
-        };
-        let defaults = complete().filter(|_| description.side_multiple > 0).ok_or_else(|| {
-            Fault::Unavailable(
-                "the diffusion service does not say what it accepts; is it another version?"
-                    .to_owned(),
-            )
-        })?;
-        Ok(Self {
-            cap_feat_dim: description.cap_feat_dim.into(),
-            max_caption_tokens: description.max_caption_tokens,
-            has_encoder: description.has_encoder,
-            trigger_words: description.loras.into_iter().map(|l| l.trigger_words).collect(),
-            defaults,
-            limits: Limits {
-                side_multiple: description.side_multiple,
-                min_side: description.min_side,
-                max_side: description.max_side,
-                max_pixels: description.max_pixels,
-                max_steps: description.max_steps,
-            },
-        })
+    fn unknown(&self, name: &str, has_encoder: bool) -> Fault {
+        let names = self.encoder_names(has_encoder);
+        let shown: String = name.chars().take(60).collect();
+        let hint = nearest(&shown, names.iter().copied())
+            .map(|name| format!("did you mean '{name}'? "))
+            .unwrap_or_default();
+        Fault::BadRequest(format!(
+            "there is no encoder '{shown}'; {hint}known are {}",
+            names.join(", ")
+        ))
     }
 }

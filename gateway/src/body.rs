@@ -11,12 +11,14 @@ use llm_dit_params::nearest;
 use llm_dit_proto::Fault;
 use serde::de::DeserializeOwned;
 
-use crate::problem::Problem;
+use crate::{gateway::Gateway, problem::Problem};
 
 /// Room for every text at its limit, JSON escapes included.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// With room for a picture in base64.
+pub(crate) const MAX_PICTURE_BODY_BYTES: usize = 24 * 1024 * 1024;
 
-/// What is read and thrown away of a body that is too large. A client that is still writing when
+/// What is read and thrown away beyond that of a body that is too large. A client that is still writing when
 /// we close the connection would see a broken pipe in place of our answer.
 const MAX_DRAINED_BYTES: usize = 16 * 1024 * 1024;
 
@@ -25,18 +27,36 @@ pub(crate) async fn json<T: DeserializeOwned>(
     request: Request,
     fields: &[&str],
 ) -> Result<T, Problem> {
+    parse(&read_json(request, None).await?, fields)
+}
+
+/// Likewise, of a body that may hold a picture.
+pub(crate) async fn json_with_picture<T: DeserializeOwned>(
+    gateway: &Gateway,
+    request: Request,
+    fields: &[&str],
+) -> Result<T, Problem> {
+    parse(&read_json(request, Some(gateway)).await?, fields)
+}
+
+/// The bytes of a body that says that it is JSON. With a gateway it may be as large as a picture.
+pub(crate) async fn read_json(request: Request, large: Option<&Gateway>) -> Result<Bytes, Problem> {
     if !is_json(request.headers()) {
         return Err(Problem::unsupported_media_type(
             "send JSON with the header Content-Type: application/json",
         ));
     }
     let waits = request.headers().contains_key(header::EXPECT);
-    let bytes = read(request.into_body(), waits).await?;
+    read(request.into_body(), waits, large).await
+}
+
+/// JSON as a `T`, whose fields are named `fields`.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], fields: &[&str]) -> Result<T, Problem> {
     // serde would fill a struct's fields from an array in order.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(Fault::BadRequest("the body is an array; send a JSON object".into()).into());
     }
-    let mut reader = serde_json::Deserializer::from_slice(&bytes);
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut reader)
         .map_err(|error| explain(&error, fields))
         .and_then(|value| reader.end().map(|()| value).map_err(|error| error.to_string()));
@@ -45,29 +65,39 @@ pub(crate) async fn json<T: DeserializeOwned>(
 }
 
 /// `client_waits`: it sends nothing before we ask for it, so there is nothing to drain.
-async fn read(body: Body, client_waits: bool) -> Result<Bytes, Problem> {
+async fn read(body: Body, client_waits: bool, large: Option<&Gateway>) -> Result<Bytes, Problem> {
+    let max = if large.is_some() { MAX_PICTURE_BODY_BYTES } else { MAX_BODY_BYTES };
+    let drained = max + MAX_DRAINED_BYTES;
     let too_large = || {
-        let limit = MAX_BODY_BYTES / 1024;
+        let limit = max / 1024;
         Problem::from(Fault::TooLarge(format!("the body is over the limit of {limit} KiB")))
     };
     let announced = body.size_hint().lower();
-    if announced > MAX_DRAINED_BYTES as u64 || announced > MAX_BODY_BYTES as u64 && client_waits {
+    if announced > drained as u64 || announced > max as u64 && client_waits {
         return Err(too_large());
     }
     let mut bytes = BytesMut::new();
     let mut read = 0;
+    // Held for as long as a large body is read; what comes of it is bounded by other means.
+    let mut upload = None;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk
             .map_err(|error| Fault::BadRequest(format!("the body could not be read: {error}")))?;
         read += chunk.len();
-        if read <= MAX_BODY_BYTES {
+        if read > MAX_BODY_BYTES
+            && upload.is_none()
+            && let Some(gateway) = large
+        {
+            upload = Some(gateway.admit_upload()?);
+        }
+        if read <= max {
             bytes.extend_from_slice(&chunk);
-        } else if read > MAX_DRAINED_BYTES {
+        } else if read > drained {
             break;
         }
     }
-    if read > MAX_BODY_BYTES { Err(too_large()) } else { Ok(bytes.freeze()) }
+    if read > max { Err(too_large()) } else { Ok(bytes.freeze()) }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -84,6 +114,10 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>, fields: &[&str
     let (path, inner) = (error.path().to_string(), error.inner().to_string());
     if !inner.starts_with("unknown field") {
         return if path == "." { inner } else { format!("{path}: {inner}") };
+    }
+    if path.contains(['.', '[']) && path != "." {
+        // A field of something inside, whose own fields the message lists.
+        return format!("{path}: {inner}");
     }
     let unknown = inner.split('`').nth(1).unwrap_or(&path);
     match nearest(unknown, fields.iter().copied()) {

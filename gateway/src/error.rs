@@ -19,6 +19,8 @@ pub enum Error {
     BadUrl(#[from] BadUrl),
     #[error("{0}")]
     Templates(#[from] TemplateError),
+    #[error("{0}")]
+    History(String),
     #[error("the listening socket failed: {0}")]
     Socket(io::Error),
 }

@@ -1,19 +1,26 @@
 //! The gateway: HTTP in front of the encoder and diffusion services.
 //!
-//! It never holds a tensor: the encoder's answer is piped into the diffusion service's request
-//! chunk by chunk. It keeps no state between requests, and it depends on no tensor library, so that
-//! it runs where no model does.
+//! Embeddings pass through it chunk by chunk, and those asked for last are remembered. It depends
+//! on no tensor library, so that it runs where no model does. What it keeps between requests is in
+//! its own room each: jobs in memory, pictures in a database.
 
+mod api;
 mod app;
 mod backends;
 mod body;
+mod encode;
 mod error;
-mod generate;
-mod health;
-mod pipe;
+mod gateway;
+mod generation;
+mod history;
+mod jobs;
+mod options;
 mod problem;
 mod request;
 
 pub use app::{app, run};
-pub use backends::{DEFAULT_DIFFUSION, DEFAULT_ENCODER, GatewayOptions};
 pub use error::Error;
+pub use options::{
+    BadTarget, DEFAULT_DIFFUSION, DEFAULT_ENCODER, EncoderTarget, GatewayOptions, History,
+    KeepArgs, KeepOptions,
+};

@@ -1,9 +1,10 @@
 //! `gateway`: HTTP in front of an encoder and a diffusion service.
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{error::Error, process::ExitCode};
 
 use clap::Parser;
-use gateway::{DEFAULT_DIFFUSION, GatewayOptions, run};
+use gateway::{DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, run};
+use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
     args::ListenArgs,
     boot::{ServiceArgs, boot},
@@ -17,16 +18,19 @@ use llm_dit_settings::Program;
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Args {
-    /// Encoder service whose embeddings are piped into the diffusion service
+    /// Encoder services whose embeddings are sent to a diffusion service; repeat it, or write a
+    /// list with commas. NAME=URL gives one a name that requests can choose, the others are "local"
     /// [default: the diffusion service's own, if it has one, else http://127.0.0.1:50051]
-    #[arg(long, value_name = "URL", value_parser = service_url)]
-    encoder: Option<String>,
-    /// Diffusion service
-    #[arg(long, value_name = "URL", value_parser = service_url, default_value = DEFAULT_DIFFUSION)]
-    diffusion: String,
-    /// Folder of prompt templates beside the built-in ones; one of the same name replaces it
-    #[arg(long, value_name = "DIR")]
-    templates_dir: Option<PathBuf>,
+    #[arg(long = "encoder", value_name = "[NAME=]URL", value_delimiter = ',')]
+    encoders: Vec<EncoderTarget>,
+    /// Diffusion services; repeat it, or write a list with commas. A name with several addresses is
+    /// several services
+    #[arg(long, value_name = "URL", value_parser = service_url, value_delimiter = ',', default_value = DEFAULT_DIFFUSION)]
+    diffusion: Vec<String>,
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
+    keep: KeepArgs,
     #[command(flatten)]
     listen: ListenArgs<7860>,
     #[command(flatten)]
@@ -39,14 +43,16 @@ Examples:
       In front of the services on this machine, at http://127.0.0.1:7860
   gateway --encoder http://mac:50051 --diffusion http://gpu:50052 --host 0.0.0.0
       In front of services on two others, for everybody who can connect
+  gateway --encoder http://mac:50051 --diffusion http://gpu-1:50052,http://gpu-2:50052
+      Several machines: the least busy one gets the next picture, one that fails is left alone
+  gateway --diffusion http://gpu:50052 --api-url http://mac:8000 --api-model Qwen3-4B
+      Embeddings from heylookitsanllm
 
   curl http://127.0.0.1:7860/api/generate -H 'Content-Type: application/json' \\
       -d '{\"prompt\": \"a red apple\", \"seed\": 42}' -o apple.png
 
-The body of POST /api/generate is JSON: prompt, and if wanted negative_prompt, width, height,
-steps, seed, guidance_scale, cfg_normalization, cfg_truncation, shift, scheduler, template,
-system_prompt, thinking_content, assistant_content, enable_thinking, force_think_block,
-strip_quotes, raw_special_tokens. Errors are problems after RFC 9457.
+GET / is a web page, GET /openapi.json describes every endpoint for programs,
+docs/web_server_api.md for people. Errors are problems after RFC 9457.
 
 Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_PORT=8080), and
 most of them in a configuration file (see docs/configuration.md).
@@ -70,9 +76,10 @@ async fn main() -> ExitCode {
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let listener = args.listen.bind().await?;
     let options = GatewayOptions {
-        encoder: args.encoder,
+        encoders: args.encoders,
         diffusion: args.diffusion,
-        templates_dir: args.templates_dir,
+        heylook: args.api.encoder()?,
+        keep: args.keep.into(),
     };
     run(listener, options, shutdown::on_signal()?).await?;
     Ok(())

@@ -7,21 +7,38 @@ use axum::{
 };
 use llm_dit_proto::Fault;
 use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::error::Error;
 
 /// An error answer. `detail` is also what clients of the Python program read.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
+    /// Always `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    kind: &'static str,
     /// What the status means.
     title: &'static str,
     #[serde(serialize_with = "as_u16")]
+    #[schema(value_type = u16)]
     status: StatusCode,
     /// What is wrong with this request and how to mend it.
-    detail: String,
+    pub detail: String,
     /// Seconds after which to try again.
     #[serde(skip)]
     retry_after: Option<u64>,
+}
+
+/// What any endpoint may answer in place of what was hoped for.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes the answers in the OpenAPI document")]
+pub(crate) enum Problems {
+    /// The request is wrong, or cannot be had here.
+    #[response(status = "4XX", content_type = "application/problem+json")]
+    Client(Problem),
+    /// The services behind the gateway are busy, lost or failing.
+    #[response(status = "5XX", content_type = "application/problem+json")]
+    Server(Problem),
 }
 
 /// Seconds after which a service that is starting or was lost may be back.
@@ -29,7 +46,7 @@ const RETRY_UNAVAILABLE: u64 = 5;
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { title, status, detail: detail.into(), retry_after: None }
+        Self { kind: "about:blank", title, status, detail: detail.into(), retry_after: None }
     }
 
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {
@@ -38,6 +55,22 @@ impl Problem {
 
     pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type", detail)
+    }
+
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "Not yet", detail)
+    }
+
+    pub fn insufficient_storage(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "Folder full", detail)
+    }
+
+    pub fn cancelled() -> Self {
+        Fault::Cancelled("the job was cancelled".to_owned()).into()
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     fn internal(cause: &str) -> Self {
@@ -92,6 +125,7 @@ impl From<Error> for Problem {
             }
             Error::BadUrl(error) => Self::internal(&error.to_string()),
             Error::Templates(error) => Self::internal(&error.to_string()),
+            Error::History(cause) => Self::internal(&cause),
             Error::Socket(error) => Self::internal(&error.to_string()),
         }
     }
@@ -99,8 +133,16 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        self.with_body(|problem| Json(problem).into_response())
+    }
+}
+
+impl Problem {
+    /// The answer, whose body somebody else makes of the problem.
+    pub fn with_body(self, body: impl FnOnce(Self) -> Response) -> Response {
         let (status, retry_after) = (self.status, self.retry_after);
-        let mut response = (status, Json(self)).into_response();
+        let mut response = body(self);
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = retry_after {

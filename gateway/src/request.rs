@@ -1,107 +1,225 @@
-//! The body of `POST /api/generate`.
+//! What a client asks for, before and after its texts and files were looked at.
+
+mod image;
+
+use std::collections::BTreeMap;
 
 use llm_dit_chat::{Chat, ChatOptions};
-use llm_dit_params::{GenerateOptions, GenerateParams, Prompt};
-use llm_dit_proto::v1;
+use llm_dit_params::{GenerateOptions, GenerateParams, MAX_PROMPT_BYTES, ParamError, Prompt};
+use llm_dit_pictures::Format;
+use llm_dit_proto::{Fault, v1};
+use llm_dit_recipe::Settings;
 use llm_dit_templates::Library;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::error::Error;
+use crate::{
+    backends::{Loras, Model},
+    encode::{Ask, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS},
+    error::Error,
+};
 
-/// Everything but the prompt is optional and takes the model's default.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct GenerateBody {
-    prompt: String,
-    #[serde(default)]
-    negative_prompt: Option<String>,
-    #[serde(default)]
-    width: Option<u32>,
-    #[serde(default)]
-    height: Option<u32>,
-    #[serde(default, alias = "num_inference_steps")]
-    steps: Option<u32>,
-    #[serde(default)]
-    seed: Option<u64>,
-    #[serde(default)]
-    guidance_scale: Option<f32>,
-    #[serde(default)]
-    cfg_normalization: Option<f32>,
-    #[serde(default)]
-    cfg_truncation: Option<f32>,
-    #[serde(default)]
-    shift: Option<f64>,
-    #[serde(default)]
-    scheduler: Option<String>,
-    #[serde(default)]
-    template: Option<String>,
-    #[serde(default)]
-    system_prompt: Option<String>,
-    #[serde(default)]
-    thinking_content: Option<String>,
-    #[serde(default)]
-    assistant_content: Option<String>,
-    #[serde(default)]
-    force_think_block: Option<bool>,
-    #[serde(default)]
-    enable_thinking: Option<bool>,
-    #[serde(default)]
-    strip_quotes: Option<bool>,
-    #[serde(default)]
-    raw_special_tokens: Option<bool>,
+pub(crate) use self::image::{MAX_SOURCE_BYTES, SourceImage};
+
+/// JPEG's quality when nobody says.
+const DEFAULT_QUALITY: u8 = 90;
+/// As many as a diffusion service takes.
+const MAX_LORAS: usize = 32;
+
+macro_rules! body {
+    ($(#[$about:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct $name {
+            $(
+                $(#[$attribute])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $field: Option<$type>,
+            )*
+        }
+
+        impl $name {
+            /// What the body may hold.
+            pub const FIELDS: &[&str] = &[$(stringify!($field)),*];
+        }
+    };
 }
 
-/// A body whose texts have been checked.
-#[derive(Debug)]
-pub(crate) struct GenerateRequest {
+body! {
+    /// Everything but the prompt is optional and takes the model's default.
+    GenerateBody {
+        /// What to draw; at most 64 KiB.
+        #[schema(required = true, nullable = false, example = "a red apple", max_length = 65536)]
+        prompt: String,
+        /// What guidance leads away from.
+        #[schema(max_length = 65536)]
+        negative_prompt: String,
+        /// Pixels; `/api/model` has the limits.
+        #[schema(example = 256)]
+        width: u32,
+        /// Pixels.
+        #[schema(example = 256)]
+        height: u32,
+        /// Steps of the scheduler; `num_inference_steps` is another name for it.
+        #[serde(alias = "num_inference_steps")]
+        #[schema(minimum = 1, maximum = 200, example = 8)]
+        steps: u32,
+        /// Names the noise. Drawn at random if left out, and told.
+        seed: u64,
+        /// 0 is off.
+        #[schema(minimum = 0, maximum = 100)]
+        guidance_scale: f32,
+        /// Clamps the guided prediction's norm to this multiple of the unguided one's; 0 is off.
+        #[schema(minimum = 0, maximum = 100)]
+        cfg_normalization: f32,
+        /// No guidance once 1 - sigma exceeds this; 1 is never.
+        #[schema(minimum = 0, maximum = 1)]
+        cfg_truncation: f32,
+        /// Time shift of the sigma grid.
+        #[schema(minimum = 0.01, maximum = 100)]
+        shift: f64,
+        /// One of `/api/schedulers`.
+        #[schema(example = "flow_euler")]
+        scheduler: String,
+        /// One of `/api/templates`, with or without `z_image_`.
+        template: String,
+        system_prompt: String,
+        thinking_content: String,
+        assistant_content: String,
+        /// The last word on the think block.
+        enable_thinking: bool,
+        /// Writes a think block even if it is empty.
+        force_think_block: bool,
+        /// Removes double quotes from the prompt.
+        strip_quotes: bool,
+        /// Takes special tokens in texts for what they say.
+        raw_special_tokens: bool,
+        /// Hidden state of the text encoder.
+        hidden_layer: i32,
+        /// Longer prompts are cut.
+        #[schema(minimum = 1)]
+        max_tokens: u32,
+        /// One of the encoders in `/health`.
+        encoder: String,
+        /// Exactly these LoRAs for this picture.
+        loras: Vec<LoraBody>,
+        /// A picture to draw from: a PNG, JPEG or WebP file in base64, or a `data:` URL of one.
+        image: String,
+        /// How much of `image` is redrawn.
+        #[schema(minimum = 0, maximum = 1)]
+        strength: f64,
+        /// `png`, `jpeg` or `webp`.
+        #[schema(example = "png")]
+        output_format: String,
+        /// JPEG's quality.
+        #[schema(minimum = 1, maximum = 100)]
+        output_compression: u8,
+    }
+}
+
+body! {
+    /// A prompt with what stands around it.
+    EncodeBody {
+        /// At most 64 KiB.
+        #[schema(required = true, nullable = false, example = "a red apple", max_length = 65536)]
+        prompt: String,
+        system_prompt: String,
+        thinking_content: String,
+        assistant_content: String,
+        /// The last word on the think block.
+        enable_thinking: bool,
+        /// Writes a think block even if it is empty.
+        force_think_block: bool,
+        /// Removes double quotes from the prompt.
+        strip_quotes: bool,
+        /// Takes special tokens in texts for what they say.
+        raw_special_tokens: bool,
+        /// One of `/api/templates`, with or without `z_image_`.
+        template: String,
+        /// One of the encoders in `/health`.
+        encoder: String,
+        /// Hidden state of the text encoder.
+        hidden_layer: i32,
+        /// Longer prompts are cut.
+        #[schema(minimum = 1)]
+        max_tokens: u32,
+    }
+}
+
+/// A LoRA in the folder of the diffusion services.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LoraBody {
+    /// Path in the folder; `path` is another name for it.
+    #[serde(alias = "path")]
+    pub name: String,
+    /// 1 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
+    /// Go before the prompt.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trigger_words: String,
+    /// False leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+/// A checked body.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// As it was said, without the picture.
+    pub body: GenerateBody,
     pub chat: Chat,
     pub negative_prompt: String,
     pub options: GenerateOptions,
+    pub ask: Ask,
+    pub loras: Option<Loras>,
+    pub image: Option<SourceImage>,
+    pub format: Format,
+    pub quality: u8,
+    /// Whether somebody looks at the picture on its way.
+    pub previews: bool,
 }
 
 impl GenerateBody {
-    pub const FIELDS: [&str; 20] = [
-        "prompt",
-        "negative_prompt",
-        "width",
-        "height",
-        "steps",
-        "num_inference_steps",
-        "seed",
-        "guidance_scale",
-        "cfg_normalization",
-        "cfg_truncation",
-        "shift",
-        "scheduler",
-        "template",
-        "system_prompt",
-        "thinking_content",
-        "assistant_content",
-        "force_think_block",
-        "enable_thinking",
-        "strip_quotes",
-        "raw_special_tokens",
-    ];
-
-    pub fn check(self, templates: &Library) -> Result<GenerateRequest, Error> {
-        let mut prompt = Prompt::parse(self.prompt)?;
-        if self.strip_quotes.unwrap_or(false) {
-            prompt = prompt.without_quotes()?;
-        }
-        let negative = Prompt::parse_negative(self.negative_prompt.unwrap_or_default())?;
-        let mut around = ChatOptions {
-            system: self.system_prompt,
-            thinking: self.thinking_content,
-            assistant: self.assistant_content,
+    pub fn check(mut self, templates: &Library) -> Result<Request, Error> {
+        let around = EncodeBody {
+            prompt: self.prompt.clone(),
+            system_prompt: self.system_prompt.clone(),
+            thinking_content: self.thinking_content.clone(),
+            assistant_content: self.assistant_content.clone(),
             enable_thinking: self.enable_thinking,
-            force_think_block: self.force_think_block.unwrap_or(false),
-            raw_special_tokens: self.raw_special_tokens.unwrap_or(false),
+            force_think_block: self.force_think_block,
+            strip_quotes: self.strip_quotes,
+            raw_special_tokens: self.raw_special_tokens,
+            template: self.template.clone(),
+            hidden_layer: self.hidden_layer,
+            max_tokens: self.max_tokens,
+            ..EncodeBody::default()
         };
-        if let Some(name) = self.template {
-            around = templates.get(&name)?.fill(around);
+        let chat = around.chat(templates, false)?;
+        let negative = self.negative_prompt.clone().unwrap_or_default();
+        let negative = Prompt::parse_negative(negative)?;
+        let scheduler = self.scheduler.as_deref().map(str::parse).transpose()?;
+        let format = self.output_format.as_deref().map(str::parse).transpose();
+        let format = format.map_err(|e: llm_dit_pictures::UnknownFormat| bad(e.to_string()))?;
+        let quality = match self.output_compression {
+            None => DEFAULT_QUALITY,
+            Some(quality @ 1..=100) => quality,
+            Some(other) => {
+                return Err(bad(format!(
+                    "output_compression {other} is out of range; use 1 to 100"
+                )));
+            }
+        };
+        let image = self.image.take().map(|text| SourceImage::from_text(&text)).transpose()?;
+        if image.is_none() && self.strength.is_some() {
+            return Err(bad("strength needs an image to draw from".to_owned()));
         }
-        Ok(GenerateRequest {
-            chat: around.chat(prompt.into_string()),
+        let loras = self.loras.as_deref().map(loras).transpose()?;
+        Ok(Request {
+            chat,
             negative_prompt: negative.into_string(),
             options: GenerateOptions {
                 width: self.width,
@@ -112,29 +230,156 @@ impl GenerateBody {
                 cfg_normalization: self.cfg_normalization,
                 cfg_truncation: self.cfg_truncation,
                 shift: self.shift,
-                scheduler: self.scheduler.as_deref().map(str::parse).transpose()?,
-                strength: None,
+                scheduler,
+                strength: self.strength,
             },
+            ask: around.ask(),
+            loras,
+            image,
+            format: format.unwrap_or_default(),
+            quality,
+            previews: false,
+            body: self,
         })
     }
 }
 
-/// Checked parameters for the wire.
-pub(crate) fn params(params: &GenerateParams) -> v1::GenerateParams {
-    v1::GenerateParams {
-        width: Some(params.width),
-        height: Some(params.height),
-        steps: Some(params.steps),
-        seed: Some(params.seed),
-        guidance_scale: Some(params.guidance_scale),
-        cfg_normalization: params.cfg_normalization,
-        cfg_truncation: params.cfg_truncation,
-        shift: Some(params.shift),
-        scheduler: Some(params.scheduler.to_string()),
-        strength: None,
-        preview: None,
-        prompt: None,
-        negative_prompt: None,
-        return_latents: false,
+impl EncodeBody {
+    /// The conversation, with what the template says where nothing else does.
+    pub fn chat(&self, templates: &Library, may_be_empty: bool) -> Result<Chat, Error> {
+        let prompt = self.prompt.clone().ok_or_else(|| bad("missing field `prompt`".to_owned()))?;
+        let strip = self.strip_quotes.unwrap_or(false);
+        let prompt = if may_be_empty {
+            let text = Prompt::parse_negative(prompt)?.into_string();
+            if strip { text.replace('"', "") } else { text }
+        } else {
+            let prompt = Prompt::parse(prompt)?;
+            if strip { prompt.without_quotes()?.into_string() } else { prompt.into_string() }
+        };
+        for (name, text) in [
+            ("system_prompt", &self.system_prompt),
+            ("thinking_content", &self.thinking_content),
+            ("assistant_content", &self.assistant_content),
+        ] {
+            if let Some(bytes) = text.as_ref().map(String::len).filter(|&n| n > MAX_PROMPT_BYTES) {
+                return Err(ParamError::PromptTooLong { name, bytes }.into());
+            }
+        }
+        let mut around = ChatOptions {
+            system: self.system_prompt.clone(),
+            thinking: self.thinking_content.clone(),
+            assistant: self.assistant_content.clone(),
+            enable_thinking: self.enable_thinking,
+            force_think_block: self.force_think_block.unwrap_or(false),
+            raw_special_tokens: self.raw_special_tokens.unwrap_or(false),
+        };
+        if let Some(name) = &self.template {
+            around = templates.get(name)?.fill(around);
+        }
+        Ok(around.chat(prompt))
     }
+
+    pub fn ask(&self) -> Ask {
+        Ask {
+            hidden_layer: self.hidden_layer.unwrap_or(DEFAULT_HIDDEN_LAYER),
+            max_tokens: self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+        }
+    }
+}
+
+/// What is to be in use, all switched-off ones left out.
+pub(crate) fn loras(bodies: &[LoraBody]) -> Result<Loras, Error> {
+    let selections =
+        bodies.iter().filter(|lora| lora.enabled.unwrap_or(true)).map(|lora| v1::LoraSelection {
+            name: lora.name.clone(),
+            scale: lora.scale,
+            trigger_words: lora.trigger_words.clone(),
+        });
+    let loras = Loras(selections.collect());
+    if loras.0.len() > MAX_LORAS {
+        return Err(bad(format!("{} LoRAs; at most {MAX_LORAS} can be in use", loras.0.len())));
+    }
+    let mut seen = BTreeMap::new();
+    for lora in &loras.0 {
+        if seen.insert(&lora.name, ()).is_some() {
+            return Err(bad(format!("the LoRA {} is named twice", lora.name)));
+        }
+        if lora.trigger_words.len() > MAX_PROMPT_BYTES {
+            let bytes = lora.trigger_words.len();
+            return Err(ParamError::PromptTooLong { name: "trigger_words", bytes }.into());
+        }
+    }
+    Ok(loras)
+}
+
+impl Request {
+    /// What will be made, by a diffusion service with this model.
+    pub fn resolve(&self, model: &Model) -> Result<GenerateParams, Error> {
+        let mut options = self.options;
+        if let Some(image) = &self.image {
+            let (width, height) = model.limits.size_from(image.size, options.width, options.height);
+            (options.width, options.height) = (Some(width), Some(height));
+        }
+        Ok(options.resolve(&model.defaults, &model.limits)?)
+    }
+
+    /// Checked parameters for the wire.
+    pub fn wire(&self, params: &GenerateParams, model: &Model) -> v1::GenerateParams {
+        v1::GenerateParams {
+            width: Some(params.width),
+            height: Some(params.height),
+            steps: Some(params.steps),
+            seed: Some(params.seed),
+            guidance_scale: Some(params.guidance_scale),
+            cfg_normalization: params.cfg_normalization,
+            cfg_truncation: params.cfg_truncation,
+            shift: Some(params.shift),
+            scheduler: Some(params.scheduler.to_string()),
+            strength: self.image.is_some().then_some(params.strength),
+            preview: (self.previews && model.has_previews)
+                .then_some(v1::PreviewOptions { every_steps: 1, max_side: 0 }),
+            prompt: None,
+            negative_prompt: None,
+            return_latents: false,
+        }
+    }
+
+    /// The body with every parameter as it was used. Sent again, it makes the same picture.
+    pub fn used(&self, params: &GenerateParams) -> GenerateBody {
+        GenerateBody {
+            width: Some(params.width),
+            height: Some(params.height),
+            steps: Some(params.steps),
+            seed: Some(params.seed),
+            guidance_scale: Some(params.guidance_scale),
+            shift: Some(params.shift),
+            scheduler: Some(params.scheduler.to_string()),
+            strength: self.image.is_some().then_some(params.strength),
+            ..self.body.clone()
+        }
+    }
+
+    /// What the picture's recipe has to say beside what the diffusion service wrote.
+    pub fn recipe(&self) -> Settings {
+        let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let chat = &self.chat;
+        let settings = Settings {
+            prompt: text(&chat.user),
+            negative_prompt: text(&self.negative_prompt),
+            template: self.body.template.clone(),
+            system_prompt: text(&chat.system),
+            thinking_content: text(&chat.thinking),
+            assistant_content: text(&chat.assistant),
+            enable_thinking: chat.think_block.as_switch(),
+            raw_special_tokens: Some(chat.raw_special_tokens),
+            hidden_layer: self.body.hidden_layer,
+            max_tokens: self.body.max_tokens.map(|n| n as usize),
+            ..Settings::default()
+        };
+        settings.without_blanks()
+    }
+}
+
+pub(crate) fn bad(message: String) -> Error {
+    Fault::BadRequest(message).into()
 }

@@ -14,7 +14,7 @@ pub mod v1 {
 }
 
 pub use fault::Fault;
-pub use tensor::{Assembler, DType, Tensor, TensorError};
+pub use tensor::{Assembler, DType, Tensor, TensorError, chunks};
 
 /// Every descriptor of the package, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/llmdit.v1.bin"));

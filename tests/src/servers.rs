@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use diffusion_service::{DiffusionHandle, ServiceLimits};
 use encoder_service::{EncoderHandle, EncoderLimits, engine::EncodeJob};
 use llm_dit_chat::ChatTokenizer;
-use llm_dit_proto::v1::encoder_server::EncoderServer;
+use llm_dit_proto::v1::{diffusion_server::DiffusionServer, encoder_server::EncoderServer};
 use llm_dit_serving::{
     Remote,
     grpc::{GrpcServer, ServeError},
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::{
-    fakes::{Control, FakeEncoder, FakeGenerator, ScriptedEncoder},
+    fakes::{Control, FakeEncoder, FakeGenerator, FastDiffusion, ScriptedEncoder},
     repository,
 };
 
@@ -50,6 +50,11 @@ impl Server {
 
     pub async fn scripted_encoder(script: ScriptedEncoder) -> Self {
         let server = GrpcServer::default().service(EncoderServer::new(script));
+        Self::start(|listener, shutdown| server.serve(listener, shutdown)).await
+    }
+
+    pub async fn fast_diffusion(fake: FastDiffusion) -> Self {
+        let server = GrpcServer::default().service(DiffusionServer::new(fake));
         Self::start(|listener, shutdown| server.serve(listener, shutdown)).await
     }
 

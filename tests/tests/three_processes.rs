@@ -82,10 +82,11 @@ fn three_processes_make_the_picture_of_one() {
     let pulling = Process::start(&programs.join("diffusion-service"), &pulling_args);
     let gateway = Process::start(
         &programs.join("gateway"),
-        &["--encoder", &encoder.url, "--diffusion", &diffusion.url],
+        &["--no-history", "--encoder", &encoder.url, "--diffusion", &diffusion.url],
     );
     // This one has no encoder: the diffusion service fetches the embeddings itself.
-    let bare = Process::start(&programs.join("gateway"), &["--diffusion", &pulling.url]);
+    let bare =
+        Process::start(&programs.join("gateway"), &["--no-history", "--diffusion", &pulling.url]);
 
     let generate = |name: &str, args: &[&str]| {
         let output = room.path().join(name);

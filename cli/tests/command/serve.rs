@@ -14,7 +14,8 @@ struct Server {
 
 impl Server {
     fn start(room: &Room) -> Self {
-        let mut command = room.command(&["serve", "--port", "0", "--log-filter", "warn"]);
+        let mut command =
+            room.command(&["serve", "--port", "0", "--log-filter", "warn", "--no-history"]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
@@ -89,7 +90,7 @@ fn a_taken_port_is_an_error_at_once() {
     let room = Room::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
-    let said = room.fail(1, &["serve", "--port", &port]);
+    let said = room.fail(1, &["serve", "--no-history", "--port", &port]);
     assert!(said.contains(&port) && said.contains("--port"), "{said}");
 }
 

@@ -6,11 +6,9 @@ mod convert;
 
 use std::io::Cursor;
 
-use image::{
-    DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation,
-};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 
-pub use convert::{Format, thumbnail};
+pub use convert::{Format, UnknownFormat, thumbnail};
 
 /// Largest file that is looked at.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -115,7 +113,9 @@ mod tests {
 
     fn file(format: ImageFormat) -> Vec<u8> {
         let mut file = Cursor::new(Vec::new());
-        RgbImage::from_pixel(32, 16, Rgb([250, 0, 0])).write_to(&mut file, format).expect("encodes");
+        RgbImage::from_pixel(32, 16, Rgb([250, 0, 0]))
+            .write_to(&mut file, format)
+            .expect("encodes");
         file.into_inner()
     }
 

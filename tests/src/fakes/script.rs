@@ -5,8 +5,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use llm_dit_proto::v1::{
-    CountRequest, CountResponse, DescribeEncoderRequest, EncodeRequest, EncodeResponse, EncoderDescription,
-    encode_response::Frame, encoder_server::Encoder,
+    CountRequest, CountResponse, DescribeEncoderRequest, EncodeRequest, EncodeResponse,
+    EncoderDescription, encode_response::Frame, encoder_server::Encoder,
 };
 use tonic::{Request, Response, Status, async_trait};
 

@@ -1,5 +1,13 @@
 //! The gateway from outside: real services over fakes on port 0, and real HTTP.
 
+mod cache;
 mod generate;
+mod history;
+mod jobs;
+mod loras;
+mod openai;
 mod problems;
+mod prompts;
+mod routing;
+mod stream;
 mod support;

@@ -42,7 +42,18 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
         (json!("x"), 400, "invalid type: string"),
         (json!({"prompt": "x".repeat(70_000)}), 413, "too long"),
         (json!({"prompt": "x", "negative_prompt": "x".repeat(70_000)}), 413, "negative_prompt"),
-        (json!({"prompt": "x", "system_prompt": "x".repeat(70_000)}), 400, "system"),
+        (json!({"prompt": "x", "system_prompt": "x".repeat(70_000)}), 413, "system_prompt"),
+        (json!({"prompt": "x", "hidden_layer": 99}), 400, "hidden_layer"),
+        (json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens 0"),
+        (json!({"prompt": "x", "encoder": "locla"}), 400, "did you mean 'local'?"),
+        (json!({"prompt": "x", "strength": 0.5}), 400, "strength needs an image"),
+        (json!({"prompt": "x", "image": "http://elsewhere/x.png"}), 400, "not fetched"),
+        (json!({"prompt": "x", "image": "****"}), 400, "not base64"),
+        (json!({"prompt": "x", "image": "aGVsbG8="}), 400, "no PNG, JPEG or WebP"),
+        (json!({"prompt": "x", "output_format": "gif"}), 400, "png, jpeg, webp"),
+        (json!({"prompt": "x", "output_compression": 0}), 400, "1 to 100"),
+        (json!({"prompt": "x", "loras": [{"nam": "a"}]}), 400, "loras[0]"),
+        (json!({"prompt": "x", "loras": [{"name": "a"}, {"name": "a"}]}), 400, "named twice"),
         (json!({"prompt": "x", "system_prompt": "word ".repeat(1000)}), 400, "tokens"),
     ] {
         let shown = body.to_string().chars().take(80).collect::<String>();
@@ -78,17 +89,24 @@ async fn what_is_not_json_is_refused() {
     }
     // Nesting that would overflow a naive parser's stack.
     problem(send(json, vec![b'['; 500_000]).await, 400).await;
-    for megabytes in [2, 10, 40] {
+    let encode = format!("{}/api/encode", stack.gateway.url);
+    for (url, megabytes, drained, limit) in [
+        (&encode, 2, true, "1024 KiB"),
+        (&encode, 10, true, "1024 KiB"),
+        (&encode, 40, false, "1024 KiB"),
+        (&url, 24, true, "24576 KiB"),
+        (&url, 60, false, "24576 KiB"),
+    ] {
         let mut body = br#"{"prompt": ""#.to_vec();
-        body.resize(megabytes << 20, b'x');
-        let response = reqwest::Client::new().post(&url).header("content-type", "application/json");
+        body.resize((megabytes << 20) + 1, b'x');
+        let response = reqwest::Client::new().post(url).header("content-type", "application/json");
         match response.body(body).send().await {
             Ok(response) => {
                 let detail = problem(response, 413).await;
-                assert!(detail.contains("1024 KiB"), "{detail}");
+                assert!(detail.contains(limit), "{detail}");
             }
             // Far beyond the limit the connection may close before the client has sent all.
-            Err(error) => assert!(megabytes > 16, "{megabytes} MiB: {error}"),
+            Err(error) => assert!(!drained, "{megabytes} MiB: {error}"),
         }
     }
 }
@@ -103,7 +121,23 @@ async fn wrong_addresses_and_methods_are_problems_too() {
     assert!(problem(response, 405).await.contains("GET"));
     let index = stack.gateway.get("/").await;
     assert_eq!(index.status(), 200);
-    assert!(index.text().await.expect("a page").contains("/api/generate"));
+    assert_eq!(index.headers()["content-type"], "text/html; charset=utf-8");
+    let policy = index.headers()["content-security-policy"].to_str().expect("text");
+    assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    let tag = index.headers()["etag"].clone();
+    let again = reqwest::Client::new().get(&stack.gateway.url).header("if-none-match", tag);
+    assert_eq!(again.send().await.expect("an answer").status(), 304);
+    for (path, kind) in [
+        ("/app.css", "text/css; charset=utf-8"),
+        ("/app.js", "text/javascript; charset=utf-8"),
+        ("/icon.svg", "image/svg+xml"),
+    ] {
+        let file = stack.gateway.get(path).await;
+        assert_eq!(
+            (file.status().as_u16(), &file.headers()["content-type"]),
+            (200, &kind.parse().expect("a header"))
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,21 +214,23 @@ async fn health_tells_which_service_is_missing() {
     };
     let well = health(&stack.gateway, 200).await;
     assert_eq!(well["status"], "ok");
-    assert_eq!(well["backends"]["encoder"]["url"], stack.encoder.url);
-    assert_eq!(well["backends"]["encoder"]["status"], "serving");
-    assert_eq!(well["backends"]["diffusion"]["status"], "serving");
+    assert_eq!(well["encoders"][0]["name"], "local");
+    assert_eq!(well["encoders"][0]["backends"][0]["url"], stack.encoder.url);
+    assert_eq!(well["encoders"][0]["backends"][0]["status"], "serving");
+    assert_eq!(well["diffusion"][0]["status"], "serving");
+    assert_eq!(well["requests"], json!({"running": 0, "limit": 64}));
 
     // Services that run, but not the ones that are meant.
     let crossed = Gateway::start(Some(&stack.diffusion.url), &stack.encoder.url).await;
     let crossed = health(&crossed, 503).await;
-    assert_eq!(crossed["backends"]["encoder"]["status"], "not_serving");
+    assert_eq!(crossed["encoders"][0]["backends"][0]["status"], "not_serving");
 
     let Stack { encoder, diffusion, gateway, .. } = stack;
     encoder.stop().await;
     let ill = health(&gateway, 503).await;
     assert_eq!(ill["status"], "unavailable");
-    assert_eq!(ill["backends"]["encoder"]["status"], "unreachable");
-    assert_eq!(ill["backends"]["diffusion"]["status"], "serving");
+    assert_eq!(ill["encoders"][0]["backends"][0]["status"], "unreachable");
+    assert_eq!(ill["diffusion"][0]["status"], "serving");
     diffusion.stop().await;
-    assert_eq!(health(&gateway, 503).await["backends"]["diffusion"]["status"], "unreachable");
+    assert_eq!(health(&gateway, 503).await["diffusion"][0]["status"], "unreachable");
 }

@@ -8,7 +8,7 @@ use diffusion_service::{
     picture,
 };
 use encoder_service::engine::EncodeJob;
-use gateway::GatewayOptions;
+use gateway::{EncoderTarget, GatewayOptions};
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateOptions;
 use llm_dit_proto::{DType, Tensor};
@@ -40,25 +40,110 @@ pub struct Stack {
 
 impl Gateway {
     pub async fn start(encoder: Option<&str>, diffusion: &str) -> Self {
+        let encoders: Vec<&str> = encoder.into_iter().collect();
+        Self::with(options(&encoders, &[diffusion])).await
+    }
+
+    pub async fn with(options: GatewayOptions) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
-        let options = GatewayOptions {
-            encoder: encoder.map(str::to_owned),
-            diffusion: diffusion.to_owned(),
-            ..Default::default()
-        };
         let shutdown = CancellationToken::new();
         tokio::spawn(gateway::run(listener, options, shutdown.clone()));
         Self { url, _stop: shutdown.drop_guard() }
     }
 
     pub async fn post(&self, body: &Value) -> Response {
-        let request = reqwest::Client::new().post(format!("{}/api/generate", self.url)).json(body);
+        self.post_to("/api/generate", body).await
+    }
+
+    pub async fn post_to(&self, path: &str, body: &Value) -> Response {
+        let request = reqwest::Client::new().post(format!("{}{path}", self.url)).json(body);
         request.send().await.expect("the gateway answers")
+    }
+
+    /// A request whose answer is a stream of events.
+    pub async fn stream(&self, body: &Value) -> Response {
+        let request = reqwest::Client::new().post(format!("{}/api/generate", self.url));
+        let request = request.header("accept", "text/event-stream").json(body);
+        request.send().await.expect("the gateway answers")
+    }
+
+    pub async fn delete(&self, path: &str) -> Response {
+        let request = reqwest::Client::new().delete(format!("{}{path}", self.url));
+        request.send().await.expect("the gateway answers")
+    }
+
+    /// JSON that comes with 200.
+    pub async fn json(&self, path: &str) -> Value {
+        let response = self.get(path).await;
+        assert_eq!(response.status(), 200, "{path}");
+        response.json().await.expect("JSON")
     }
 
     pub async fn get(&self, path: &str) -> Response {
         reqwest::get(format!("{}{path}", self.url)).await.expect("the gateway answers")
+    }
+}
+
+/// Encoders without names, and diffusion services.
+pub fn options(encoders: &[&str], diffusion: &[&str]) -> GatewayOptions {
+    GatewayOptions {
+        encoders: encoders.iter().map(|url| EncoderTarget::local(*url)).collect(),
+        diffusion: diffusion.iter().map(|url| (*url).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+/// A server-sent event: its name, its data, and its id if it has one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sse {
+    pub name: String,
+    pub data: Value,
+    pub id: Option<u64>,
+}
+
+/// Reads events as they come.
+pub struct Events {
+    response: Response,
+    text: String,
+}
+
+impl Events {
+    pub fn new(response: Response) -> Self {
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, text: String::new() }
+    }
+
+    /// `None` when the stream has ended.
+    pub async fn next(&mut self) -> Option<Sse> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field = |name: &str| {
+                    event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                };
+                // A comment that keeps the connection open.
+                let Some(name) = field("event") else { continue };
+                let data = field("data").expect("data in one line");
+                return Some(Sse {
+                    name: name.to_owned(),
+                    data: serde_json::from_str(data).expect("JSON"),
+                    id: field("id").map(|id| id.parse().expect("a number")),
+                });
+            }
+            let chunk = self.response.chunk().await.expect("the stream does not break")?;
+            self.text.push_str(std::str::from_utf8(&chunk).expect("our events are ASCII"));
+        }
+    }
+
+    pub async fn rest(mut self) -> Vec<Sse> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event);
+        }
+        events
     }
 }
 
@@ -101,11 +186,14 @@ pub fn expected_png(
         return_latents: false,
         preview: None,
     };
-    let recipe = picture::recipe(&info, &[], &job);
+    let mut recipe = picture::recipe(&info, &[], &job);
+    recipe.settings.prompt = Some(chat.user.clone());
+    recipe.settings.negative_prompt = Some(negative.to_owned()).filter(|text| !text.is_empty());
     picture::encode_png(&FakeGenerator::picture(&job), &recipe).expect("a picture").to_vec()
 }
 
-fn expected_embeddings(width: usize, chat: &Chat) -> Tensor {
+/// What the fake encoder makes of a chat.
+pub fn expected_embeddings(width: usize, chat: &Chat) -> Tensor {
     let token_ids = tokenizer().tokenize(chat, 100).expect("fits").ids;
     // -2 of four layers.
     FakeEncoder::expected(&EncodeJob { token_ids, hidden_layer: 3, dtype: DType::F32 }, width)

@@ -1,0 +1,21 @@
+//! The endpoints.
+
+pub(crate) mod answer;
+pub(crate) mod encode;
+pub(crate) mod generate;
+pub(crate) mod health;
+pub(crate) mod history;
+pub(crate) mod jobs;
+pub(crate) mod lists;
+pub(crate) mod loras;
+pub(crate) mod openai;
+pub(crate) mod page;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use crate::gateway::Gateway;
+
+/// What every endpoint gets.
+pub(crate) type Shared = State<Arc<Gateway>>;

@@ -1,0 +1,227 @@
+//! A picture as an answer: its file, JSON about it, or the events on the way to it.
+
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::{IntoResponse as _, Response, Sse, sse},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures::Stream;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    generation::{Event, Made, Preview},
+    problem::Problem,
+    request::GenerateBody,
+};
+
+/// Between two comments that keep a silent connection open.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What a client takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepts {
+    File,
+    Json,
+    Events,
+}
+
+/// A picture with its parameters.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResultBody {
+    /// The file in base64; absent where `image_url` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub image: Option<String>,
+    /// Where the file is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub image_url: Option<String>,
+    pub media_type: &'static str,
+    /// Its id in the history, if one is kept.
+    #[schema(required = true)]
+    pub history_id: Option<u64>,
+    /// The request with every value as it was used; sent again, it makes the same picture.
+    pub parameters: GenerateBody,
+    /// What the text encoder got.
+    pub formatted_prompt: String,
+    /// Seconds, from request to picture.
+    pub generation_time: f64,
+    pub truncated_tokens: u32,
+    pub truncated_negative_tokens: u32,
+    /// The text encoder was not asked.
+    pub embeddings_cached: bool,
+}
+
+/// A preview as an event.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PreviewBody {
+    pub step: u32,
+    pub steps: u32,
+    pub media_type: String,
+    /// The file in base64.
+    pub image: String,
+}
+
+/// A server-sent event, for the OpenAPI document. `data` is JSON: a `Progress`, a `PreviewBody`, a
+/// `ResultBody` or a `Problem`, as `event` says.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SentEvent {
+    #[schema(required = false, nullable = false)]
+    event: Option<String>,
+    data: String,
+    #[schema(required = false, nullable = false)]
+    id: Option<String>,
+}
+
+impl Accepts {
+    /// What the client prefers. A header that names none of ours asks for the file, as no header
+    /// does.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut best = (0.0, Self::File);
+        for value in headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {
+            for range in value.split(',') {
+                let mut parts = range.split(';').map(str::trim);
+                let kind = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+                    "text/event-stream" => Self::Events,
+                    "application/json" => Self::Json,
+                    "*/*" => Self::File,
+                    kind if kind.starts_with("image/") => Self::File,
+                    _ => continue,
+                };
+                let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
+                let quality = quality.unwrap_or(1.0);
+                if quality > best.0 {
+                    best = (quality, kind);
+                }
+            }
+        }
+        best.1
+    }
+}
+
+impl ResultBody {
+    /// With the file in it.
+    pub fn whole(made: &Made) -> Self {
+        Self { image: Some(STANDARD.encode(&made.file)), ..Self::about(made) }
+    }
+
+    /// With the file elsewhere.
+    pub fn at(made: &Made, url: String) -> Self {
+        Self { image_url: Some(url), ..Self::about(made) }
+    }
+
+    fn about(made: &Made) -> Self {
+        let [truncated_tokens, truncated_negative_tokens] = made.truncated;
+        Self {
+            image: None,
+            image_url: None,
+            media_type: made.format.media_type(),
+            history_id: made.history_id,
+            parameters: made.parameters.clone(),
+            formatted_prompt: made.formatted_prompt.clone(),
+            generation_time: (made.seconds * 1e6).round() / 1e6,
+            truncated_tokens,
+            truncated_negative_tokens,
+            embeddings_cached: made.cached,
+        }
+    }
+}
+
+impl From<&Preview> for PreviewBody {
+    fn from(preview: &Preview) -> Self {
+        Self {
+            step: preview.step,
+            steps: preview.steps,
+            media_type: preview.media_type.clone(),
+            image: STANDARD.encode(&preview.file),
+        }
+    }
+}
+
+/// The file, with what else is known in headers.
+pub(crate) fn file(made: &Made) -> Response {
+    let mut response = made.file.clone().into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(made.format.media_type()));
+    if let Some(seed) = made.parameters.seed {
+        headers.insert("x-seed", seed.into());
+    }
+    if let Ok(value) = HeaderValue::from_str(&format!("{:.3}", made.seconds)) {
+        headers.insert("x-generation-time", value);
+    }
+    if let Some(id) = made.history_id {
+        headers.insert("x-history-id", id.into());
+    }
+    let names = ["x-truncated-tokens", "x-truncated-negative-tokens"];
+    for (name, tokens) in names.into_iter().zip(made.truncated) {
+        if tokens > 0 {
+            headers.insert(HeaderName::from_static(name), tokens.into());
+        }
+    }
+    response
+}
+
+/// Progress and previews as server-sent events.
+pub(crate) fn event(event: &Event) -> sse::Event {
+    match event {
+        Event::Progress(progress) => named("progress", progress),
+        Event::Preview(preview) => named("preview", &PreviewBody::from(preview)),
+    }
+}
+
+/// The last event.
+pub(crate) fn last(result: Result<ResultBody, Problem>) -> sse::Event {
+    match result {
+        Ok(result) => named("result", &result),
+        Err(problem) => named("error", &problem),
+    }
+}
+
+pub(crate) fn named(name: &str, data: &impl Serialize) -> sse::Event {
+    let event = sse::Event::default().event(name);
+    event.json_data(data).unwrap_or_else(|error| {
+        tracing::error!(%error, "an event could not be written");
+        sse::Event::default().event(name).data("{}")
+    })
+}
+
+/// A stream of events that proxies neither hold back nor cut off.
+pub(crate) fn stream(events: impl Stream<Item = sse::Event> + Send + 'static) -> Response {
+    use futures::StreamExt as _;
+    let events = events.map(Ok::<_, std::convert::Infallible>);
+    let alive = sse::KeepAlive::new().interval(KEEP_ALIVE);
+    let mut response = Sse::new(events).keep_alive(alive).into_response();
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preferred_answer_is_given() {
+        let accepts = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, value.parse().expect("a header"));
+            Accepts::of(&headers)
+        };
+        assert_eq!(Accepts::of(&HeaderMap::new()), Accepts::File);
+        for (value, expected) in [
+            ("*/*", Accepts::File),
+            ("image/png", Accepts::File),
+            ("application/json", Accepts::Json),
+            ("Application/JSON; charset=utf-8", Accepts::Json),
+            ("text/event-stream", Accepts::Events),
+            ("text/html, application/json;q=0.5, */*;q=0.8", Accepts::File),
+            ("application/json, */*;q=0.5", Accepts::Json),
+            ("text/html", Accepts::File),
+            ("application/json;q=nonsense", Accepts::Json),
+        ] {
+            assert_eq!(accepts(value), expected, "{value}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Prompts without pictures: encoded, kept in a file, or shown as the text encoder gets them.
+
+mod file;
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json,
+    extract::{Request, State},
+};
+use llm_dit_chat::Chat;
+use llm_dit_proto::{DType, Fault, v1::CountResponse};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use crate::{
+    backends::{Choice, EncoderKind, NamedEncoder, Tried},
+    body,
+    encode::{self, Embedding},
+    error::Error,
+    gateway::Gateway,
+    problem::{Problem, Problems},
+    request::EncodeBody,
+};
+
+/// What came of a prompt.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EncodeAnswer {
+    /// Tokens, and numbers for each.
+    #[schema(example = json!([11, 2560]))]
+    shape: Vec<u64>,
+    /// `bf16`, `f16` or `f32`.
+    dtype: String,
+    /// Seconds.
+    encode_time: f64,
+    prompt: String,
+    formatted_prompt: String,
+    encoder: String,
+    /// The checkpoint's label.
+    model: String,
+    /// Counted from 0, as transformers' `output_hidden_states`.
+    hidden_layer: u32,
+    truncated_tokens: u32,
+    /// The text encoder was not asked.
+    cached: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SavedAnswer {
+    /// On the gateway's machine.
+    path: String,
+    shape: Vec<u64>,
+    /// Seconds.
+    encode_time: f64,
+}
+
+/// A prompt as the text encoder gets it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FormatAnswer {
+    formatted_prompt: String,
+    char_count: usize,
+    /// Before anything is cut; `null` if no encoder can tell.
+    #[schema(required = true)]
+    token_count: Option<u32>,
+    #[schema(required = true)]
+    tokens: Option<Tokens>,
+    max_tokens: u32,
+    prompt: String,
+    #[schema(required = true)]
+    system_prompt: Option<String>,
+    #[schema(required = true)]
+    thinking_content: Option<String>,
+    #[schema(required = true)]
+    assistant_content: Option<String>,
+    #[schema(required = true)]
+    enable_thinking: Option<bool>,
+    #[schema(required = true)]
+    template: Option<String>,
+}
+
+/// By part; they sum to `token_count`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Tokens {
+    system: u32,
+    user: u32,
+    thinking: u32,
+    assistant: u32,
+    /// Headers, line breaks and special tokens of the format itself.
+    frame: u32,
+}
+
+/// A prompt that was encoded.
+struct Encoded {
+    embedding: Arc<Embedding>,
+    chat: Chat,
+    /// Who did it, and where.
+    encoder: String,
+    device: String,
+    cached: bool,
+    seconds: f64,
+}
+
+/// Has a prompt encoded and says what came out.
+#[utoipa::path(
+    post, path = "/api/encode", tag = "prompts", request_body = EncodeBody,
+    responses((status = 200, body = EncodeAnswer), Problems)
+)]
+pub(crate) async fn encode(
+    State(gateway): Shared,
+    request: Request,
+) -> Result<Json<EncodeAnswer>, Problem> {
+    let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
+    let Encoded { embedding, chat, encoder, cached, seconds, .. } = gateway.encode(&body).await?;
+    let dtype = DType::from_wire(embedding.header.dtype).ok().flatten();
+    Ok(Json(EncodeAnswer {
+        shape: embedding.header.shape.clone(),
+        dtype: dtype.map(|dtype| dtype.to_string()).unwrap_or_default(),
+        encode_time: seconds,
+        prompt: body.prompt.unwrap_or_default(),
+        formatted_prompt: chat.render(),
+        encoder,
+        model: embedding.model.clone(),
+        hidden_layer: embedding.hidden_layer,
+        truncated_tokens: embedding.truncated,
+        cached,
+    }))
+}
+
+/// Has a prompt encoded and keeps the embeddings in a file of the server.
+#[utoipa::path(
+    post, path = "/api/save-embeddings", tag = "prompts", request_body = EncodeBody,
+    responses((status = 200, body = SavedAnswer), Problems)
+)]
+pub(crate) async fn save(
+    State(gateway): Shared,
+    request: Request,
+) -> Result<Json<SavedAnswer>, Problem> {
+    let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
+    let folder = gateway.embeddings_dir.clone().ok_or_else(|| {
+        Fault::Unsupported(
+            "the gateway has no folder for embeddings; start it with --embeddings-dir".to_owned(),
+        )
+    })?;
+    let encoded = gateway.encode(&body).await?;
+    let (shape, encode_time) = (encoded.embedding.header.shape.clone(), encoded.seconds);
+    let write = move || file::save(&folder, &body, &encoded);
+    let written = tokio::task::spawn_blocking(write).await;
+    let path =
+        written.map_err(|e| Fault::Internal(format!("writing embeddings failed: {e}")))??;
+    Ok(Json(SavedAnswer { path: path.display().to_string(), shape, encode_time }))
+}
+
+/// Shows a prompt as the text encoder gets it, with what it costs in tokens.
+#[utoipa::path(
+    post, path = "/api/format-prompt", tag = "prompts", request_body = EncodeBody,
+    responses((status = 200, body = FormatAnswer), Problems)
+)]
+pub(crate) async fn format(
+    State(gateway): Shared,
+    request: Request,
+) -> Result<Json<FormatAnswer>, Problem> {
+    let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
+    let chat = body.chat(&gateway.templates, true)?;
+    let formatted_prompt = chat.render();
+    // Whoever encodes; the diffusion service's own encoder cannot be asked from here.
+    let choice = gateway.backends.encoder(body.encoder.as_deref(), false);
+    let counts = match choice {
+        Ok(choice) => encode::count(choice, &chat).await,
+        Err(fault) if body.encoder.as_deref() != Some(crate::options::DIFFUSION) => {
+            return Err(fault.into());
+        }
+        Err(_) => None,
+    };
+    Ok(Json(FormatAnswer {
+        char_count: formatted_prompt.chars().count(),
+        formatted_prompt,
+        token_count: counts.as_ref().map(|counts| counts.total),
+        tokens: counts.map(Tokens::from),
+        max_tokens: body.ask().max_tokens,
+        prompt: body.prompt.unwrap_or_default(),
+        system_prompt: body.system_prompt,
+        thinking_content: body.thinking_content,
+        assistant_content: body.assistant_content,
+        enable_thinking: body.enable_thinking,
+        template: body.template,
+    }))
+}
+
+impl Gateway {
+    async fn encode(&self, body: &EncodeBody) -> Result<Encoded, Error> {
+        let begun = Instant::now();
+        let chat = body.chat(&self.templates, false)?;
+        let Choice::Ours(encoder) = self.backends.encoder(body.encoder.as_deref(), false)? else {
+            return Err(Fault::Unsupported("embeddings do not pass here".to_owned()).into());
+        };
+        let chats = [chat.clone()];
+        let mut tried = Tried::default();
+        let (embedding, cached) = loop {
+            let pipe = encode::open(encoder, &self.cache, &chats, body.ask(), &mut tried).await?;
+            let backend = pipe.lease().map(|lease| Arc::clone(lease.backend()));
+            match (pipe.collect().await, backend) {
+                (Ok(collected), _) => break collected,
+                (Err(error), Some(backend)) => tried.note(&backend, error)?,
+                (Err(error), None) => return Err(error),
+            }
+        };
+        Ok(Encoded {
+            embedding,
+            chat,
+            encoder: encoder.name.clone(),
+            device: device(encoder),
+            cached,
+            seconds: begun.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+fn device(encoder: &NamedEncoder) -> String {
+    match &encoder.kind {
+        EncoderKind::Grpc(pool) => {
+            pool.all().first().map(|backend| backend.url().to_owned()).unwrap_or_default()
+        }
+        EncoderKind::Heylook(server) => server.url().to_owned(),
+    }
+}
+
+impl From<CountResponse> for Tokens {
+    fn from(counts: CountResponse) -> Self {
+        let CountResponse { system, user, thinking, assistant, frame, .. } = counts;
+        Self { system, user, thinking, assistant, frame }
+    }
+}

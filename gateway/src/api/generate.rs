@@ -1,0 +1,102 @@
+//! `POST /api/generate`: a picture, now.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    response::{IntoResponse as _, Response},
+};
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Shared,
+    answer::{self, Accepts, ResultBody, SentEvent},
+};
+use crate::{
+    body,
+    error::Error,
+    gateway::{Admission, Gateway},
+    generation::{Event, Made},
+    problem::{Problem, Problems},
+    request::{self, GenerateBody},
+};
+
+/// Events that a slow reader may be behind; more of them are left out.
+const EVENTS_IN_FLIGHT: usize = 32;
+
+/// Something on the way to a picture, or its end.
+pub(crate) enum Live {
+    Event(Event),
+    End(Box<Result<Made, Error>>),
+}
+
+/// Makes a picture.
+///
+/// `Accept` chooses the answer: the file, JSON with the file in base64, or server-sent events
+/// (`progress`, `preview`, and at the end `result` or `error`).
+#[utoipa::path(
+    post, path = "/api/generate", tag = "pictures", request_body = GenerateBody,
+    responses(
+        (status = 200, description = "The picture", content(
+            ([u8] = "image/png"), ([u8] = "image/jpeg"), ([u8] = "image/webp"),
+            (ResultBody = "application/json"), (SentEvent = "text/event-stream"),
+        )),
+        Problems,
+    )
+)]
+pub(crate) async fn generate(
+    State(gateway): Shared,
+    request: Request,
+) -> Result<Response, Problem> {
+    let accepts = Accepts::of(request.headers());
+    let body: GenerateBody =
+        body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
+    let mut request = body.check(&gateway.templates)?;
+    let admission = gateway.admit()?;
+    if accepts == Accepts::Events {
+        // So that what is wrong still has a status of its own.
+        gateway.check(&request).await?;
+        request.previews = true;
+        let events = live(gateway, request, admission).map(|live| match live {
+            Live::Event(event) => answer::event(&event),
+            Live::End(result) => {
+                let result = result.map(|made| ResultBody::whole(&made));
+                answer::last(result.map_err(Problem::from))
+            }
+        });
+        return Ok(answer::stream(events));
+    }
+    let made = gateway.make(&request, &|_| {}).await?;
+    Ok(match accepts {
+        Accepts::Json => Json(ResultBody::whole(&made)).into_response(),
+        Accepts::File | Accepts::Events => answer::file(&made),
+    })
+}
+
+/// A picture with all that happens on the way. Dropping the stream stops the work.
+pub(crate) fn live(
+    gateway: Arc<Gateway>,
+    request: request::Request,
+    admission: Admission,
+) -> impl futures::Stream<Item = Live> + Send + 'static {
+    let (send, events) = mpsc::channel(EVENTS_IN_FLIGHT);
+    let work = async move {
+        let _admission = admission;
+        let report = |event| {
+            // A reader that is far behind gets the next one.
+            let _ = send.try_send(Live::Event(event));
+        };
+        let result = gateway.make(&request, &report).await;
+        let _ = send.send(Live::End(Box::new(result))).await;
+    };
+    let work = AbortOnDropHandle::new(tokio::spawn(tracing::Instrument::in_current_span(work)));
+    ReceiverStream::new(events).map(move |live| {
+        // The stream owns the work.
+        let _ = &work;
+        live
+    })
+}

@@ -1,0 +1,143 @@
+//! `GET /health`: whether a picture could be made now.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use futures::future::join_all;
+use serde::Serialize;
+use tokio::time;
+use utoipa::ToSchema;
+
+use super::Shared;
+use crate::{
+    backends::{Backend, Choice, Condition, EncoderKind, NamedEncoder, PATIENCE},
+    encode::CacheStats,
+    gateway::Gateway,
+    options::DIFFUSION,
+};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Health {
+    /// `ok` or `unavailable`.
+    status: &'static str,
+    version: &'static str,
+    /// The first is what a request without a wish gets.
+    encoders: Vec<EncoderHealth>,
+    diffusion: Vec<BackendHealth>,
+    requests: Requests,
+    embedding_cache: CacheStats,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EncoderHealth {
+    /// What `encoder` in a request may say.
+    name: String,
+    kind: EncoderKindName,
+    backends: Vec<BackendHealth>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EncoderKindName {
+    Grpc,
+    Heylookitsanllm,
+    /// The diffusion services' own.
+    Diffusion,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BackendHealth {
+    url: String,
+    status: Condition,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    detail: Option<String>,
+    /// Requests of this gateway.
+    in_flight: usize,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Requests {
+    running: usize,
+    limit: usize,
+}
+
+/// Whether a picture could be made now. Asks every service.
+#[utoipa::path(
+    get, path = "/health", tag = "health",
+    responses(
+        (status = 200, description = "A picture could be made", body = Health),
+        (status = 503, description = "None could", body = Health),
+    )
+)]
+pub(crate) async fn health(State(gateway): Shared) -> (StatusCode, Json<Health>) {
+    let backends = &gateway.backends;
+    let all = backends.diffusion.all();
+    let diffusion = join_all(all.iter().map(check));
+    let encoders = join_all(backends.encoders.iter().map(encoder));
+    let (diffusion, mut encoders) = tokio::join!(diffusion, encoders);
+    let has_encoder = has_encoder(&gateway).await;
+    let theirs_first = matches!(backends.encoder(None, has_encoder), Ok(Choice::Theirs));
+    if has_encoder {
+        let name = DIFFUSION.to_owned();
+        let theirs = EncoderHealth { name, kind: EncoderKindName::Diffusion, backends: Vec::new() };
+        let place = if theirs_first { 0 } else { encoders.len() };
+        encoders.insert(place, theirs);
+    }
+    let serves = |list: &[BackendHealth]| list.iter().any(|backend| backend.status.is_usable());
+    let well = serves(&diffusion)
+        && encoders.first().is_some_and(|encoder| {
+            encoder.kind == EncoderKindName::Diffusion || serves(&encoder.backends)
+        });
+    let (code, status) = if well {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+    };
+    let health = Health {
+        status,
+        version: env!("CARGO_PKG_VERSION"),
+        encoders,
+        diffusion,
+        requests: Requests { running: gateway.running(), limit: gateway.max_requests },
+        embedding_cache: gateway.cache.stats(),
+    };
+    (code, Json(health))
+}
+
+async fn has_encoder(gateway: &Gateway) -> bool {
+    let described = time::timeout(PATIENCE, gateway.model()).await;
+    matches!(described, Ok(Ok(model)) if model.has_encoder)
+}
+
+async fn encoder(encoder: &NamedEncoder) -> EncoderHealth {
+    let name = encoder.name.clone();
+    match &encoder.kind {
+        EncoderKind::Grpc(pool) => {
+            let backends = join_all(pool.all().iter().map(check)).await;
+            EncoderHealth { name, kind: EncoderKindName::Grpc, backends }
+        }
+        EncoderKind::Heylook(server) => {
+            let (status, detail) = match time::timeout(PATIENCE, server.about()).await {
+                Ok(Ok(about)) => (Condition::Serving, about.objection(server.model())),
+                Ok(Err(error)) => (Condition::Unreachable, Some(error.to_string())),
+                // It answers nothing while it computes.
+                Err(_) => (Condition::Unknown, Some("it is busy, or does not answer".to_owned())),
+            };
+            let url = server.url().to_owned();
+            let backends = vec![BackendHealth { url, status, detail, in_flight: 0 }];
+            EncoderHealth { name, kind: EncoderKindName::Heylookitsanllm, backends }
+        }
+    }
+}
+
+async fn check(backend: &Arc<Backend>) -> BackendHealth {
+    let status = backend.check().await;
+    BackendHealth {
+        url: backend.url().to_owned(),
+        status,
+        detail: backend.state().detail,
+        in_flight: backend.in_flight(),
+    }
+}

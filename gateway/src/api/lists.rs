@@ -1,0 +1,169 @@
+//! What can be chosen: templates, schedulers, and what the model takes.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use llm_dit_params::Scheduler;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use crate::{
+    backends::{Model, Tried},
+    error::Error,
+    gateway::Gateway,
+    problem::{Problem, Problems},
+};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TemplatesBody {
+    /// By category, then by name.
+    templates: Vec<TemplateBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TemplateBody {
+    name: String,
+    /// With the prefix `z_image_`; both are taken.
+    full_name: String,
+    category: String,
+    description: String,
+    has_thinking: bool,
+    system_prompt: String,
+    #[schema(required = true)]
+    thinking_content: Option<String>,
+    #[schema(required = true)]
+    assistant_content: Option<String>,
+    add_think_block: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SchedulersBody {
+    schedulers: Vec<SchedulerBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SchedulerBody {
+    id: &'static str,
+    name: &'static str,
+    description: &'static str,
+}
+
+/// What the diffusion service has loaded.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelBody {
+    model: String,
+    device: String,
+    /// What the transformer computes in.
+    #[schema(required = true)]
+    dtype: Option<String>,
+    version: String,
+    defaults: DefaultsBody,
+    limits: LimitsBody,
+    /// What `encoder` may say; the first is used if nothing is said.
+    encoders: Vec<String>,
+    /// Whether there are pictures of the work under way.
+    previews: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DefaultsBody {
+    width: u32,
+    height: u32,
+    steps: u32,
+    guidance_scale: f32,
+    shift: f64,
+    scheduler: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LimitsBody {
+    side_multiple: u32,
+    min_side: u32,
+    max_side: u32,
+    max_pixels: u64,
+    max_steps: u32,
+    max_caption_tokens: u32,
+}
+
+/// All prompt templates.
+#[utoipa::path(get, path = "/api/templates", tag = "choices", responses((status = 200, body = TemplatesBody), Problems))]
+pub(crate) async fn templates(State(gateway): Shared) -> Json<TemplatesBody> {
+    let categories = gateway.templates.by_category();
+    let templates = categories.into_values().flatten().map(|template| TemplateBody {
+        name: template.short_name().to_owned(),
+        full_name: template.name.clone(),
+        category: template.category.clone(),
+        description: template.description.clone(),
+        has_thinking: template.thinking_content.as_ref().is_some_and(|text| !text.is_empty()),
+        system_prompt: template.system_prompt.clone(),
+        thinking_content: template.thinking_content.clone(),
+        assistant_content: template.assistant_content.clone(),
+        add_think_block: template.add_think_block,
+    });
+    Json(TemplatesBody { templates: templates.collect() })
+}
+
+/// All schedulers.
+#[utoipa::path(get, path = "/api/schedulers", tag = "choices", responses((status = 200, body = SchedulersBody), Problems))]
+pub(crate) async fn schedulers() -> Json<SchedulersBody> {
+    let body = |scheduler: Scheduler| SchedulerBody {
+        id: scheduler.id(),
+        name: match scheduler {
+            Scheduler::FlowEuler => "Euler",
+            Scheduler::FlowHeun => "Heun",
+            Scheduler::DpmSolver => "DPM-Solver++ 2M",
+            Scheduler::UniPc => "UniPC",
+        },
+        description: scheduler.description(),
+    };
+    Json(SchedulersBody { schedulers: Scheduler::ALL.map(body).into() })
+}
+
+/// What the diffusion service has loaded, uses by itself and takes.
+#[utoipa::path(get, path = "/api/model", tag = "choices", responses((status = 200, body = ModelBody), Problems))]
+pub(crate) async fn model(State(gateway): Shared) -> Result<Json<ModelBody>, Problem> {
+    let model = gateway.model().await?;
+    let names = gateway.backends.encoder_names(model.has_encoder);
+    let encoders = names.into_iter().map(str::to_owned).collect();
+    let Model { defaults, limits, .. } = model;
+    Ok(Json(ModelBody {
+        model: model.name,
+        device: model.device,
+        dtype: model.dtype.map(|dtype| dtype.to_string()),
+        version: model.version,
+        defaults: DefaultsBody {
+            width: defaults.width,
+            height: defaults.height,
+            steps: defaults.steps,
+            guidance_scale: defaults.guidance_scale,
+            shift: defaults.shift,
+            scheduler: defaults.scheduler.id(),
+        },
+        limits: LimitsBody {
+            side_multiple: limits.side_multiple,
+            min_side: limits.min_side,
+            max_side: limits.max_side,
+            max_pixels: limits.max_pixels,
+            max_steps: limits.max_steps,
+            max_caption_tokens: model.max_caption_tokens,
+        },
+        encoders,
+        previews: model.has_previews,
+    }))
+}
+
+impl Gateway {
+    /// What a diffusion service that is well has loaded.
+    pub async fn model(&self) -> Result<Model, Error> {
+        let mut tried = Tried::default();
+        loop {
+            let lease = self.backends.diffusion.pick(&mut tried).await?;
+            let backend = Arc::clone(lease.backend());
+            match lease.model().await {
+                Ok(model) => return Ok(model),
+                Err(fault) => tried.note(&backend, fault.into())?,
+            }
+        }
+    }
+}

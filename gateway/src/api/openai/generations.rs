@@ -1,0 +1,37 @@
+//! `POST /v1/images/generations`.
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+
+use super::{
+    answer::{self, ImagesAnswer},
+    body::{Images, ImagesBody, split},
+    error::{OpenAiProblem, OpenAiProblems},
+};
+use crate::{
+    api::{Shared, answer::SentEvent},
+    body,
+    request::GenerateBody,
+};
+
+/// Makes pictures, as OpenAI's API does.
+#[utoipa::path(
+    post, path = "/v1/images/generations", tag = "OpenAI", request_body = ImagesBody,
+    responses(
+        (status = 200, content((ImagesAnswer = "application/json"), (SentEvent = "text/event-stream"))),
+        OpenAiProblems,
+    )
+)]
+pub(crate) async fn generate(
+    State(gateway): Shared,
+    request: Request,
+) -> Result<Response, OpenAiProblem> {
+    let headers = request.headers().clone();
+    let bytes = body::read_json(request, Some(&gateway)).await?;
+    let (theirs, ours) = split(body::parse(&bytes, GenerateBody::FIELDS)?)?;
+    let images = Images::check(&gateway, theirs, ours).await?;
+    let admission = gateway.admit()?;
+    Ok(answer::answer(gateway, images, admission, headers, "image_generation").await?)
+}

@@ -1,0 +1,59 @@
+//! `GET /v1/models`.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use llm_dit_proto::Fault;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::{OpenAiProblem, OpenAiProblems};
+use crate::api::Shared;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelsAnswer {
+    /// Always `list`.
+    object: &'static str,
+    data: Vec<ModelAnswer>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelAnswer {
+    id: String,
+    /// Always `model`.
+    object: &'static str,
+    /// Not known, and so 0.
+    created: u64,
+    owned_by: &'static str,
+}
+
+impl ModelAnswer {
+    fn new(id: String) -> Self {
+        Self { id, object: "model", created: 0, owned_by: "llm-dit" }
+    }
+}
+
+/// The model of the diffusion services.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelsAnswer), OpenAiProblems))]
+pub(crate) async fn list(State(gateway): Shared) -> Result<Json<ModelsAnswer>, OpenAiProblem> {
+    let model = ModelAnswer::new(gateway.model().await?.name);
+    Ok(Json(ModelsAnswer { object: "list", data: vec![model] }))
+}
+
+/// One model.
+#[utoipa::path(
+    get, path = "/v1/models/{id}", tag = "OpenAI", params(("id" = String, Path)),
+    responses((status = 200, body = ModelAnswer), OpenAiProblems)
+)]
+pub(crate) async fn get(
+    State(gateway): Shared,
+    Path(id): Path<String>,
+) -> Result<Json<ModelAnswer>, OpenAiProblem> {
+    let name = gateway.model().await?.name;
+    if id == name {
+        return Ok(Json(ModelAnswer::new(name)));
+    }
+    let id: String = id.chars().take(100).collect();
+    Err(Fault::NotFound(format!("there is no model '{id}'; there is '{name}'")).into())
+}

@@ -1,0 +1,205 @@
+//! One service on one machine: how it is, and how much it has to do.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use llm_dit_proto::{
+    Fault,
+    v1::{
+        DescribeDiffusionRequest, diffusion_client::DiffusionClient, encoder_client::EncoderClient,
+    },
+};
+use llm_dit_serving::Remote;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::{
+    sync::{Notify, RwLock},
+    time,
+};
+use tonic::transport::Channel;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::{Loras, Model};
+use crate::error::Error;
+
+/// A service that takes longer to say that it is well is not.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two questions how a service is.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub remote: Remote,
+    /// The gRPC service that it should be.
+    service: &'static str,
+    state: Mutex<State>,
+    /// Wakes the task that asks for its health.
+    failed: Notify,
+    /// Times that it failed, so that an answer from before does not count.
+    failures: AtomicU64,
+    /// Times that it came back, perhaps with another model.
+    recoveries: AtomicU64,
+    in_flight: AtomicUsize,
+    /// LoRAs that are to come back after a request had others. Held for reading by every request
+    /// until its picture is in the queue, so that nobody changes the weights before its turn.
+    pub(super) diverted: Arc<RwLock<Option<Loras>>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub condition: Condition,
+    pub detail: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Condition {
+    /// Not asked yet.
+    Unknown,
+    Serving,
+    /// It answers, but takes no requests: starting, or shutting down.
+    NotServing,
+    Unreachable,
+}
+
+impl Condition {
+    pub fn is_usable(self) -> bool {
+        matches!(self, Self::Unknown | Self::Serving)
+    }
+}
+
+impl Backend {
+    /// Begins to watch over a service. Must be called inside a tokio runtime.
+    pub fn new(what: &'static str, service: &'static str, url: &str) -> Result<Arc<Self>, Error> {
+        let backend = Arc::new(Self {
+            remote: Remote::new(what, url)?,
+            service,
+            state: Mutex::new(State { condition: Condition::Unknown, detail: None }),
+            failed: Notify::new(),
+            failures: AtomicU64::new(0),
+            recoveries: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            diverted: Arc::default(),
+        });
+        tokio::spawn(watch_over(Arc::downgrade(&backend)));
+        Ok(backend)
+    }
+
+    pub fn url(&self) -> &str {
+        self.remote.url()
+    }
+
+    pub fn state(&self) -> State {
+        self.state.lock().clone()
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn recoveries(&self) -> u64 {
+        self.recoveries.load(Ordering::Relaxed)
+    }
+
+    /// Leaves it alone until its health answers again.
+    pub fn fail(&self, fault: &Fault) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.enter(Condition::Unreachable, Some(fault.to_string()));
+        self.failed.notify_one();
+    }
+
+    pub fn encoder(&self) -> EncoderClient<Channel> {
+        EncoderClient::new(self.remote.channel())
+    }
+
+    pub fn diffusion(&self) -> DiffusionClient<Channel> {
+        DiffusionClient::new(self.remote.channel())
+    }
+
+    /// Asked for every request, which costs a fraction of a millisecond: what was loaded may have
+    /// changed with a restart, and a service that is down should be known before a prompt is
+    /// encoded for it.
+    pub async fn model(&self) -> Result<Model, Fault> {
+        let answer = self.diffusion().describe(DescribeDiffusionRequest {}).await;
+        Model::try_from(answer.map_err(|status| self.remote.fault(status))?.into_inner())
+    }
+
+    /// Asks how it is, and remembers.
+    pub async fn check(&self) -> Condition {
+        let before = self.failures.load(Ordering::Relaxed);
+        let mut client = HealthClient::new(self.remote.channel());
+        let request = HealthCheckRequest { service: self.service.to_owned() };
+        let (condition, detail) = match time::timeout(PATIENCE, client.check(request)).await {
+            Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => {
+                (Condition::Serving, None)
+            }
+            Ok(Ok(_)) => (Condition::NotServing, None),
+            // A program that knows no health, but answers.
+            Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => {
+                (Condition::Serving, None)
+            }
+            Ok(Err(status)) if status.code() == tonic::Code::NotFound => {
+                let detail = format!("there is no {} at {}", self.service, self.url());
+                (Condition::NotServing, Some(detail))
+            }
+            Ok(Err(status)) => {
+                (Condition::Unreachable, Some(self.remote.fault(status).to_string()))
+            }
+            Err(_) => {
+                let detail =
+                    format!("{} gave no answer within {} s", self.url(), PATIENCE.as_secs());
+                (Condition::Unreachable, Some(detail))
+            }
+        };
+        // A request that failed while we asked knows better.
+        if self.failures.load(Ordering::Relaxed) == before {
+            self.enter(condition, detail);
+        }
+        condition
+    }
+
+    fn enter(&self, condition: Condition, detail: Option<String>) {
+        let before = {
+            let mut state = self.state.lock();
+            std::mem::replace(&mut *state, State { condition, detail }).condition
+        };
+        if before == condition {
+            return;
+        }
+        let url = self.url();
+        match (before.is_usable(), condition.is_usable()) {
+            (false, true) => {
+                self.recoveries.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(url, "a service is back");
+            }
+            (true, false) => tracing::warn!(url, ?condition, "a service is left alone"),
+            _ => tracing::debug!(url, ?condition, "a service has changed"),
+        }
+    }
+}
+
+/// Asks how a service is, again and again, for as long as somebody holds it.
+async fn watch_over(backend: Weak<Backend>) {
+    while let Some(backend) = backend.upgrade() {
+        backend.check().await;
+        tokio::select! {
+            () = time::sleep(INTERVAL) => {}
+            () = backend.failed.notified() => {}
+        }
+    }
+}

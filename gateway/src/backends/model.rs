@@ -1,0 +1,68 @@
+//! What a diffusion service says of itself.
+
+use llm_dit_params::{Limits, ModelDefaults};
+use llm_dit_proto::{
+    DType, Fault,
+    v1::{ActiveLora, DiffusionDescription},
+};
+
+/// Checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub cap_feat_dim: u64,
+    pub max_caption_tokens: u32,
+    pub has_encoder: bool,
+    pub has_previews: bool,
+    /// In use. Their trigger words belong before a prompt that we have encoded.
+    pub loras: Vec<ActiveLora>,
+    /// The checkpoint's label.
+    pub name: String,
+    pub device: String,
+    pub dtype: Option<DType>,
+    pub version: String,
+    pub defaults: ModelDefaults,
+    pub limits: Limits,
+}
+
+impl TryFrom<DiffusionDescription> for Model {
+    type Error = Fault;
+
+    fn try_from(description: DiffusionDescription) -> Result<Self, Fault> {
+        let complete = || {
+            let defaults = description.defaults.as_ref()?;
+            Some(ModelDefaults {
+                width: defaults.width?,
+                height: defaults.height?,
+                steps: defaults.steps?,
+                guidance_scale: defaults.guidance_scale?,
+                shift: defaults.shift?,
+                scheduler: defaults.scheduler.as_deref()?.parse().ok()?,
+            })
+        };
+        let defaults = complete().filter(|_| description.side_multiple > 0).ok_or_else(|| {
+            Fault::Unavailable(
+                "the diffusion service does not say what it accepts; is it another version?"
+                    .to_owned(),
+            )
+        })?;
+        Ok(Self {
+            cap_feat_dim: description.cap_feat_dim.into(),
+            max_caption_tokens: description.max_caption_tokens,
+            has_encoder: description.has_encoder,
+            has_previews: description.max_preview_side > 0,
+            loras: description.loras,
+            name: description.model,
+            device: description.device,
+            dtype: DType::from_wire(description.dtype).ok().flatten(),
+            version: description.version,
+            defaults,
+            limits: Limits {
+                side_multiple: description.side_multiple,
+                min_side: description.min_side,
+                max_side: description.max_side,
+                max_pixels: description.max_pixels,
+                max_steps: description.max_steps,
+            },
+        })
+    }
+}

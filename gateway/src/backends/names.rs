@@ -1,0 +1,74 @@
+//! A URL whose host has several addresses is several backends.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use http::Uri;
+use tokio::net::lookup_host;
+
+/// The URLs that stand behind a URL: itself, or one for each address of its host.
+///
+/// A host may well have one address of each family and still be one machine, which a connection by
+/// name finds out by itself. So only two addresses of the same family count.
+pub(crate) fn spread(url: &str, addresses: &[SocketAddr]) -> Vec<String> {
+    let family = |v4: bool| -> BTreeSet<SocketAddr> {
+        addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect()
+    };
+    let (four, six) = (family(true), family(false));
+    let most = if six.len() > four.len() { six } else { four };
+    if most.len() < 2 {
+        return vec![url.to_owned()];
+    }
+    most.into_iter().map(|address| format!("http://{address}")).collect()
+}
+
+/// Asks for the addresses of a URL's host; `None` when there is nothing to ask or nobody answers.
+pub(crate) async fn look_up(url: &str) -> Option<Vec<SocketAddr>> {
+    let uri: Uri = url.parse().ok()?;
+    let host = uri.host()?;
+    if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    let found = lookup_host((host, uri.port_u16().unwrap_or(80))).await;
+    match found {
+        Ok(addresses) => Some(addresses.collect()),
+        Err(error) => {
+            tracing::debug!(url, %error, "the name of a service cannot be looked up");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    #[test]
+    fn several_addresses_of_one_family_are_several_backends() {
+        let spread = |texts: &[&str]| spread("http://gpus:80", &addresses(texts));
+        assert_eq!(spread(&[]), ["http://gpus:80"]);
+        assert_eq!(spread(&["127.0.0.1:80", "[::1]:80"]), ["http://gpus:80"]);
+        assert_eq!(spread(&["10.0.0.2:80", "10.0.0.2:80"]), ["http://gpus:80"], "the same twice");
+        let two = ["http://10.0.0.1:80", "http://10.0.0.2:80"];
+        assert_eq!(spread(&["10.0.0.2:80", "[fe80::1]:80", "10.0.0.1:80"]), two);
+        assert_eq!(
+            spread(&["[fe80::2]:80", "[fe80::1]:80"]),
+            ["http://[fe80::1]:80", "http://[fe80::2]:80"]
+        );
+    }
+
+    #[tokio::test]
+    async fn only_names_are_looked_up() {
+        for url in ["http://127.0.0.1:1", "http://[::1]:1", "nonsense"] {
+            assert_eq!(look_up(url).await, None, "{url}");
+        }
+        let local = look_up("http://localhost:7").await.expect("every machine knows itself");
+        assert!(local.iter().all(|address| address.ip().is_loopback() && address.port() == 7));
+    }
+}

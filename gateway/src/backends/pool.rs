@@ -1,0 +1,223 @@
+//! Machines that do the same work, and which of them is next: the one with the fewest requests.
+
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::join_all;
+use llm_dit_proto::Fault;
+use parking_lot::Mutex;
+use tokio::time;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Backend, Condition, names};
+use crate::error::Error;
+
+/// Between two looks at the addresses behind a name.
+const LOOK_UP_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Backends that can stand in for each other.
+pub(crate) struct Pool {
+    what: &'static str,
+    list: Arc<Mutex<Vec<Arc<Backend>>>>,
+    /// Where the next round begins, so that equals take turns.
+    turn: AtomicUsize,
+    _stop: DropGuard,
+}
+
+/// A request's claim on a backend, which counts as its load.
+#[derive(Debug)]
+pub(crate) struct Lease(Arc<Backend>);
+
+/// Backends that a request has been to in vain, and what the last of them said.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    backends: Vec<Arc<Backend>>,
+    error: Option<Error>,
+}
+
+impl Pool {
+    /// Must be called inside a tokio runtime.
+    pub fn new(what: &'static str, service: &'static str, urls: &[String]) -> Result<Self, Error> {
+        let mut first: Vec<Arc<Backend>> = Vec::new();
+        for url in urls {
+            if first.iter().all(|backend| backend.url() != url) {
+                first.push(Backend::new(what, service, url)?);
+            }
+        }
+        let list = Arc::new(Mutex::new(first));
+        let stop = CancellationToken::new();
+        let names = Names { what, service, urls: urls.to_vec(), list: Arc::clone(&list) };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(names.follow()));
+        Ok(Self { what, list, turn: AtomicUsize::new(0), _stop: stop.drop_guard() })
+    }
+
+    /// All of them, in the order in which they were given.
+    pub fn all(&self) -> Vec<Arc<Backend>> {
+        self.list.lock().clone()
+    }
+
+    /// Changes whenever one of them came back, perhaps with another model.
+    pub fn epoch(&self) -> u64 {
+        self.list.lock().iter().map(|backend| backend.recoveries()).sum()
+    }
+
+    /// The least busy of those that are well and not tried yet.
+    pub async fn pick(&self, tried: &mut Tried) -> Result<Lease, Error> {
+        if let Some(lease) = self.try_pick(tried) {
+            return Ok(lease);
+        }
+        // Perhaps one has come back since it was asked last.
+        let left: Vec<_> =
+            self.all().into_iter().filter(|backend| !tried.contains(backend)).collect();
+        join_all(left.iter().map(|backend| backend.check())).await;
+        match self.try_pick(tried) {
+            Some(lease) => Ok(lease),
+            None => Err(tried.error.take().unwrap_or_else(|| self.none_left(&left).into())),
+        }
+    }
+
+    fn try_pick(&self, tried: &Tried) -> Option<Lease> {
+        let list = self.list.lock();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % list.len().max(1);
+        let (before, from) = list.split_at(turn);
+        let best = from
+            .iter()
+            .chain(before)
+            .filter(|backend| !tried.contains(backend))
+            .map(|backend| (backend.state().condition, backend))
+            .filter(|(condition, _)| condition.is_usable())
+            .min_by_key(|(condition, backend)| {
+                (*condition != Condition::Serving, backend.in_flight())
+            });
+        // Counted before the list is let go, so that two requests do not see the same load.
+        best.map(|(_, backend)| Lease::new(Arc::clone(backend)))
+    }
+
+    fn none_left(&self, left: &[Arc<Backend>]) -> Fault {
+        let what = self.what;
+        let said = |backend: &Arc<Backend>| {
+            let state = backend.state();
+            state
+                .detail
+                .unwrap_or_else(|| format!("the {what} at {} takes no requests now", backend.url()))
+        };
+        let all: Vec<String> = left.iter().map(said).collect();
+        Fault::Unavailable(if all.is_empty() {
+            format!("there is no {what}")
+        } else {
+            all.join("; ")
+        })
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("what", &self.what).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    fn new(backend: Arc<Backend>) -> Self {
+        backend.begin();
+        Self(backend)
+    }
+
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.0
+    }
+}
+
+impl Deref for Lease {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Tried {
+    /// Remembers that `backend` could not help, and with what words. Gives the error back when
+    /// another machine would say the same.
+    pub fn note(&mut self, backend: &Arc<Backend>, error: Error) -> Result<(), Error> {
+        match &error {
+            Error::Fault(fault @ Fault::Unavailable(_)) => backend.fail(fault),
+            Error::Lost(message) => backend.fail(&Fault::Unavailable(message.clone())),
+            Error::Fault(Fault::Busy { .. }) => {}
+            _ => return Err(error),
+        }
+        tracing::info!(url = backend.url(), %error, "trying another machine");
+        self.backends.push(Arc::clone(backend));
+        self.error = Some(error);
+        Ok(())
+    }
+
+    fn contains(&self, backend: &Arc<Backend>) -> bool {
+        self.backends.iter().any(|tried| Arc::ptr_eq(tried, backend))
+    }
+}
+
+/// Names whose addresses may change.
+struct Names {
+    what: &'static str,
+    service: &'static str,
+    urls: Vec<String>,
+    list: Arc<Mutex<Vec<Arc<Backend>>>>,
+}
+
+impl Names {
+    async fn follow(self) {
+        loop {
+            let mut changing = false;
+            let mut now: Vec<String> = Vec::new();
+            for url in &self.urls {
+                let found = names::look_up(url).await;
+                changing |= found.is_some();
+                // A name that cannot be looked up keeps what it had.
+                let urls = match found {
+                    Some(addresses) => names::spread(url, &addresses),
+                    None => vec![url.clone()],
+                };
+                now.extend(urls);
+            }
+            if !changing {
+                return;
+            }
+            self.replace(&now);
+            time::sleep(LOOK_UP_INTERVAL).await;
+        }
+    }
+
+    /// Keeps the backends that are still there, with all that is known of them.
+    fn replace(&self, urls: &[String]) {
+        let mut list = self.list.lock();
+        let mut next: Vec<Arc<Backend>> = Vec::new();
+        for url in urls {
+            if next.iter().any(|backend| backend.url() == url) {
+                continue;
+            }
+            let known = list.iter().find(|backend| backend.url() == url).cloned();
+            let backend = known.map_or_else(|| Backend::new(self.what, self.service, url), Ok);
+            match backend {
+                Ok(backend) => next.push(backend),
+                Err(error) => tracing::warn!(url, %error, "an address cannot be used"),
+            }
+        }
+        if next.iter().map(|b| b.url()).ne(list.iter().map(|b| b.url())) {
+            tracing::info!(what = self.what, ?urls, "the addresses of a service have changed");
+        }
+        *list = next;
+    }
+}

@@ -1,0 +1,269 @@
+//! The encoder's answer becomes the diffusion service's request, chunk by chunk.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use llm_dit_proto::{
+    Fault, chunks,
+    v1::{
+        EmbeddingHeader, EncodeResponse, GenerateRequest, TensorHeader, TensorRole, TensorStart,
+        encode_response::Frame, generate_request::Part,
+    },
+};
+use tokio::sync::mpsc;
+use tonic::Streaming;
+
+use super::cache::{Cache, Key};
+use crate::{backends::Lease, error::Error};
+
+/// What each prompt of an encode request is to the diffusion service.
+const ROLES: [TensorRole; 2] = [TensorRole::Embeddings, TensorRole::NegativeEmbeddings];
+
+/// Far above 1504 tokens of any width; bounds what a confused encoder can make us carry.
+const MAX_TENSOR_BYTES: u64 = 256 * 1024 * 1024;
+
+/// One prompt's embeddings, as they travel.
+#[derive(Debug, Default)]
+pub(crate) struct Embedding {
+    pub header: TensorHeader,
+    pub chunks: Vec<Bytes>,
+    pub hidden_layer: u32,
+    pub truncated: u32,
+    /// The checkpoint's label.
+    pub model: String,
+}
+
+/// Where one prompt's embeddings come from.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// Remembered.
+    Ready(Arc<Embedding>),
+    /// Computed for this request.
+    Fresh(Arc<Embedding>),
+    /// Next in the encoder's answer; to be remembered under this key.
+    Coming(Key),
+}
+
+/// Embeddings of all prompts of one request.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    slots: std::vec::IntoIter<Slot>,
+    source: Option<Source>,
+    /// How much of each prompt was cut, by prompt.
+    truncated: Vec<u32>,
+    /// Every prompt's embeddings were remembered.
+    pub cached: bool,
+}
+
+/// An answer of an encoder that has begun.
+#[derive(Debug)]
+struct Source {
+    lease: Lease,
+    frames: Streaming<EncodeResponse>,
+    /// The frame that showed that the encoder works.
+    first: Option<Frame>,
+    /// Headers seen.
+    begun: u32,
+    cache: Arc<Cache>,
+}
+
+/// A tensor on its way through.
+struct Passing {
+    embedding: Embedding,
+    missing: u64,
+    /// Whether the chunks are kept.
+    keep: bool,
+}
+
+impl Pipe {
+    /// Nothing is to come.
+    pub(super) fn remembered(slots: Vec<Slot>) -> Self {
+        let cached = slots.iter().all(|slot| matches!(slot, Slot::Ready(_)));
+        Self { slots: slots.into_iter(), source: None, truncated: Vec::new(), cached }
+    }
+
+    /// The slots that are coming are in `frames`, in order.
+    pub(super) async fn coming(
+        slots: Vec<Slot>,
+        lease: Lease,
+        frames: Streaming<EncodeResponse>,
+        cache: Arc<Cache>,
+    ) -> Result<Self, Error> {
+        let mut source = Source { lease, frames, first: None, begun: 0, cache };
+        source.first = Some(source.next().await?);
+        Ok(Self { source: Some(source), ..Self::remembered(slots) })
+    }
+
+    /// The machine that is encoding, if one is.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.source.as_ref().map(|source| &source.lease)
+    }
+
+    /// Moves everything that was asked for. Ends early, without an error, when `to` is closed: then
+    /// the diffusion service has answered, and its answer is the one that counts.
+    pub async fn pump(
+        &mut self,
+        cap_feat_dim: u64,
+        to: &mpsc::Sender<GenerateRequest>,
+    ) -> Result<(), Error> {
+        let send = async |part| to.send(GenerateRequest { part: Some(part) }).await.is_ok();
+        for role in ROLES {
+            let Some(slot) = self.slots.next() else { break };
+            let start = |header: &TensorHeader| {
+                Part::Tensor(TensorStart { role: role.into(), header: Some(header.clone()) })
+            };
+            match slot {
+                Slot::Ready(embedding) | Slot::Fresh(embedding) => {
+                    check_width(&embedding.header, &embedding.model, None, cap_feat_dim)?;
+                    self.truncated.push(embedding.truncated);
+                    if !send(start(&embedding.header)).await {
+                        return Ok(());
+                    }
+                    for chunk in &embedding.chunks {
+                        if !send(Part::Data(chunk.clone())).await {
+                            return Ok(());
+                        }
+                    }
+                }
+                Slot::Coming(key) => {
+                    let Some(source) = &mut self.source else { break };
+                    let mut passing = source.begin().await?;
+                    let Embedding { header, model, .. } = &passing.embedding;
+                    check_width(header, model, Some(source.lease.url()), cap_feat_dim)?;
+                    self.truncated.push(passing.embedding.truncated);
+                    if !send(start(header)).await {
+                        return Ok(());
+                    }
+                    while passing.missing > 0 {
+                        let chunk = source.chunk(&mut passing).await?;
+                        if !send(Part::Data(chunk)).await {
+                            return Ok(());
+                        }
+                    }
+                    source.remember(key, passing);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first prompt's embeddings, for somebody who wants to have them here.
+    pub async fn collect(mut self) -> Result<(Arc<Embedding>, bool), Error> {
+        let cached = self.cached;
+        let slot = self.slots.next().ok_or_else(|| Error::Lost("nothing was encoded".into()))?;
+        let key = match slot {
+            Slot::Ready(embedding) | Slot::Fresh(embedding) => return Ok((embedding, cached)),
+            Slot::Coming(key) => key,
+        };
+        let mut source =
+            self.source.take().ok_or_else(|| Error::Lost("nothing was encoded".into()))?;
+        let mut passing = source.begin().await?;
+        passing.keep = true;
+        while passing.missing > 0 {
+            source.chunk(&mut passing).await?;
+        }
+        Ok((source.remember(key, passing), cached))
+    }
+
+    /// Tokens that were cut from the prompt and the negative prompt.
+    pub fn truncated(&self) -> [u32; 2] {
+        let of = |index| self.truncated.get(index).copied().unwrap_or_default();
+        [of(0), of(1)]
+    }
+}
+
+impl Source {
+    async fn begin(&mut self) -> Result<Passing, Error> {
+        let header = match self.frame().await? {
+            Frame::Header(header) => header,
+            Frame::Data(_) => return Err(self.broke("sent more bytes than it announced")),
+        };
+        if header.index != self.begun {
+            return Err(self.broke("answered out of order"));
+        }
+        self.begun += 1;
+        let EmbeddingHeader { tensor, hidden_layer, truncated_tokens, model, .. } = header;
+        let Some(tensor) = tensor else {
+            return Err(self.broke("sent a header without a shape"));
+        };
+        if tensor.total_bytes > MAX_TENSOR_BYTES {
+            return Err(self.broke("announced embeddings of absurd size"));
+        }
+        let missing = tensor.total_bytes;
+        let keep = self.cache.has_room_for(missing);
+        let truncated = truncated_tokens;
+        let embedding =
+            Embedding { header: tensor, chunks: Vec::new(), hidden_layer, truncated, model };
+        Ok(Passing { embedding, missing, keep })
+    }
+
+    async fn chunk(&mut self, passing: &mut Passing) -> Result<Bytes, Error> {
+        let chunk = match self.frame().await? {
+            Frame::Data(chunk) => chunk,
+            Frame::Header(_) => {
+                return Err(self.broke("began a tensor before the last one was complete"));
+            }
+        };
+        passing.missing = passing
+            .missing
+            .checked_sub(chunk.len() as u64)
+            .ok_or_else(|| self.broke("sent more bytes than it announced"))?;
+        if passing.keep {
+            passing.embedding.chunks.push(chunk.clone());
+        }
+        Ok(chunk)
+    }
+
+    fn remember(&self, key: Key, passing: Passing) -> Arc<Embedding> {
+        let Passing { mut embedding, keep, .. } = passing;
+        if !keep {
+            return Arc::new(embedding);
+        }
+        // A chunk is a part of a larger buffer of the transport, which would stay with it. A copy
+        // takes a fraction of a millisecond, and as many bytes as the cache believes.
+        embedding.chunks = chunks(embedding.chunks.concat().into()).collect();
+        let embedding = Arc::new(embedding);
+        self.cache.put(key, &embedding);
+        embedding
+    }
+
+    async fn frame(&mut self) -> Result<Frame, Error> {
+        match self.first.take() {
+            Some(frame) => Ok(frame),
+            None => self.next().await,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Frame, Error> {
+        let begun = self.begun > 0;
+        match self.frames.message().await {
+            Ok(Some(EncodeResponse { frame: Some(frame) })) => Ok(frame),
+            Ok(Some(EncodeResponse { frame: None })) => Err(self.broke("sent an empty message")),
+            Ok(None) => Err(self.broke("ended its answer early")),
+            Err(status) if begun => Err(Error::midway(self.lease.remote.fault(status))),
+            Err(status) => Err(self.lease.remote.fault(status).into()),
+        }
+    }
+
+    fn broke(&self, what: &str) -> Error {
+        Error::Lost(format!("the encoder at {} {what}", self.lease.url()))
+    }
+}
+
+/// The caller did nothing wrong: two services were put together that do not match.
+fn check_width(
+    header: &TensorHeader,
+    model: &str,
+    url: Option<&str>,
+    cap_feat_dim: u64,
+) -> Result<(), Error> {
+    match header.shape[..] {
+        [_, width] if width != cap_feat_dim => {
+            let at = url.map(|url| format!(" at {url}")).unwrap_or_default();
+            Err(Error::Fault(Fault::Unsupported(format!(
+                "the encoder{at} runs {model}, whose embeddings are {width} wide, but the diffusion service has cap_feat_dim {cap_feat_dim}; use the text encoder that belongs to it"
+            ))))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,86 @@
+//! What all requests share.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use llm_dit_proto::Fault;
+use llm_dit_templates::Library;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    backends::Backends, encode::Cache, error::Error, history::History, jobs::Jobs,
+    options::GatewayOptions,
+};
+
+/// Uploads of pictures that are read at the same time.
+const MAX_UPLOADS: usize = 8;
+/// Seconds after which there may be room again.
+const RETRY_FULL: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub backends: Backends,
+    pub cache: Arc<Cache>,
+    pub templates: Library,
+    /// `None`: no pictures are kept.
+    pub history: Option<History>,
+    pub jobs: Jobs,
+    /// `None`: there is no place for files.
+    pub embeddings_dir: Option<PathBuf>,
+    requests: Arc<Semaphore>,
+    pub max_requests: usize,
+    uploads: Arc<Semaphore>,
+}
+
+/// A place among the pictures that are being made.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Gateway {
+    /// Must be called inside a tokio runtime.
+    pub fn new(options: &GatewayOptions) -> Result<Self, Error> {
+        let keep = &options.keep;
+        let data = dirs::data_dir().map(|folder| folder.join("llm-dit"));
+        Ok(Self {
+            backends: Backends::new(options)?,
+            cache: Arc::new(Cache::new(keep.embedding_cache_bytes)),
+            templates: Library::load(keep.templates_dir.as_deref())?,
+            history: History::open(keep, data.as_deref())?,
+            jobs: Jobs::default(),
+            embeddings_dir: keep
+                .embeddings_dir
+                .clone()
+                .or_else(|| data.map(|folder| folder.join("embeddings"))),
+            requests: Arc::new(Semaphore::new(keep.max_requests)),
+            max_requests: keep.max_requests,
+            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
+        })
+    }
+
+    /// A place for one more picture, or 503: what waits here takes memory.
+    pub fn admit(&self) -> Result<Admission, Fault> {
+        let permit = Arc::clone(&self.requests).try_acquire_owned();
+        let permit = permit.map_err(|_| Fault::Busy {
+            message: format!(
+                "the gateway is busy with {} pictures; try again later",
+                self.max_requests
+            ),
+            retry_after: RETRY_FULL,
+        })?;
+        Ok(Admission { _permit: permit })
+    }
+
+    /// Pictures that are being asked for.
+    pub fn running(&self) -> usize {
+        self.max_requests - self.requests.available_permits()
+    }
+
+    /// A place to read a large body.
+    pub fn admit_upload(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| Fault::Busy {
+            message: format!("{MAX_UPLOADS} pictures are being uploaded; try again later"),
+            retry_after: RETRY_FULL,
+        })
+    }
+}

@@ -1,0 +1,218 @@
+//! One picture, from a checked request to a file.
+//!
+//! Everything that a picture needs lives in the future that makes it. Whoever drops that future, be
+//! it because a client went away or a job was cancelled, drops both gRPC calls, which stops the
+//! work behind them before the next step.
+
+mod events;
+mod finish;
+mod progress;
+
+use std::{sync::Arc, time::Instant};
+
+use llm_dit_chat::Chat;
+use llm_dit_params::{GenerateParams, prompt};
+use llm_dit_proto::{
+    Fault,
+    v1::{self, GenerateRequest as WireRequest, generate_request::Part},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    backends::{Backend, Choice, Lease, Model, Tried},
+    encode::{self, Ask, Pipe},
+    error::Error,
+    gateway::Gateway,
+    request::Request,
+};
+
+use self::{events::Events, progress::Teller};
+pub(crate) use self::{
+    finish::Made,
+    progress::{Event, Preview, Progress, Report, Stage},
+};
+
+/// Chunks on their way from one service to the other.
+const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// A picture's file as the diffusion service made it, and what is known of how.
+struct Drawn {
+    png: bytes::Bytes,
+    params: GenerateParams,
+    /// Tokens that were cut from the prompt and the negative prompt.
+    truncated: [u32; 2],
+    cached: bool,
+    /// With the trigger words.
+    chat: Chat,
+}
+
+/// Why an attempt came to nothing.
+enum Failure {
+    /// Another machine would say the same.
+    Final(Error),
+    /// The diffusion service could not, and had not begun.
+    Diffusion(Error),
+    /// An encoder broke off.
+    Encoder(Arc<Backend>, Error),
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Final(error.into())
+    }
+}
+
+impl Gateway {
+    /// Finds what is wrong with a request without beginning it.
+    pub async fn check(&self, request: &Request) -> Result<(), Error> {
+        let mut tried = Tried::default();
+        loop {
+            let lease = self.backends.diffusion.pick(&mut tried).await?;
+            let backend = Arc::clone(lease.backend());
+            match lease.model().await {
+                Ok(model) => {
+                    request.resolve(&model)?;
+                    self.choice(request, &model)?;
+                    return Ok(());
+                }
+                Err(fault) => tried.note(&backend, fault.into())?,
+            }
+        }
+    }
+
+    /// Makes the picture, and keeps it in the history.
+    pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
+        let begun = Instant::now();
+        let drawn = self.draw(request, report).await?;
+        self.finish(request, drawn, begun).await
+    }
+
+    async fn draw(&self, request: &Request, report: Report<'_>) -> Result<Drawn, Error> {
+        let mut teller = Teller::new(report);
+        let (mut tried, mut tried_encoders) = (Tried::default(), Tried::default());
+        loop {
+            teller.enter(Stage::Encoding);
+            let lease = self.backends.diffusion.pick(&mut tried).await?;
+            let attempt = self.attempt(&lease, request, &mut tried_encoders, &mut teller);
+            match attempt.await {
+                Ok(drawn) => return Ok(drawn),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Diffusion(error)) => tried.note(lease.backend(), error)?,
+                Err(Failure::Encoder(encoder, error)) => tried_encoders.note(&encoder, error)?,
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        lease: &Lease,
+        request: &Request,
+        tried_encoders: &mut Tried,
+        teller: &mut Teller<'_>,
+    ) -> Result<Drawn, Failure> {
+        let common = self.backends.loras.lock().clone();
+        let hold = lease.with_loras(request.loras.as_ref(), common.as_ref()).await;
+        let (hold, model) = hold.map_err(|fault| Failure::Diffusion(fault.into()))?;
+        let params = request.resolve(&model)?;
+        let mut wire = request.wire(&params, &model);
+        let negative = params.uses_guidance().then(|| request.negative_prompt.clone());
+        let words = model.loras.iter().map(|lora| lora.trigger_words.as_str());
+        let user = prompt::with_triggers(words, &request.chat.user);
+        let chat = Chat { user, ..request.chat.clone() };
+
+        let pipe = match self.choice(request, &model)? {
+            // It puts the trigger words there by itself.
+            Choice::Theirs => {
+                wire.prompt = Some(request.chat.clone().into());
+                wire.negative_prompt = negative;
+                None
+            }
+            Choice::Ours(encoder) => {
+                let mut chats = vec![chat.clone()];
+                chats.extend(negative.map(|text| chat.negative(text)));
+                let max_tokens = request.ask.max_tokens.min(model.max_caption_tokens);
+                let ask = Ask { max_tokens, ..request.ask };
+                Some(encode::open(encoder, &self.cache, &chats, ask, tried_encoders).await?)
+            }
+        };
+        let cached = pipe.as_ref().is_some_and(|pipe| pipe.cached);
+        let (mut events, truncated) = send(lease, wire, pipe, request, &model).await?;
+        let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
+        // The picture is in the queue, so that a change of LoRAs comes after it.
+        drop(hold);
+        let png = events.picture(&accepted, teller).await?;
+        let cut = [accepted.truncated_tokens, accepted.negative_truncated_tokens];
+        let truncated = [truncated[0].max(cut[0]), truncated[1].max(cut[1])];
+        let seed = accepted.params.and_then(|params| params.seed);
+        if seed.is_some_and(|seed| seed != params.seed) {
+            tracing::warn!(seed, asked = params.seed, "the diffusion service took another seed");
+        }
+        Ok(Drawn { png, params, truncated, cached, chat })
+    }
+
+    fn choice(&self, request: &Request, model: &Model) -> Result<Choice<'_>, Fault> {
+        let wish = request.body.encoder.as_deref();
+        let choice = self.backends.encoder(wish, model.has_encoder)?;
+        let asks = request.body.hidden_layer.is_some() || request.body.max_tokens.is_some();
+        if asks && matches!(choice, Choice::Theirs) {
+            return Err(Fault::Unsupported(
+                "the diffusion service's own encoder takes neither hidden_layer nor max_tokens; name another encoder".to_owned(),
+            ));
+        }
+        Ok(choice)
+    }
+}
+
+/// Hands a request over, while its embeddings are still coming.
+async fn send<'a>(
+    lease: &'a Lease,
+    params: v1::GenerateParams,
+    mut pipe: Option<Pipe>,
+    request: &Request,
+    model: &Model,
+) -> Result<(Events<'a>, [u32; 2]), Failure> {
+    let (to, requests) = mpsc::channel(CHUNKS_IN_FLIGHT);
+    // There is room, and the receiver is here.
+    let _ = to.try_send(WireRequest { part: Some(Part::Params(params)) });
+    let mut client = lease.diffusion();
+    let answer = client.generate(ReceiverStream::new(requests));
+    tokio::pin!(answer);
+    let early = {
+        let pump = async {
+            if let Some(pipe) = &mut pipe
+                && let Err(error) = pipe.pump(model.cap_feat_dim, &to).await
+            {
+                return Err(match pipe.lease() {
+                    Some(encoder) => Failure::Encoder(Arc::clone(encoder.backend()), error),
+                    None => Failure::Final(error),
+                });
+            }
+            for part in request.image.iter().flat_map(|image| image.parts()) {
+                if to.send(part).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        tokio::pin!(pump);
+        tokio::select! {
+            biased;
+            // An encoder that fails is the cause, whatever the other side then says. Leaving
+            // here drops the call before its request ends, so it cannot pass for complete.
+            pumped = &mut pump => { pumped?; None }
+            early = &mut answer => match early {
+                Ok(early) => { pump.await?; Some(Ok(early)) }
+                Err(refusal) => Some(Err(refusal)),
+            },
+        }
+    };
+    drop(to);
+    let answer = match early {
+        Some(answer) => answer,
+        None => answer.await,
+    };
+    let answer = answer.map_err(|status| Failure::Diffusion(lease.remote.fault(status).into()))?;
+    let truncated = pipe.as_ref().map(Pipe::truncated).unwrap_or_default();
+    Ok((Events::new(lease, answer.into_inner()), truncated))
+}

@@ -1,0 +1,122 @@
+//! What a diffusion service answers.
+
+use bytes::{Bytes, BytesMut};
+use llm_dit_proto::v1::{Accepted, GenerateEvent, ImageHeader, generate_event::Event};
+use tonic::Streaming;
+
+use super::{
+    Failure,
+    progress::{Preview, Stage, Teller},
+};
+use crate::{backends::Lease, error::Error};
+
+/// Far above any PNG of ours; bounds what a confused service can make us hold.
+const MAX_IMAGE_BYTES: u64 = 256 * 1024 * 1024;
+/// Likewise of a preview; larger ones are not shown.
+const MAX_PREVIEW_BYTES: usize = 256 * 1024;
+
+/// An answer that has begun.
+pub(super) struct Events<'a> {
+    lease: &'a Lease,
+    events: Streaming<GenerateEvent>,
+}
+
+impl<'a> Events<'a> {
+    pub fn new(lease: &'a Lease, events: Streaming<GenerateEvent>) -> Self {
+        Self { lease, events }
+    }
+
+    /// The first event.
+    pub async fn accepted(&mut self) -> Result<Accepted, Error> {
+        match self.next().await? {
+            Event::Accepted(accepted) => Ok(accepted),
+            _ => Err(self.broke("did not begin with its parameters")),
+        }
+    }
+
+    /// All the rest. Until the first step somebody else may begin as well.
+    pub async fn picture(
+        &mut self,
+        accepted: &Accepted,
+        teller: &mut Teller<'_>,
+    ) -> Result<Bytes, Failure> {
+        teller.queued(accepted.queue_position);
+        let mut begun = false;
+        let header = loop {
+            let event = match self.next().await {
+                Ok(event) => event,
+                Err(error) if begun => return Err(Failure::Final(error)),
+                Err(error) => return Err(Failure::Diffusion(error)),
+            };
+            match event {
+                Event::Queued(queued) => teller.queued(queued.position),
+                Event::Step(step) => {
+                    begun = true;
+                    tracing::debug!(step.index, step.total, step.seconds, "step");
+                    teller.step(step.index, step.total, step.seconds);
+                }
+                Event::Preview(preview) if preview.data.len() <= MAX_PREVIEW_BYTES => {
+                    teller.preview(Preview {
+                        step: preview.step,
+                        steps: preview.total,
+                        media_type: preview.media_type,
+                        file: preview.data,
+                    });
+                }
+                Event::Preview(_) => {}
+                Event::Image(header) => break header,
+                Event::Accepted(_) | Event::Latents(_) | Event::Data(_) | Event::Finished(_) => {
+                    return Err(Failure::Final(self.broke("sent no picture")));
+                }
+            }
+        };
+        if !begun {
+            // A picture that takes no steps.
+            teller.enter(Stage::Decoding);
+        }
+        Ok(self.file(&header).await?)
+    }
+
+    async fn file(&mut self, header: &ImageHeader) -> Result<Bytes, Error> {
+        if header.total_bytes > MAX_IMAGE_BYTES {
+            return Err(self.broke("announced a picture of absurd size"));
+        }
+        let mut file = BytesMut::new();
+        loop {
+            match self.next().await? {
+                Event::Data(chunk) => {
+                    file.extend_from_slice(&chunk);
+                    if file.len() as u64 > header.total_bytes {
+                        return Err(self.broke("sent more bytes than it announced"));
+                    }
+                }
+                Event::Finished(_) if file.len() as u64 == header.total_bytes => {
+                    return Ok(file.freeze());
+                }
+                Event::Finished(_)
+                | Event::Accepted(_)
+                | Event::Step(_)
+                | Event::Queued(_)
+                | Event::Preview(_)
+                | Event::Latents(_)
+                | Event::Image(_) => return Err(self.broke("cut the picture short")),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            match self.events.message().await {
+                Ok(Some(GenerateEvent { event: Some(event) })) => return Ok(event),
+                // From a newer service.
+                Ok(Some(GenerateEvent { event: None })) => {}
+                Ok(None) => return Err(self.broke("ended its answer early")),
+                Err(status) => return Err(Error::midway(self.lease.remote.fault(status))),
+            }
+        }
+    }
+
+    fn broke(&self, what: &str) -> Error {
+        Error::Lost(format!("the diffusion service at {} {what}", self.lease.url()))
+    }
+}

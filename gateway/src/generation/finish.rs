@@ -1,0 +1,98 @@
+//! From the diffusion service's PNG to the file that was asked for, with its recipe.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use llm_dit_pictures::Format;
+use llm_dit_recipe::{Recipe, RecipeError, Settings};
+use tokio::task;
+
+use super::Drawn;
+use crate::{
+    error::Error,
+    gateway::Gateway,
+    history::Entry,
+    request::{GenerateBody, Request},
+};
+
+/// A picture, and everything about it that a client may want to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub file: Bytes,
+    pub format: Format,
+    pub parameters: GenerateBody,
+    pub formatted_prompt: String,
+    /// From request to picture.
+    pub seconds: f64,
+    /// Tokens that were cut from the prompt and the negative prompt.
+    pub truncated: [u32; 2],
+    /// The text encoder was not asked.
+    pub cached: bool,
+    pub history_id: Option<u64>,
+}
+
+impl Gateway {
+    pub(super) async fn finish(
+        &self,
+        request: &Request,
+        drawn: Drawn,
+        begun: Instant,
+    ) -> Result<Made, Error> {
+        let Drawn { png, params, truncated, cached, chat } = drawn;
+        let (settings, format, quality) = (request.recipe(), request.format, request.quality);
+        let write = move || file(png, settings, format, quality);
+        // Only converting takes long enough to be in somebody's way.
+        let file = if format == Format::Png {
+            write()
+        } else {
+            let failed = |error| Error::Lost(format!("converting the picture failed: {error}"));
+            task::spawn_blocking(write).await.map_err(failed)?
+        }?;
+        let mut made = Made {
+            file,
+            format,
+            parameters: request.used(&params),
+            formatted_prompt: chat.render(),
+            seconds: begun.elapsed().as_secs_f64(),
+            truncated,
+            cached,
+            history_id: None,
+        };
+        if let Some(history) = &self.history {
+            let entry = Entry {
+                timestamp: Timestamp::now().to_string(),
+                media_type: format.media_type().to_owned(),
+                bytes: made.file.len() as u64,
+                generation_time: made.seconds,
+                formatted_prompt: made.formatted_prompt.clone(),
+                parameters: made.parameters.clone(),
+            };
+            made.history_id = history.add(entry, made.file.clone()).await;
+        }
+        tracing::info!(
+            seed = params.seed,
+            bytes = made.file.len(),
+            seconds = made.seconds,
+            "made a picture"
+        );
+        Ok(made)
+    }
+}
+
+fn file(png: Bytes, settings: Settings, format: Format, quality: u8) -> Result<Bytes, Error> {
+    let broken = |error: &dyn std::fmt::Display| {
+        Error::Lost(format!("the diffusion service sent a picture that cannot be read: {error}"))
+    };
+    let known = llm_dit_recipe::read(png.clone()).map_err(|e| broken(&e))?.unwrap_or_default();
+    let recipe = Recipe { settings: known.settings.or(settings), ..known };
+    let file = format.convert(png, quality).map_err(|e| broken(&e))?;
+    match llm_dit_recipe::write(file.clone(), &recipe) {
+        Ok(file) => Ok(file),
+        Err(error @ RecipeError::TooLong(_)) => {
+            tracing::warn!(%error, "a picture goes without its recipe");
+            Ok(file)
+        }
+        Err(error) => Err(broken(&error)),
+    }
+}

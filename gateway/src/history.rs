@@ -1,0 +1,162 @@
+//! Pictures that were made before, in one file on disk.
+//!
+//! One thread owns the database. A picture is answered as soon as it is handed over; whoever asks
+//! for it next stands behind it in the thread's line, so it is never too early. Every change is one
+//! transaction that is on disk when it ends: a killed gateway loses at most what it had not got to.
+
+mod store;
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use bytes::Bytes;
+use llm_dit_proto::Fault;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use self::store::{Store, StoreError};
+use crate::{
+    error::Error,
+    options::{self, KeepOptions},
+    request::GenerateBody,
+};
+
+/// Changes and questions that may wait for the thread.
+const LINE: usize = 64;
+
+/// What is known of a picture, beside its id.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// When it was made, after RFC 3339.
+    pub timestamp: String,
+    pub media_type: String,
+    /// Of the file.
+    pub bytes: u64,
+    pub generation_time: f64,
+    pub formatted_prompt: String,
+    pub parameters: GenerateBody,
+}
+
+/// A picture's file.
+#[derive(Clone, Debug)]
+pub(crate) struct Picture {
+    pub file: Bytes,
+    pub media_type: String,
+}
+
+/// Entries with their ids, newest first.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub entries: Vec<(u64, Entry)>,
+    /// Of all that are kept.
+    pub total: u64,
+}
+
+/// The door to the thread.
+#[derive(Debug)]
+pub(crate) struct History {
+    line: mpsc::Sender<Work>,
+    next_id: AtomicU64,
+}
+
+type Work = Box<dyn FnOnce(&mut Store) + Send>;
+
+impl History {
+    /// `None` if none is to be kept. The data folder may belong to another gateway already; then
+    /// this one does without, and says so.
+    pub fn open(keep: &KeepOptions, data: Option<&Path>) -> Result<Option<Self>, Error> {
+        let (folder, must) = match &keep.history {
+            options::History::Off => return Ok(None),
+            options::History::Folder(folder) => (folder.clone(), true),
+            options::History::DataFolder => match data {
+                Some(data) => (data.join("history"), false),
+                None => {
+                    tracing::warn!(
+                        "no history is kept: this user has no data folder; name one with --history"
+                    );
+                    return Ok(None);
+                }
+            },
+        };
+        match Store::open(&folder, keep.history_max, keep.history_bytes) {
+            Ok(store) => Ok(Some(Self::on(store)?)),
+            Err(error) if must => Err(Error::History(error.to_string())),
+            Err(error) => {
+                tracing::warn!(%error, "no history is kept; name a folder with --history, or say --no-history");
+                Ok(None)
+            }
+        }
+    }
+
+    fn on(mut store: Store) -> Result<Self, Error> {
+        let (line, mut works) = mpsc::channel::<Work>(LINE);
+        let next_id = AtomicU64::new(store.next_id());
+        let body = move || {
+            while let Some(work) = works.blocking_recv() {
+                work(&mut store);
+            }
+        };
+        thread::Builder::new()
+            .name("history".to_owned())
+            .spawn(body)
+            .map_err(|error| Error::History(format!("no thread for the history: {error}")))?;
+        Ok(Self { line, next_id })
+    }
+
+    /// Keeps a picture, whose id is known at once. A picture that cannot be kept is still a picture.
+    pub async fn add(&self, entry: Entry, file: Bytes) -> Option<u64> {
+        // Nobody has to wait for the disk, only for a place in the line.
+        let place = self.line.reserve().await.ok()?;
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        place.send(Box::new(move |store: &mut Store| {
+            if let Err(error) = store.add(id, &entry, &file) {
+                tracing::error!(id, %error, "a picture could not be kept in the history");
+            }
+        }));
+        Some(id)
+    }
+
+    /// At most `limit` entries with ids below `before`.
+    pub async fn page(&self, limit: usize, before: Option<u64>) -> Result<Page, Fault> {
+        self.ask(move |store| store.page(limit, before)).await
+    }
+
+    pub async fn entry(&self, id: u64) -> Result<Option<Entry>, Fault> {
+        self.ask(move |store| store.entry(id)).await
+    }
+
+    pub async fn picture(&self, id: u64) -> Result<Option<Picture>, Fault> {
+        self.ask(move |store| store.picture(id)).await
+    }
+
+    pub async fn thumbnail(&self, id: u64) -> Result<Option<Bytes>, Fault> {
+        self.ask(move |store| store.thumbnail(id)).await
+    }
+
+    /// How many are left; `None` if there was none of this id.
+    pub async fn delete(&self, id: u64) -> Result<Option<u64>, Fault> {
+        self.ask(move |store| store.delete(id)).await
+    }
+
+    /// How many there were.
+    pub async fn clear(&self) -> Result<u64, Fault> {
+        self.ask(Store::clear).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let gone = || Fault::Internal("the history's thread has ended".to_owned());
+        let (send, answer) = oneshot::channel();
+        let work = move |store: &mut Store| {
+            let _ = send.send(work(store));
+        };
+        self.line.send(Box::new(work)).await.map_err(|_| gone())?;
+        let answer = answer.await.map_err(|_| gone())?;
+        answer.map_err(|error| Fault::Internal(format!("the history failed: {error}")))
+    }
+}

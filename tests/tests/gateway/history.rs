@@ -1,0 +1,153 @@
+//! `/api/history`.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use gateway::{GatewayOptions, History, KeepOptions};
+use llm_dit_tests::servers::Server;
+use serde_json::{Value, json};
+
+use crate::support::{Gateway, Stack, options, problem};
+
+fn keeping(encoder: &Server, diffusion: &Server, folder: &Path) -> GatewayOptions {
+    let mut options = options(&[&encoder.url], &[&diffusion.url]);
+    options.keep = KeepOptions {
+        history: History::Folder(folder.to_owned()),
+        history_max: 4,
+        ..Default::default()
+    };
+    options
+}
+
+fn ids(history: &Value) -> Vec<u64> {
+    let entries = history["history"].as_array().expect("an array");
+    entries.iter().map(|entry| entry["id"].as_u64().expect("a number")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_can_be_looked_at_again_and_forgotten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Stack { encoder, diffusion, control: _control, .. } = Stack::start().await;
+    let gateway = Gateway::with(keeping(&encoder, &diffusion, folder.path())).await;
+    let mut pictures = Vec::new();
+    for seed in 1..=5 {
+        let response = gateway.post(&json!({"prompt": "a fox", "seed": seed})).await;
+        assert_eq!(response.headers()["x-history-id"], seed.to_string().as_str());
+        pictures.push(response.bytes().await.expect("a picture"));
+    }
+    let all = gateway.json("/api/history").await;
+    assert_eq!((ids(&all), &all["total"]), (vec![5, 4, 3, 2], &json!(4)), "the oldest is gone");
+    let page = gateway.json("/api/history?limit=2&before=5").await;
+    assert_eq!(ids(&page), [4, 3]);
+    let entry = gateway.json("/api/history/3").await;
+    assert_eq!(entry, all["history"][2]);
+    assert_eq!(entry["parameters"]["seed"], 3);
+    let file = gateway.get(entry["image_url"].as_str().expect("a path")).await;
+    assert_eq!(file.headers()["content-type"], "image/png");
+    assert_eq!(file.bytes().await.expect("a picture"), pictures[2]);
+    let again = gateway.post(&entry["parameters"]).await;
+    assert_eq!(again.bytes().await.expect("a picture"), pictures[2], "made again from its entry");
+    let small = gateway.get("/api/history/3/thumbnail").await;
+    assert_eq!(small.headers()["content-type"], "image/jpeg");
+    let small = small.bytes().await.expect("a picture");
+    assert_eq!(image::load_from_memory(&small).expect("a JPEG").into_rgb8().dimensions(), (64, 64));
+
+    let deleted: Value = gateway.delete("/api/history/4").await.json().await.expect("JSON");
+    assert_eq!(deleted, json!({"deleted": 4, "remaining": 3}));
+    for path in ["/api/history/4", "/api/history/99", "/api/history/x", "/api/history/4/image"] {
+        problem(gateway.get(path).await, 404).await;
+    }
+    problem(gateway.delete("/api/history/4").await, 404).await;
+    for query in ["limit=0", "limit=201", "limit=x", "befor=3"] {
+        problem(gateway.get(&format!("/api/history?{query}")).await, 400).await;
+    }
+    let cleared: Value = gateway.delete("/api/history").await.json().await.expect("JSON");
+    assert_eq!(cleared, json!({"cleared": 3}));
+    assert_eq!(gateway.json("/api/history").await, json!({"history": [], "total": 0}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_without_a_history_says_so() {
+    let stack = Stack::start().await;
+    assert!(
+        stack.gateway.post(&json!({"prompt": "x"})).await.headers().get("x-history-id").is_none()
+    );
+    for path in ["/api/history", "/api/history/1", "/api/history/1/image"] {
+        problem(stack.gateway.get(path).await, 501).await;
+    }
+    problem(stack.gateway.delete("/api/history").await, 501).await;
+}
+
+/// A gateway in a process of its own, which can be killed.
+struct Process {
+    child: Child,
+    url: String,
+}
+
+impl Process {
+    fn start(encoder: &str, diffusion: &str, history: &Path) -> Self {
+        // `cargo test` has built it, since its package has a test of the program.
+        let test = env::current_exe().expect("a path");
+        let folder = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
+        let mut child = Command::new(folder.join("gateway"))
+            .args(["--port", "0", "--log-format", "json", "--log-filter", "info"])
+            .args(["--encoder", encoder, "--diffusion", diffusion, "--history"])
+            .arg(history)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the gateway starts; run the tests with --workspace");
+        let mut log = BufReader::new(child.stderr.take().expect("piped"));
+        let url = loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).expect("text") > 0, "it ended before it served");
+            let entry: Value = serde_json::from_str(&line).expect("a JSON log line");
+            if let Some(address) = entry["address"].as_str() {
+                break format!("http://{address}");
+            }
+        };
+        std::thread::spawn(move || log.lines().for_each(drop));
+        Self { child, url }
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let response = reqwest::get(format!("{}{path}", self.url)).await.expect("an answer");
+        response.json().await.expect("JSON")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL, which leaves it no time for anything.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_gateway_comes_back_with_its_pictures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Stack { encoder, diffusion, control: _control, .. } = Stack::start().await;
+    let mut files = Vec::new();
+    for round in 1..=3u64 {
+        let gateway = Process::start(&encoder.url, &diffusion.url, folder.path());
+        let body = json!({"prompt": "a fox", "seed": round});
+        let request = reqwest::Client::new().post(format!("{}/api/generate", gateway.url));
+        let response = request.json(&body).send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        files.push(response.bytes().await.expect("a picture"));
+        // It has been written once somebody has seen it.
+        let all = gateway.json("/api/history").await;
+        assert_eq!(ids(&all), (1..=round).rev().collect::<Vec<_>>());
+        drop(gateway);
+    }
+    let gateway = Process::start(&encoder.url, &diffusion.url, folder.path());
+    for (id, file) in (1..).zip(&files) {
+        let url = format!("{}/api/history/{id}/image", gateway.url);
+        let kept = reqwest::get(url).await.expect("an answer").bytes().await.expect("a picture");
+        assert_eq!(kept, file, "{id}");
+    }
+}

@@ -1,0 +1,210 @@
+//! `/v1`, as bytes on the wire. The `openai` package itself is in `tests/http`.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use llm_dit_chat::Chat;
+use llm_dit_params::GenerateOptions;
+use llm_dit_tests::{
+    fakes::FastDiffusion,
+    servers::{Server, fake_encoder},
+};
+use reqwest::Response;
+use serde_json::{Value, json};
+
+use crate::support::{Events, Gateway, Stack, WIDTH, expected_png};
+
+const PATH: &str = "/v1/images/generations";
+const BOUNDARY: &str = "a-boundary-that-is-in-no-file";
+
+async fn edit(gateway: &Gateway, fields: &[(&str, &[u8])]) -> Response {
+    let mut body = Vec::new();
+    for (name, value) in fields {
+        let file = if name.starts_with("image") { "; filename=\"x.png\"" } else { "" };
+        let head = format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n"
+        );
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(value);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+    reqwest::Client::new()
+        .post(format!("{}/v1/images/edits", gateway.url))
+        .header("content-type", format!("multipart/form-data; boundary={BOUNDARY}"))
+        .body(body)
+        .send()
+        .await
+        .expect("an answer")
+}
+
+/// The words of OpenAI's error, which are those of the problem.
+async fn error(response: Response, status: u16) -> String {
+    assert_eq!(response.status(), status);
+    let body: Value = response.json().await.expect("JSON");
+    assert_eq!(body["detail"], body["error"]["message"]);
+    let kind = if status < 500 { "invalid_request_error" } else { "server_error" };
+    assert_eq!(body["error"]["type"], kind);
+    body["detail"].as_str().expect("text").to_owned()
+}
+
+fn picture_of(data: &Value) -> Vec<u8> {
+    STANDARD.decode(data["b64_json"].as_str().expect("base64")).expect("base64")
+}
+
+fn expected(seed: u64) -> Vec<u8> {
+    let options = GenerateOptions { seed: Some(seed), width: Some(96), ..Default::default() };
+    expected_png(WIDTH, &Chat::user("a fox"), options, "")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_pictures_come_with_consecutive_seeds() {
+    let stack = Stack::start().await;
+    let body = json!({
+        "prompt": "a fox", "n": 2, "size": "96x64", "seed": 7, "model": "fake-dit", "user": "me",
+        "quality": "high",
+    });
+    let response = stack.gateway.post_to(PATH, &body).await;
+    assert_eq!(response.status(), 200);
+    let answer: Value = response.json().await.expect("JSON");
+    assert_eq!((&answer["size"], &answer["output_format"]), (&json!("96x64"), &json!("png")));
+    assert!(answer["created"].as_i64().expect("a number") > 1_700_000_000);
+    for (data, seed) in answer["data"].as_array().expect("an array").iter().zip([7, 8]) {
+        assert_eq!((picture_of(data), &data["seed"]), (expected(seed), &json!(seed)));
+    }
+    assert_eq!(answer["data"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_the_completed_picture() {
+    let stack = Stack::start().await;
+    let body = json!({
+        "prompt": "a fox", "size": "96x64", "seed": 7, "stream": true, "partial_images": 2,
+    });
+    let events = Events::new(stack.gateway.post_to(PATH, &body).await).rest().await;
+    let last = events.last().expect("an event");
+    assert_eq!(last.name, "image_generation.completed");
+    assert_eq!(last.data["type"], last.name);
+    assert_eq!((picture_of(&last.data), &last.data["seed"]), (expected(7), &json!(7)));
+    assert_eq!(last.data["usage"]["total_tokens"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn previews_are_partial_images_spread_over_the_steps() {
+    let (encoder, _jobs) = fake_encoder(WIDTH);
+    let encoder = Server::encoder(encoder).await;
+    let (picture, preview) = (expected(1), expected(2));
+    let fake = FastDiffusion {
+        cap_feat_dim: WIDTH as u32,
+        picture: picture.clone().into(),
+        preview: Some(preview.clone().into()),
+    };
+    let diffusion = Server::fast_diffusion(fake).await;
+    let gateway = Gateway::start(Some(&encoder.url), &diffusion.url).await;
+    assert_eq!(gateway.json("/api/model").await["previews"], true);
+    let body = json!({
+        "prompt": "x", "steps": 8, "seed": 1, "size": "96x64", "stream": true, "partial_images": 3,
+    });
+    let events = Events::new(gateway.post_to(PATH, &body).await).rest().await;
+    let (last, partial) = events.split_last().expect("events");
+    assert_eq!(last.name, "image_generation.completed");
+    assert_eq!(partial.len(), 3);
+    for (index, event) in (0..).zip(partial) {
+        assert_eq!(
+            (event.name.as_str(), &event.data["type"]),
+            ("image_generation.partial_image", &json!(event.name))
+        );
+        assert_eq!(
+            (picture_of(&event.data), &event.data["partial_image_index"]),
+            (preview.clone(), &json!(index))
+        );
+    }
+    // Our own events have every preview, and what was not asked for is not sent.
+    let own = Events::new(gateway.stream(&json!({"prompt": "x", "steps": 8})).await).rest().await;
+    let steps: Vec<&Value> = own
+        .iter()
+        .filter(|event| event.name == "preview")
+        .map(|event| &event.data["step"])
+        .collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7, 8].map(|n| json!(n)).iter().collect::<Vec<_>>());
+    let none = json!({"prompt": "x", "stream": true});
+    assert_eq!(Events::new(gateway.post_to(PATH, &none).await).rest().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_draws_from_its_picture() {
+    let stack = Stack::start().await;
+    let source = expected(1);
+    let fields: [(&str, &[u8]); 5] = [
+        ("prompt", b"a fox"),
+        ("image", &source),
+        ("strength", b"0.5"),
+        ("seed", b"7"),
+        ("n", b"2"),
+    ];
+    let response = edit(&stack.gateway, &fields).await;
+    assert_eq!(response.status(), 200);
+    let answer: Value = response.json().await.expect("JSON");
+    assert_eq!(answer["size"], "96x64", "of the source");
+    let same =
+        json!({"prompt": "a fox", "seed": 8, "image": STANDARD.encode(&source), "strength": 0.5});
+    let same = stack.gateway.post(&same).await.bytes().await.expect("a picture");
+    assert_eq!(picture_of(&answer["data"][1]), same);
+
+    // A prompt that looks like a number is a prompt.
+    let digits: [(&str, &[u8]); 2] = [("prompt", b"123"), ("image[]", &source)];
+    assert_eq!(edit(&stack.gateway, &digits).await.status(), 200);
+    let streamed: [(&str, &[u8]); 3] = [("prompt", b"x"), ("image", &source), ("stream", b"true")];
+    let events = Events::new(edit(&stack.gateway, &streamed).await).rest().await;
+    assert_eq!(events.last().expect("an event").name, "image_edit.completed");
+
+    let without: [(&str, &[u8]); 1] = [("prompt", b"x")];
+    let broken: [(&str, &[u8]); 2] = [("prompt", b"x"), ("image", b"GIF89a")];
+    let number: [(&str, &[u8]); 3] = [("prompt", b"x"), ("image", &source), ("steps", b"many")];
+    let mask: [(&str, &[u8]); 3] = [("prompt", b"x"), ("image", &source), ("mask", &source)];
+    let strong: [(&str, &[u8]); 3] = [("prompt", b"x"), ("image", &source), ("strength", b"7")];
+    for (fields, status, words) in [
+        (&without[..], 400, "missing field `image`"),
+        (&broken, 400, "no PNG, JPEG or WebP"),
+        (&number, 400, "steps: invalid type"),
+        (&mask, 501, "mask is not supported"),
+        (&strong, 400, "strength"),
+    ] {
+        let detail = error(edit(&stack.gateway, fields).await, status).await;
+        assert!(detail.contains(words), "{detail}");
+    }
+    let json = stack.gateway.post_to("/v1/images/edits", &json!({"prompt": "x"})).await;
+    assert!(error(json, 415).await.contains("multipart/form-data"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_those_that_openais_clients_read() {
+    let stack = Stack::start().await;
+    for (body, status, words) in [
+        (json!({}), 400, "missing field `prompt`"),
+        (json!({"prompt": "x", "n": 0}), 400, "n 0 is out of range"),
+        (json!({"prompt": "x", "n": 11}), 400, "use 1 to 10"),
+        (json!({"prompt": "x", "size": "big"}), 400, "1024x1024"),
+        (json!({"prompt": "x", "size": "96x64", "width": 96}), 400, "not both"),
+        (json!({"prompt": "x", "size": "90x64"}), 400, "80 and 96"),
+        (json!({"prompt": "x", "model": "dall-e-3"}), 404, "'fake-dit'"),
+        (json!({"prompt": "x", "response_format": "url"}), 501, "history"),
+        (json!({"prompt": "x", "response_format": "file"}), 400, "b64_json or url"),
+        (json!({"prompt": "x", "background": "transparent"}), 400, "transparent"),
+        (json!({"prompt": "x", "stream": true, "n": 2}), 400, "cannot be streamed"),
+        (json!({"prompt": "x", "partial_images": 4}), 400, "0 to 3"),
+        (json!({"prompt": "x", "seed": u64::MAX, "n": 2}), 400, "seed"),
+        (json!({"prompt": "x", "qualty": "hd"}), 400, "did you mean 'quality'?"),
+        (json!(["x"]), 400, "send a JSON object"),
+    ] {
+        let detail = error(stack.gateway.post_to(PATH, &body).await, status).await;
+        assert!(detail.contains(words), "{body}: {detail}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_model_is_listed() {
+    let stack = Stack::start().await;
+    let models = stack.gateway.json("/v1/models").await;
+    assert_eq!((&models["object"], &models["data"][0]["id"]), (&json!("list"), &json!("fake-dit")));
+    assert_eq!(stack.gateway.json("/v1/models/fake-dit").await, models["data"][0]);
+    error(stack.gateway.get("/v1/models/gpt-image-1").await, 404).await;
+}
