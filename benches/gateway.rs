@@ -131,18 +131,21 @@ async fn main() -> Result<(), Failure> {
         ms(first[99])
     );
 
-    let mut low = u64::MAX;
-    let mut high = 0;
+    let mut memory = Vec::new();
     for done in 0..WARM_UP + REQUESTS {
         number += 1;
         client.gateway(number).await?;
         if done >= WARM_UP && done % 50 == 0 {
-            let memory = gateway.memory()?;
-            (low, high) = (low.min(memory), high.max(memory));
+            memory.push(gateway.memory()?);
         }
     }
+    let (first, last) = (memory[0], memory[memory.len() - 1]);
+    memory.sort_unstable();
+    let (low, high) = (memory[0], memory[memory.len() - 1]);
     let spread = 100.0 * (high - low) as f64 / low as f64;
-    println!("memory over {REQUESTS} requests: {low} to {high} KiB, {spread:.1} % apart");
+    println!(
+        "memory over {REQUESTS} requests: {low} to {high} KiB, {spread:.1} % apart; at first {first}, at last {last}"
+    );
     Ok(())
 }
 

@@ -12,12 +12,39 @@ use sha2::{Digest as _, Sha256};
 const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; \
      base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+macro_rules! files {
+    ($($path:literal $kind:ident $file:literal,)*) => {
+        &[$(($path, $kind, include_str!(concat!("../../page/", $file)))),*]
+    };
+}
+
 /// The files, with what each is.
-const FILES: [(&str, &str, &str); 4] = [
-    ("/", "text/html; charset=utf-8", include_str!("../../page/index.html")),
-    ("/app.css", "text/css; charset=utf-8", include_str!("../../page/app.css")),
-    ("/app.js", "text/javascript; charset=utf-8", include_str!("../../page/app.js")),
-    ("/icon.svg", "image/svg+xml", include_str!("../../page/icon.svg")),
+const FILES: &[(&str, &str, &str)] = files![
+    "/" HTML "index.html",
+    "/api.js" SCRIPT "api.js",
+    "/app.css" CSS "app.css",
+    "/app.js" SCRIPT "app.js",
+    "/details.js" SCRIPT "details.js",
+    "/dom.js" SCRIPT "dom.js",
+    "/history.js" SCRIPT "history.js",
+    "/icon.svg" SVG "icon.svg",
+    "/job.js" SCRIPT "job.js",
+    "/look.js" SCRIPT "look.js",
+    "/loras.js" SCRIPT "loras.js",
+    "/problems.js" SCRIPT "problems.js",
+    "/settings.js" SCRIPT "settings.js",
+    "/size.js" SCRIPT "size.js",
+    "/source.js" SCRIPT "source.js",
+    "/stage.js" SCRIPT "stage.js",
+    "/store.js" SCRIPT "store.js",
+    "/templates.js" SCRIPT "templates.js",
+    "/theme.js" SCRIPT "theme.js",
+    "/tokens.js" SCRIPT "tokens.js",
 ];
 
 /// Paths that [`serve`] answers.
@@ -61,4 +88,25 @@ fn tag(text: &str) -> String {
 fn known(headers: &HeaderMap, tag: &str) -> bool {
     let given = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
     given.flat_map(|value| value.split(',')).any(|one| one.trim().trim_start_matches("W/") == tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::FILES;
+
+    #[test]
+    fn every_file_of_the_page_is_served() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("page");
+        let there: BTreeSet<String> = fs::read_dir(folder)
+            .expect("the page")
+            .map(|entry| entry.expect("a file").file_name().into_string().expect("a name"))
+            .collect();
+        let served = FILES.iter().map(|(path, _, _)| match path.trim_start_matches('/') {
+            "" => "index.html".to_owned(),
+            name => name.to_owned(),
+        });
+        assert_eq!(served.collect::<BTreeSet<_>>(), there);
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use llm_dit_proto::{
-    Fault,
+    Fault, chunks,
     v1::{
         EmbeddingHeader, EncodeResponse, GenerateRequest, TensorHeader, TensorRole, TensorStart,
         encode_response::Frame, generate_request::Part,
@@ -26,7 +26,6 @@ const MAX_TENSOR_BYTES: u64 = 256 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Embedding {
     pub header: TensorHeader,
-    /// Buffers that the transport made, shared with what is on its way.
     pub chunks: Vec<Bytes>,
     pub hidden_layer: u32,
     pub truncated: u32,
@@ -163,9 +162,7 @@ impl Pipe {
         while passing.missing > 0 {
             source.chunk(&mut passing).await?;
         }
-        let embedding = Arc::new(passing.embedding);
-        source.cache.put(key, &embedding);
-        Ok((embedding, cached))
+        Ok((source.remember(key, passing), cached))
     }
 
     /// Tokens that were cut from the prompt and the negative prompt.
@@ -217,10 +214,17 @@ impl Source {
         Ok(chunk)
     }
 
-    fn remember(&self, key: Key, passing: Passing) {
-        if passing.keep {
-            self.cache.put(key, &Arc::new(passing.embedding));
+    fn remember(&self, key: Key, passing: Passing) -> Arc<Embedding> {
+        let Passing { mut embedding, keep, .. } = passing;
+        if !keep {
+            return Arc::new(embedding);
         }
+        // A chunk is a part of a larger buffer of the transport, which would stay with it. A copy
+        // takes a fraction of a millisecond, and as many bytes as the cache believes.
+        embedding.chunks = chunks(embedding.chunks.concat().into()).collect();
+        let embedding = Arc::new(embedding);
+        self.cache.put(key, &embedding);
+        embedding
     }
 
     async fn frame(&mut self) -> Result<Frame, Error> {

@@ -1,0 +1,119 @@
+// Pictures made before: a gallery by pages, and one of them in detail.
+
+import { call, relative } from './api.js';
+import { describe } from './details.js';
+import { $, button, confirm, make, setText, show, toast } from './dom.js';
+
+const PAGE = 24;
+let entries = [];
+let total = 0;
+let opened = null;
+
+export async function load() {
+  try {
+    take(await call('GET', `api/history?limit=${PAGE}`), []);
+  } catch (problem) {
+    entries = [];
+    setText('history-hint', problem.detail);
+  }
+}
+
+async function more() {
+  const last = entries.at(-1);
+  try {
+    take(await call('GET', `api/history?limit=${PAGE}&before=${last.id}`), entries);
+  } catch (problem) {
+    toast(problem.detail);
+  }
+}
+
+function take(answer, before) {
+  entries = [...before, ...answer.history];
+  total = answer.total;
+  draw();
+}
+
+/** Brings in a new picture, which is on disk a moment after it was answered. */
+export async function include(id, tries = 8) {
+  if (id === null || id === undefined || entries.some((one) => one.id === id)) return;
+  try {
+    const entry = await call('GET', `api/history/${id}`);
+    entries = [entry, ...entries].sort((a, b) => b.id - a.id);
+    total += 1;
+    draw();
+  } catch (problem) {
+    if (problem.status === 404 && tries > 0) setTimeout(() => include(id, tries - 1), 150);
+  }
+}
+
+function draw() {
+  setText('history-count', total ? String(total) : '');
+  setText('history-hint', total ? '' : 'Your pictures will be kept here.');
+  show($('history-clear'), total > 0);
+  show($('history-more'), entries.length < total);
+  const kept = new Map([...$('gallery').children].map((item) => [item.dataset.id, item]));
+  $('gallery').replaceChildren(...entries.map((entry) => kept.get(String(entry.id)) ?? thumbnail(entry)));
+}
+
+function thumbnail(entry) {
+  const { prompt = '' } = entry.parameters;
+  const image = make('img', { src: relative(entry.thumbnail_url), alt: prompt, loading: 'lazy', decoding: 'async' });
+  const open = make('button', { type: 'button', title: prompt, onclick: () => openEntry(entry) }, image);
+  return make('li', { 'data-id': String(entry.id) }, open);
+}
+
+// ---- One picture
+
+function openEntry(entry) {
+  opened = entry;
+  const { width, height, prompt = '' } = entry.parameters;
+  Object.assign($('details-image'), { src: relative(entry.image_url), alt: prompt, width: width ?? 0, height: height ?? 0 });
+  setText('details-time', new Date(entry.timestamp).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' }));
+  const bin = button('Delete', 'bin', remove, 'danger');
+  $('details-body').replaceChildren(...describe(entry, () => $('details').close(), [bin]));
+  const at = entries.indexOf(entry);
+  $('details-newer').disabled = at <= 0;
+  $('details-older').disabled = at === entries.length - 1 && entries.length >= total;
+  if (!$('details').open) $('details').showModal();
+}
+
+async function step(by) {
+  const at = entries.indexOf(opened) + by;
+  if (at === entries.length && entries.length < total) await more();
+  if (entries[at]) openEntry(entries[at]);
+}
+
+async function remove() {
+  const entry = opened;
+  if (!await confirm('Delete this picture?', 'Delete')) return;
+  try {
+    await call('DELETE', `api/history/${entry.id}`);
+  } catch (problem) {
+    if (problem.status !== 404) return toast(problem.detail);
+  }
+  $('details').close();
+  entries = entries.filter((one) => one !== entry);
+  total -= 1;
+  draw();
+}
+
+async function clear() {
+  const pictures = total === 1 ? 'the one picture' : `all ${total} pictures`;
+  if (!await confirm(`Delete ${pictures} of the history?`, 'Delete all')) return;
+  try {
+    await call('DELETE', 'api/history');
+    take({ history: [], total: 0 }, []);
+  } catch (problem) {
+    toast(problem.detail);
+  }
+}
+
+const KEYS = { ArrowLeft: -1, ArrowRight: 1 };
+
+export function wire() {
+  $('history-more').onclick = more;
+  $('history-clear').onclick = clear;
+  $('details-newer').onclick = () => step(-1);
+  $('details-older').onclick = () => step(1);
+  $('details').onkeydown = (event) => { if (KEYS[event.key]) step(KEYS[event.key]); };
+}

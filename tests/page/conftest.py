@@ -1,0 +1,161 @@
+"""A browser, and something that serves the page: the fake, or a real `llm-dit serve`."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+import fake
+
+SERVER = os.environ.get("LLM_DIT_SERVER")
+# A real server has no switches.
+collect_ignore = ["test_fake.py"] if SERVER else []
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+# Nothing here is a measurement: the limit only keeps a broken page from hanging.
+expect.set_options(timeout=60_000)
+
+
+class Site:
+    """Where the page is, and its API for the test's own use."""
+
+    world = None
+
+    def __init__(self, base):
+        self.base = base
+
+    def call(self, method, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request) as answer:
+            data = answer.read()
+            return json.loads(data) if "json" in answer.headers["Content-Type"] else data
+
+    def hold(self):
+        """From now on steps wait. A real server cannot wait; its many steps have to do."""
+        if self.world:
+            self.world.pace = None
+
+    def release(self):
+        if self.world:
+            with self.world.lock:
+                self.world.pace = 0
+                self.world.go(10_000)
+
+    def reset(self):
+        for job in self.call("GET", "api/jobs")["jobs"]:
+            self.call("DELETE", f"api/jobs/{job['id']}")
+        self.call("DELETE", "api/history")
+        if self.world:
+            self.world.pace, self.world.permits, self.world.requests = 0, 0, []
+            self.world.switches = dict(fake.SWITCHES)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def start_server(folder):
+    """`llm-dit serve` with the demo model; it picks free ports for its services itself."""
+    port = free_port()
+    log = open(Path(folder) / "log", "w+")
+    command = [SERVER, "serve", "--port", str(port), "--history", f"{folder}/history"]
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+            return process, f"http://127.0.0.1:{port}/"
+        except OSError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+    process.kill()
+    log.seek(0)
+    raise RuntimeError(f"{' '.join(command)} did not get ready:\n{log.read()}")
+
+
+@pytest.fixture(scope="session")
+def the_site():
+    if SERVER:
+        with tempfile.TemporaryDirectory() as folder:
+            process, base = start_server(folder)
+            yield Site(base)
+            process.terminate()
+            process.wait(30)
+    else:
+        server = fake.serve(pace=0)
+        site = Site(f"http://127.0.0.1:{server.server_address[1]}/")
+        site.world = server.RequestHandlerClass.world
+        yield site
+        server.shutdown()
+
+
+@pytest.fixture
+def site(the_site):
+    the_site.reset()
+    return the_site
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def watch(page, base, wrong):
+    """Writes down what a page must not do."""
+    host = urlsplit(base).netloc
+
+    def console(message):
+        # The browser reports answers of 4xx and 5xx by itself; what the page makes of them is tested.
+        is_answer = message.text.startswith("Failed to load resource")
+        if message.type in ("error", "warning") and not (is_answer and "/api/" in message.location["url"]):
+            wrong.append(f"console: {message.text}")
+
+    def request(one):
+        if urlsplit(one.url).scheme not in ("data", "blob") and urlsplit(one.url).netloc != host:
+            wrong.append(f"a request to {one.url}")
+
+    page.on("console", console)
+    page.on("pageerror", lambda error: wrong.append(f"uncaught: {error}"))
+    page.on("request", request)
+
+
+@pytest.fixture
+def open_page(site, browser):
+    """Opens the page in a browser that knows nothing yet, and in the end asks whether all was well."""
+    contexts, wrong = [], []
+
+    def open_one(width=1280, height=900, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, locale="en-GB", **options)
+        contexts.append(context)
+        page = context.new_page()
+        watch(page, site.base, wrong)
+        page.goto(site.base)
+        expect(page.locator("#sizes input").first).to_be_attached()
+        expect(page.locator("#tokens")).to_have_text(re.compile(r"\d+ of \d+ tokens"))
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def page(open_page):
+    return open_page()
