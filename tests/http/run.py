@@ -14,6 +14,7 @@ Name some of them to run only those. Exits with 1 if anything fails.
 """
 
 import contextlib
+import os
 import pathlib
 import re
 import shutil
@@ -22,7 +23,8 @@ import sys
 import tempfile
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = REPOSITORY / "target/release/llm-dit"
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+PROGRAM = TARGET / "release/llm-dit"
 
 
 @contextlib.contextmanager
