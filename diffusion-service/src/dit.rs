@@ -8,6 +8,7 @@ mod block;
 mod config;
 mod embed;
 mod layout;
+mod modulation;
 mod modules;
 pub mod names;
 mod reload;
@@ -21,6 +22,7 @@ pub use config::Config;
 use embed::{TimestepEmbedder, patchify, unpatchify};
 pub use layout::MULTIPLE;
 use layout::{Layout, RopeTables};
+use modulation::Made;
 pub use modules::{linear_layers, native_layers};
 
 /// eps of the last norm, which has no weights.
@@ -56,6 +58,7 @@ pub struct Conditioning {
     captions: Vec<Tensor>,
     image_rope: Rope,
     unified_rope: Rope,
+    modulations: Made,
 }
 
 impl Dit {
@@ -130,17 +133,21 @@ impl Dit {
         let embedded =
             self.cap_embedder.forward(&rms_norm(&packed, &self.cap_norm, self.config.norm_eps)?)?;
         let lens = layout.caption_lens();
-        let mut x = pad_each(&embedded, &tokens, &lens, &self.cap_pad_token)?;
+        let x = pad_each(&embedded, &tokens, &lens, &self.cap_pad_token)?;
         let rope = self.tables.rope(layout.caption_positions(), &self.device)?;
-        for block in &self.context_refiner {
-            x = block.forward(&x, None, &rope, &lens)?;
-        }
+        let x = Block::stack(&self.context_refiner, x, &[], &rope, &lens)?;
         Ok(Conditioning {
             captions: split(&x, &lens)?,
             image_rope: self.tables.rope(layout.image_positions(), &self.device)?,
             unified_rope: self.tables.rope(layout.unified_positions(), &self.device)?,
             layout,
+            modulations: Made::default(),
         })
+    }
+
+    /// Makes ahead what depends on the time alone, for steps in which all items are at one time.
+    pub fn prepare(&self, conditioning: &Conditioning, times: &[f32]) -> Result<()> {
+        conditioning.modulations.prepare(self, conditioning.items(), times)
     }
 
     /// One forward: latents `(channels, height, width)` and the time `1 - sigma` of each item to
@@ -153,7 +160,7 @@ impl Dit {
     ) -> Result<Vec<Tensor>> {
         let layout = &conditioning.layout;
         layout.check(latents, times.len())?;
-        let adaln = self.t_embedder.forward(times, &self.device, self.dtype)?;
+        let modulations = conditioning.modulations.at(self, times)?;
 
         let patches = latents
             .iter()
@@ -161,10 +168,9 @@ impl Dit {
             .collect::<Result<Vec<_>>>()?;
         let embedded = self.x_embedder.forward(&Tensor::cat(&patches, 0)?)?;
         let lens = layout.image_lens();
-        let mut x = pad_each(&embedded, &layout.image_tokens(), &lens, &self.x_pad_token)?;
-        for block in &self.noise_refiner {
-            x = block.forward(&x, Some(&adaln), &conditioning.image_rope, &lens)?;
-        }
+        let x = pad_each(&embedded, &layout.image_tokens(), &lens, &self.x_pad_token)?;
+        let (rope, modulation) = (&conditioning.image_rope, &modulations.noise_refiner);
+        let x = Block::stack(&self.noise_refiner, x, modulation, rope, &lens)?;
 
         let images = split(&x, &lens)?;
         let both: Vec<&Tensor> = images
@@ -172,13 +178,10 @@ impl Dit {
             .zip(&conditioning.captions)
             .flat_map(|(image, caption)| [image, caption])
             .collect();
-        let mut x = Tensor::cat(&both, 0)?;
         let lens = layout.unified_lens();
-        for block in &self.layers {
-            x = block.forward(&x, Some(&adaln), &conditioning.unified_rope, &lens)?;
-        }
+        let (rope, modulation) = (&conditioning.unified_rope, &modulations.layers);
+        let x = Block::stack(&self.layers, Tensor::cat(&both, 0)?, modulation, rope, &lens)?;
 
-        let scale = (self.final_modulation.forward(&adaln.silu()?)? + 1.0)?;
         split(&x, &lens)?
             .iter()
             .enumerate()
@@ -186,7 +189,7 @@ impl Dit {
                 // Only the image's own tokens are read.
                 let (tokens, (height, width)) = (layout.image_tokens()[item], layout.size(item));
                 let x = x.narrow(0, 0, tokens)?;
-                let x = layer_norm_scale(&x, &scale.narrow(0, item, 1)?, &[tokens], FINAL_EPS)?;
+                let x = layer_norm_scale(&x, &modulations.last.narrow(0, item, 1)?, &[tokens], FINAL_EPS)?;
                 let x = self.final_linear.forward(&x)?.to_dtype(DType::F32)?;
                 unpatchify(&x, self.config.in_channels, height, width)
             })
