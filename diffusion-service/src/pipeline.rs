@@ -124,6 +124,13 @@ impl ZImage {
                 }
                 _ => None,
             };
+            // The last sigma is where the walk ends.
+            let times: Vec<f32> =
+                grid.iter().take(grid.len() - 1).map(|sigma| (1.0 - sigma) as f32).collect();
+            dit.prepare(&positive, &times)?;
+            if let Some(both) = &both {
+                dit.prepare(both, &times)?;
+            }
             let mut solver = Solver::new(params.scheduler, grid);
             let mut index = 0;
             while let Some(sigma) = solver.sigma() {

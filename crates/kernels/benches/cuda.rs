@@ -25,7 +25,13 @@ impl Bench {
     }
 
     /// Median seconds of a call, several of them queued at a time.
-    fn time<T>(&self, name: &str, work: f64, unit: &str, mut call: impl FnMut() -> Result<T>) -> Result<()> {
+    fn time<T>(
+        &self,
+        name: &str,
+        work: f64,
+        unit: &str,
+        mut call: impl FnMut() -> Result<T>,
+    ) -> Result<()> {
         if self.filter.as_ref().is_some_and(|part| !name.contains(part.as_str())) {
             return Ok(());
         }
@@ -130,9 +136,7 @@ impl Bench {
         let wide = Attention { heads: 1, kv_heads: 1, head_dim: 512, mask: Mask::Full };
         let qkv = self.random(&[128 * 128, 3 * 512])?;
         let tera = 4.0 * (128f64).powi(4) * 512.0 / 1e12;
-        self.time("attention 16384, 512 wide", tera, "TFLOP/s", || {
-            wide.forward(&qkv, &[128 * 128])
-        })
+        self.time("attention 16384, 512 wide", tera, "TFLOP/s", || wide.forward(&qkv, &[128 * 128]))
     }
 
     fn pictures(&self) -> Result<()> {
@@ -147,8 +151,7 @@ impl Bench {
             (1024, 128, 3),
         ] {
             let x = self.random(&[1, side, side, ins])?;
-            let conv =
-                Conv2d::new(self.random(&[outs, ins, 3, 3])?, self.random(&[outs])?, 1)?;
+            let conv = Conv2d::new(self.random(&[outs, ins, 3, 3])?, self.random(&[outs])?, 1)?;
             let tera = 2.0 * (side * side * ins * outs * 9) as f64 / 1e12;
             let name = format!("conv {side}, {ins} to {outs}");
             self.time(&name, tera, "TFLOP/s", || conv.forward(&ConvInput::plain(&x), None))?;

@@ -9,11 +9,15 @@ mod attention;
 mod conv;
 mod cudnn;
 mod function;
+mod graph;
 mod matmul;
 mod rows;
 mod tensor;
 
-use std::{collections::HashMap, sync::{Arc, Mutex, PoisonError}};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor, cuda_backend::cudarc};
 use cudarc::driver::{
@@ -21,8 +25,9 @@ use cudarc::driver::{
     sys::{self, CUdevice_attribute},
 };
 
-pub(crate) use conv::{ConvWeights, Upsampling};
 use crate::cuda_source as source;
+pub(crate) use conv::{ConvWeights, Upsampling};
+pub(crate) use graph::Graph;
 
 /// A GPU that the kernels run on.
 pub(crate) struct Gpu {

@@ -16,11 +16,12 @@ mod cpu;
 mod cuda;
 #[path = "cuda/source.rs"]
 pub mod cuda_source;
+mod gated;
 mod host;
 mod linear;
 mod norm;
+mod recording;
 mod rope;
-mod gated;
 
 pub use attention::{Attention, Mask};
 pub use conv::{Conv2d, ConvInput, GroupNorm};
@@ -29,8 +30,8 @@ pub use cuda::{cuda_device, matmul_tiled};
 pub use gated::{GatedLinear, swiglu};
 pub use linear::Linear;
 pub use norm::{
-    NextNorm, add_rms_norm, layer_norm_scale, residual_gate_norm, residual_gate_norm_next, rms_norm,
-    rms_norm_scale,
+    NextNorm, add_rms_norm, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
+    rms_norm, rms_norm_scale,
 };
+pub use recording::{Recording, rehearse};
 pub use rope::{Pairing, QkNorm, Rope};
-

@@ -30,7 +30,10 @@ impl Draw {
     /// About normal, as sums of uniform numbers are.
     fn tensor(&mut self, shape: &[usize], mean: f32, deviation: f32) -> Tensor {
         let mut uniform = || {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (self.0 >> 40) as f32 / (1 << 24) as f32 - 0.5
         };
         let mut value = || mean + deviation * (uniform() + uniform() + uniform()) * 2.0;
@@ -165,8 +168,7 @@ fn norms() -> Result<()> {
             let norm = NextNorm { weight: &next, scale: gated.then_some(&scale) };
             let normed = norm.forward(&reference, &lens, 1e-5)?;
             let norm = NextNorm { weight: &gn, scale: gated.then_some(&gs) };
-            let (sum, next) =
-                residual_gate_norm_next(&gx, &gy, &gw, on_gpu, &norm, &lens, 1e-5)?;
+            let (sum, next) = residual_gate_norm_next(&gx, &gy, &gw, on_gpu, &norm, &lens, 1e-5)?;
             close("residual_gate_norm_next, sum", &sum, &reference);
             close("residual_gate_norm_next, norm", &next, &normed);
         }
@@ -195,7 +197,8 @@ fn rotations() -> Result<()> {
                     sin: angles.sin()?.to_device(device)?,
                 })
             };
-            let norm = |q: Tensor, k: Tensor| QkNorm { q_weight: q, k_weight: k, eps: 1e-5, pairing };
+            let norm =
+                |q: Tensor, k: Tensor| QkNorm { q_weight: q, k_weight: k, eps: 1e-5, pairing };
             let on_gpu = norm(gpu(&q), gpu(&k)).forward(&attention, gpu(&qkv), &rope(&GPU)?)?;
             let on_cpu = norm(q, k).forward(&attention, qkv, &rope(&Device::Cpu)?)?;
             assert_close(&format!("{attention:?} {pairing:?}"), &on_gpu, &on_cpu, 4e-3);

@@ -83,10 +83,11 @@ impl Block {
         })
     }
 
-    /// What the time embedding `(times, adaln_dim)` means to this block, `None` if it sees no image.
-    pub fn modulate(&self, adaln: &Tensor) -> Result<Option<Modulation>> {
+    /// What the time embedding `(times, adaln_dim)` means to this block, [`Modulation::PARTS`] beside
+    /// each other: `(times, 4 * dim)`. `None` if it sees no image.
+    pub fn modulate(&self, adaln: &Tensor) -> Result<Option<Tensor>> {
         let Some(linear) = &self.adaln_modulation else { return Ok(None) };
-        Modulation::new(&linear.forward(adaln)?).map(Some)
+        Modulation::make(&linear.forward(adaln)?).map(Some)
     }
 
     /// The norm that the block begins with.
@@ -133,15 +134,15 @@ impl Block {
         }
     }
 
-    /// Block after block.
+    /// Block after block, each with its modulation if they have any.
     pub fn stack(
         blocks: &[Self],
         x: Tensor,
-        modulations: &[Option<Modulation>],
+        modulations: &[Modulation],
         rope: &Rope,
         lens: &[usize],
     ) -> Result<Tensor> {
-        let modulation = |i: usize| modulations.get(i).and_then(Option::as_ref);
+        let modulation = |i: usize| modulations.get(i);
         let Some(first) = blocks.first() else { return Ok(x) };
         let mut normed = Some(first.first_norm(modulation(0)).forward(&x, lens, first.eps)?);
         let mut x = x;
@@ -155,25 +156,25 @@ impl Block {
 }
 
 impl Modulation {
-    fn new(chunks: &Tensor) -> Result<Self> {
-        let dim = chunks.dim(1)? / 4;
+    /// Scale and gate of the attention, scale and gate of the feed-forward layer.
+    pub const PARTS: usize = 4;
+
+    /// From a block's linear layer to factors.
+    fn make(chunks: &Tensor) -> Result<Tensor> {
+        let dim = chunks.dim(1)? / Self::PARTS;
         let chunk = |i: usize| chunks.narrow(1, i * dim, dim)?.contiguous();
-        Ok(Self {
-            scale_msa: (chunk(0)? + 1.0)?,
-            gate_msa: chunk(1)?.tanh()?,
-            scale_mlp: (chunk(2)? + 1.0)?,
-            gate_mlp: chunk(3)?.tanh()?,
-        })
+        let scale = |i: usize| chunk(i)? + 1.0;
+        Tensor::cat(&[scale(0)?, chunk(1)?.tanh()?, scale(2)?, chunk(3)?.tanh()?], 1)
     }
 
-    /// Those of some of the rows.
-    pub fn rows(&self, start: usize, count: usize) -> Result<Self> {
-        let rows = |x: &Tensor| x.narrow(0, start, count);
+    /// The part of one block in a table of all blocks', from column `start`.
+    pub fn of(all: &Tensor, start: usize, dim: usize) -> Result<Self> {
+        let part = |i: usize| all.narrow(1, start + i * dim, dim);
         Ok(Self {
-            scale_msa: rows(&self.scale_msa)?,
-            gate_msa: rows(&self.gate_msa)?,
-            scale_mlp: rows(&self.scale_mlp)?,
-            gate_mlp: rows(&self.gate_mlp)?,
+            scale_msa: part(0)?,
+            gate_msa: part(1)?,
+            scale_mlp: part(2)?,
+            gate_mlp: part(3)?,
         })
     }
 }

@@ -125,13 +125,7 @@ impl Gpu {
     }
 
     /// Scores are f32 and pass through memory, a stretch of queries at a time.
-    fn attention_wide(
-        &self,
-        dim: usize,
-        qkv: &Tensor,
-        lens: &[usize],
-        out: &Tensor,
-    ) -> Result<()> {
+    fn attention_wide(&self, dim: usize, qkv: &Tensor, lens: &[usize], out: &Tensor) -> Result<()> {
         let (mut qkv, mut out) = (address::<bf16>(qkv)?, address::<bf16>(out)?);
         let row = 3 * dim * size_of::<bf16>();
         for &len in lens {

@@ -86,11 +86,8 @@ impl ConvWeights {
 /// same pixel, at odd ones the first two.
 fn fold(weight: &Tensor, axis: usize, parity: usize) -> Result<Tensor> {
     let tap = |i: usize| weight.narrow(axis, i, 1);
-    let (first, second) = if parity == 0 {
-        (tap(0)?, (tap(1)? + tap(2)?)?)
-    } else {
-        ((tap(0)? + tap(1)?)?, tap(2)?)
-    };
+    let (first, second) =
+        if parity == 0 { (tap(0)?, (tap(1)? + tap(2)?)?) } else { ((tap(0)? + tap(1)?)?, tap(2)?) };
     Tensor::cat(&[first, second], axis)
 }
 
@@ -165,7 +162,10 @@ impl Gpu {
         let depth_step = Tiling::DEPTH as usize;
         let channel_steps = channels.div_ceil(depth_step);
         if depth != taps.side * taps.side * channel_steps * depth_step {
-            candle_core::bail!("{channels} channels for a convolution of weight {:?}", weight.dims());
+            candle_core::bail!(
+                "{channels} channels for a convolution of weight {:?}",
+                weight.dims()
+            );
         }
         if residual.is_some_and(|r| r.dims() != [n, height, width, outs]) {
             candle_core::bail!("residual does not have the output's shape");
@@ -299,7 +299,13 @@ impl Pixels {
     }
 
     /// Every other pixel of every other row of a picture twice as high and wide.
-    fn parity(out: &Tensor, height: usize, width: usize, row: usize, column: usize) -> Result<Self> {
+    fn parity(
+        out: &Tensor,
+        height: usize,
+        width: usize,
+        row: usize,
+        column: usize,
+    ) -> Result<Self> {
         let pixel = out.dim(3)? * 2;
         let line = 2 * width * pixel;
         Ok(Self {

@@ -140,7 +140,9 @@ pub fn attention(gpu: &Gpu, shape: Shape, qkv: u64, out: u64) -> Result<bool> {
     let handle = session.handle(api, gpu)?;
     let plan = session.plans.entry(shape).or_insert_with(|| {
         Plan::new(api, handle, shape)
-            .map_err(|error| tracing::info!(%error, ?shape, "cuDNN has no attention for this shape"))
+            .map_err(
+                |error| tracing::info!(%error, ?shape, "cuDNN has no attention for this shape"),
+            )
             .ok()
     });
     let Some(plan) = plan else { return Ok(false) };
@@ -177,9 +179,7 @@ impl Api {
             Ok(Self {
                 create: *library.get(b"cudnnCreate\0").map_err(text)?,
                 set_stream: *library.get(b"cudnnSetStream\0").map_err(text)?,
-                create_descriptor: *library
-                    .get(b"cudnnBackendCreateDescriptor\0")
-                    .map_err(text)?,
+                create_descriptor: *library.get(b"cudnnBackendCreateDescriptor\0").map_err(text)?,
                 destroy_descriptor: *library
                     .get(b"cudnnBackendDestroyDescriptor\0")
                     .map_err(text)?,
@@ -235,7 +235,8 @@ impl Owned {
     fn set<T>(&self, name: i32, kind: i32, values: &[T]) -> Result<()> {
         let (count, values) = (values.len() as i64, values.as_ptr().cast());
         // SAFETY: the callers below pass values of the kind's type.
-        let status = unsafe { (self.api.set_attribute)(self.descriptor, name, kind, count, values) };
+        let status =
+            unsafe { (self.api.set_attribute)(self.descriptor, name, kind, count, values) };
         self.api.check(status, &format!("attribute {name}"))
     }
 
@@ -391,8 +392,7 @@ impl Plan {
         let scale = 1.0 / (shape.head_dim as f32).sqrt();
         let bytes = |columns: usize| (columns * shape.head_dim * 2) as u64;
         let key = qkv + bytes(shape.heads);
-        let pointers =
-            [qkv, key, key + bytes(shape.kv_heads), out, ptr::from_ref(&scale) as u64];
+        let pointers = [qkv, key, key + bytes(shape.kv_heads), out, ptr::from_ref(&scale) as u64];
         let pack = Owned::new(api, descriptor::VARIANT_PACK)?;
         pack.set(attribute::PACK_IDS, kind::INT64, &[1i64, 2, 3, 4, 5])?;
         pack.set(attribute::PACK_POINTERS, kind::VOID_PTR, &pointers)?;

@@ -80,8 +80,8 @@ fn compile(source: Source, (major, minor): (i32, i32)) -> Result<Vec<u8>> {
     let failed = |e: nvrtc::NvrtcError, log: String| {
         Error::Msg(format!("NVRTC could not compile {source:?} ({architecture}): {e:?}\n{log}"))
     };
-    let program = nvrtc::create_program(&text, Some(c"llm-dit.cu"))
-        .map_err(|e| failed(e, String::new()))?;
+    let program =
+        nvrtc::create_program(&text, Some(c"llm-dit.cu")).map_err(|e| failed(e, String::new()))?;
     // SAFETY: `program` was just made, and is destroyed once, after its last use; the buffer has the
     // size that NVRTC asked for.
     unsafe {

@@ -72,13 +72,15 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, int parity) {
         : "memory");
 }
 
-// Arrives at the same barrier of a block of the cluster.
+// Arrives at the same barrier of a block of the cluster. What the arriving threads have read, wgmma
+// read for them and has finished; a release at cluster scope would wait for all of memory at each
+// step, and halve the speed.
 __device__ __forceinline__ void barrier_arrive(u32 barrier, int block) {
     asm volatile(
         "{\n"
         ".reg .b32 remote;\n"
         "mapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
         "}\n" ::"r"(barrier),
         "r"(block)
         : "memory");

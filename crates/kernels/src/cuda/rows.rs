@@ -6,7 +6,7 @@ use half::bf16;
 use super::{
     Gpu,
     source::Source,
-    tensor::{Ends, address, blocks, launch, optional},
+    tensor::{Ends, Rows, address, blocks, launch, optional},
 };
 use crate::{Attention, NextNorm, Pairing, QkNorm, Rope};
 
@@ -31,7 +31,7 @@ impl Gpu {
         };
         let x = self.dense::<bf16>(x)?;
         let weight = self.dense::<bf16>(weight)?;
-        let scale = scale.map(|s| self.dense::<bf16>(s)).transpose()?;
+        let scale = Rows::optional(self, scale)?;
         let out = self.empty::<bf16>(x.dims())?;
         launch!(
             self,
@@ -39,8 +39,8 @@ impl Gpu {
             blocks((rows, 1, 1), Source::ROW_THREADS, 0)?,
             address::<bf16>(&x)?,
             address::<bf16>(&weight)?,
-            optional::<bf16>(scale.as_ref())?,
-            (width / VECTOR) as i32,
+            scale.address,
+            scale.stride,
             address::<bf16>(&out)?,
             (width / VECTOR) as i32,
             eps as f32,
@@ -67,9 +67,9 @@ impl Gpu {
         };
         let dense = |t: &Tensor| self.dense::<bf16>(t);
         let (x, y, weight) = (dense(x)?, dense(y)?, dense(weight)?);
-        let gate = gate.map(dense).transpose()?;
+        let gate = Rows::optional(self, gate)?;
         let next_weight = next.map(|n| dense(n.weight)).transpose()?;
-        let next_scale = next.and_then(|n| n.scale).map(dense).transpose()?;
+        let next_scale = Rows::optional(self, next.and_then(|n| n.scale))?;
         let out = self.empty::<bf16>(x.dims())?;
         let normed = next.map(|_| self.empty::<bf16>(x.dims())).transpose()?;
         let vectors = (width / VECTOR) as i32;
@@ -80,12 +80,12 @@ impl Gpu {
             address::<bf16>(&x)?,
             address::<bf16>(&y)?,
             address::<bf16>(&weight)?,
-            optional::<bf16>(gate.as_ref())?,
-            vectors,
+            gate.address,
+            gate.stride,
             address::<bf16>(&out)?,
             optional::<bf16>(next_weight.as_ref())?,
-            optional::<bf16>(next_scale.as_ref())?,
-            vectors,
+            next_scale.address,
+            next_scale.stride,
             optional::<bf16>(normed.as_ref())?,
             vectors,
             eps as f32,
@@ -133,7 +133,7 @@ impl Gpu {
         let (Some(source), Some(ends)) = (row_source(width), Ends::new(lens)) else {
             return Ok(None);
         };
-        let (x, scale) = (self.dense::<bf16>(x)?, self.dense::<bf16>(scale)?);
+        let (x, scale) = (self.dense::<bf16>(x)?, Rows::new(self, scale)?);
         let out = self.empty::<bf16>(x.dims())?;
         let vectors = (width / VECTOR) as i32;
         launch!(
@@ -141,8 +141,8 @@ impl Gpu {
             self.function(source, "layer_norm")?,
             blocks((rows, 1, 1), Source::ROW_THREADS, 0)?,
             address::<bf16>(&x)?,
-            address::<bf16>(&scale)?,
-            vectors,
+            scale.address,
+            scale.stride,
             address::<bf16>(&out)?,
             vectors,
             eps as f32,

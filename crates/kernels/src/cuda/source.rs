@@ -5,13 +5,21 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// Norms over rows of up to `128 * 8 * vectors` columns.
-    Rows { vectors: u32 },
+    Rows {
+        vectors: u32,
+    },
     /// Norm and rotation of heads `head` wide.
-    Heads { head: u32, halves: bool },
+    Heads {
+        head: u32,
+        halves: bool,
+    },
     /// Activations and softmax.
     Pointwise,
     GroupNorm,
-    Attention { head: u32, causal: bool },
+    Attention {
+        head: u32,
+        causal: bool,
+    },
     /// Products on Hopper's tensor cores.
     Matmul(Tiling),
 }

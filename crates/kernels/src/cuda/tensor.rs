@@ -6,6 +6,7 @@ use candle_core::{
     op::BackpropOp,
 };
 use cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, sys};
+use half::bf16;
 
 use super::{Gpu, driver_error};
 
@@ -56,6 +57,39 @@ impl Gpu {
     }
 }
 
+/// Rows of a table that may be part of a wider one: a row a sequence.
+pub struct Rows {
+    pub address: u64,
+    /// Vectors from a row to the next.
+    pub stride: i32,
+    /// What is to live as long.
+    _tensor: Option<Tensor>,
+}
+
+impl Rows {
+    /// No table.
+    pub const NONE: Self = Self { address: 0, stride: 0, _tensor: None };
+
+    pub fn new(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
+        let lies_well = {
+            let (_, layout) = tensor.storage_and_layout();
+            let stride = layout.stride();
+            stride[1] == 1 && stride[0].is_multiple_of(8) && layout.start_offset().is_multiple_of(8)
+        };
+        let tensor = if lies_well { tensor.clone() } else { gpu.dense::<bf16>(tensor)? };
+        let stride = tensor.stride()[0] / 8;
+        Ok(Self {
+            address: address::<bf16>(&tensor)?,
+            stride: stride as i32,
+            _tensor: Some(tensor),
+        })
+    }
+
+    pub fn optional(gpu: &Gpu, tensor: Option<&Tensor>) -> Result<Self> {
+        tensor.map_or(Ok(Self::NONE), |tensor| Self::new(gpu, tensor))
+    }
+}
+
 /// Where a tensor's values begin. They live as long as the tensor.
 pub fn address<T: CudaDType + DeviceRepr>(tensor: &Tensor) -> Result<u64> {
     let (storage, layout): (_, &Layout) = tensor.storage_and_layout();
@@ -73,7 +107,11 @@ pub fn optional<T: CudaDType + DeviceRepr>(tensor: Option<&Tensor>) -> Result<u6
 }
 
 /// Blocks, threads of a block, and its dynamic shared memory.
-pub fn blocks(grid: (usize, usize, usize), threads: u32, shared_bytes: u32) -> Result<LaunchConfig> {
+pub fn blocks(
+    grid: (usize, usize, usize),
+    threads: u32,
+    shared_bytes: u32,
+) -> Result<LaunchConfig> {
     let size = |n: usize| u32::try_from(n).map_err(|_| Error::Msg(format!("{n} blocks")));
     Ok(LaunchConfig {
         grid_dim: (size(grid.0)?, size(grid.1)?, size(grid.2)?),
