@@ -18,6 +18,7 @@ mod cuda;
 pub mod cuda_source;
 mod host;
 mod linear;
+pub mod meter;
 mod norm;
 mod rope;
 mod gated;
