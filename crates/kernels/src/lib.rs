@@ -19,6 +19,7 @@ pub mod cuda_source;
 mod gated;
 mod host;
 mod linear;
+pub mod meter;
 mod norm;
 mod recording;
 mod rope;
