@@ -42,8 +42,8 @@ pub struct DiffusionOptions {
     pub vae_device: Option<DeviceChoice>,
     /// What the DiT computes in; `None`: f32 on the CPU, bf16 on an accelerator.
     pub dtype: Option<DType>,
-    /// What the VAE computes in; `None`: f32. Half precision makes grey or black pictures with some
-    /// autoencoders, and the native repository keeps f32 as well.
+    /// What the VAE computes in; `None`: bf16 on CUDA, f32 elsewhere. f16 makes black pictures with
+    /// some autoencoders: its range is too small for their activations. bf16 has the range of f32.
     pub vae_dtype: Option<DType>,
     /// Whether all parts stay on their device, or only the one that computes.
     pub residency: Residency,
@@ -187,7 +187,8 @@ impl DiffusionOptions {
 
     /// What the VAE computes in there.
     pub fn vae_compute_dtype(&self, device: &Device) -> candle_core::DType {
-        compute_dtype(self.vae_dtype.or(Some(DType::F32)), device)
+        let unasked = if device.is_cuda() { DType::Bf16 } else { DType::F32 };
+        compute_dtype(self.vae_dtype.or(Some(unasked)), device)
     }
 
     /// The transformer's.

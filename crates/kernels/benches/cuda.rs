@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 use llm_dit_kernels::{
-    Attention, Conv2d, ConvInput, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm, Rope,
-    cuda_device,
+    Attention, Conv2d, ConvInput, GatedLinear, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm,
+    Recording, Rope, cuda_device,
     cuda_source::{Kind, Tiling},
-    matmul_tiled, residual_gate_norm_next,
+    matmul_tiled, rehearse, residual_gate_norm_next,
 };
 
 const RUNS: usize = 7;
@@ -139,6 +139,71 @@ impl Bench {
         self.time("attention 16384, 512 wide", tera, "TFLOP/s", || wide.forward(&qkv, &[128 * 128]))
     }
 
+    /// What a block of the transformer does, as often as there are blocks, launched one by one and as a
+    /// recording.
+    fn blocks(&self) -> Result<()> {
+        let (dim, ffn, blocks) = (3840, 10240, 30);
+        for tokens in [4224, 1152] {
+            let lens = [tokens];
+            let x = self.random(&[tokens, dim])?;
+            let linear = |outs: usize, ins: usize| -> Result<Linear> {
+                Ok(Linear::new((self.random(&[outs, ins])? * 0.02)?, None))
+            };
+            let (to_qkv, to_out, w2) =
+                (linear(3 * dim, dim)?, linear(dim, dim)?, linear(dim, ffn)?);
+            let w1_w3 = GatedLinear::new((self.random(&[2 * ffn, dim])? * 0.02)?)?;
+            let (weight, scale) = (self.random(&[dim])?, self.random(&[1, dim])?);
+            let next = NextNorm { weight: &weight, scale: Some(&scale) };
+            let attention = Attention { heads: 30, kv_heads: 30, head_dim: 128, mask: Mask::Full };
+            let head = self.random(&[128])?;
+            let norm = QkNorm {
+                q_weight: head.clone(),
+                k_weight: head,
+                eps: 1e-5,
+                pairing: Pairing::Interleaved,
+            };
+            let angles = Tensor::randn(0f32, 1.0, (tokens, 64), &self.device)?;
+            let rope = Rope { cos: angles.cos()?, sin: angles.sin()? };
+            let all = || -> Result<()> {
+                let (mut x, mut normed) = (x.clone(), x.clone());
+                for _ in 0..blocks {
+                    let qkv = norm.forward(&attention, to_qkv.forward(&normed)?, &rope)?;
+                    let attended = to_out.forward(&attention.forward(&qkv, &lens)?)?;
+                    drop(qkv);
+                    (x, normed) = residual_gate_norm_next(
+                        &x,
+                        &attended,
+                        &weight,
+                        Some(&scale),
+                        &next,
+                        &lens,
+                        1e-5,
+                    )?;
+                    let fed = w2.forward(&w1_w3.forward(&normed)?)?;
+                    (x, normed) = residual_gate_norm_next(
+                        &x,
+                        &fed,
+                        &weight,
+                        Some(&scale),
+                        &next,
+                        &lens,
+                        1e-5,
+                    )?;
+                }
+                Ok(())
+            };
+            let per_token = 2 * (4 * dim * dim + 3 * dim * ffn) + 4 * tokens * dim;
+            let tera = (blocks * tokens * per_token) as f64 / 1e12;
+            self.time(&format!("{blocks} blocks {tokens}: launched"), tera, "TFLOP/s", all)?;
+            rehearse(&self.device, all)?;
+            if let Some(recording) = Recording::make(&self.device, Vec::new(), all)? {
+                let name = format!("{blocks} blocks {tokens}: recorded");
+                self.time(&name, tera, "TFLOP/s", || recording.replay())?;
+            }
+        }
+        Ok(())
+    }
+
     fn pictures(&self) -> Result<()> {
         for (side, ins, outs) in [
             (128, 16, 512),
@@ -184,6 +249,7 @@ fn main() -> Result<()> {
     // cargo passes flags of its own to benchmarks.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let bench = Bench { device: cuda_device(0)?, filter };
+    bench.blocks()?;
     bench.products()?;
     bench.rows()?;
     bench.pictures()

@@ -9,7 +9,7 @@ use super::{
     Gpu,
     matmul::{Args, Tiles, matrix},
     source::{Kind, Source, Tiling},
-    tensor::{TensorMap, address, blocks, launch, optional},
+    tensor::{TensorMap, address, blocks, launch},
 };
 use crate::GroupNorm;
 
@@ -191,12 +191,15 @@ impl Gpu {
             &[Tiling::DEPTH, TILE_X as u32, tile_y as u32, 1],
         )?;
         let map_b = matrix(address::<bf16>(weight)?, outs, depth, b_tile)?;
-        let map_c = TensorMap::new(
-            to.address,
-            &[outs, width, height, n],
-            &to.strides,
-            &[Tiling::DEPTH, TILE_X as u32, (TILE_Y / 2) as u32, 1],
-        )?;
+        let pixels = |pixels: &Pixels| {
+            let tile = [Tiling::DEPTH, TILE_X as u32, (TILE_Y / 2) as u32, 1];
+            TensorMap::new(pixels.address, &[outs, width, height, n], &pixels.strides, &tile)
+        };
+        let map_c = pixels(&to)?;
+        let map_r = match residual {
+            Some(residual) => pixels(&Pixels::all(residual, height, width)?)?,
+            None => map_c,
+        };
         let args = Args {
             m_tiles: 0,
             n_tiles: 0,
@@ -208,15 +211,12 @@ impl Gpu {
             taps_x: taps.side as i32,
             offset_x: taps.offset_x,
             offset_y: taps.offset_y,
-            images: n as i32,
-            out_x: width as i32,
-            out_y: height as i32,
             columns: outs as i32,
+            residual: i32::from(residual.is_some()),
             bias: address::<bf16>(bias)?,
-            residual: optional::<bf16>(residual)?,
         };
         let tiles = Tiles { rows: row_tiles, columns: outs.div_ceil(tiling.columns as usize) };
-        self.launch_tiles(tiling, tiles, [map_a, map_b, map_c], args)
+        self.launch_tiles(tiling, tiles, [map_a, map_b, map_c, map_r], args)
     }
 
     /// The norm, with SiLU after it if asked.

@@ -38,11 +38,9 @@ struct Args {
     int channel_steps;
     int taps_x;
     int offset_x, offset_y;
-    // C: pictures, their size, channels. A matrix is one picture, a pixel wide.
-    int images, out_x, out_y;
-    int columns;
-    const u16* bias;       // or null
-    const u16* residual;   // or null; laid out as C
+    int columns;      // of C
+    int residual;     // whether a picture like C is added
+    const u16* bias;  // or null
 };
 
 __device__ __forceinline__ u32 shared_address(const void* pointer) {
@@ -239,9 +237,34 @@ __device__ __forceinline__ void stage_columns(u32 out, int block, u32 a0, u32 a1
                  : "memory");
 }
 
+// Two columns of a row that are there already: of this thread's row, or of the one eight below.
+__device__ __forceinline__ u32 staged(u32 out, int block, int half) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+    const int row = warp * 16 + lane / 4 + half * 8;
+    const u32 address = out + block / 8 * PANEL + row * 128 + (((block & 7) ^ (row & 7)) << 4) +
+                        lane % 4 * 4;
+    u32 pair;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(pair) : "r"(address));
+    return pair;
+}
+
+// Has the copy engine put a warpgroup's part of the residual where its part of the result will be
+// staged, while the products are made.
+__device__ __forceinline__ void fetch_residual(const TensorMap& map_r, const Args& args,
+                                               const Tile& tile, u32 out, u32 ready, int group) {
+    // The last tile's panels must have been read before they are written again.
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    const Patch patch = patch_at(args, tile.m);
+    barrier_expect(ready, BM / 2 * OUT_COLS * 2);
+#pragma unroll
+    for (int panel = 0; panel < OUT_COLS / 64; panel++) {
+        load_4d(out + panel * PANEL, &map_r, tile.n * OUT_COLS + panel * 64, patch.x,
+                patch.y + group * (TILE_Y / 2), patch.image, ready);
+    }
+}
+
 __device__ __forceinline__ void finish(float (&sums)[BN / 2], const TensorMap& map_c,
                                        const Args& args, const Tile& tile, u32 out, int group) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const bool leader = threadIdx.x % 128 == 0;
     // The last tile's panels must have been read before they are written again.
     if (leader) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
@@ -262,22 +285,7 @@ __device__ __forceinline__ void finish(float (&sums)[BN / 2], const TensorMap& m
             stage_columns(out, 2 * j, pairs[0], pairs[1], pairs[2], pairs[3]);
         }
     } else {
-        const int first = tile.n * BN + lane % 4 * 2;
-        // This thread's two rows of C, for the residual.
-        u64 rows[2];
-        bool inside[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = group * 64 + warp * 16 + lane / 4 + half * 8;
-            if (CONV) {
-                const int x = patch.x + row % TILE_X, y = patch.y + row / TILE_X;
-                inside[half] = patch.image < args.images && x < args.out_x && y < args.out_y;
-                rows[half] = ((u64)patch.image * args.out_y + y) * args.out_x + x;
-            } else {
-                rows[half] = (u64)tile.m * BM + row;
-                inside[half] = rows[half] < (u64)args.out_y;
-            }
-        }
+        const int first = tile.n * BN + threadIdx.x % 4 * 2;
 #pragma unroll
         for (int j = 0; j < BN / 16; j++) {
             u32 pairs[4];
@@ -285,20 +293,17 @@ __device__ __forceinline__ void finish(float (&sums)[BN / 2], const TensorMap& m
             for (int block = 0; block < 2; block++) {
                 float* sum = &sums[(2 * j + block) * 4];
                 const int column = first + (2 * j + block) * 8;
-                if (column < args.columns) {
-                    if (args.bias) {
-                        const u32 bias = *(const u32*)(args.bias + column);
-                        sum[0] += low(bias), sum[1] += high(bias);
-                        sum[2] += low(bias), sum[3] += high(bias);
-                    }
-                    if (args.residual) {
+                if (args.bias && column < args.columns) {
+                    const u32 bias = *(const u32*)(args.bias + column);
+                    sum[0] += low(bias), sum[1] += high(bias);
+                    sum[2] += low(bias), sum[3] += high(bias);
+                }
+                if (CONV && args.residual) {
+                    // It lies where the result is about to go, and only this warp reads it there.
 #pragma unroll
-                        for (int half = 0; half < 2; half++) {
-                            if (!inside[half]) continue;
-                            const u32 pair = *(const u32*)(args.residual +
-                                                           rows[half] * args.columns + column);
-                            sum[2 * half] += low(pair), sum[2 * half + 1] += high(pair);
-                        }
+                    for (int half = 0; half < 2; half++) {
+                        const u32 pair = staged(out, 2 * j + block, half);
+                        sum[2 * half] += low(pair), sum[2 * half + 1] += high(pair);
                     }
                 }
                 pairs[2 * block] = pack(sum[0], sum[1]);
@@ -325,13 +330,19 @@ __device__ __forceinline__ void finish(float (&sums)[BN / 2], const TensorMap& m
     }
 }
 
-__device__ __forceinline__ void consume(const TensorMap& map_c, const Args& args, u32 stages,
-                                        u32 out, u32 full, u32 empty, int rank, int group) {
-    int stage = 0, parity = 0;
+__device__ __forceinline__ void consume(const TensorMap& map_c, const TensorMap& map_r,
+                                        const Args& args, u32 stages, u32 out, u32 full, u32 empty,
+                                        int rank, int group) {
+    int stage = 0, parity = 0, residual_parity = 0;
+    const u32 residual = empty + STAGES * 8 + group * 8;
     const int thread = threadIdx.x % 128;
     const int tiles = args.m_tiles * args.n_tiles, clusters = gridDim.x / 2;
     float sums[BN / 2];
     for (int index = blockIdx.x / 2; index < tiles; index += clusters) {
+        const Tile tile = tile_at(args, index, rank);
+        if (CONV && args.residual && thread == 0) {
+            fetch_residual(map_r, args, tile, out, residual, group);
+        }
         int before = -1;
         for (int k = 0; k < args.k_steps; k++) {
             const u32 base = stages + stage * (A_BYTES + B_BYTES);
@@ -354,15 +365,19 @@ __device__ __forceinline__ void consume(const TensorMap& map_c, const Args& args
         }
         wgmma_wait<0>();
         if (thread < 2) barrier_arrive(empty + before * 8, thread);
-        finish(sums, map_c, args, tile_at(args, index, rank),
-               out + group * (OUT_COLS / 64) * PANEL, group);
+        if (CONV && args.residual) {
+            barrier_wait(residual, residual_parity);
+            residual_parity ^= 1;
+        }
+        finish(sums, map_c, args, tile, out, group);
     }
     if (thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
     matmul(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
-           const __grid_constant__ TensorMap map_c, const __grid_constant__ Args args) {
+           const __grid_constant__ TensorMap map_c, const __grid_constant__ TensorMap map_r,
+           const __grid_constant__ Args args) {
     extern __shared__ unsigned char memory[];
     const u32 stages = (shared_address(memory) + 1023) & ~1023u;
     const u32 out = stages + STAGES * (A_BYTES + B_BYTES);
@@ -376,6 +391,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
             // Two warpgroups in each of two blocks.
             barrier_init(empty + stage * 8, 4);
         }
+        for (int group = 0; group < 2; group++) barrier_init(empty + (STAGES + group) * 8, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
@@ -386,7 +402,9 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
         if (threadIdx.x == 0) produce(map_a, map_b, args, stages, full, empty, rank);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume(map_c, args, stages, out, full, empty, rank, threadIdx.x / 128 - 1);
+        const int group = threadIdx.x / 128 - 1;
+        consume(map_c, map_r, args, stages, out + group * (OUT_COLS / 64) * PANEL, full, empty, rank,
+                group);
     }
     // A block's memory must stay while its neighbour still signals or loads into it.
     // The producer's warp may be apart, so this is not the aligned form.
