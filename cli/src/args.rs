@@ -7,7 +7,7 @@ mod output;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffusion_service::{DiffusionOptions, LoraArgs, engine::LoraChoice};
+use diffusion_service::{BatchArgs, DiffusionOptions, LoraArgs, engine::LoraChoice};
 use encoder_service::EncoderOptions;
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_params::Scheduler;
@@ -79,6 +79,8 @@ pub struct GenerateArgs {
     pub files: OutputArgs,
     #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub batch: BatchArgs,
     /// A number that names the initial noise, as in PyTorch on the CPU; the same one gives the same
     /// picture [default: random, and reported]
     #[arg(long, help_heading = PICTURE)]

@@ -3,7 +3,9 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use diffusion_service::{DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimits, load, run};
+use diffusion_service::{
+    BatchArgs, DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimits, load, run,
+};
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     Remote,
@@ -48,6 +50,8 @@ struct Args {
     /// Pictures that may wait while one is made; more are told to try again
     #[arg(long, value_name = "N", default_value_t = ServiceLimits::default().queue_capacity)]
     queue_capacity: usize,
+    #[command(flatten)]
+    batch: BatchArgs,
     #[command(flatten)]
     lora: LoraArgs,
     #[command(flatten)]
@@ -101,7 +105,8 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let folder = args.lora.folder()?;
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let engine = load(&options)?;
-    let limits = ServiceLimits { queue_capacity: args.queue_capacity, ..Default::default() };
+    let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());
+    let limits = ServiceLimits { queue_capacity, batch, ..Default::default() };
     let handle = DiffusionHandle::spawn(engine, limits, encoder)?.with_loras_folder(folder);
     let info = handle.info();
     tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");

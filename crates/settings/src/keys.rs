@@ -105,6 +105,7 @@ pub const KEYS: &[Key] = &[
     key("lora.paths", Texts, Lora),
     key("lora.scales", Numbers, Lora),
     key("optimization.cpu_offload", Switch, Flag("cpu_offload")),
+    key("optimization.max_batch", Integer, Flag("max_batch")),
     key("optimization.flash_attn", Switch, Nothing(FUSED)),
     key("optimization.compile", Switch, Nothing(FUSED)),
     key("api.url", Text, Flag("api_url")),
