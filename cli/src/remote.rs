@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Flags that a gateway cannot honour.
-const LOCAL: [&str; 24] = [
+const LOCAL: [&str; 25] = [
     "load-embeddings",
     "save-embeddings",
     "latents",
@@ -44,6 +44,7 @@ const LOCAL: [&str; 24] = [
     "dit-device",
     "vae-device",
     "vae-dtype",
+    "vae-tiling",
     "max-batch",
     "cpu-offload",
     "device",

@@ -21,7 +21,7 @@ use crate::{
     parts::{Autoencoder, Transformer},
     pipeline::ZImage,
     preview::LatentMap,
-    vae,
+    vae::{self, Tiling},
 };
 
 /// Stem of the weight files that diffusers writes.
@@ -45,6 +45,8 @@ pub struct DiffusionOptions {
     /// What the VAE computes in; `None`: f32. Half precision makes grey or black pictures with some
     /// autoencoders, and the native repository keeps f32 as well.
     pub vae_dtype: Option<DType>,
+    /// When the VAE works in tiles.
+    pub vae_tiling: Tiling,
     /// Whether all parts stay on their device, or only the one that computes.
     pub residency: Residency,
     /// LoRAs to fuse.
@@ -97,7 +99,7 @@ pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadE
     let defaults = defaults(options)?;
     let weights = weights.with_overlay(Arc::new(overlay));
     let dit = Transformer::new(residency, config, weights, device)?;
-    let autoencoder = Autoencoder::new(residency, vae_config, vae_weights)?;
+    let autoencoder = Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?;
     Ok(Box::new(ZImage { label, dit, autoencoder, defaults, preview, loras }))
 }
 

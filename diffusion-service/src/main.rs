@@ -4,7 +4,7 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use diffusion_service::{
-    BatchArgs, DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimits, load, run,
+    BatchArgs, DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimits, load, run, vae::Tiling,
 };
 use llm_dit_proto::DType;
 use llm_dit_serving::{
@@ -42,6 +42,10 @@ struct Args {
     /// What the VAE computes in [default: f32]
     #[arg(long, value_name = "DTYPE")]
     vae_dtype: Option<DType>,
+    /// When the VAE works on a picture in overlapping tiles: auto (where it would take more than
+    /// 6 GiB otherwise), on (where it is larger than a tile) or off
+    #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
+    vae_tiling: Tiling,
     #[command(flatten)]
     offload: OffloadArgs,
     /// Encoder service to fetch embeddings from when a request brings only a prompt
@@ -99,6 +103,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         vae_device: args.vae_device,
         dtype: args.dtype,
         vae_dtype: args.vae_dtype,
+        vae_tiling: args.vae_tiling,
         residency: args.offload.residency(),
         loras: args.lora.choices()?,
     };

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use llm_dit_weights::{LoadError, Overlay, Residency, Resident, Weights};
 
 use crate::{
     dit::{self, Dit},
-    vae,
+    vae::{self, Tiling},
 };
 
 /// The transformer.
@@ -24,6 +24,7 @@ pub struct Autoencoder {
     config: vae::Config,
     decoder: Resident<vae::Decoder>,
     encoder: Resident<vae::Encoder>,
+    tiling: Tiling,
 }
 
 impl Transformer {
@@ -89,6 +90,7 @@ impl Autoencoder {
         residency: Residency,
         config: vae::Config,
         weights: Weights,
+        tiling: Tiling,
     ) -> Result<Self, LoadError> {
         let encoder = {
             let (config, weights) = (config.clone(), weights.clone());
@@ -98,30 +100,35 @@ impl Autoencoder {
             let config = config.clone();
             Resident::new(residency, move || vae::Decoder::load(config.clone(), &weights))?
         };
-        Ok(Self { config, decoder, encoder })
+        Ok(Self { config, decoder, encoder, tiling })
     }
 
     pub fn config(&self) -> &vae::Config {
         &self.config
     }
 
-    /// Does something with the half that makes pictures, and then lets it go if it is not to stay.
-    pub fn decoder<T, E: From<LoadError>>(
+    /// Latents `(n, channels, height, width)`, as [`vae::Decoder::decode`] wants them, to pictures.
+    /// The half that makes them is then let go if it is not to stay.
+    pub fn decode<E: From<LoadError> + From<candle_core::Error>>(
         &mut self,
-        work: impl FnOnce(&vae::Decoder) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let done = self.decoder.get().map_err(E::from).and_then(|decoder| work(decoder));
+        z: &Tensor,
+    ) -> Result<Tensor, E> {
+        let tiling = self.tiling;
+        let decoder = self.decoder.get().map_err(E::from);
+        let pictures = decoder.and_then(|decoder| Ok(tiling.decode(decoder, z)?));
         self.decoder.release();
-        done
+        pictures
     }
 
-    /// The same with the half that reads them.
-    pub fn encoder<T, E: From<LoadError>>(
+    /// Pictures to what [`vae::Encoder::encode`] makes of them, likewise.
+    pub fn encode<E: From<LoadError> + From<candle_core::Error>>(
         &mut self,
-        work: impl FnOnce(&vae::Encoder) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let done = self.encoder.get().map_err(E::from).and_then(|encoder| work(encoder));
+        pictures: &Tensor,
+    ) -> Result<vae::Posterior, E> {
+        let tiling = self.tiling;
+        let encoder = self.encoder.get().map_err(E::from);
+        let posterior = encoder.and_then(|encoder| Ok(tiling.encode(encoder, pictures)?));
         self.encoder.release();
-        done
+        posterior
     }
 }

@@ -141,9 +141,9 @@ impl ZImage {
         let mut noise = Noise::new(job.params.seed);
         match (&job.latents, &job.image) {
             (Some(given), _) => Ok(given.to_f32()),
-            (None, Some(image)) => self
-                .autoencoder
-                .encoder(|encoder| source_latents::noisy(encoder, image, shape, sigma, &mut noise)),
+            (None, Some(image)) => {
+                source_latents::noisy(&mut self.autoencoder, image, shape, sigma, &mut noise)
+            }
             (None, None) => Ok(noise.randn(shape.iter().product())),
         }
     }
@@ -161,8 +161,7 @@ impl ZImage {
         let [channels, rows, cols] = shape;
         let z = Tensor::from_slice(&latents, (1, channels, rows, cols), &Device::Cpu)?;
         let z = ((z / config.scaling_factor)? + config.shift_factor)?;
-        let planes =
-            self.autoencoder.decoder(|decoder| Ok::<_, GenerateError>(decoder.decode(&z)?))?;
+        let planes = self.autoencoder.decode::<GenerateError>(&z)?;
         let rgb = pixels::interleave(&planes.flatten_all()?.to_vec1::<f32>()?)?;
         let picture = Picture { width: job.params.width, height: job.params.height, rgb };
         let decode = started.elapsed();

@@ -80,6 +80,7 @@ pub const KEYS: &[Key] = &[
     key("pipeline.device", Text, Flag("device")),
     key("pipeline.torch_dtype", Text, Flag("dtype")),
     key("pipeline.vae_dtype", Text, Flag("vae_dtype")),
+    key("pipeline.vae_tiling", Text, Flag("vae_tiling")),
     key("pipeline.enable_model_cpu_offload", Switch, Alias("cpu_offload")),
     key("pipeline.enable_sequential_cpu_offload", Switch, Only(&["false"], WHOLE_PARTS)),
     key("generation.height", Integer, Flag("height")),
