@@ -2,6 +2,7 @@
 
 mod api;
 mod args;
+mod bench;
 mod config;
 mod embeddings;
 mod encode;
@@ -43,6 +44,8 @@ enum Command {
     Templates(templates::TemplatesArgs),
     /// Run encoder, diffusion and gateway in this process and answer HTTP
     Serve(serve::ServeArgs),
+    /// Time every stage on this machine; needs no model files
+    Bench(Box<bench::BenchArgs>),
     /// Show what is configured, and where each value came from
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -74,6 +77,7 @@ async fn main() -> ExitCode {
         Command::Format(args) => format::format(&args),
         Command::Templates(args) => templates::templates(&args),
         Command::Serve(args) => serve::serve(args).await,
+        Command::Bench(args) => bench::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),
     };
     match result {

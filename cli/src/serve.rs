@@ -9,14 +9,14 @@ use std::{
 use clap::Args;
 use diffusion_service::{BatchArgs, DiffusionHandle, LoraArgs, ServiceLimits};
 use encoder_service::{EncoderHandle, EncoderLimits};
-use gateway::{EncoderTarget, GatewayOptions, KeepArgs};
+use gateway::{EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
     args::ListenArgs,
     shutdown,
     telemetry::{self, LogArgs},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{args::ModelArgs, error::CliError};
@@ -66,26 +66,57 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
         .with_loras_folder(loras_folder);
 
     let stop = shutdown::on_signal().map_err(CliError::failed)?;
-    // The services behind the gateway go on until it has answered everyone.
-    let backends = CancellationToken::new();
-    let (encoder_url, encoder_listener) = loopback().await?;
-    let (diffusion_url, diffusion_listener) = loopback().await?;
-    let encoder = spawn(encoder_service::run(encoder_listener, encoder, backends.clone()), &stop);
-    let diffusion =
-        spawn(diffusion_service::run(diffusion_listener, diffusion, backends.clone()), &stop);
-    let options = GatewayOptions {
-        encoders: vec![EncoderTarget::local(encoder_url)],
-        diffusion: vec![diffusion_url],
-        heylook: None,
-        keep: args.keep.into(),
-    };
+    let services = Services::start(encoder, diffusion, &stop).await?;
     println!("llm-dit is ready: http://{address}");
-    let answered = gateway::run(listener, options, stop).await;
-    backends.cancel();
-    for service in [encoder, diffusion] {
-        service.await.map_err(CliError::failed)??;
-    }
+    let answered = gateway::run(listener, services.gateway(args.keep.into()), stop).await;
+    services.end().await?;
     answered.map_err(CliError::failed)
+}
+
+/// Encoder and diffusion behind ports of the loopback interface. They go on until the gateway before
+/// them has answered everyone.
+pub struct Services {
+    encoder_url: String,
+    diffusion_url: String,
+    tasks: [JoinHandle<Result<(), CliError>>; 2],
+    end: CancellationToken,
+}
+
+impl Services {
+    /// One that ends early fires `stop`.
+    pub async fn start(
+        encoder: EncoderHandle,
+        diffusion: DiffusionHandle,
+        stop: &CancellationToken,
+    ) -> Result<Self, CliError> {
+        let end = CancellationToken::new();
+        let (encoder_url, encoder_listener) = loopback().await?;
+        let (diffusion_url, diffusion_listener) = loopback().await?;
+        let tasks = [
+            spawn(encoder_service::run(encoder_listener, encoder, end.clone()), stop),
+            spawn(diffusion_service::run(diffusion_listener, diffusion, end.clone()), stop),
+        ];
+        Ok(Self { encoder_url, diffusion_url, tasks, end })
+    }
+
+    /// How a gateway finds them.
+    pub fn gateway(&self, keep: KeepOptions) -> GatewayOptions {
+        GatewayOptions {
+            encoders: vec![EncoderTarget::local(self.encoder_url.clone())],
+            diffusion: vec![self.diffusion_url.clone()],
+            heylook: None,
+            keep,
+        }
+    }
+
+    /// To be called when the gateway has ended.
+    pub async fn end(self) -> Result<(), CliError> {
+        self.end.cancel();
+        for task in self.tasks {
+            task.await.map_err(CliError::failed)??;
+        }
+        Ok(())
+    }
 }
 
 async fn load<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
@@ -95,7 +126,7 @@ async fn load<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
 }
 
 /// A free port that only this machine can reach.
-async fn loopback() -> Result<(String, TcpListener), CliError> {
+pub async fn loopback() -> Result<(String, TcpListener), CliError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(CliError::failed)?;
     let address: SocketAddr = listener.local_addr().map_err(CliError::failed)?;
     Ok((format!("http://{address}"), listener))
@@ -105,7 +136,7 @@ async fn loopback() -> Result<(String, TcpListener), CliError> {
 fn spawn<E: std::fmt::Display + Send + 'static>(
     service: impl Future<Output = Result<(), E>> + Send + 'static,
     stop: &CancellationToken,
-) -> tokio::task::JoinHandle<Result<(), CliError>> {
+) -> JoinHandle<Result<(), CliError>> {
     let stop = stop.clone();
     tokio::spawn(async move {
         let result = service.await;

@@ -8,9 +8,13 @@ mod block;
 mod config;
 mod embed;
 mod layout;
+mod modulation;
 mod modules;
 pub mod names;
 mod reload;
+mod replay;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use llm_dit_kernels::{Linear, Rope, layer_norm_scale, rms_norm};
@@ -21,7 +25,9 @@ pub use config::Config;
 use embed::{TimestepEmbedder, patchify, unpatchify};
 pub use layout::MULTIPLE;
 use layout::{Layout, RopeTables};
+use modulation::{Made, Modulations};
 pub use modules::{linear_layers, native_layers};
+use replay::Replays;
 
 /// eps of the last norm, which has no weights.
 const FINAL_EPS: f64 = 1e-6;
@@ -47,15 +53,30 @@ pub struct Dit {
     weights: Weights,
     /// False while some parts have changes that others lack.
     settled: bool,
+    replays: Replays,
 }
 
 /// What a forward needs besides latents and time; good for every step of a request.
 pub struct Conditioning {
+    /// No two have the same.
+    id: u64,
     layout: Layout,
     /// Refined captions, one an item, each `(padded tokens, dim)`.
     captions: Vec<Tensor>,
     image_rope: Rope,
     unified_rope: Rope,
+    modulations: Made,
+}
+
+/// All that a forward reads besides the weights.
+struct Inputs<'a> {
+    layout: &'a Layout,
+    /// `(channels, height, width)` an item.
+    latents: &'a [Tensor],
+    captions: &'a [Tensor],
+    image_rope: &'a Rope,
+    unified_rope: &'a Rope,
+    modulations: &'a Modulations,
 }
 
 impl Dit {
@@ -86,6 +107,7 @@ impl Dit {
             tables: RopeTables::new(&config),
             weights: weights.clone(),
             settled: true,
+            replays: Replays::default(),
             config,
         };
         weights.finish(names::is_unused)?;
@@ -130,17 +152,23 @@ impl Dit {
         let embedded =
             self.cap_embedder.forward(&rms_norm(&packed, &self.cap_norm, self.config.norm_eps)?)?;
         let lens = layout.caption_lens();
-        let mut x = pad_each(&embedded, &tokens, &lens, &self.cap_pad_token)?;
+        let x = pad_each(&embedded, &tokens, &lens, &self.cap_pad_token)?;
         let rope = self.tables.rope(layout.caption_positions(), &self.device)?;
-        for block in &self.context_refiner {
-            x = block.forward(&x, None, &rope, &lens)?;
-        }
+        let x = Block::stack(&self.context_refiner, x, &[], &rope, &lens)?;
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Conditioning {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             captions: split(&x, &lens)?,
             image_rope: self.tables.rope(layout.image_positions(), &self.device)?,
             unified_rope: self.tables.rope(layout.unified_positions(), &self.device)?,
             layout,
+            modulations: Made::default(),
         })
+    }
+
+    /// Makes ahead what depends on the time alone, for steps in which all items are at one time.
+    pub fn prepare(&self, conditioning: &Conditioning, times: &[f32]) -> Result<()> {
+        conditioning.modulations.prepare(self, conditioning.items(), times)
     }
 
     /// One forward: latents `(channels, height, width)` and the time `1 - sigma` of each item to
@@ -151,34 +179,44 @@ impl Dit {
         times: &[f32],
         conditioning: &Conditioning,
     ) -> Result<Vec<Tensor>> {
-        let layout = &conditioning.layout;
-        layout.check(latents, times.len())?;
-        let adaln = self.t_embedder.forward(times, &self.device, self.dtype)?;
+        conditioning.layout.check(latents, times.len())?;
+        let modulations = conditioning.modulations.at(self, times)?;
+        let replayed = self.replays.forward(self, latents, &modulations, conditioning)?;
+        if let Some(outputs) = replayed {
+            return Ok(outputs);
+        }
+        self.compute(&Inputs {
+            layout: &conditioning.layout,
+            latents,
+            captions: &conditioning.captions,
+            image_rope: &conditioning.image_rope,
+            unified_rope: &conditioning.unified_rope,
+            modulations: &modulations,
+        })
+    }
 
+    /// See [`Self::forward`].
+    fn compute(&self, inputs: &Inputs<'_>) -> Result<Vec<Tensor>> {
+        let Inputs { layout, latents, captions, image_rope, unified_rope, modulations } = *inputs;
         let patches = latents
             .iter()
             .map(|x| patchify(&x.to_device(&self.device)?.to_dtype(self.dtype)?))
             .collect::<Result<Vec<_>>>()?;
         let embedded = self.x_embedder.forward(&Tensor::cat(&patches, 0)?)?;
         let lens = layout.image_lens();
-        let mut x = pad_each(&embedded, &layout.image_tokens(), &lens, &self.x_pad_token)?;
-        for block in &self.noise_refiner {
-            x = block.forward(&x, Some(&adaln), &conditioning.image_rope, &lens)?;
-        }
+        let x = pad_each(&embedded, &layout.image_tokens(), &lens, &self.x_pad_token)?;
+        let refiners = self.noise_refiner.len();
+        let modulation = modulations.blocks(self, 0..refiners)?;
+        let x = Block::stack(&self.noise_refiner, x, &modulation, image_rope, &lens)?;
 
         let images = split(&x, &lens)?;
-        let both: Vec<&Tensor> = images
-            .iter()
-            .zip(&conditioning.captions)
-            .flat_map(|(image, caption)| [image, caption])
-            .collect();
-        let mut x = Tensor::cat(&both, 0)?;
+        let both: Vec<&Tensor> =
+            images.iter().zip(captions).flat_map(|(image, caption)| [image, caption]).collect();
         let lens = layout.unified_lens();
-        for block in &self.layers {
-            x = block.forward(&x, Some(&adaln), &conditioning.unified_rope, &lens)?;
-        }
+        let modulation = modulations.blocks(self, refiners..refiners + self.layers.len())?;
+        let both = Tensor::cat(&both, 0)?;
+        let x = Block::stack(&self.layers, both, &modulation, unified_rope, &lens)?;
 
-        let scale = (self.final_modulation.forward(&adaln.silu()?)? + 1.0)?;
         split(&x, &lens)?
             .iter()
             .enumerate()
@@ -186,7 +224,7 @@ impl Dit {
                 // Only the image's own tokens are read.
                 let (tokens, (height, width)) = (layout.image_tokens()[item], layout.size(item));
                 let x = x.narrow(0, 0, tokens)?;
-                let x = layer_norm_scale(&x, &scale.narrow(0, item, 1)?, &[tokens], FINAL_EPS)?;
+                let x = layer_norm_scale(&x, &modulations.last(self, item)?, &[tokens], FINAL_EPS)?;
                 let x = self.final_linear.forward(&x)?.to_dtype(DType::F32)?;
                 unpatchify(&x, self.config.in_channels, height, width)
             })

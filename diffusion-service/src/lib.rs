@@ -9,7 +9,7 @@ mod handle;
 mod load;
 mod lora;
 pub mod noise;
-mod parts;
+pub mod parts;
 pub mod picture;
 mod pipeline;
 pub mod preview;
@@ -21,7 +21,11 @@ pub mod vae;
 pub use args::BatchArgs;
 pub use grpc::run;
 pub use handle::{DiffusionHandle, Event, Events, Image, ServiceLimits, Timings};
-pub use load::{DiffusionOptions, defaults, load, load_decoder, load_dit, load_encoder};
+pub use load::{
+    DiffusionOptions, defaults, load, load_decoder, load_dit, load_encoder, load_model,
+    synthetic_model,
+};
 pub use lora::{
     LoraArg, LoraArgs, LoraArgsError, LoraSummary, LorasFolder, LorasFolderError, read_loras,
 };
+pub use pipeline::ZImage;

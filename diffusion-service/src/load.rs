@@ -10,7 +10,7 @@ use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
     Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Weights, compute_dtype, model_label,
-    part_config, read_config,
+    part_config, read_config, synthetic,
 };
 use serde::Deserialize;
 
@@ -42,8 +42,8 @@ pub struct DiffusionOptions {
     pub vae_device: Option<DeviceChoice>,
     /// What the DiT computes in; `None`: f32 on the CPU, bf16 on an accelerator.
     pub dtype: Option<DType>,
-    /// What the VAE computes in; `None`: f32. Half precision makes grey or black pictures with some
-    /// autoencoders, and the native repository keeps f32 as well.
+    /// What the VAE computes in; `None`: bf16 on CUDA, f32 elsewhere. f16 makes black pictures with
+    /// some autoencoders: its range is too small for their activations. bf16 has the range of f32.
     pub vae_dtype: Option<DType>,
     /// When the VAE works in tiles.
     pub vae_tiling: Tiling,
@@ -69,25 +69,22 @@ struct SampleSize {
 
 /// Loads everything but the text encoder.
 pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadError> {
+    Ok(Box::new(load_model(options)?))
+}
+
+/// [`load`], for a caller that uses the parts alone.
+pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
     let residency = options.residency;
-    let device = options.device.open()?;
-    let vae_device = match options.vae_device {
-        Some(choice) if choice != options.device => choice.open()?,
-        _ => device.clone(),
-    };
-    let (config, weights) = open_dit(
-        &options.part("transformer", options.dit_path.as_deref()),
-        &options.model_path,
-        &device,
-        options.dtype,
-    )?;
+    let (device, vae_device) = options.open_devices()?;
+    let (config, weights) =
+        open_dit(&options.dit_files(), &options.model_path, &device, options.dtype)?;
     // First the LoRAs, so that one that does not fit is known before gigabytes are read.
     let (loras, overlay) = lora::read_loras(&options.loras, &config)?;
     let (vae_config, vae_weights) = open_vae(
-        &options.part("vae", options.vae_path.as_deref()),
+        &options.vae_files(),
         &options.model_path,
         &vae_device,
-        compute_dtype(options.vae_dtype.or(Some(DType::F32)), &vae_device),
+        options.vae_compute_dtype(&vae_device),
     )?;
     let (made, read) = (config.in_channels, vae_config.latent_channels);
     if made != read {
@@ -100,7 +97,29 @@ pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadE
     let weights = weights.with_overlay(Arc::new(overlay));
     let dit = Transformer::new(residency, config, weights, device)?;
     let autoencoder = Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?;
-    Ok(Box::new(ZImage { label, dit, autoencoder, defaults, preview, loras }))
+    Ok(ZImage { label, dit, autoencoder, defaults, preview, loras })
+}
+
+/// A model of this shape with random weights, to measure with. Paths of `options` are not read.
+pub fn synthetic_model(
+    label: &str,
+    config: dit::Config,
+    vae_config: vae::Config,
+    options: &DiffusionOptions,
+) -> Result<ZImage, LoadError> {
+    let residency = options.residency;
+    let (device, vae_device) = options.open_devices()?;
+    let path = Path::new(label);
+    let weights = synthetic(path, &device, compute_dtype(options.dtype, &device));
+    let vae_weights = synthetic(path, &vae_device, options.vae_compute_dtype(&vae_device));
+    Ok(ZImage {
+        label: label.to_owned(),
+        dit: Transformer::new(residency, config, weights, device)?,
+        autoencoder: Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?,
+        defaults: ModelDefaults::z_image_turbo(),
+        preview: None,
+        loras: Vec::new(),
+    })
 }
 
 /// A `transformer/` folder or a file.
@@ -158,8 +177,30 @@ fn preview(
 }
 
 impl DiffusionOptions {
-    fn part(&self, name: &str, instead: Option<&Path>) -> PartFiles {
-        PartFiles::find(&self.model_path, name, STEM, instead)
+    /// The transformer's and the VAE's.
+    fn open_devices(&self) -> Result<(Device, Device), LoadError> {
+        let device = self.device.open()?;
+        let vae_device = match self.vae_device {
+            Some(choice) if choice != self.device => choice.open()?,
+            _ => device.clone(),
+        };
+        Ok((device, vae_device))
+    }
+
+    /// What the VAE computes in there.
+    pub fn vae_compute_dtype(&self, device: &Device) -> candle_core::DType {
+        let unasked = if device.is_cuda() { DType::Bf16 } else { DType::F32 };
+        compute_dtype(self.vae_dtype.or(Some(unasked)), device)
+    }
+
+    /// The transformer's.
+    pub fn dit_files(&self) -> PartFiles {
+        PartFiles::find(&self.model_path, "transformer", STEM, self.dit_path.as_deref())
+    }
+
+    /// The VAE's.
+    pub fn vae_files(&self) -> PartFiles {
+        PartFiles::find(&self.model_path, "vae", STEM, self.vae_path.as_deref())
     }
 }
 

@@ -107,17 +107,24 @@ impl Autoencoder {
         &self.config
     }
 
+    /// Does something with the half that makes pictures, and then lets it go if it is not to stay.
+    pub fn decoder<T, E: From<LoadError>>(
+        &mut self,
+        work: impl FnOnce(&vae::Decoder) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = self.decoder.get().map_err(E::from).and_then(|decoder| work(decoder));
+        self.decoder.release();
+        done
+    }
+
     /// Latents `(n, channels, height, width)`, as [`vae::Decoder::decode`] wants them, to pictures.
-    /// The half that makes them is then let go if it is not to stay.
+    /// In tiles where that is to be.
     pub fn decode<E: From<LoadError> + From<candle_core::Error>>(
         &mut self,
         z: &Tensor,
     ) -> Result<Tensor, E> {
         let tiling = self.tiling;
-        let decoder = self.decoder.get().map_err(E::from);
-        let pictures = decoder.and_then(|decoder| Ok(tiling.decode(decoder, z)?));
-        self.decoder.release();
-        pictures
+        self.decoder(|decoder| Ok(tiling.decode(decoder, z)?))
     }
 
     /// Pictures to what [`vae::Encoder::encode`] makes of them, likewise.

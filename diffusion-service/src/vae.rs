@@ -87,6 +87,10 @@ impl Decoder {
         &self.config
     }
 
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// `z`, already divided by the scaling factor and shifted: `(n, latent_channels, h, w)` to
     /// pictures `(n, 3, 8h, 8w)` around -1 to 1, not clamped, f32.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {

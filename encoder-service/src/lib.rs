@@ -6,10 +6,10 @@ pub mod engine;
 mod grpc;
 mod handle;
 mod load;
-mod qwen3;
+pub mod qwen3;
 mod request;
 
 pub use grpc::run;
 pub use handle::{Embedding, Embeddings, EncoderHandle};
-pub use load::{EncoderOptions, load, load_encoder};
+pub use load::{EncoderOptions, load, load_encoder, synthetic_encoder};
 pub use request::{EncodeRequest, EncoderLimits};

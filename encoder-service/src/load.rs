@@ -1,12 +1,12 @@
 //! From a model folder to an engine and its tokenizer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use llm_dit_chat::ChatTokenizer;
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, compute_dtype,
-    device_name, model_label, part_config, wire_dtype,
+    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, Weights, compute_dtype,
+    device_name, model_label, part_config, synthetic, wire_dtype,
 };
 
 use crate::{
@@ -52,19 +52,47 @@ pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, Lo
     let (model_path, instead) = (&options.model_path, options.text_encoder_path.as_deref());
     let device = options.device.open()?;
     let dtype = compute_dtype(options.dtype, &device);
-    let part = PartFiles::find(model_path, FOLDER, STEM, instead);
+    let part = options.files();
     let weights = Checkpoint::open(&part, names::naming, &device, dtype)?;
     let config: Config = part_config(&part, &model_path.join(FOLDER), &weights)?;
+    assemble(model_label(instead.unwrap_or(model_path)), config, weights, options.residency)
+}
+
+impl EncoderOptions {
+    /// The text encoder's.
+    pub fn files(&self) -> PartFiles {
+        PartFiles::find(&self.model_path, FOLDER, STEM, self.text_encoder_path.as_deref())
+    }
+}
+
+/// An encoder of this shape with random weights, to measure with. Paths of `options` are not read.
+pub fn synthetic_encoder(
+    label: &str,
+    config: Config,
+    options: &EncoderOptions,
+) -> Result<Box<dyn TextEncoder>, LoadError> {
+    let device = options.device.open()?;
+    let dtype = compute_dtype(options.dtype, &device);
+    let weights = synthetic(Path::new(label), &device, dtype);
+    assemble(label.to_owned(), config, weights, options.residency)
+}
+
+fn assemble(
+    model: String,
+    config: Config,
+    weights: Weights,
+    residency: Residency,
+) -> Result<Box<dyn TextEncoder>, LoadError> {
     let info = EncoderInfo {
-        model: model_label(instead.unwrap_or(model_path)),
+        model,
         hidden_size: config.hidden_size,
         layers: config.num_hidden_layers,
-        device: device_name(&device),
-        dtype: wire_dtype(dtype),
+        device: device_name(weights.device()),
+        dtype: wire_dtype(weights.dtype()),
     };
     let model = {
         let config = config.clone();
-        Resident::new(options.residency, move || Qwen3::load(config.clone(), &weights))?
+        Resident::new(residency, move || Qwen3::load(config.clone(), &weights))?
     };
     Ok(Box::new(Qwen3Encoder { info, config, model }))
 }

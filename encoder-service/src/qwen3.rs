@@ -8,7 +8,9 @@ pub mod names;
 
 use candle_core::{Device, Result, Tensor};
 pub use config::Config;
-use llm_dit_kernels::{Attention, Linear, Mask, Pairing, QkNorm, Rope, rms_norm, swiglu};
+use llm_dit_kernels::{
+    Attention, GatedLinear, Linear, Mask, Pairing, QkNorm, Rope, add_rms_norm, rms_norm,
+};
 use llm_dit_weights::{LoadError, Weights};
 
 /// The decoder stack, without a language-model head.
@@ -27,7 +29,7 @@ struct Layer {
     attention: Attention,
     o_proj: Linear,
     post_attention_layernorm: Tensor,
-    gate_up_proj: Linear,
+    gate_up_proj: GatedLinear,
     down_proj: Linear,
     eps: f64,
 }
@@ -56,13 +58,22 @@ impl Qwen3 {
         let ids = Tensor::new(ids, &self.device)?;
         let mut x = self.embed_tokens.index_select(&ids, 0)?;
         let rope = self.rope(x.dim(0)?)?;
-        for layer in &self.layers[..hidden_layer] {
-            x = layer.forward(&x, &rope)?;
+        let layers = &self.layers[..hidden_layer];
+        // Each layer's sum and the norm after it are one pass over memory.
+        let norms = self.layers.iter().map(|layer| &layer.input_layernorm).chain([&self.norm]);
+        let norms: Vec<&Tensor> = norms.collect();
+        let eps = self.config.rms_norm_eps;
+        let mut normed = match layers.first() {
+            Some(first) => Some(rms_norm(&x, &first.input_layernorm, eps)?),
+            None => None,
+        };
+        for (i, layer) in layers.iter().enumerate() {
+            let Some(of_x) = normed.take() else { break };
+            // After the last layer that is run, a norm is due only if it is the model's last.
+            let due = i + 1 < hidden_layer || hidden_layer == self.layers.len();
+            (x, normed) = layer.forward(&x, &of_x, due.then_some(norms[i + 1]), &rope)?;
         }
-        if hidden_layer == self.layers.len() {
-            x = rms_norm(&x, &self.norm, self.config.rms_norm_eps)?;
-        }
-        Ok(x)
+        Ok(normed.unwrap_or(x))
     }
 
     /// Frequencies and angles in f32, as transformers computes them.
@@ -106,24 +117,35 @@ impl Layer {
             attention: Attention { heads, kv_heads, head_dim: dim, mask: Mask::Causal },
             o_proj: Linear::new(attn.get("o_proj.weight", &[hidden, heads * dim])?, None),
             post_attention_layernorm: weights.get("post_attention_layernorm.weight", &[hidden])?,
-            gate_up_proj: Linear::new(
-                mlp.stack(&[
-                    ("gate_proj.weight", &[ffn, hidden]),
-                    ("up_proj.weight", &[ffn, hidden]),
-                ])?,
-                None,
-            ),
+            gate_up_proj: GatedLinear::new(mlp.stack(&[
+                ("gate_proj.weight", &[ffn, hidden]),
+                ("up_proj.weight", &[ffn, hidden]),
+            ])?)?,
             down_proj: Linear::new(mlp.get("down_proj.weight", &[hidden, ffn])?, None),
             eps,
         })
     }
 
-    fn forward(&self, x: &Tensor, rope: &Rope) -> Result<Tensor> {
+    /// `normed` is `x` after this layer's `input_layernorm`. Returns the sum and, where a norm
+    /// follows, the norm of it.
+    fn forward(
+        &self,
+        x: &Tensor,
+        normed: &Tensor,
+        next: Option<&Tensor>,
+        rope: &Rope,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let tokens = x.dim(0)?;
-        let normed = rms_norm(x, &self.input_layernorm, self.eps)?;
-        let qkv = self.qk_norm.forward(&self.attention, &self.qkv_proj.forward(&normed)?, rope)?;
-        let x = (x + self.o_proj.forward(&self.attention.forward(&qkv, &[tokens])?)?)?;
-        let normed = rms_norm(&x, &self.post_attention_layernorm, self.eps)?;
-        &x + self.down_proj.forward(&swiglu(&self.gate_up_proj.forward(&normed)?)?)?
+        let qkv = self.qk_norm.forward(&self.attention, self.qkv_proj.forward(normed)?, rope)?;
+        let attended = self.o_proj.forward(&self.attention.forward(&qkv, &[tokens])?)?;
+        let (x, normed) = add_rms_norm(x, &attended, &self.post_attention_layernorm, self.eps)?;
+        let fed = self.down_proj.forward(&self.gate_up_proj.forward(&normed)?)?;
+        match next {
+            Some(weight) => {
+                let (x, normed) = add_rms_norm(&x, &fed, weight, self.eps)?;
+                Ok((x, Some(normed)))
+            }
+            None => Ok(((x + fed)?, None)),
+        }
     }
 }

@@ -31,6 +31,12 @@ impl Attention {
     pub fn forward(&self, qkv: &Tensor, lens: &[usize]) -> Result<Tensor> {
         let rows = self.check(qkv)?;
         host::check_lens(lens, rows)?;
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::cuda::Gpu::of(qkv)?
+            && let Some(out) = gpu.attention(self, qkv, lens)?
+        {
+            return Ok(out);
+        }
         if !host::is_cpu(qkv) {
             return composed::attention(self, qkv, lens);
         }

@@ -41,6 +41,9 @@ pub struct Conv2d {
     stride: usize,
     /// The weight as the CPU kernel reads it: `(k, k, in, out)`.
     packed: Option<Arc<[f32]>>,
+    /// The weight as the GPU's kernel reads it.
+    #[cfg(feature = "cuda")]
+    gpu: Option<crate::cuda::ConvWeights>,
 }
 
 impl<'a> ConvInput<'a> {
@@ -69,12 +72,23 @@ impl Conv2d {
         } else {
             None
         };
-        Ok(Self { weight, bias, stride, packed })
+        Ok(Self {
+            #[cfg(feature = "cuda")]
+            gpu: if stride == 1 { crate::cuda::ConvWeights::new(&weight, &bias)? } else { None },
+            weight,
+            bias,
+            stride,
+            packed,
+        })
     }
 
     /// The convolution, plus `residual` where there is one; channels last.
     pub fn forward(&self, input: &ConvInput<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
         let Some(packed) = &self.packed else {
+            #[cfg(feature = "cuda")]
+            if let Some(out) = self.forward_gpu(input, residual)? {
+                return Ok(out);
+            }
             return composed::conv2d(self, input, residual);
         };
         let (n, height, width, c_in) = input.x.dims4()?;
@@ -115,6 +129,39 @@ impl Conv2d {
         host::output(out, &dims, input.x.dtype())
     }
 
+    #[cfg(feature = "cuda")]
+    fn forward_gpu(
+        &self,
+        input: &ConvInput<'_>,
+        residual: Option<&Tensor>,
+    ) -> Result<Option<Tensor>> {
+        use crate::cuda::{Gpu, Upsampling};
+
+        let Some(gpu) = Gpu::of(input.x)? else { return Ok(None) };
+        let normed = input.norm.map(|norm| gpu.group_norm(norm, input.x, true)).transpose()?;
+        let x = match &normed {
+            None => input.x,
+            Some(Some(normed)) => normed,
+            Some(None) => return Ok(None),
+        };
+        let (n, height, width, channels) = x.dims4()?;
+        match &self.gpu {
+            Some(weights) => {
+                let upsampling = if input.upsample { Upsampling::Twice } else { Upsampling::No };
+                gpu.conv3x3(x, weights, upsampling, residual)
+            }
+            // One tap is a product of pixels with the weight.
+            None if self.weight.dim(2)? == 1 && residual.is_none() && !input.upsample => {
+                let outs = self.weight.dim(0)?;
+                let weight = self.weight.reshape((outs, channels))?;
+                let rows = x.reshape((n * height * width, channels))?;
+                let out = gpu.matmul(&rows, &weight, Some(&self.bias), false)?;
+                out.map(|out| out.reshape((n, height, width, outs))).transpose()
+            }
+            None => Ok(None),
+        }
+    }
+
     pub(crate) fn parameters(&self) -> (&Tensor, &Tensor) {
         (&self.weight, &self.bias)
     }
@@ -127,6 +174,12 @@ impl Conv2d {
 impl GroupNorm {
     /// The norm alone, without an activation.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::cuda::Gpu::of(x)?
+            && let Some(out) = gpu.group_norm(self, x, false)?
+        {
+            return Ok(out);
+        }
         if !host::is_cpu(x) {
             return composed::group_norm(self, x);
         }

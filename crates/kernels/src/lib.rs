@@ -1,9 +1,9 @@
 //! The operations that the models are made of, each as one fused call.
 //!
-//! Every operation has two implementations. On the CPU it is a kernel of ours over plain f32
-//! slices (other types are widened, computed in f32 and rounded once). On other devices it is
-//! composed from candle's own operators in [`composed`], which is also what the CPU kernels are
-//! tested against. Kernels for CUDA belong here too, so that `unsafe` stays in this crate.
+//! On the CPU an operation is a kernel of ours over plain f32 slices (other types are widened,
+//! computed in f32 and rounded once). On NVIDIA GPUs it is a kernel of ours for bf16. Everywhere
+//! else, and in every other type, it is composed from candle's own operators in [`composed`], which
+//! is also what the kernels are tested against. `unsafe` stays in this crate.
 //!
 //! Sequences of unequal length are packed one after the other into `(tokens, width)`; `lens` says
 //! where they end. No padding and no masks.
@@ -12,15 +12,27 @@ mod attention;
 pub mod composed;
 mod conv;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[path = "cuda/source.rs"]
+pub mod cuda_source;
+mod gated;
 mod host;
 mod linear;
+pub mod meter;
 mod norm;
+mod recording;
 mod rope;
-mod swiglu;
 
 pub use attention::{Attention, Mask};
 pub use conv::{Conv2d, ConvInput, GroupNorm};
+#[cfg(feature = "cuda")]
+pub use cuda::{cuda_device, matmul_tiled};
+pub use gated::{GatedLinear, swiglu};
 pub use linear::Linear;
-pub use norm::{layer_norm_scale, residual_gate_norm, rms_norm, rms_norm_scale};
+pub use norm::{
+    NextNorm, add_rms_norm, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
+    rms_norm, rms_norm_scale,
+};
+pub use recording::{Recording, rehearse};
 pub use rope::{Pairing, QkNorm, Rope};
-pub use swiglu::swiglu;

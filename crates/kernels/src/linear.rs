@@ -23,6 +23,12 @@ impl Linear {
 
     /// `(rows, in)` to `(rows, out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = crate::cuda::Gpu::of(x)?
+            && let Some(out) = gpu.matmul(x, &self.weight, self.bias.as_ref(), false)?
+        {
+            return Ok(out);
+        }
         let product =
             if host::is_cpu(x) { self.product_cpu(x)? } else { x.matmul(&self.weight.t()?)? };
         match &self.bias {

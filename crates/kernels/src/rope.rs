@@ -23,9 +23,10 @@ pub struct QkNorm {
 }
 
 impl QkNorm {
-    /// `qkv`: `(tokens, (heads + 2 * kv_heads) * head_dim)`; the values pass through.
-    pub fn forward(&self, attention: &Attention, qkv: &Tensor, rope: &Rope) -> Result<Tensor> {
-        let rows = attention.check(qkv)?;
+    /// `qkv`: `(tokens, (heads + 2 * kv_heads) * head_dim)`; the values pass through. The tensor is
+    /// given away since a GPU writes where it lies.
+    pub fn forward(&self, attention: &Attention, qkv: Tensor, rope: &Rope) -> Result<Tensor> {
+        let rows = attention.check(&qkv)?;
         let half = attention.head_dim / 2;
         if rope.cos.dims() != [rows, half] || rope.sin.dims() != [rows, half] {
             candle_core::bail!(
@@ -33,9 +34,21 @@ impl QkNorm {
                 rope.cos.dims()
             );
         }
-        if !host::is_cpu(qkv) {
-            return composed::qk_norm_rope(self, attention, qkv, rope);
+        if [&self.q_weight, &self.k_weight].iter().any(|w| w.dims() != [attention.head_dim]) {
+            candle_core::bail!("norms of heads {} wide", attention.head_dim);
         }
+        #[cfg(feature = "cuda")]
+        let qkv = match crate::cuda::Gpu::of(&qkv)? {
+            Some(gpu) => match gpu.qk_norm_rope(self, attention, qkv, rope)? {
+                Ok(turned) => return Ok(turned),
+                Err(qkv) => qkv,
+            },
+            None => qkv,
+        };
+        if !host::is_cpu(&qkv) {
+            return composed::qk_norm_rope(self, attention, &qkv, rope);
+        }
+        let qkv = &qkv;
         let [x, q, k, cos, sin] =
             [qkv, &self.q_weight, &self.k_weight, &rope.cos, &rope.sin].map(host::Host::new);
         let (x, q, k, cos, sin) = (x?, q?, k?, cos?, sin?);

@@ -65,7 +65,7 @@ fn attention_of_packed_sequences() -> Result<()> {
             let (q_weight, k_weight) = (values(&[10], 8), values(&[10], 9));
             let norm = QkNorm { q_weight, k_weight, eps: 1e-6, pairing };
             assert_close(
-                &norm.forward(&attention, &qkv, &rope)?,
+                &norm.forward(&attention, qkv.clone(), &rope)?,
                 &composed::qk_norm_rope(&norm, &attention, &qkv, &rope)?,
             )?;
         }

@@ -1,7 +1,7 @@
 //! One part of a model: the tensors of its files under the model's own names.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,6 +17,7 @@ use crate::{
     mapped::{Mapped, Stored},
     names::{Part, Rows},
     read::{Value, append, append_tensor},
+    synthetic,
 };
 
 /// Names in a message before it says "and N more".
@@ -27,8 +28,10 @@ pub struct Checkpoint {
     path: PathBuf,
     files: Vec<Mapped>,
     entries: BTreeMap<String, Entry>,
-    /// What has been asked for.
-    taken: Mutex<BTreeSet<String>>,
+    /// Without files: every tensor is made up.
+    synthetic: bool,
+    /// What has been asked for, in which shapes.
+    taken: Mutex<BTreeMap<String, Vec<usize>>>,
     device: Device,
     dtype: DType,
 }
@@ -80,19 +83,34 @@ impl Checkpoint {
             path: part.path().to_owned(),
             files,
             entries,
+            synthetic: false,
             taken: Mutex::default(),
             device: device.clone(),
             dtype,
         };
-        Ok(Weights {
-            checkpoint: Arc::new(checkpoint),
-            prefix: String::new(),
-            overlay: Arc::default(),
-        })
+        Ok(checkpoint.whole())
     }
 
-    fn taken(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        // A set of names is whole whatever happened to another thread.
+    /// One without files, see [`synthetic`].
+    pub(crate) fn synthetic(label: &Path, device: &Device, dtype: DType) -> Weights {
+        let checkpoint = Self {
+            path: label.to_owned(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            synthetic: true,
+            taken: Mutex::default(),
+            device: device.clone(),
+            dtype,
+        };
+        checkpoint.whole()
+    }
+
+    fn whole(self) -> Weights {
+        Weights { checkpoint: Arc::new(self), prefix: String::new(), overlay: Arc::default() }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<String, Vec<usize>>> {
+        // A map of names is whole whatever happened to another thread.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,6 +123,11 @@ impl Entry {
             *first /= rows.of;
         }
         shape
+    }
+
+    /// What it takes in its file.
+    fn bytes(&self) -> usize {
+        self.stored.len() / self.rows.map_or(1, |rows| rows.of)
     }
 
     /// True when the file's tensor is what the model's is to be, if need be under another shape:
@@ -139,6 +162,9 @@ impl Weights {
     /// Several tensors as one, one after the other along the first axis; their other axes agree.
     pub fn stack(&self, parts: &[(&str, &[usize])]) -> Result<Tensor, LoadError> {
         let checkpoint = &*self.checkpoint;
+        if checkpoint.synthetic {
+            return self.make_up(parts);
+        }
         let parts = parts
             .iter()
             .map(|(name, shape)| Ok((self.pp(name).prefix, *shape, self.entry(name, shape)?)))
@@ -161,8 +187,27 @@ impl Weights {
                 }
             }
         };
-        checkpoint.taken().extend(parts.into_iter().map(|(name, ..)| name));
+        checkpoint.taken().extend(parts.into_iter().map(|(name, s, _)| (name, s.to_vec())));
         Ok(tensor)
+    }
+
+    /// [`Weights::stack`] without files.
+    fn make_up(&self, parts: &[(&str, &[usize])]) -> Result<Tensor, LoadError> {
+        let Checkpoint { device, dtype, .. } = &*self.checkpoint;
+        let tensors = parts
+            .iter()
+            .map(|(name, shape)| {
+                let name = self.pp(name).prefix;
+                let base = synthetic::tensor(&name, shape, device, *dtype)?;
+                let tensor = self.overlay.fuse(&name, base, *dtype)?;
+                self.checkpoint.taken().insert(name, shape.to_vec());
+                Ok(tensor)
+            })
+            .collect::<Result<Vec<_>, LoadError>>()?;
+        match tensors.as_slice() {
+            [one] => Ok(one.clone()),
+            several => Ok(Tensor::cat(several, 0)?),
+        }
     }
 
     /// Into one vector, value by value, so that nothing is in memory twice.
@@ -224,7 +269,7 @@ impl Weights {
             .entries
             .keys()
             .map(String::as_str)
-            .filter(|name| !taken.contains(*name) && !unused(name))
+            .filter(|name| !taken.contains_key(*name) && !unused(name))
             .collect();
         if extra.is_empty() {
             return Ok(());
@@ -235,6 +280,19 @@ impl Weights {
         }
         let path = checkpoint.path.clone();
         Err(LoadError::ExtraTensors { path, names: names.join(", ") })
+    }
+
+    /// The tensors that were asked for so far, with their shapes.
+    pub fn asked(&self) -> BTreeMap<String, Vec<usize>> {
+        self.checkpoint.taken().clone()
+    }
+
+    /// What the tensors that were asked for so far take in their files.
+    pub fn stored_bytes(&self) -> u64 {
+        let checkpoint = &*self.checkpoint;
+        let taken = checkpoint.taken();
+        let entries = taken.keys().filter_map(|name| checkpoint.entries.get(name));
+        entries.map(|entry| entry.bytes() as u64).sum()
     }
 
     /// The same files with other changes on top.

@@ -26,7 +26,7 @@ impl DeviceChoice {
                 if !cfg!(feature = "cuda") {
                     return Err(LoadError::NoBackend { device: self.to_string(), feature: "cuda" });
                 }
-                Device::new_cuda(index).map_err(|e| LoadError::device(self, &e))
+                open_cuda(index).map_err(|e| LoadError::device(self, &e))
             }
             Self::Metal(index) => {
                 if !cfg!(feature = "metal") {
@@ -39,7 +39,7 @@ impl DeviceChoice {
             }
             Self::Auto => {
                 if cfg!(feature = "cuda") {
-                    match Device::new_cuda(0) {
+                    match open_cuda(0) {
                         Ok(device) => return Ok(device),
                         Err(error) => {
                             tracing::warn!(%error, "no CUDA device answers; using the CPU")
@@ -58,6 +58,15 @@ impl DeviceChoice {
             }
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+use llm_dit_kernels::cuda_device as open_cuda;
+
+/// candle says that it has no CUDA.
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(index: usize) -> candle_core::Result<Device> {
+    Device::new_cuda(index)
 }
 
 impl fmt::Display for DeviceChoice {

@@ -17,6 +17,7 @@ pub mod names;
 mod overlay;
 mod read;
 mod resident;
+mod synthetic;
 
 pub use checkpoint::{Checkpoint, Weights, read_config};
 pub use config::{PartConfig, part_config};
@@ -27,3 +28,4 @@ pub use locate::{encoder_folder, model_folder, model_label};
 pub use names::{Naming, Part, Rows};
 pub use overlay::{LowRank, Overlay};
 pub use resident::{Residency, Resident};
+pub use synthetic::synthetic;

@@ -27,6 +27,13 @@ pub(crate) struct Stored {
     bytes: Range<usize>,
 }
 
+impl Stored {
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 impl Mapped {
     /// The file, and its tensors by name.
     pub fn open(path: &Path) -> Result<(Self, Vec<(String, Stored)>), LoadError> {

@@ -3,8 +3,8 @@
 
 use candle_core::{Result, Tensor};
 use llm_dit_kernels::{
-    Attention, Linear, Mask, Pairing, QkNorm, Rope, residual_gate_norm, rms_norm, rms_norm_scale,
-    swiglu,
+    Attention, GatedLinear, Linear, Mask, NextNorm, Pairing, QkNorm, Rope, residual_gate_norm,
+    residual_gate_norm_next,
 };
 use llm_dit_weights::{LoadError, Weights};
 
@@ -21,7 +21,7 @@ pub struct Block {
     to_out: Linear,
     attention_norm2: Tensor,
     ffn_norm1: Tensor,
-    w1_w3: Linear,
+    w1_w3: GatedLinear,
     w2: Linear,
     ffn_norm2: Tensor,
     adaln_modulation: Option<Linear>,
@@ -29,7 +29,7 @@ pub struct Block {
 }
 
 /// A layer's part of the time embedding, each `(items, dim)`.
-struct Modulation {
+pub struct Modulation {
     scale_msa: Tensor,
     gate_msa: Tensor,
     scale_mlp: Tensor,
@@ -73,10 +73,9 @@ impl Block {
             to_out: Linear::new(attn.get("to_out.0.weight", &[dim, dim])?, None),
             attention_norm2: weights.get("attention_norm2.weight", &[dim])?,
             ffn_norm1: weights.get("ffn_norm1.weight", &[dim])?,
-            w1_w3: Linear::new(
+            w1_w3: GatedLinear::new(
                 feed_forward.stack(&[("w1.weight", &[ffn, dim]), ("w3.weight", &[ffn, dim])])?,
-                None,
-            ),
+            )?,
             w2: Linear::new(feed_forward.get("w2.weight", &[dim, ffn])?, None),
             ffn_norm2: weights.get("ffn_norm2.weight", &[dim])?,
             adaln_modulation,
@@ -84,51 +83,98 @@ impl Block {
         })
     }
 
-    /// `x`: packed `(tokens, dim)`; `adaln`: the time embedding `(items, adaln_dim)`.
+    /// What the time embedding `(times, adaln_dim)` means to this block, [`Modulation::PARTS`] beside
+    /// each other: `(times, 4 * dim)`. `None` if it sees no image.
+    pub fn modulate(&self, adaln: &Tensor) -> Result<Option<Tensor>> {
+        let Some(linear) = &self.adaln_modulation else { return Ok(None) };
+        Modulation::make(&linear.forward(adaln)?).map(Some)
+    }
+
+    /// The norm that the block begins with.
+    pub fn first_norm<'a>(&'a self, modulation: Option<&'a Modulation>) -> NextNorm<'a> {
+        NextNorm { weight: &self.attention_norm1, scale: modulation.map(|m| &m.scale_msa) }
+    }
+
+    /// `x`: packed `(tokens, dim)`; `normed`: its [`Self::first_norm`]. Returns the sum and, where
+    /// another block follows, that one's norm of it.
     pub fn forward(
         &self,
         x: &Tensor,
-        adaln: Option<&Tensor>,
+        normed: &Tensor,
+        modulation: Option<&Modulation>,
+        next: Option<&NextNorm<'_>>,
         rope: &Rope,
         lens: &[usize],
-    ) -> Result<Tensor> {
-        let modulation = match (&self.adaln_modulation, adaln) {
-            (Some(linear), Some(adaln)) => Some(Modulation::new(&linear.forward(adaln)?)?),
-            _ => None,
-        };
-        let scaled = |x: &Tensor, weight: &Tensor, scale: Option<&Tensor>| match scale {
-            Some(scale) => rms_norm_scale(x, weight, scale, lens, self.eps),
-            None => rms_norm(x, weight, self.eps),
-        };
-        let m = modulation.as_ref();
-
-        let normed = scaled(x, &self.attention_norm1, m.map(|m| &m.scale_msa))?;
-        let qkv = self.qk_norm.forward(&self.attention, &self.to_qkv.forward(&normed)?, rope)?;
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let m = modulation;
+        let qkv = self.qk_norm.forward(&self.attention, self.to_qkv.forward(normed)?, rope)?;
         let attended = self.to_out.forward(&self.attention.forward(&qkv, lens)?)?;
-        let x = residual_gate_norm(
+        // The largest of the activations; its memory serves the feed-forward layer.
+        drop(qkv);
+        let ffn_norm = NextNorm { weight: &self.ffn_norm1, scale: m.map(|m| &m.scale_mlp) };
+        let (x, normed) = residual_gate_norm_next(
             x,
             &attended,
             &self.attention_norm2,
             m.map(|m| &m.gate_msa),
+            &ffn_norm,
             lens,
             self.eps,
         )?;
 
-        let normed = scaled(&x, &self.ffn_norm1, m.map(|m| &m.scale_mlp))?;
-        let fed = self.w2.forward(&swiglu(&self.w1_w3.forward(&normed)?)?)?;
-        residual_gate_norm(&x, &fed, &self.ffn_norm2, m.map(|m| &m.gate_mlp), lens, self.eps)
+        let fed = self.w2.forward(&self.w1_w3.forward(&normed)?)?;
+        let (weight, gate) = (&self.ffn_norm2, m.map(|m| &m.gate_mlp));
+        match next {
+            Some(next) => {
+                let (x, normed) =
+                    residual_gate_norm_next(&x, &fed, weight, gate, next, lens, self.eps)?;
+                Ok((x, Some(normed)))
+            }
+            None => Ok((residual_gate_norm(&x, &fed, weight, gate, lens, self.eps)?, None)),
+        }
+    }
+
+    /// Block after block, each with its modulation if they have any.
+    pub fn stack(
+        blocks: &[Self],
+        x: Tensor,
+        modulations: &[Modulation],
+        rope: &Rope,
+        lens: &[usize],
+    ) -> Result<Tensor> {
+        let modulation = |i: usize| modulations.get(i);
+        let Some(first) = blocks.first() else { return Ok(x) };
+        let mut normed = Some(first.first_norm(modulation(0)).forward(&x, lens, first.eps)?);
+        let mut x = x;
+        for (i, block) in blocks.iter().enumerate() {
+            let Some(of_x) = normed.take() else { break };
+            let next = blocks.get(i + 1).map(|next| next.first_norm(modulation(i + 1)));
+            (x, normed) = block.forward(&x, &of_x, modulation(i), next.as_ref(), rope, lens)?;
+        }
+        Ok(x)
     }
 }
 
 impl Modulation {
-    fn new(chunks: &Tensor) -> Result<Self> {
-        let dim = chunks.dim(1)? / 4;
+    /// Scale and gate of the attention, scale and gate of the feed-forward layer.
+    pub const PARTS: usize = 4;
+
+    /// From a block's linear layer to factors.
+    fn make(chunks: &Tensor) -> Result<Tensor> {
+        let dim = chunks.dim(1)? / Self::PARTS;
         let chunk = |i: usize| chunks.narrow(1, i * dim, dim)?.contiguous();
+        let scale = |i: usize| chunk(i)? + 1.0;
+        Tensor::cat(&[scale(0)?, chunk(1)?.tanh()?, scale(2)?, chunk(3)?.tanh()?], 1)
+    }
+
+    /// The part of one block in a table of all blocks', from column `start`.
+    pub fn of(all: &Tensor, start: usize, dim: usize) -> Result<Self> {
+        let part = |i: usize| all.narrow(1, start + i * dim, dim);
         Ok(Self {
-            scale_msa: (chunk(0)? + 1.0)?,
-            gate_msa: chunk(1)?.tanh()?,
-            scale_mlp: (chunk(2)? + 1.0)?,
-            gate_mlp: chunk(3)?.tanh()?,
+            scale_msa: part(0)?,
+            gate_msa: part(1)?,
+            scale_mlp: part(2)?,
+            gate_mlp: part(3)?,
         })
     }
 }

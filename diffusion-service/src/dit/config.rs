@@ -47,6 +47,28 @@ fn yes() -> bool {
 }
 
 impl Config {
+    /// Z-Image and Z-Image-Turbo: 6.15 billion parameters.
+    pub fn z_image() -> Self {
+        Self {
+            all_patch_size: patch_sizes(),
+            all_f_patch_size: f_patch_sizes(),
+            in_channels: 16,
+            dim: 3840,
+            n_layers: 30,
+            n_refiner_layers: 2,
+            n_heads: 30,
+            n_kv_heads: 30,
+            norm_eps: 1e-5,
+            qk_norm: true,
+            cap_feat_dim: 2560,
+            siglip_feat_dim: None,
+            rope_theta: 256.0,
+            t_scale: 1000.0,
+            axes_dims: vec![32, 48, 48],
+            axes_lens: vec![1536, 512, 512],
+        }
+    }
+
     pub fn adaln_dim(&self) -> usize {
         self.dim.min(ADALN_DIM)
     }

@@ -14,11 +14,13 @@ pub const MULTIPLE: usize = 32;
 type Position = [usize; 3];
 
 /// Lengths of the items of a batch.
+#[derive(Clone)]
 pub struct Layout {
     channels: usize,
     items: Vec<Item>,
 }
 
+#[derive(Clone)]
 struct Item {
     caption: usize,
     height: usize,
@@ -93,6 +95,12 @@ impl Layout {
             }
         }
         Ok(Self { channels: config.in_channels, items })
+    }
+
+    /// Whether a forward does the same to both: captions matter by their padded lengths alone.
+    pub fn same_shape(&self, other: &Self) -> bool {
+        let shape = |item: &Item| (item.caption_padded(), item.height, item.width);
+        self.items.iter().map(shape).eq(other.items.iter().map(shape))
     }
 
     pub fn check(&self, latents: &[Tensor], times: usize) -> Result<()> {

@@ -34,6 +34,8 @@ impl Dit {
         } else {
             self.parts()
         };
+        // They read the weights that are about to go.
+        self.replays.clear();
         // Until all are done: this holds when loading panics, too.
         self.settled = false;
         let after = before.with_overlay(overlay);

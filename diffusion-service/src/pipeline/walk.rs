@@ -23,6 +23,8 @@ pub(super) struct Walker<'a> {
     pub member: Member<'a>,
     pub latents: Vec<f32>,
     solver: Solver,
+    /// Of the whole walk.
+    times: Vec<f32>,
     /// Forward passes that are done.
     index: u32,
 }
@@ -36,8 +38,11 @@ struct Conditions {
 
 impl<'a> Walker<'a> {
     pub fn new(member: Member<'a>, latents: Vec<f32>, sigmas: Vec<f64>) -> Self {
+        // The last sigma is where the walk ends.
+        let asked = &sigmas[..sigmas.len().saturating_sub(1)];
+        let times = asked.iter().map(|sigma| (1.0 - sigma) as f32).collect();
         let solver = Solver::new(member.job.params.scheduler, sigmas);
-        Self { member, latents, solver, index: 0 }
+        Self { member, latents, solver, times, index: 0 }
     }
 
     /// Forward passes of the whole walk.
@@ -133,9 +138,15 @@ impl Conditions {
         let guided = jobs().filter(|job| job.params.uses_guidance());
         let mut both = positive.clone();
         both.extend(guided.filter_map(|job| job.negative_embeddings.as_ref()));
+        let times = walkers.first().map(|walker| &walker.times[..]).unwrap_or_default();
+        let condition = |captions: &[&proto::Tensor]| {
+            let conditioning = condition(dit, captions, shape)?;
+            dit.prepare(&conditioning, times)?;
+            Ok::<_, candle_core::Error>(conditioning)
+        };
         // Members of a batch all have guidance, or none has.
-        let both = (both.len() == 2 * positive.len()).then(|| condition(dit, &both, shape));
-        Ok(Self { positive: condition(dit, &positive, shape)?, both: both.transpose()? })
+        let both = (both.len() == 2 * positive.len()).then(|| condition(&both));
+        Ok(Self { positive: condition(&positive)?, both: both.transpose()? })
     }
 
     /// Where each goes from here.

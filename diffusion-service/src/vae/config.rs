@@ -33,6 +33,24 @@ fn yes() -> bool {
 }
 
 impl Config {
+    /// The one that Z-Image was released with.
+    pub fn z_image() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            latent_channels: 16,
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            norm_num_groups: 32,
+            scaling_factor: 0.3611,
+            shift_factor: 0.1159,
+            sample_size: Some(1024),
+            mid_block_add_attention: true,
+            use_quant_conv: false,
+            use_post_quant_conv: false,
+        }
+    }
+
     /// Pixels a latent in each direction: 8 for four levels.
     pub fn scale_factor(&self) -> usize {
         1 << (self.block_out_channels.len().max(1) - 1)

@@ -177,20 +177,9 @@ impl fmt::Display for Tiling {
 mod tests {
     use super::*;
 
-    /// Z-Image's.
-    fn config() -> Config {
-        serde_json::from_str(
-            r#"{"in_channels": 3, "out_channels": 3, "latent_channels": 16,
-                "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
-                "norm_num_groups": 32, "scaling_factor": 0.3611, "shift_factor": 0.1159,
-                "sample_size": 1024}"#,
-        )
-        .expect("valid")
-    }
-
     #[test]
     fn auto_cuts_what_takes_much_memory() {
-        let config = config();
+        let config = Config::z_image();
         let auto = |height, width, bytes| Tiling::Auto.applies(&config, (height, width), bytes);
         assert!(!auto(1024, 1024, 4));
         assert!(!auto(1024, 2032, 4));
@@ -204,7 +193,7 @@ mod tests {
 
     #[test]
     fn tiles_are_the_models_size_and_cut_as_diffusers_cuts() {
-        let side = |sample_size| Config { sample_size, ..config() }.tile_side();
+        let side = |sample_size| Config { sample_size, ..Config::z_image() }.tile_side();
         assert_eq!(
             [side(Some(512)), side(Some(1024)), side(Some(24)), side(None)],
             [512, 1024, 1024, 1024]

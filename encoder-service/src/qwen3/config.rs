@@ -12,7 +12,7 @@ pub struct Config {
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
-    head_dim: Option<usize>,
+    pub head_dim: Option<usize>,
     pub rms_norm_eps: f64,
     /// Where transformers 4 keeps the base of the rotation.
     rope_theta: Option<f64>,
@@ -30,6 +30,24 @@ struct RopeParameters {
 }
 
 impl Config {
+    /// Qwen3-4B, Z-Image's text encoder.
+    pub fn qwen3_4b() -> Self {
+        Self {
+            vocab_size: 151_936,
+            hidden_size: 2560,
+            intermediate_size: 9728,
+            num_hidden_layers: 36,
+            num_attention_heads: 32,
+            num_key_value_heads: 8,
+            head_dim: Some(128),
+            rms_norm_eps: 1e-6,
+            rope_theta: Some(1e6),
+            rope_parameters: None,
+            max_position_embeddings: 40_960,
+            attention_bias: false,
+        }
+    }
+
     pub fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }

@@ -1,0 +1,95 @@
+//! Another program's rows beside ours.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::row::Row;
+use crate::{error::CliError, files};
+
+/// One line of the other program's: a row's name and its milliseconds.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Other {
+    pub name: String,
+    pub ms: Option<f64>,
+    /// How it was run, where there are several ways: "eager", "compiled".
+    #[serde(default)]
+    pub variant: String,
+}
+
+/// Ours and theirs under one name.
+#[derive(Clone, Debug, PartialEq)]
+struct Pair<'a> {
+    name: &'a str,
+    variant: &'a str,
+    ours: f64,
+    theirs: f64,
+}
+
+/// Reads JSON lines. What has no time is left out: that program ran out of memory there, say.
+pub fn read(path: &Path) -> Result<Vec<Other>, CliError> {
+    let text = String::from_utf8(files::read(path)?).map_err(CliError::failed)?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| {
+            serde_json::from_str(line).map_err(|error| {
+                CliError::Failed(format!(
+                    "{}:{}: this is no row, such as {{\"name\": \"forward 1024x1024 b1\", \"ms\": 155}}: {error}",
+                    path.display(),
+                    index + 1
+                ))
+            })
+        })
+        .collect()
+}
+
+/// Prints what has a name in common.
+pub fn print(ours: &[Row], others: &[Other]) {
+    let pairs = pair(ours, others);
+    if pairs.is_empty() {
+        println!("\nno row of the other program has the name of one of these");
+        return;
+    }
+    println!("\n{:<24}{:>9}{:>11}{:>8}", "row", "ours ms", "theirs ms", "ratio");
+    for Pair { name, variant, ours, theirs } in pairs {
+        let line = format!("{name:<24}{ours:>9.2}{theirs:>11.2}{:>8.3}  {variant}", ours / theirs);
+        println!("{}", line.trim_end());
+    }
+}
+
+fn pair<'a>(ours: &'a [Row], others: &'a [Other]) -> Vec<Pair<'a>> {
+    let mut pairs = Vec::new();
+    for row in ours {
+        for other in others.iter().filter(|other| other.name == row.name) {
+            if let (Some(ours), Some(theirs)) = (row.ms, other.ms) {
+                pairs.push(Pair { name: &row.name, variant: &other.variant, ours, theirs });
+            }
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_one_name_are_paired() {
+        let row = |name: &str, ms| Row { name: name.to_owned(), ms, ..Row::default() };
+        let ours = [row("a", Some(2.0)), row("b", None), row("c", Some(1.0))];
+        let other = |name: &str, ms, variant: &str| Other {
+            name: name.to_owned(),
+            ms,
+            variant: variant.to_owned(),
+        };
+        let others = [
+            other("a", Some(4.0), "eager"),
+            other("a", Some(1.0), "compiled"),
+            other("b", Some(1.0), ""),
+            other("c", None, ""),
+        ];
+        let pairs = pair(&ours, &others);
+        let seen: Vec<_> = pairs.iter().map(|p| (p.name, p.variant, p.ours / p.theirs)).collect();
+        assert_eq!(seen, [("a", "eager", 0.5), ("a", "compiled", 2.0)]);
+    }
+}

@@ -1,0 +1,23 @@
+//! The VAE's decoder: from latents on the device to pixels on the device.
+
+use diffusion_service::{ZImage, engine::GenerateError};
+
+use super::{Lines, Setup, forward::normal};
+use crate::{bench::row::Row, error::CliError};
+
+pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<(), CliError> {
+    let config = model.autoencoder.config().clone();
+    for &size in &setup.sizes {
+        let name = format!("decode {size}x{size}");
+        let side = size as usize / config.scale_factor();
+        lines.measure(&name, || {
+            model.autoencoder.decoder(|decoder| {
+                let device = decoder.device();
+                let z = normal(&[1, config.latent_channels, side, side], device)?;
+                let times = setup.clock.time(&[device], || decoder.decode(&z))?;
+                Ok::<_, GenerateError>(Row::new(&name, &times))
+            })
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! Capturing a stream's work as a CUDA graph.
+
+use candle_core::{CudaDevice, Error, Result, cuda_backend::cudarc};
+use cudarc::driver::{
+    CudaGraph,
+    sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
+};
+
+use super::driver_error;
+
+pub struct Graph {
+    graph: CudaGraph,
+}
+
+// SAFETY: the driver's graph may be used by any thread, one at a time, and nothing here shares it.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    pub fn record(device: &CudaDevice, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let _uploads_are_kept = device.enable_cuda_graph_htod_cache();
+        // Other threads allocate and copy on streams of their own meanwhile.
+        stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .map_err(driver_error)?;
+        let done = work();
+        // The stream leaves its capture even when the work failed.
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).map_err(driver_error);
+        done?;
+        let graph = graph?.ok_or_else(|| Error::Msg("CUDA: nothing was recorded".into()))?;
+        Ok(Self { graph })
+    }
+
+    pub fn launch(&self) -> Result<()> {
+        self.graph.launch().map_err(driver_error)
+    }
+}

@@ -1,0 +1,178 @@
+//! The kernels' sources, as NVRTC gets them. Text only, so that a machine without CUDA can write
+//! them out and have them compiled.
+
+/// A translation unit: a file of kernels with its compile-time choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Norms over rows of up to `128 * 8 * vectors` columns.
+    Rows {
+        vectors: u32,
+    },
+    /// Norm and rotation of heads `head` wide.
+    Heads {
+        head: u32,
+        halves: bool,
+    },
+    /// Activations and softmax.
+    Pointwise,
+    GroupNorm,
+    Attention {
+        head: u32,
+        causal: bool,
+    },
+    /// Products on Hopper's tensor cores.
+    Matmul(Tiling),
+}
+
+/// How a product is cut up; see `matmul.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tiling {
+    /// Columns of a tile.
+    pub columns: u32,
+    /// Whether neighbouring blocks share A (else B).
+    pub share_a: bool,
+    pub kind: Kind,
+}
+
+/// What a product is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Plain,
+    /// `silu(gate) * up` of columns that come as eight gates, eight ups, and so on.
+    Gated,
+    /// A's rows are pixels, gathered tap by tap.
+    Conv,
+}
+
+/// Shared memory of a Hopper block, less what aligning and barriers take.
+const SHARED: u32 = 232_448 - 1024 - 256;
+
+impl Tiling {
+    /// Rows of a tile.
+    pub const ROWS: u32 = 128;
+    /// What is multiplied at a time.
+    pub const DEPTH: u32 = 64;
+
+    /// Columns of the result's tile.
+    pub fn out_columns(self) -> u32 {
+        if self.kind == Kind::Gated { self.columns / 2 } else { self.columns }
+    }
+
+    fn stage_bytes(self) -> u32 {
+        (Self::ROWS + self.columns) * Self::DEPTH * 2
+    }
+
+    fn out_bytes(self) -> u32 {
+        Self::ROWS * self.out_columns() * 2
+    }
+
+    /// As many as fit; more than six hide nothing further.
+    pub fn stages(self) -> u32 {
+        ((SHARED - self.out_bytes()) / self.stage_bytes()).min(6)
+    }
+
+    /// Dynamic shared memory of a block.
+    pub fn shared_bytes(self) -> u32 {
+        self.stages() * self.stage_bytes() + self.out_bytes() + 1024 + 256
+    }
+}
+
+impl Source {
+    /// Threads of a block in `rows.cu`, each holding eight columns a vector.
+    pub const ROW_THREADS: u32 = 128;
+
+    /// The whole text.
+    pub fn text(self) -> String {
+        let (definitions, body) = match self {
+            Self::Rows { vectors } => {
+                (format!("#define VECTORS {vectors}\n"), include_str!("rows.cu"))
+            }
+            Self::Heads { head, halves } => (
+                format!("#define HEAD {head}\n#define HALVES {}\n", u32::from(halves)),
+                include_str!("heads.cu"),
+            ),
+            Self::Pointwise => (String::new(), include_str!("pointwise.cu")),
+            Self::GroupNorm => (String::new(), include_str!("group_norm.cu")),
+            Self::Attention { head, causal } => (
+                format!("#define HEAD {head}\n#define CAUSAL {}\n", u32::from(causal)),
+                include_str!("attention.cu"),
+            ),
+            Self::Matmul(tiling) => (
+                format!(
+                    "#define BN {}\n#define STAGES {}\n#define SHARE_A {}\n#define CONV {}\n\
+                     #define GATED {}\n",
+                    tiling.columns,
+                    tiling.stages(),
+                    u32::from(tiling.share_a),
+                    u32::from(tiling.kind == Kind::Conv),
+                    u32::from(tiling.kind == Kind::Gated),
+                ),
+                include_str!("matmul.cu"),
+            ),
+        };
+        let product = match self {
+            Self::Matmul(tiling) => wgmma(tiling.columns),
+            _ => String::new(),
+        };
+        format!("{}\n{definitions}{product}{body}", include_str!("common.cuh"))
+    }
+
+    /// True for what only compute capability 9.0 runs.
+    pub fn needs_hopper(self) -> bool {
+        matches!(self, Self::Matmul(_))
+    }
+
+    /// One of everything that can be asked for with the models' shapes, to be compiled as a check.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self::Pointwise, Self::GroupNorm];
+        all.extend([1, 2, 4, 8].map(|vectors| Self::Rows { vectors }));
+        for head in [32, 64, 128] {
+            all.extend([false, true].map(|halves| Self::Heads { head, halves }));
+            all.extend([false, true].map(|causal| Self::Attention { head, causal }));
+        }
+        for share_a in [false, true] {
+            for (kind, columns) in [
+                (Kind::Plain, &[64, 128, 192, 256][..]),
+                (Kind::Gated, &[128, 256]),
+                (Kind::Conv, &[64, 128, 192, 256]),
+            ] {
+                let tiling = |&columns| Self::Matmul(Tiling { columns, share_a, kind });
+                all.extend(columns.iter().map(tiling));
+            }
+        }
+        all
+    }
+}
+
+/// The instruction that multiplies 64 rows by `columns` columns; its operands are too many to write
+/// out by hand.
+fn wgmma(columns: u32) -> String {
+    let sums = columns / 2;
+    let list = |item: &dyn Fn(u32) -> String| (0..sums).map(item).collect::<Vec<_>>().join(", ");
+    format!(
+        "__device__ __forceinline__ void wgmma(float (&sums)[{sums}], u64 a, u64 b, int add) {{\n\
+         asm volatile(\"{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{}, 0;\\n\
+         wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 {{{}}}, %{}, %{}, p, 1, 1, 0, 0;\\n}}\"\n\
+         : {} : \"l\"(a), \"l\"(b), \"r\"(add));\n}}\n",
+        sums + 2,
+        list(&|i| format!("%{i}")),
+        sums,
+        sums + 1,
+        list(&|i| format!("\"+f\"(sums[{i}])")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_fit_the_memory_of_a_block() {
+        for source in Source::all() {
+            if let Source::Matmul(tiling) = source {
+                assert!((3..=6).contains(&tiling.stages()), "{tiling:?}");
+                assert!(tiling.shared_bytes() <= 232_448, "{tiling:?}");
+            }
+        }
+    }
+}

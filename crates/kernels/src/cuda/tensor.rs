@@ -1,0 +1,176 @@
+//! Tensors of a GPU as addresses, and launches.
+
+use candle_core::{
+    CudaStorage, Error, Layout, Result, Storage, Tensor,
+    cuda_backend::{CudaDType, cudarc},
+    op::BackpropOp,
+};
+use cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, sys};
+use half::bf16;
+
+use super::{Gpu, driver_error};
+
+/// Bytes of the vectors that kernels load and store.
+const VECTOR: u64 = 16;
+
+/// Where packed sequences end, as kernels get it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Ends {
+    count: i32,
+    ends: [i32; 31],
+}
+
+// SAFETY: plain integers in the layout of `common.cuh`.
+unsafe impl DeviceRepr for Ends {}
+
+impl Ends {
+    /// `None` for more sequences than fit.
+    pub fn new(lens: &[usize]) -> Option<Self> {
+        let mut ends = [0; 31];
+        if lens.len() > ends.len() {
+            return None;
+        }
+        let mut sum = 0;
+        for (end, len) in ends.iter_mut().zip(lens) {
+            sum += i32::try_from(*len).ok()?;
+            *end = sum;
+        }
+        Some(Self { count: lens.len() as i32, ends })
+    }
+}
+
+impl Gpu {
+    /// A new tensor whose values are still to be written.
+    pub fn empty<T: CudaDType + DeviceRepr>(&self, dims: &[usize]) -> Result<Tensor> {
+        // SAFETY: every kernel here writes the whole of its output before anyone reads it.
+        let slice = unsafe { self.device.alloc::<T>(dims.iter().product())? };
+        let storage = CudaStorage::wrap_cuda_slice(slice, self.device.clone());
+        Ok(Tensor::from_storage(Storage::Cuda(storage), dims, BackpropOp::none(), false))
+    }
+
+    /// The tensor as kernels read it: one value after the other, from an address that vectors can be
+    /// read at.
+    pub fn dense<T: CudaDType + DeviceRepr>(&self, tensor: &Tensor) -> Result<Tensor> {
+        let tensor = tensor.contiguous()?;
+        if address::<T>(&tensor)? % VECTOR == 0 { Ok(tensor) } else { tensor.force_contiguous() }
+    }
+}
+
+/// Rows of a table that may be part of a wider one: a row a sequence.
+pub struct Rows {
+    pub address: u64,
+    /// Vectors from a row to the next.
+    pub stride: i32,
+    /// What is to live as long.
+    _tensor: Option<Tensor>,
+}
+
+impl Rows {
+    /// No table.
+    pub const NONE: Self = Self { address: 0, stride: 0, _tensor: None };
+
+    pub fn new(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
+        let lies_well = {
+            let (_, layout) = tensor.storage_and_layout();
+            let stride = layout.stride();
+            stride[1] == 1 && stride[0].is_multiple_of(8) && layout.start_offset().is_multiple_of(8)
+        };
+        let tensor = if lies_well { tensor.clone() } else { gpu.dense::<bf16>(tensor)? };
+        let stride = tensor.stride()[0] / 8;
+        Ok(Self {
+            address: address::<bf16>(&tensor)?,
+            stride: stride as i32,
+            _tensor: Some(tensor),
+        })
+    }
+
+    pub fn optional(gpu: &Gpu, tensor: Option<&Tensor>) -> Result<Self> {
+        tensor.map_or(Ok(Self::NONE), |tensor| Self::new(gpu, tensor))
+    }
+}
+
+/// Where a tensor's values begin. They live as long as the tensor.
+pub fn address<T: CudaDType + DeviceRepr>(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout): (_, &Layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        return Err(Error::Msg("a CUDA kernel was given a tensor of another device".into()));
+    };
+    let slice = storage.as_cuda_slice::<T>()?;
+    let (start, _guard) = slice.device_ptr(slice.stream());
+    Ok(start + (layout.start_offset() * size_of::<T>()) as u64)
+}
+
+/// [`address`], or null.
+pub fn optional<T: CudaDType + DeviceRepr>(tensor: Option<&Tensor>) -> Result<u64> {
+    tensor.map_or(Ok(0), address::<T>)
+}
+
+/// Blocks, threads of a block, and its dynamic shared memory.
+pub fn blocks(
+    grid: (usize, usize, usize),
+    threads: u32,
+    shared_bytes: u32,
+) -> Result<LaunchConfig> {
+    let size = |n: usize| u32::try_from(n).map_err(|_| Error::Msg(format!("{n} blocks")));
+    Ok(LaunchConfig {
+        grid_dim: (size(grid.0)?, size(grid.1)?, size(grid.2)?),
+        block_dim: (threads, 1, 1),
+        shared_mem_bytes: shared_bytes,
+    })
+}
+
+/// Launches a kernel on the GPU's stream. Arguments are numbers and addresses, in the kernel's order.
+macro_rules! launch {
+    ($gpu:expr, $function:expr, $config:expr, $($argument:expr),+ $(,)?) => {{
+        let function = $function;
+        let mut builder = $gpu.stream.launch_builder(&function);
+        $(
+            let argument = $argument;
+            cudarc::driver::PushKernelArg::arg(&mut builder, &argument);
+        )+
+        // SAFETY: the function that launches has checked shapes and types against the kernel's
+        // parameters, and holds the tensors that the addresses belong to.
+        unsafe { builder.launch($config) }.map(|_| ()).map_err($crate::cuda::driver_error)
+    }};
+}
+pub(super) use launch;
+
+/// A layout of memory that the copy engine reads or writes in tiles, zero outside its bounds.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct TensorMap(sys::CUtensorMap);
+
+// SAFETY: the driver's own structure, made to be a kernel's parameter.
+unsafe impl DeviceRepr for TensorMap {}
+
+impl TensorMap {
+    /// bf16 values. `dims` and `tile` from the innermost; `strides` in bytes, of all but the innermost.
+    pub fn new(address: u64, dims: &[usize], strides: &[usize], tile: &[u32]) -> Result<Self> {
+        let dims: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
+        let strides: Vec<u64> = strides.iter().map(|&s| s as u64).collect();
+        let steps = vec![1u32; dims.len()];
+        let mut map = std::mem::MaybeUninit::<sys::CUtensorMap>::uninit();
+        // SAFETY: the arrays have the lengths that the rank says, and the driver writes the map when
+        // it reports success.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                map.as_mut_ptr(),
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                dims.len() as u32,
+                address as *mut _,
+                dims.as_ptr(),
+                strides.as_ptr(),
+                tile.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+            .result()
+            .map_err(driver_error)?;
+            Ok(Self(map.assume_init()))
+        }
+    }
+}

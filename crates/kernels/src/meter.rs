@@ -1,0 +1,204 @@
+//! Reading clocks and memory around work on a device.
+//!
+//! A device computes behind the program's back, so a clock means something only after
+//! [`synchronize`]. Memory is what the device's allocator says: [`reset_peak`] begins a measurement,
+//! [`memory`] reads it.
+
+use candle_core::{Device, Result};
+
+/// Bytes of a device. On the CPU they are this process's, as Linux tells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// In tensors now.
+    pub used: u64,
+    /// The most that was in tensors since the peak was reset; what PyTorch calls
+    /// `max_memory_allocated`.
+    pub peak: u64,
+    /// The most that was taken from the device, with what the allocator keeps for later and what
+    /// libraries and other programs hold.
+    pub reserved: u64,
+    pub total: u64,
+}
+
+/// Waits until everything that was asked of the device is done, on whichever stream.
+pub fn synchronize(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return cuda::synchronize(device);
+    }
+    device.synchronize()
+}
+
+/// What the device holds, if it tells.
+pub fn memory(device: &Device) -> Option<Memory> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::memory(device),
+        Device::Cpu => host::memory(),
+        _ => None,
+    }
+}
+
+/// From now on the peak is that of what comes.
+pub fn reset_peak(device: &Device) {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::reset_peak(device),
+        Device::Cpu => host::reset_peak(),
+        _ => {}
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use std::ffi::c_void;
+
+    use candle_core::{
+        CudaDevice, Error, Result,
+        cuda::cudarc::driver::{result, sys},
+    };
+    use sys::{CUgraphMem_attribute as Graph, CUmemPool_attribute as Pool};
+
+    use super::Memory;
+
+    pub fn synchronize(device: &CudaDevice) -> Result<()> {
+        device.cuda_stream().context().synchronize().map_err(Error::wrap)
+    }
+
+    /// Tensors come from the device's default pool, or from that of graphs where a graph allocates.
+    pub fn memory(device: &CudaDevice) -> Option<Memory> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        let (free, total) = context.mem_get_info().ok()?;
+        let (free, total) = (free as u64, total as u64);
+        let pool = |attribute| pool_get(context.cu_device(), attribute);
+        let graph = |attribute| graph_get(context.cu_device(), attribute).unwrap_or(0);
+        let kept = pool(Pool::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?
+            + graph(Graph::CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT);
+        let most = pool(Pool::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)?
+            + graph(Graph::CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH);
+        // What neither pool has: the context, libraries' workspaces, other programs.
+        let others = (total - free).saturating_sub(kept);
+        Some(Memory {
+            used: pool(Pool::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?
+                + graph(Graph::CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT),
+            peak: pool(Pool::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?
+                + graph(Graph::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH),
+            reserved: most + others,
+            total,
+        })
+    }
+
+    pub fn reset_peak(device: &CudaDevice) {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        // Needed once a thread; what fails here fails in the calls below as well.
+        let _ = context.bind_to_thread();
+        for attribute in
+            [Pool::CU_MEMPOOL_ATTR_USED_MEM_HIGH, Pool::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH]
+        {
+            pool_reset(context.cu_device(), attribute);
+        }
+        for attribute in
+            [Graph::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH, Graph::CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH]
+        {
+            graph_reset(context.cu_device(), attribute);
+        }
+    }
+
+    fn pool_get(device: sys::CUdevice, attribute: Pool) -> Option<u64> {
+        let mut value = 0u64;
+        // SAFETY: the device is that of a living context, and both attributes that are asked for
+        // here write one 64-bit number.
+        #[expect(unsafe_code, reason = "the driver's calls about pools take raw pointers")]
+        let done = unsafe {
+            result::device::get_default_mem_pool(device).and_then(|pool| {
+                result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast::<c_void>())
+            })
+        };
+        done.is_ok().then_some(value)
+    }
+
+    fn pool_reset(device: sys::CUdevice, attribute: Pool) {
+        let mut zero = 0u64;
+        // SAFETY: as above; a peak is set by a 64-bit zero.
+        #[expect(unsafe_code, reason = "the driver's calls about pools take raw pointers")]
+        let _ = unsafe {
+            result::device::get_default_mem_pool(device).and_then(|pool| {
+                result::mem_pool::set_attribute(pool, attribute, (&raw mut zero).cast::<c_void>())
+            })
+        };
+    }
+
+    fn graph_get(device: sys::CUdevice, attribute: Graph) -> Option<u64> {
+        let mut value = 0u64;
+        // SAFETY: as for the pool.
+        #[expect(unsafe_code, reason = "the driver's calls about graphs take raw pointers")]
+        let done = unsafe {
+            sys::cuDeviceGetGraphMemAttribute(device, attribute, (&raw mut value).cast::<c_void>())
+                .result()
+        };
+        done.is_ok().then_some(value)
+    }
+
+    fn graph_reset(device: sys::CUdevice, attribute: Graph) {
+        let mut zero = 0u64;
+        // SAFETY: as for the pool.
+        #[expect(unsafe_code, reason = "the driver's calls about graphs take raw pointers")]
+        let _ = unsafe {
+            sys::cuDeviceSetGraphMemAttribute(device, attribute, (&raw mut zero).cast::<c_void>())
+                .result()
+        };
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod host {
+    use std::fs;
+
+    use super::Memory;
+
+    pub fn memory() -> Option<Memory> {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let machine = fs::read_to_string("/proc/meminfo").ok()?;
+        let peak = field(&status, "VmHWM:")?;
+        let used = field(&status, "VmRSS:")?;
+        Some(Memory { used, peak, reserved: peak, total: field(&machine, "MemTotal:")? })
+    }
+
+    pub fn reset_peak() {
+        // Where it is not allowed, the peak is the whole process's.
+        let _ = fs::write("/proc/self/clear_refs", "5");
+    }
+
+    /// Lines are `name kilobytes kB`.
+    fn field(text: &str, name: &str) -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod host {
+    pub fn memory() -> Option<super::Memory> {
+        None
+    }
+
+    pub fn reset_peak() {}
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processes_memory_is_told() {
+        let before = memory(&Device::Cpu).expect("Linux tells it");
+        let held = vec![1u8; 64 << 20];
+        let after = memory(&Device::Cpu).expect("Linux tells it");
+        assert!(after.peak >= before.used + (held.len() as u64), "{before:?}, {after:?}");
+        assert!(after.used <= after.total);
+        synchronize(&Device::Cpu).expect("nothing to wait for");
+        reset_peak(&Device::Cpu);
+    }
+}

@@ -1,0 +1,284 @@
+//! The GPU's kernels against the same operations on the CPU in f32, on odd sizes and fresh values.
+//!
+//! Needs a GPU: `cargo test --release -p llm-dit-kernels --features cuda --test cuda`. The values
+//! differ in every run; a failure says with which seed.
+#![cfg(feature = "cuda")]
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::LazyLock,
+};
+
+use candle_core::{D, DType, Device, Result, Tensor};
+use llm_dit_kernels::{
+    Attention, Conv2d, ConvInput, GatedLinear, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm,
+    Rope, add_rms_norm, composed, cuda_device, layer_norm_scale, residual_gate_norm,
+    residual_gate_norm_next, rms_norm, rms_norm_scale, swiglu,
+};
+
+static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+static GPU: LazyLock<Device> = LazyLock::new(|| cuda_device(0).expect("a GPU"));
+
+/// Values on the CPU that bf16 holds exactly, so that both sides compute with the same.
+struct Draw(u64);
+
+impl Draw {
+    fn new(test: u64) -> Self {
+        Self(SEED.wrapping_add(test.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    }
+
+    /// About normal, as sums of uniform numbers are.
+    fn tensor(&mut self, shape: &[usize], mean: f32, deviation: f32) -> Tensor {
+        let mut uniform = || {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 40) as f32 / (1 << 24) as f32 - 0.5
+        };
+        let mut value = || mean + deviation * (uniform() + uniform() + uniform()) * 2.0;
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| value()).collect();
+        let exact = Tensor::from_vec(values, shape, &Device::Cpu).expect("values fit the shape");
+        exact.to_dtype(DType::BF16).and_then(|x| x.to_dtype(DType::F32)).expect("rounding")
+    }
+
+    fn normal(&mut self, shape: &[usize]) -> Tensor {
+        self.tensor(shape, 0.0, 1.0)
+    }
+}
+
+fn gpu(x: &Tensor) -> Tensor {
+    x.to_dtype(DType::BF16).and_then(|x| x.to_device(&GPU)).expect("a copy")
+}
+
+/// As `||a - b|| / ||b||`, over everything and over the worst row of the last axis.
+fn assert_close(name: &str, on_gpu: &Tensor, reference: &Tensor, bound: f32) {
+    let check = || -> Result<(f32, f32)> {
+        let on_gpu = on_gpu.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
+        assert_eq!(on_gpu.dims(), reference.dims(), "{name}");
+        let difference = (on_gpu - reference)?;
+        let norm = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f32>();
+        let whole = (norm(&difference)? / norm(reference)?).sqrt();
+        let of_rows = |x: &Tensor| x.sqr()?.sum_keepdim(D::Minus1);
+        let scale = of_rows(reference)?.mean_all()?.to_scalar::<f32>()?;
+        let rows = of_rows(&difference)?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        Ok((whole, (rows / scale).sqrt()))
+    };
+    let (whole, worst) = check().expect("a comparison");
+    println!("{name}: {whole:.2e}, worst row {worst:.2e}");
+    // NaN is not within any bound.
+    assert!(whole <= bound && worst <= 4.0 * bound, "{name}: {whole} and {worst}, seed {}", *SEED);
+}
+
+#[test]
+fn products() -> Result<()> {
+    let mut draw = Draw::new(1);
+    for (rows, ins, outs) in [
+        (1, 64, 96),
+        (97, 72, 40),
+        (100, 64, 64),
+        (128, 256, 256),
+        (333, 520, 1000),
+        (1000, 200, 328),
+        (2113, 1032, 776),
+        (4224, 384, 3840),
+    ] {
+        let (x, w) = (draw.normal(&[rows, ins]), draw.normal(&[outs, ins]));
+        let bias = draw.tensor(&[outs], 3.0, 1.0);
+        for bias in [None, Some(bias)] {
+            let on_gpu = Linear::new(gpu(&w), bias.as_ref().map(gpu)).forward(&gpu(&x))?;
+            let on_cpu = Linear::new(w.clone(), bias.clone()).forward(&x)?;
+            let name = format!("{rows} x {ins} x {outs}, bias {}", bias.is_some());
+            assert_close(&name, &on_gpu, &on_cpu, 3e-3);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn products_in_every_tiling() -> Result<()> {
+    use llm_dit_kernels::cuda_source::{Kind, Tiling};
+    let mut draw = Draw::new(2);
+    for (rows, ins, outs) in [(700, 328, 1100), (4224, 1096, 512), (130, 64, 272)] {
+        let outs = outs / 16 * 16;
+        let (x, w) = (draw.normal(&[rows, ins]), draw.normal(&[outs, ins]));
+        let plain = Linear::new(w.clone(), None).forward(&x)?;
+        // Columns 0..8 are gates of the first ups, and so on.
+        let turned = plain.reshape((rows, outs / 16, 2, 8))?;
+        let part = |i: usize| turned.narrow(2, i, 1)?.reshape((rows, outs / 2));
+        let gated = (part(0)?.silu()? * part(1)?)?;
+        for share_a in [true, false] {
+            for columns in [64, 128, 192, 256] {
+                let tiling = Tiling { columns, share_a, kind: Kind::Plain };
+                let out = llm_dit_kernels::matmul_tiled(&gpu(&x), &gpu(&w), tiling)?;
+                assert_close(&format!("{tiling:?}"), &out, &plain, 3e-3);
+            }
+            for columns in [128, 256] {
+                let tiling = Tiling { columns, share_a, kind: Kind::Gated };
+                let out = llm_dit_kernels::matmul_tiled(&gpu(&x), &gpu(&w), tiling)?;
+                assert_close(&format!("{tiling:?}"), &out, &gated, 3e-3);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gated_products() -> Result<()> {
+    let mut draw = Draw::new(3);
+    for (rows, ins, outs) in [(5, 64, 48), (200, 72, 24), (1024, 384, 1032), (513, 96, 7)] {
+        let (x, w) = (draw.normal(&[rows, ins]), draw.normal(&[2 * outs, ins]));
+        let on_gpu = GatedLinear::new(gpu(&w))?.forward(&gpu(&x))?;
+        let on_cpu = swiglu(&Linear::new(w, None).forward(&x)?)?;
+        assert_close(&format!("{rows} x {ins} x {outs}"), &on_gpu, &on_cpu, 6e-3);
+    }
+    Ok(())
+}
+
+#[test]
+fn norms() -> Result<()> {
+    let mut draw = Draw::new(4);
+    for (lens, width) in
+        [(vec![5, 1, 37], 56), (vec![70], 3840), (vec![9, 8], 2560), (vec![33], 192), (vec![6], 50)]
+    {
+        let rows = lens.iter().sum();
+        let (x, y) = (draw.tensor(&[rows, width], 0.5, 2.0), draw.normal(&[rows, width]));
+        let (weight, next) = (draw.tensor(&[width], 1.0, 0.3), draw.tensor(&[width], 1.0, 0.3));
+        let (gate, scale) = (draw.normal(&[lens.len(), width]), draw.normal(&[lens.len(), width]));
+        let [gx, gy, gw, gn, gg, gs] = [&x, &y, &weight, &next, &gate, &scale].map(gpu);
+        let close = |name: &str, a: &Tensor, b: &Tensor| {
+            assert_close(&format!("{name} {lens:?} {width}"), a, b, 5e-3);
+        };
+        close("rms_norm", &rms_norm(&gx, &gw, 1e-5)?, &rms_norm(&x, &weight, 1e-5)?);
+        close(
+            "rms_norm_scale",
+            &rms_norm_scale(&gx, &gw, &gs, &lens, 1e-5)?,
+            &rms_norm_scale(&x, &weight, &scale, &lens, 1e-5)?,
+        );
+        close(
+            "layer_norm_scale",
+            &layer_norm_scale(&gx, &gs, &lens, 1e-6)?,
+            &layer_norm_scale(&x, &scale, &lens, 1e-6)?,
+        );
+        for gated in [true, false] {
+            let (on_cpu, on_gpu) = (gated.then_some(&gate), gated.then_some(&gg));
+            let reference = residual_gate_norm(&x, &y, &weight, on_cpu, &lens, 1e-5)?;
+            let sum = residual_gate_norm(&gx, &gy, &gw, on_gpu, &lens, 1e-5)?;
+            close("residual_gate_norm", &sum, &reference);
+            let norm = NextNorm { weight: &next, scale: gated.then_some(&scale) };
+            let normed = norm.forward(&reference, &lens, 1e-5)?;
+            let norm = NextNorm { weight: &gn, scale: gated.then_some(&gs) };
+            let (sum, next) = residual_gate_norm_next(&gx, &gy, &gw, on_gpu, &norm, &lens, 1e-5)?;
+            close("residual_gate_norm_next, sum", &sum, &reference);
+            close("residual_gate_norm_next, norm", &next, &normed);
+        }
+        let (sum, normed) = add_rms_norm(&gx, &gy, &gw, 1e-6)?;
+        let (sum_cpu, normed_cpu) = add_rms_norm(&x, &y, &weight, 1e-6)?;
+        close("add_rms_norm, sum", &sum, &sum_cpu);
+        close("add_rms_norm, norm", &normed, &normed_cpu);
+    }
+    Ok(())
+}
+
+#[test]
+fn rotations() -> Result<()> {
+    let mut draw = Draw::new(5);
+    for (tokens, heads, kv_heads, head_dim) in
+        [(37, 3, 3, 64), (70, 4, 2, 128), (5, 6, 6, 32), (9, 2, 1, 48), (3, 2, 2, 10)]
+    {
+        for pairing in [Pairing::Interleaved, Pairing::Halves] {
+            let attention = Attention { heads, kv_heads, head_dim, mask: Mask::Full };
+            let qkv = draw.normal(&[tokens, (heads + 2 * kv_heads) * head_dim]);
+            let (q, k) = (draw.tensor(&[head_dim], 1.0, 0.3), draw.tensor(&[head_dim], 1.0, 0.3));
+            let angles = (draw.normal(&[tokens, head_dim / 2]) * 3.0)?;
+            let rope = |device: &Device| -> Result<Rope> {
+                Ok(Rope {
+                    cos: angles.cos()?.to_device(device)?,
+                    sin: angles.sin()?.to_device(device)?,
+                })
+            };
+            let norm =
+                |q: Tensor, k: Tensor| QkNorm { q_weight: q, k_weight: k, eps: 1e-5, pairing };
+            let on_gpu = norm(gpu(&q), gpu(&k)).forward(&attention, gpu(&qkv), &rope(&GPU)?)?;
+            let on_cpu = norm(q, k).forward(&attention, qkv, &rope(&Device::Cpu)?)?;
+            assert_close(&format!("{attention:?} {pairing:?}"), &on_gpu, &on_cpu, 4e-3);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn attention_of_packed_sequences() -> Result<()> {
+    let mut draw = Draw::new(6);
+    for (lens, heads, kv_heads, head_dim, mask) in [
+        (vec![70], 3, 3, 128, Mask::Full),
+        (vec![1, 70, 33], 6, 6, 32, Mask::Full),
+        (vec![64, 64], 2, 2, 64, Mask::Full),
+        (vec![300, 5], 4, 2, 128, Mask::Causal),
+        (vec![65], 8, 2, 64, Mask::Causal),
+        (vec![129, 2], 2, 2, 48, Mask::Full),
+        (vec![40], 2, 1, 10, Mask::Causal),
+        (vec![256, 64], 1, 1, 512, Mask::Full),
+        (vec![6, 7], 1, 1, 72, Mask::Full),
+        (vec![1100], 2, 2, 128, Mask::Full),
+    ] {
+        let rows = lens.iter().sum();
+        let attention = Attention { heads, kv_heads, head_dim, mask };
+        let qkv = draw.normal(&[rows, (heads + 2 * kv_heads) * head_dim]);
+        let on_gpu = attention.forward(&gpu(&qkv), &lens)?;
+        let on_cpu = attention.forward(&qkv, &lens)?;
+        assert_close(&format!("{attention:?} {lens:?}"), &on_gpu, &on_cpu, 6e-3);
+    }
+    Ok(())
+}
+
+#[test]
+fn convolutions() -> Result<()> {
+    let mut draw = Draw::new(7);
+    for (n, height, width, ins, outs, kernel, stride) in [
+        (1, 16, 16, 64, 64, 3, 1),
+        (1, 5, 7, 32, 40, 3, 1),
+        (2, 19, 33, 128, 256, 3, 1),
+        (1, 40, 24, 16, 512, 3, 1),
+        (1, 33, 50, 128, 3, 3, 1),
+        (1, 12, 20, 256, 128, 1, 1),
+        (1, 12, 20, 64, 64, 3, 2),
+        (1, 9, 9, 30, 12, 3, 1),
+    ] {
+        let x = draw.tensor(&[n, height, width, ins], 0.3, 1.0);
+        let weight = draw.normal(&[outs, ins, kernel, kernel]);
+        let bias = draw.tensor(&[outs], 1.0, 1.0);
+        let groups = ins / 2;
+        let (w, b) = (draw.tensor(&[ins], 1.0, 0.3), draw.normal(&[ins]));
+        let norm = |w: Tensor, b: Tensor| GroupNorm { groups, weight: w, bias: b, eps: 1e-6 };
+        let (norm_gpu, norm_cpu) = (norm(gpu(&w), gpu(&b)), norm(w.clone(), b.clone()));
+        let conv_gpu = Conv2d::new(gpu(&weight), gpu(&bias), stride)?;
+        let conv_cpu = Conv2d::new(weight, bias, stride)?;
+        let gx = gpu(&x);
+        let name = format!("{n}x{height}x{width}, {ins} to {outs}, {kernel}, stride {stride}");
+        let plain = conv_cpu.forward(&ConvInput::plain(&x), None)?;
+        let residual = draw.normal(plain.dims());
+        let same = conv_gpu.forward(&ConvInput::plain(&gx), None)?;
+        assert_close(&name, &same, &plain, 4e-3);
+        let normed = conv_gpu.forward(&ConvInput::normed(&gx, &norm_gpu), Some(&gpu(&residual)))?;
+        let reference = conv_cpu.forward(&ConvInput::normed(&x, &norm_cpu), Some(&residual))?;
+        assert_close(&format!("{name}, norm, residual"), &normed, &reference, 6e-3);
+        if stride == 1 {
+            let doubled = conv_gpu.forward(&ConvInput::upsampled(&gx), None)?;
+            let reference = conv_cpu.forward(&ConvInput::upsampled(&x), None)?;
+            assert_close(&format!("{name}, upsampled"), &doubled, &reference, 5e-3);
+        }
+        assert_close("group norm", &norm_gpu.forward(&gx)?, &norm_cpu.forward(&x)?, 5e-3);
+    }
+    Ok(())
+}
+
+/// What candle composes is the fallback on GPUs, too: other types, odd shapes.
+#[test]
+fn other_types_are_composed() -> Result<()> {
+    let mut draw = Draw::new(8);
+    let (x, w) = (draw.normal(&[20, 48]), draw.normal(&[48]));
+    let on_gpu = rms_norm(&x.to_device(&GPU)?, &w.to_device(&GPU)?, 1e-5)?;
+    assert_close("f32", &on_gpu, &composed::rms_norm(&x, &w, 1e-5)?, 1e-5);
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! What the time means to every block. It depends on nothing else, so that all steps of a request are
+//! made at once, before the first of them.
+
+use std::cell::RefCell;
+
+use candle_core::{Result, Tensor};
+
+use super::{Dit, block::Modulation};
+
+/// One table for all blocks, a row an item: a block's parts beside each other, block after block, and
+/// the last norm's scale.
+#[derive(Clone)]
+pub struct Modulations(Tensor);
+
+/// Those made so far, by the items' times.
+#[derive(Default)]
+pub struct Made(RefCell<Vec<(Vec<f32>, Modulations)>>);
+
+impl Modulations {
+    /// Of the blocks with these numbers; the noise refiner's come first.
+    pub fn blocks(&self, dit: &Dit, numbers: std::ops::Range<usize>) -> Result<Vec<Modulation>> {
+        let dim = dit.config.dim;
+        numbers.map(|i| Modulation::of(&self.0, i * Modulation::PARTS * dim, dim)).collect()
+    }
+
+    /// In memory of its own.
+    pub fn copy(&self) -> Result<Self> {
+        self.0.copy().map(Self)
+    }
+
+    /// Takes the values of others of the same shape.
+    pub fn set(&self, other: &Self) -> Result<()> {
+        self.0.slice_set(&other.0, 0, 0)
+    }
+
+    pub fn table(&self) -> &Tensor {
+        &self.0
+    }
+
+    /// The last norm's scale of an item, `(1, dim)`.
+    pub fn last(&self, dit: &Dit, item: usize) -> Result<Tensor> {
+        let dim = dit.config.dim;
+        self.0.narrow(0, item, 1)?.narrow(1, self.0.dim(1)? - dim, dim)
+    }
+}
+
+impl Made {
+    /// For items at these times; made now if [`Self::prepare`] was not asked for them.
+    pub fn at(&self, dit: &Dit, times: &[f32]) -> Result<Modulations> {
+        if let Some(made) = self.find(times) {
+            return Ok(made);
+        }
+        let made = Modulations(dit.modulate(times)?);
+        self.0.borrow_mut().push((times.to_vec(), made.clone()));
+        Ok(made)
+    }
+
+    /// Makes those of several steps, in each of which all items are at one time.
+    pub fn prepare(&self, dit: &Dit, items: usize, times: &[f32]) -> Result<()> {
+        let steps = times.iter().map(|&time| vec![time; items]);
+        let missing: Vec<Vec<f32>> = steps.filter(|step| self.find(step).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let all = dit.modulate(&missing.concat())?;
+        let mut made = self.0.borrow_mut();
+        for (i, step) in missing.into_iter().enumerate() {
+            made.push((step, Modulations(all.narrow(0, i * items, items)?)));
+        }
+        Ok(())
+    }
+
+    fn find(&self, times: &[f32]) -> Option<Modulations> {
+        let made = self.0.borrow();
+        made.iter().find(|(at, _)| at == times).map(|(_, made)| made.clone())
+    }
+}
+
+impl Dit {
+    /// The table, a row a time.
+    fn modulate(&self, times: &[f32]) -> Result<Tensor> {
+        let adaln = self.t_embedder.forward(times, &self.device, self.dtype)?;
+        let mut parts = Vec::new();
+        for block in self.noise_refiner.iter().chain(&self.layers) {
+            parts.extend(block.modulate(&adaln)?);
+        }
+        parts.push((self.final_modulation.forward(&adaln.silu()?)? + 1.0)?);
+        Tensor::cat(&parts, 1)
+    }
+}

@@ -1,0 +1,134 @@
+//! The models on a GPU in bf16, against diffusers and transformers in float32.
+//!
+//! Needs an NVIDIA GPU: `cargo test --release -p llm-dit-tests --features cuda --test gpu_parity`.
+#![cfg(feature = "cuda")]
+
+use candle_core::Tensor;
+use diffusion_service::{DiffusionOptions, dit::Dit, load_dit};
+use encoder_service::{EncoderOptions, engine::EncodeJob};
+use llm_dit_kernels::cuda_device;
+use llm_dit_proto::DType as Wire;
+use llm_dit_tests::{
+    demo::Demo,
+    goldens::{Goldens, relative_error},
+    repository,
+};
+use llm_dit_weights::DeviceChoice;
+
+/// In dB, over all channels of 8-bit pixels.
+const BOUND: f64 = 35.0;
+
+fn demo(vae_dtype: Option<Wire>) -> Demo {
+    let (model_path, device) = (repository("models/demo"), DeviceChoice::Cuda(0));
+    let encoder = EncoderOptions { model_path: model_path.clone(), device, ..Default::default() };
+    let diffusion = DiffusionOptions { model_path, device, vae_dtype, ..Default::default() };
+    Demo::open(&encoder, &diffusion)
+}
+
+#[test]
+fn pictures_are_the_float32_pipelines() {
+    for vae_dtype in [None, Some(Wire::F32)] {
+        let mut demo = demo(vae_dtype);
+        for index in ["pictures/index.json", "pictures/schedulers.json", "img2img/index.json"] {
+            let decibels = demo.compare(index);
+            let worst = decibels.iter().copied().fold(f64::INFINITY, f64::min);
+            let mean = decibels.iter().sum::<f64>() / decibels.len() as f64;
+            println!("{index}, VAE in {vae_dtype:?}: worst {worst:.2} dB, mean {mean:.2} dB");
+            assert!(worst >= BOUND, "{index}: {worst} dB");
+        }
+    }
+}
+
+struct Items {
+    latents: Vec<Tensor>,
+    captions: Vec<Tensor>,
+    times: Vec<f32>,
+}
+
+impl Items {
+    fn new(goldens: &Goldens, keys: &[String]) -> Self {
+        let tensors = |what: &str| {
+            keys.iter().map(|k| goldens.tensor(&format!("{what}_{k}"))).collect::<Vec<_>>()
+        };
+        let flat = |x: Tensor| if x.rank() == 4 { x.squeeze(1).expect("one frame") } else { x };
+        Self {
+            latents: tensors("latents").into_iter().map(flat).collect(),
+            captions: tensors("caption"),
+            times: keys.iter().map(|k| goldens.values(&format!("t_{k}"))[0]).collect(),
+        }
+    }
+
+    /// As often as it takes until the forward is a recording that is replayed.
+    fn forward(&self, dit: &Dit) -> Vec<Vec<f32>> {
+        let sizes: Vec<_> = self.latents.iter().map(|x| (x.dims()[1], x.dims()[2])).collect();
+        let conditioning = dit.condition(&self.captions, &sizes).expect("captions");
+        let once = || {
+            let outputs =
+                dit.forward(&self.latents, &self.times, &conditioning).expect("a forward");
+            let host = |x: &Tensor| x.flatten_all().and_then(|x| x.to_vec1()).expect("f32");
+            outputs.iter().map(host).collect::<Vec<Vec<f32>>>()
+        };
+        let first = once();
+        for time in 2..=4 {
+            assert_eq!(once(), first, "forward number {time} differs from the first");
+        }
+        first
+    }
+}
+
+#[test]
+fn forwards_are_no_rougher_than_diffusers_bf16() {
+    let goldens = Goldens::open("dit.safetensors");
+    let device = cuda_device(0).expect("a GPU");
+    let dit = load_dit(&Goldens::tiny().join("transformer"), &device, Some(Wire::Bf16))
+        .expect("tiny transformer");
+    let (mut ours, mut theirs) = (0.0, 0.0);
+    for key in (0..7).map(|k| k.to_string()) {
+        let expected = goldens.values(&format!("out_{key}"));
+        let out = Items::new(&goldens, std::slice::from_ref(&key)).forward(&dit);
+        let error = relative_error(&out[0], &expected);
+        let diffusers = relative_error(&goldens.values(&format!("out_bf16_{key}")), &expected);
+        println!("forward {key}: bf16 {error:.1e}, diffusers' bf16 {diffusers:.1e}");
+        (ours, theirs) = (ours + error, theirs + diffusers);
+    }
+    // Single cases scatter, since both are rounding noise.
+    assert!(ours <= 1.2 * theirs, "bf16 errors sum to {ours}, diffusers' to {theirs}");
+    for group in ["batch", "mixed"] {
+        let keys: Vec<String> = (0..3).map(|i| format!("{group}_{i}")).collect();
+        let together = Items::new(&goldens, &keys).forward(&dit);
+        for (key, together) in keys.iter().zip(&together) {
+            let alone = Items::new(&goldens, std::slice::from_ref(key)).forward(&dit);
+            let apart = relative_error(&alone[0], together);
+            let error = relative_error(together, &goldens.values(&format!("out_{key}")));
+            println!("{key}: bf16 {error:.1e}, from itself alone {apart:.1e}");
+            assert!(apart <= 1e-2, "{key} alone is {apart} from itself in a batch");
+            assert!(error <= 4e-2, "{key}: {error}");
+        }
+    }
+}
+
+#[test]
+fn hidden_states_match() {
+    let goldens = Goldens::open("encoder.safetensors");
+    let options = EncoderOptions {
+        model_path: Goldens::tiny(),
+        device: DeviceChoice::Cuda(0),
+        dtype: Some(Wire::Bf16),
+        ..Default::default()
+    };
+    let mut encoder = encoder_service::load_encoder(&options).expect("tiny text encoder");
+    let layers = encoder.info().layers;
+    for tokens in [1, 31, 32, 33, 100] {
+        let ids = goldens.ids(&format!("ids_{tokens}"));
+        for (name, hidden_layer) in
+            [("0", 0), ("m3", layers - 2), ("m2", layers - 1), ("m1", layers)]
+        {
+            let expected = goldens.values(&format!("hidden_{name}_{tokens}"));
+            let job = EncodeJob { token_ids: ids.clone(), hidden_layer, dtype: Wire::F32 };
+            let made = encoder.encode(&job).expect("hidden states").to_f32();
+            let error = relative_error(&made, &expected);
+            println!("{tokens} tokens, hidden {name}: bf16 {error:.1e}");
+            assert!(error <= 3e-2, "{tokens} tokens, hidden {name}: {error}");
+        }
+    }
+}
