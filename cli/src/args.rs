@@ -7,7 +7,7 @@ mod output;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffusion_service::{DiffusionOptions, LoraArgs, engine::LoraChoice};
+use diffusion_service::{BatchArgs, DiffusionOptions, LoraArgs, engine::LoraChoice, vae::Tiling};
 use encoder_service::EncoderOptions;
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_params::Scheduler;
@@ -59,6 +59,10 @@ pub struct ModelArgs {
     /// What the VAE computes in [default: f32]
     #[arg(long, value_name = "DTYPE")]
     pub vae_dtype: Option<DType>,
+    /// When the VAE works on a picture in overlapping tiles: auto (where it would take more than
+    /// 6 GiB otherwise), on (where it is larger than a tile) or off
+    #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
+    pub vae_tiling: Tiling,
     #[command(flatten)]
     pub offload: OffloadArgs,
 }
@@ -79,6 +83,8 @@ pub struct GenerateArgs {
     pub files: OutputArgs,
     #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub batch: BatchArgs,
     /// A number that names the initial noise, as in PyTorch on the CPU; the same one gives the same
     /// picture [default: random, and reported]
     #[arg(long, help_heading = PICTURE)]
@@ -206,6 +212,7 @@ impl ModelArgs {
             vae_device: self.vae_device,
             dtype: self.dtype,
             vae_dtype: self.vae_dtype,
+            vae_tiling: self.vae_tiling,
             residency: self.offload.residency(),
             loras,
         }

@@ -27,13 +27,17 @@ use crate::{
 
 /// How far a picture is.
 pub enum News<'a> {
-    Step(Step),
+    /// A step of so many pictures that are made together.
+    Step(Step, usize),
     /// Something else goes on, in words.
     Stage(&'a str),
 }
 
 /// Hears of it.
 pub type Report<'a> = &'a mut dyn FnMut(News<'_>);
+
+/// Takes a picture that is done.
+pub type Deliver<'a> = &'a mut dyn FnMut(&Item, Made) -> Result<(), CliError>;
 
 /// A picture as it was made.
 pub struct Made {
@@ -55,7 +59,15 @@ pub trait Studio {
     fn resolve(&self, item: &mut Item) -> Result<u32, CliError>;
     /// Everything that is done once. [`Studio::make`] is then called with these items, in order.
     fn prepare(&mut self, items: &[Item], progress: &Progress) -> Result<(), CliError>;
-    fn make(&mut self, item: &Item, report: Report<'_>) -> Result<Made, CliError>;
+    /// How many of these can be made together, counted from the first; at least that one.
+    fn together(&self, items: &[Item]) -> Result<usize, CliError>;
+    /// Makes them together, and hands over each as soon as it is done.
+    fn make(
+        &mut self,
+        items: &[Item],
+        report: Report<'_>,
+        deliver: Deliver<'_>,
+    ) -> Result<(), CliError>;
 }
 
 /// Runs off the async threads, so that Ctrl-C is heard between steps.
@@ -152,35 +164,42 @@ fn make_all(
 ) -> Result<(), CliError> {
     let show = preview::wanted(&args.files, args.quiet);
     progress.begin(items.len(), steps.iter().sum());
-    for (done, item) in items.iter().enumerate() {
-        let interrupted = || {
-            CliError::Interrupted(match done {
-                0 => "no picture was written".to_owned(),
-                done => format!("{done} of {} pictures were written", items.len()),
-            })
-        };
-        if stop.is_cancelled() {
-            return Err(interrupted());
-        }
-        let made = studio.make(item, &mut |news| match news {
-            News::Step(step) => progress.step(step),
+    let mut done = 0;
+    let mut rest = items;
+    while !rest.is_empty() && !stop.is_cancelled() {
+        let (now, later) = rest.split_at(studio.together(rest)?.clamp(1, rest.len()));
+        rest = later;
+        let mut report = |news: News<'_>| match news {
+            News::Step(step, together) => progress.step(step, together),
             News::Stage(what) => progress.stage(what),
-        });
-        let Made { png, prompt, said, notes } = made.map_err(|error| match error {
-            CliError::Interrupted(_) => interrupted(),
-            other => other,
-        })?;
-        let finished = format::finish(png, item, prompt, args.files.quality)?;
-        files::write(&item.output, &finished.file)?;
-        notes.iter().chain(&finished.note).for_each(|note| progress.note(note));
-        progress.picture(&format!("{}: {said}", item.output.display()));
-        if show {
-            let pixels = format::pixels(&finished.file)?;
-            let shown = progress.suspend(|| preview::show(&pixels, &args.files.terminal));
-            if let Err(why) = shown {
-                progress.note(&format!("no preview: {why}"));
+        };
+        let made = studio.make(now, &mut report, &mut |item, made| {
+            let Made { png, prompt, said, notes } = made;
+            let finished = format::finish(png, item, prompt, args.files.quality)?;
+            files::write(&item.output, &finished.file)?;
+            done += 1;
+            notes.iter().chain(&finished.note).for_each(|note| progress.note(note));
+            progress.picture(&format!("{}: {said}", item.output.display()));
+            if show {
+                let pixels = format::pixels(&finished.file)?;
+                let shown = progress.suspend(|| preview::show(&pixels, &args.files.terminal));
+                if let Err(why) = shown {
+                    progress.note(&format!("no preview: {why}"));
+                }
             }
+            Ok(())
+        });
+        match made {
+            // Said below, with what was done.
+            Err(CliError::Interrupted(_)) => break,
+            made => made?,
         }
+    }
+    if done < items.len() {
+        return Err(CliError::Interrupted(match done {
+            0 => "no picture was written".to_owned(),
+            done => format!("{done} of {} pictures were written", items.len()),
+        }));
     }
     progress.end();
     Ok(())

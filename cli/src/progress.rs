@@ -59,19 +59,19 @@ impl Progress {
                 bar.set_length(steps.into());
                 style(bar, BAR);
             }
-            bar.set_message(self.what("").unwrap_or_else(|| "waiting for the picture".into()));
+            bar.set_message(self.what(1, "").unwrap_or_else(|| "waiting for the picture".into()));
             bar.reset();
         }
     }
 
-    /// A step of the picture under way; 0 begins it.
-    pub fn step(&self, step: Step) {
+    /// A step of the pictures under way, of which so many are made together; 0 begins them.
+    pub fn step(&self, step: Step, together: usize) {
         let Step { index, total, duration } = step;
         match &self.kind {
             Kind::Quiet => {}
             Kind::Lines if index == 0 => {}
             Kind::Lines => {
-                let what = self.what(", ").unwrap_or_default();
+                let what = self.what(together, ", ").unwrap_or_default();
                 eprintln!("{what}step {index}/{total} {:.2} s", duration.as_secs_f64());
             }
             Kind::Bar(bar) => {
@@ -80,12 +80,12 @@ impl Progress {
                     bar.set_length(u64::from(total) * self.pictures.get() as u64);
                     style(bar, BAR);
                 }
-                let at = self.steps.get() + u64::from(index);
+                let at = self.steps.get() + u64::from(index) * together as u64;
                 bar.set_position(at);
-                if at == 1 {
+                if index == 1 {
                     style(bar, BAR_WITH_TIME_LEFT);
                 }
-                let what = self.what(", ").unwrap_or_default();
+                let what = self.what(together, ", ").unwrap_or_default();
                 bar.set_message(format!("{what}step {index}/{total}"));
                 if index == total {
                     self.steps.set(at);
@@ -133,10 +133,14 @@ impl Progress {
         }
     }
 
-    /// Which picture of several is under way.
-    fn what(&self, end: &str) -> Option<String> {
+    /// Which of several pictures are under way.
+    fn what(&self, together: usize, end: &str) -> Option<String> {
         let (done, pictures) = (self.done.get(), self.pictures.get());
-        (pictures > 1).then(|| format!("picture {}/{pictures}{end}", done + 1))
+        let first = done + 1;
+        (pictures > 1).then(|| match together {
+            0 | 1 => format!("picture {first}/{pictures}{end}"),
+            _ => format!("pictures {first} to {}/{pictures}{end}", done + together),
+        })
     }
 }
 

@@ -20,12 +20,12 @@ use self::{
 use crate::{
     args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS},
     error::CliError,
-    generate::{Item, Made, Report, Studio},
+    generate::{Deliver, Item, Made, Report, Studio},
     progress::Progress,
 };
 
 /// Flags that a gateway cannot honour.
-const LOCAL: [&str; 23] = [
+const LOCAL: [&str; 25] = [
     "load-embeddings",
     "save-embeddings",
     "latents",
@@ -44,6 +44,8 @@ const LOCAL: [&str; 23] = [
     "dit-device",
     "vae-device",
     "vae-dtype",
+    "vae-tiling",
+    "max-batch",
     "cpu-offload",
     "device",
     "hidden-layer",
@@ -131,7 +133,23 @@ impl Studio for Remote<'_> {
         Ok(())
     }
 
-    fn make(&mut self, item: &Item, report: Report<'_>) -> Result<Made, CliError> {
+    /// A gateway is asked for one at a time.
+    fn together(&self, _: &[Item]) -> Result<usize, CliError> {
+        Ok(1)
+    }
+
+    fn make(
+        &mut self,
+        items: &[Item],
+        report: Report<'_>,
+        deliver: Deliver<'_>,
+    ) -> Result<(), CliError> {
+        items.iter().try_for_each(|item| deliver(item, self.make_one(item, report)?))
+    }
+}
+
+impl Remote<'_> {
+    fn make_one(&self, item: &Item, report: Report<'_>) -> Result<Made, CliError> {
         let started = Instant::now();
         let answer = Handle::current().block_on(async {
             tokio::select! {

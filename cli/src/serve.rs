@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use diffusion_service::{DiffusionHandle, LoraArgs, ServiceLimits};
+use diffusion_service::{BatchArgs, DiffusionHandle, LoraArgs, ServiceLimits};
 use encoder_service::{EncoderHandle, EncoderLimits};
 use gateway::{EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
 use llm_dit_heylook::args::ApiArgs;
@@ -27,6 +27,8 @@ pub struct ServeArgs {
     listen: ListenArgs<7860>,
     #[command(flatten, next_help_heading = "Model")]
     model: ModelArgs,
+    #[command(flatten)]
+    batch: BatchArgs,
     #[command(flatten, next_help_heading = "What is kept")]
     keep: KeepArgs,
     #[command(flatten, next_help_heading = "LoRA")]
@@ -58,7 +60,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     let encoder = encoder.map_err(CliError::failed)?;
     let diffusion_options = args.model.diffusion(&model_path, loras);
     let engine = load(move || diffusion_service::load(&diffusion_options)).await?;
-    let diffusion = DiffusionHandle::spawn(engine, ServiceLimits::default(), None)
+    let limits = ServiceLimits { batch: args.batch.limit(), ..Default::default() };
+    let diffusion = DiffusionHandle::spawn(engine, limits, None)
         .map_err(CliError::failed)?
         .with_loras_folder(loras_folder);
 

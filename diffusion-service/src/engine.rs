@@ -1,5 +1,6 @@
 //! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
 
+mod batch;
 mod lora;
 
 use std::{ops::ControlFlow, time::Duration};
@@ -7,6 +8,7 @@ use std::{ops::ControlFlow, time::Duration};
 use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::{DType, Tensor};
 
+pub use self::batch::{BatchLimit, Common, Member};
 pub use self::lora::{ActiveLora, LoraChoice, LoraReport, SetLorasError};
 use crate::preview::{LatentMap, PreviewOptions};
 
@@ -69,8 +71,9 @@ pub struct Guess {
 
 /// Hears of progress and may stop the work.
 pub trait StepSink {
-    /// Called after every forward pass, and once with `index` 0 before the first. `Break` ends the
-    /// job with [`GenerateError::Cancelled`] before the next one begins.
+    /// Called after every forward pass; with `index` 0 before the first, and wherever else nothing is
+    /// to be told but whether to go on. `Break` ends the job with [`GenerateError::Cancelled`]
+    /// before more is done for it.
     fn step(&mut self, step: Step) -> ControlFlow<()>;
 
     /// Called after [`StepSink::step`] where the job asks for it. Work has to be done elsewhere: the
@@ -98,7 +101,9 @@ pub struct Generated {
     pub picture: Picture,
     /// f32 `(latent_channels, height / 8, width / 8)`, when the job asked for them.
     pub latents: Option<Tensor>,
+    /// From noise to latents; of all that were made together, since they take every step together.
     pub denoise: Duration,
+    /// Latents to pixels, of this picture alone.
     pub decode: Duration,
 }
 
@@ -118,11 +123,25 @@ pub enum GenerateError {
 /// Owns the weights. Lives on one thread.
 pub trait ImageGenerator: Send {
     fn info(&self) -> ModelInfo;
+
+    /// Makes the pictures of jobs that [fit](GenerateJob::fits) each other, each as it would be
+    /// made alone. A member leaves the batch when its sink says so, and the others go on. Each is
+    /// [answered](Member::finish) as soon as its picture is there; one that is dropped without an
+    /// answer has failed.
+    fn generate_batch(&mut self, batch: Vec<Member<'_>>);
+
+    /// A batch of one.
     fn generate(
         &mut self,
         job: &GenerateJob,
         sink: &mut dyn StepSink,
-    ) -> Result<Generated, GenerateError>;
+    ) -> Result<Generated, GenerateError> {
+        let mut result = None;
+        let sink = batch::Borrowed(sink);
+        self.generate_batch(vec![Member::new(job, sink, |made| result = Some(made))]);
+        result.unwrap_or_else(|| Err(GenerateError::Backend("no result came".to_owned())))
+    }
+
     /// The LoRAs that pictures are made with now.
     fn loras(&self) -> Vec<ActiveLora>;
     /// Makes pictures with these from now on, instead of those from before. On an error everything

@@ -6,13 +6,13 @@
 
 mod events;
 mod loras;
+mod pending;
 mod previews;
 
-use std::{io, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use llm_dit_params::Scheduler;
 use llm_dit_proto::{Fault, v1};
-use llm_dit_recipe::Recipe;
 use llm_dit_serving::{Remote, Worker};
 use tokio::{
     sync::mpsc,
@@ -25,12 +25,11 @@ use tracing::Instrument as _;
 pub use self::events::{Event, Events, Image, Timings};
 use self::{
     loras::Loras,
-    previews::{Guesses, Previews},
+    pending::{Done, Pending, Progress},
+    previews::Previews,
 };
 use crate::{
-    engine::{
-        GenerateError, GenerateJob, Generated, Guess, ImageGenerator, ModelInfo, Step, StepSink,
-    },
+    engine::{BatchLimit, GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo},
     picture, preview,
 };
 
@@ -39,20 +38,22 @@ use crate::{
 pub struct ServiceLimits {
     /// Pictures that wait while one is made.
     pub queue_capacity: usize,
+    /// How many of them are made together; `None`: what suits the device.
+    pub batch: Option<BatchLimit>,
     /// A client that is sending may pause for this long.
     pub message_timeout: Duration,
 }
 
 impl Default for ServiceLimits {
     fn default() -> Self {
-        Self { queue_capacity: 16, message_timeout: Duration::from_secs(30) }
+        Self { queue_capacity: 16, batch: None, message_timeout: Duration::from_secs(30) }
     }
 }
 
 /// A loaded generator on its thread.
 #[derive(Clone, Debug)]
 pub struct DiffusionHandle {
-    worker: Worker<Box<dyn ImageGenerator>>,
+    worker: Worker<Box<dyn ImageGenerator>, Pending>,
     shared: Arc<Shared>,
     loras: Loras,
 }
@@ -61,21 +62,8 @@ pub struct DiffusionHandle {
 struct Shared {
     info: ModelInfo,
     limits: ServiceLimits,
+    batch: BatchLimit,
     encoder: Option<Remote>,
-}
-
-/// What the engine thread hands back.
-struct Done {
-    queued: Duration,
-    recipe: Recipe,
-    result: Result<Generated, GenerateError>,
-}
-
-/// The engine's view of the caller: never waits, and says stop once the caller has left.
-struct Progress {
-    cancel: CancellationToken,
-    sender: mpsc::Sender<Result<Event, Fault>>,
-    guesses: Option<Guesses>,
 }
 
 impl DiffusionHandle {
@@ -89,7 +77,8 @@ impl DiffusionHandle {
         let info = engine.info();
         let loras = Loras::new(engine.loras());
         let worker = Worker::spawn("image generator", limits.queue_capacity, engine)?;
-        Ok(Self { worker, shared: Arc::new(Shared { info, limits, encoder }), loras })
+        let batch = limits.batch.unwrap_or_else(|| BatchLimit::of_device(&info.device));
+        Ok(Self { worker, shared: Arc::new(Shared { info, limits, batch, encoder }), loras })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -160,14 +149,9 @@ impl DiffusionHandle {
         let (sender, receiver) = mpsc::channel(job.params.forwards() as usize + 8);
         let (guesses, previews) = Previews::start(self.info(), &job).unzip();
         let (previewing, previews) = previews.unzip();
-        let mut progress = Progress { cancel: cancel.clone(), sender: sender.clone(), guesses };
-        let queued = Instant::now();
-        let ticket = self.worker.submit(&cancel, move |engine| {
-            let queued = queued.elapsed();
-            // Here, where no LoRA can be changed between this and the picture.
-            let recipe = picture::recipe(&engine.info(), &engine.loras(), &job);
-            Done { queued, recipe, result: engine.generate(&job, &mut progress) }
-        })?;
+        let progress = Progress::new(cancel.clone(), sender.clone(), guesses);
+        let pending = Pending::new(job, progress, self.shared.batch);
+        let ticket = self.worker.submit_piece(&cancel, pending)?;
         let accepted = Event::Accepted { queue_position: ticket.position() };
         let places = ticket.places();
         let finish = async move {
@@ -182,26 +166,6 @@ impl DiffusionHandle {
         };
         tokio::spawn(finish.in_current_span());
         Ok(Events::new(accepted, places, previews, receiver, cancel.drop_guard()))
-    }
-}
-
-impl StepSink for Progress {
-    fn step(&mut self, step: Step) -> ControlFlow<()> {
-        if self.cancel.is_cancelled() {
-            return ControlFlow::Break(());
-        }
-        // Index 0 only asks whether to begin.
-        if step.index > 0 {
-            tracing::debug!(step.index, step.total, seconds = step.duration.as_secs_f64(), "step");
-            let _ = self.sender.try_send(Ok(Event::Step(step)));
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn guess(&mut self, guess: Guess) {
-        if let Some(guesses) = &self.guesses {
-            guesses.leave(guess);
-        }
     }
 }
 
@@ -225,6 +189,7 @@ async fn finish(
     tracing::info!(
         width,
         height,
+        batch = done.batch,
         queue = timings.queue.as_secs_f64(),
         denoise = denoise.as_secs_f64(),
         decode = decode.as_secs_f64(),

@@ -1,5 +1,6 @@
 //! The diffusion service: embeddings in, pictures out, over gRPC.
 
+mod args;
 pub mod dit;
 pub mod engine;
 mod grpc;
@@ -17,6 +18,7 @@ pub mod source;
 mod source_latents;
 pub mod vae;
 
+pub use args::BatchArgs;
 pub use grpc::run;
 pub use handle::{DiffusionHandle, Event, Events, Image, ServiceLimits, Timings};
 pub use load::{

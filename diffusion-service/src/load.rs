@@ -21,7 +21,7 @@ use crate::{
     parts::{Autoencoder, Transformer},
     pipeline::ZImage,
     preview::LatentMap,
-    vae,
+    vae::{self, Tiling},
 };
 
 /// Stem of the weight files that diffusers writes.
@@ -45,6 +45,8 @@ pub struct DiffusionOptions {
     /// What the VAE computes in; `None`: bf16 on CUDA, f32 elsewhere. f16 makes black pictures with
     /// some autoencoders: its range is too small for their activations. bf16 has the range of f32.
     pub vae_dtype: Option<DType>,
+    /// When the VAE works in tiles.
+    pub vae_tiling: Tiling,
     /// Whether all parts stay on their device, or only the one that computes.
     pub residency: Residency,
     /// LoRAs to fuse.
@@ -94,7 +96,7 @@ pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
     let defaults = defaults(options)?;
     let weights = weights.with_overlay(Arc::new(overlay));
     let dit = Transformer::new(residency, config, weights, device)?;
-    let autoencoder = Autoencoder::new(residency, vae_config, vae_weights)?;
+    let autoencoder = Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?;
     Ok(ZImage { label, dit, autoencoder, defaults, preview, loras })
 }
 
@@ -113,7 +115,7 @@ pub fn synthetic_model(
     Ok(ZImage {
         label: label.to_owned(),
         dit: Transformer::new(residency, config, weights, device)?,
-        autoencoder: Autoencoder::new(residency, vae_config, vae_weights)?,
+        autoencoder: Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?,
         defaults: ModelDefaults::z_image_turbo(),
         preview: None,
         loras: Vec::new(),

@@ -3,7 +3,9 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use diffusion_service::{DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimits, load, run};
+use diffusion_service::{
+    BatchArgs, DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimits, load, run, vae::Tiling,
+};
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     Remote,
@@ -40,6 +42,10 @@ struct Args {
     /// What the VAE computes in [default: f32]
     #[arg(long, value_name = "DTYPE")]
     vae_dtype: Option<DType>,
+    /// When the VAE works on a picture in overlapping tiles: auto (where it would take more than
+    /// 6 GiB otherwise), on (where it is larger than a tile) or off
+    #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
+    vae_tiling: Tiling,
     #[command(flatten)]
     offload: OffloadArgs,
     /// Encoder service to fetch embeddings from when a request brings only a prompt
@@ -48,6 +54,8 @@ struct Args {
     /// Pictures that may wait while one is made; more are told to try again
     #[arg(long, value_name = "N", default_value_t = ServiceLimits::default().queue_capacity)]
     queue_capacity: usize,
+    #[command(flatten)]
+    batch: BatchArgs,
     #[command(flatten)]
     lora: LoraArgs,
     #[command(flatten)]
@@ -95,13 +103,15 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         vae_device: args.vae_device,
         dtype: args.dtype,
         vae_dtype: args.vae_dtype,
+        vae_tiling: args.vae_tiling,
         residency: args.offload.residency(),
         loras: args.lora.choices()?,
     };
     let folder = args.lora.folder()?;
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let engine = load(&options)?;
-    let limits = ServiceLimits { queue_capacity: args.queue_capacity, ..Default::default() };
+    let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());
+    let limits = ServiceLimits { queue_capacity, batch, ..Default::default() };
     let handle = DiffusionHandle::spawn(engine, limits, encoder)?.with_loras_folder(folder);
     let info = handle.info();
     tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");

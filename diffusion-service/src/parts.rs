@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use llm_dit_weights::{LoadError, Overlay, Residency, Resident, Weights};
 
 use crate::{
     dit::{self, Dit},
-    vae,
+    vae::{self, Tiling},
 };
 
 /// The transformer.
@@ -24,6 +24,7 @@ pub struct Autoencoder {
     config: vae::Config,
     decoder: Resident<vae::Decoder>,
     encoder: Resident<vae::Encoder>,
+    tiling: Tiling,
 }
 
 impl Transformer {
@@ -89,6 +90,7 @@ impl Autoencoder {
         residency: Residency,
         config: vae::Config,
         weights: Weights,
+        tiling: Tiling,
     ) -> Result<Self, LoadError> {
         let encoder = {
             let (config, weights) = (config.clone(), weights.clone());
@@ -98,7 +100,7 @@ impl Autoencoder {
             let config = config.clone();
             Resident::new(residency, move || vae::Decoder::load(config.clone(), &weights))?
         };
-        Ok(Self { config, decoder, encoder })
+        Ok(Self { config, decoder, encoder, tiling })
     }
 
     pub fn config(&self) -> &vae::Config {
@@ -115,13 +117,25 @@ impl Autoencoder {
         done
     }
 
-    /// The same with the half that reads them.
-    pub fn encoder<T, E: From<LoadError>>(
+    /// Latents `(n, channels, height, width)`, as [`vae::Decoder::decode`] wants them, to pictures.
+    /// In tiles where that is to be.
+    pub fn decode<E: From<LoadError> + From<candle_core::Error>>(
         &mut self,
-        work: impl FnOnce(&vae::Encoder) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let done = self.encoder.get().map_err(E::from).and_then(|encoder| work(encoder));
+        z: &Tensor,
+    ) -> Result<Tensor, E> {
+        let tiling = self.tiling;
+        self.decoder(|decoder| Ok(tiling.decode(decoder, z)?))
+    }
+
+    /// Pictures to what [`vae::Encoder::encode`] makes of them, likewise.
+    pub fn encode<E: From<LoadError> + From<candle_core::Error>>(
+        &mut self,
+        pictures: &Tensor,
+    ) -> Result<vae::Posterior, E> {
+        let tiling = self.tiling;
+        let encoder = self.encoder.get().map_err(E::from);
+        let posterior = encoder.and_then(|encoder| Ok(tiling.encode(encoder, pictures)?));
         self.encoder.release();
-        done
+        posterior
     }
 }

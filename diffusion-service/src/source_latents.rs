@@ -5,20 +5,20 @@ use candle_core::{Device, Tensor};
 use crate::{
     engine::{GenerateError, Picture},
     noise::Noise,
-    vae,
+    parts::Autoencoder,
 };
 
 /// `(1 - sigma) * z + sigma * noise`, where `z` is drawn from the picture's posterior. The two
 /// draws follow each other in diffusers' order, posterior first.
 pub fn noisy(
-    encoder: &vae::Encoder,
+    autoencoder: &mut Autoencoder,
     picture: &Picture,
     shape: [usize; 3],
     sigma: f64,
     noise: &mut Noise,
 ) -> Result<Vec<f32>, GenerateError> {
     let count = shape.iter().product();
-    let posterior = encoder.encode(&pixels(picture)?)?;
+    let posterior = autoencoder.encode::<GenerateError>(&pixels(picture)?)?;
     let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
     let (mean, logvar) = (flat(&posterior.mean)?, flat(&posterior.logvar)?);
     if mean.len() != count {
@@ -26,7 +26,7 @@ pub fn noisy(
         return Err(GenerateError::Backend(format!("the VAE made {got:?} of {shape:?}")));
     }
     let (shift, scale) =
-        (encoder.config().shift_factor as f32, encoder.config().scaling_factor as f32);
+        (autoencoder.config().shift_factor as f32, autoencoder.config().scaling_factor as f32);
     let (draw, over, sigma) = (noise.randn(count), noise.randn(count), sigma as f32);
     Ok(mean
         .iter()

@@ -6,6 +6,7 @@
 mod blocks;
 mod config;
 pub mod names;
+mod tiling;
 
 use candle_core::{DType, Device, Result, Tensor};
 use llm_dit_kernels::{Conv2d, ConvInput, GroupNorm};
@@ -13,6 +14,7 @@ use llm_dit_weights::{LoadError, Weights};
 
 use blocks::{DownBlock, MidBlock, UpBlock, conv3x3, group_norm};
 pub use config::Config;
+pub use tiling::Tiling;
 
 /// Latents to pixels.
 pub struct Decoder {
@@ -145,6 +147,11 @@ impl Encoder {
 
     /// Pictures `(n, 3, height, width)` in -1 to 1; sides are multiples of the scale factor.
     pub fn encode(&self, pictures: &Tensor) -> Result<Posterior> {
+        self.posterior(&self.moments(pictures)?)
+    }
+
+    /// Both halves of the posterior, one after the other along the channels.
+    fn moments(&self, pictures: &Tensor) -> Result<Tensor> {
         let mut x = channels_last(pictures, &self.device, self.dtype)?;
         x = self.conv_in.forward(&ConvInput::plain(&x), None)?;
         for block in &self.down_blocks {
@@ -152,7 +159,10 @@ impl Encoder {
         }
         let x = self.mid_block.forward(&x)?;
         let x = self.conv_out.forward(&ConvInput::normed(&x, &self.conv_norm_out), None)?;
-        let moments = channels_first(&x)?;
+        channels_first(&x)
+    }
+
+    fn posterior(&self, moments: &Tensor) -> Result<Posterior> {
         let half = self.config.latent_channels;
         Ok(Posterior {
             mean: moments.narrow(1, 0, half)?.contiguous()?,

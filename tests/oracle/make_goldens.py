@@ -21,7 +21,7 @@ import scheduler_goldens
 import tensor_goldens
 import tiny_models
 
-PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "chat", "lora", "names",
+PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "names",
          "pictures", "scheduler_pictures")
 
 
@@ -45,6 +45,7 @@ def main() -> None:
         "encoder": lambda: tensor_goldens.encoder(args.out, tiny, args.seed),
         "dit": lambda: tensor_goldens.dit(args.out, tiny, args.seed),
         "vae": lambda: tensor_goldens.vae(args.out, tiny, args.seed),
+        "vae_tiling": lambda: tensor_goldens.vae_tiling(args.out, tiny, args.seed),
         "chat": lambda: chat_goldens.chat(args.out, args.model),
         "lora": lambda: lora_goldens.lora(args.out, tiny, args.seed),
         "names": lambda: native_names.make(args.out, args.model),

@@ -21,6 +21,9 @@ BATCHES = {
 TRACED_CASE = 0
 DECODE = [(1, 6, 10), (1, 9, 7), (1, 16, 16)]
 ENCODE = [(1, 48, 80), (1, 64, 56)]
+# Several tiles of 8x8 latents each, with last tiles of every kind: long, short, within the overlap,
+# and only one axis to cut. Latent heights and widths.
+TILED = [(1, 14, 15), (1, 9, 13), (1, 16, 5), (2, 8, 9)]
 
 
 @torch.no_grad()
@@ -138,3 +141,18 @@ def vae(out: Path, tiny: Path, seed: int) -> None:
         tensors |= {f"encode_image_{k}": image, f"encode_mean_{k}": posterior.mean,
                     f"encode_logvar_{k}": posterior.logvar}
     write(out / "vae.safetensors", tensors)
+
+
+@torch.no_grad()
+def vae_tiling(out: Path, tiny: Path, seed: int) -> None:
+    """Decode of the tiny autoencoder in tiles, and encode of what came out, in tiles again."""
+    model = AutoencoderKL.from_pretrained(tiny, subfolder="vae", dtype=torch.float32).eval()
+    model.enable_tiling()
+    assert (model.tile_latent_min_size, model.tile_sample_min_size, model.tile_overlap_factor) == (8, 64, 0.25)
+    g, tensors = generator(seed * 10 + 7), {}
+    for k, (n, h, w) in enumerate(TILED):
+        z = torch.randn((n, model.config.latent_channels, h, w), generator=g)
+        image = model.decode(z, return_dict=False)[0]
+        posterior = model.encode(image).latent_dist
+        tensors |= {f"z_{k}": z, f"image_{k}": image, f"mean_{k}": posterior.mean, f"logvar_{k}": posterior.logvar}
+    write(out / "vae_tiling.safetensors", tensors)

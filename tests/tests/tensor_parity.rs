@@ -6,6 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use diffusion_service::{
     load_decoder, load_dit, load_encoder as load_vae_encoder, noise::randn, schedule::sigmas,
+    vae::Tiling,
 };
 use encoder_service::{EncoderOptions, engine::EncodeJob};
 use llm_dit_params::Scheduler;
@@ -166,5 +167,34 @@ fn vae_decodes_and_encodes_alike() {
             println!("encode {k} {name}: {error:.1e}");
             assert!(error <= BOUND, "encode {k} {name}: {error}");
         }
+    }
+}
+
+/// As diffusers' `enable_tiling`. Without tiles it is another picture, so that the bound tells.
+#[test]
+fn vae_tiles_alike() {
+    let goldens = Goldens::open("vae_tiling.safetensors");
+    let folder = Goldens::tiny().join("vae");
+    let decoder = load_decoder(&folder, &Device::Cpu).expect("tiny vae");
+    let encoder = load_vae_encoder(&folder, &Device::Cpu).expect("tiny vae");
+    let values = |x: &Tensor| x.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("f32");
+    for k in 0..4 {
+        let check = |name: &str, ours: &Tensor| {
+            let name = format!("{name}_{k}");
+            assert_eq!(ours.dims(), goldens.tensor(&name).dims());
+            relative_error(&values(ours), &goldens.values(&name))
+        };
+        let z = goldens.tensor(&format!("z_{k}"));
+        let tiled = check("image", &Tiling::On.decode(&decoder, &z).expect("a picture"));
+        let whole = check("image", &Tiling::Off.decode(&decoder, &z).expect("a picture"));
+        let image = goldens.tensor(&format!("image_{k}"));
+        let posterior = Tiling::On.encode(&encoder, &image).expect("a posterior");
+        let mean = check("mean", &posterior.mean);
+        let logvar = check("logvar", &posterior.logvar);
+        println!("{k}: {tiled:.1e} (whole {whole:.1e}), mean {mean:.1e}, logvar {logvar:.1e}");
+        assert!(tiled <= BOUND && mean <= BOUND && logvar <= BOUND);
+        assert!(whole > 100.0 * BOUND, "tiles make no difference");
+        let small = Tiling::Auto.decode(&decoder, &z).expect("a picture");
+        assert!(check("image", &small) == whole, "it takes little memory in one piece");
     }
 }

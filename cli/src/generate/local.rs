@@ -1,6 +1,7 @@
 //! Pictures in this process: the same engines as the services, called directly.
 
 use std::{
+    cell::{Cell, RefCell},
     ops::ControlFlow,
     path::{Path, PathBuf},
     thread,
@@ -9,18 +10,21 @@ use std::{
 
 use diffusion_service::{
     defaults,
-    engine::{GenerateError, GenerateJob, ImageGenerator, LoraChoice, Step},
+    engine::{
+        BatchLimit, Common, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice,
+        Member, Step,
+    },
     picture::{self, encode_png},
     source,
 };
 use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::Tensor;
-use llm_dit_recipe::{Lora, Settings};
+use llm_dit_recipe::{Lora, Recipe, Settings};
 use llm_dit_weights::model_label;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Made, News, Report, Studio,
+    Deliver, Made, News, Report, Studio,
     conditions::{self, Conditions},
     plan::Item,
 };
@@ -144,12 +148,95 @@ impl Studio for Local<'_> {
         Ok(())
     }
 
-    fn make(&mut self, item: &Item, report: Report<'_>) -> Result<Made, CliError> {
-        let params = self.params(item)?;
+    fn together(&self, items: &[Item]) -> Result<usize, CliError> {
+        let Some(loaded) = &self.loaded else {
+            return Ok(1);
+        };
+        let device = loaded.generator.info().device;
+        let limit = self.args.batch.limit().unwrap_or_else(|| BatchLimit::of_device(&device));
+        let common = |item| Ok(Common::of(&self.params(item)?, item.image.is_some()));
+        let mut count = 0;
+        let mut first = None;
+        for item in items {
+            let common = common(item)?;
+            if *first.get_or_insert(common) != common || !limit.allows(&common, count + 1) {
+                break;
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn make(
+        &mut self,
+        items: &[Item],
+        report: Report<'_>,
+        deliver: Deliver<'_>,
+    ) -> Result<(), CliError> {
+        let params = items.iter().map(|item| self.params(item)).collect::<Result<Vec<_>, _>>()?;
         let (Some(loaded), stop) = (&mut self.loaded, self.stop) else {
             return Err(CliError::Failed("the model is not loaded".into()));
         };
-        let Some(conditions) = loaded.conditions.next() else {
+        let mut jobs = Vec::with_capacity(items.len());
+        for (item, params) in items.iter().zip(params) {
+            jobs.push(loaded.job(item, params, self.args.output_latents.is_some())?);
+        }
+        let generator = &mut loaded.generator;
+        let (info, loras) = (generator.info(), generator.loras());
+        let (report, deliver) = (RefCell::new(report), RefCell::new(deliver));
+        // One step is told once, and the first error counts.
+        let (told, loading) = (Cell::new(None), Cell::new(loaded.took.take()));
+        let (done, failure) = (Cell::new(0), RefCell::new(None));
+        let members = items.iter().zip(&jobs).map(|(item, (job, prompt))| {
+            let sink = |step: Step| {
+                if told.get().is_none_or(|told| step.index > told) {
+                    told.set(Some(step.index));
+                    (report.borrow_mut())(News::Step(step, items.len()));
+                }
+                if stop.is_cancelled() || failure.borrow().is_some() {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            };
+            let (info, loras, loading, done, failure) = (&info, &loras, &loading, &done, &failure);
+            let (deliver, latents) = (&deliver, self.args.output_latents.as_deref());
+            let finish = move |made: Result<Generated, GenerateError>| {
+                done.set(done.get() + 1);
+                let finished = made.map_err(|error| fault(item, error)).and_then(|made| {
+                    if let (Some(path), Some(latents)) = (latents, &made.latents) {
+                        let tensors = [("latents".to_owned(), latents)];
+                        files::stage_tensors(path, &tensors, Default::default())?.publish()?;
+                    }
+                    let recipe = picture::recipe(info, loras, job);
+                    let made = finish(&made, job, &recipe, loading.take(), prompt.clone())?;
+                    (deliver.borrow_mut())(item, made)
+                });
+                if let Err(error) = finished {
+                    failure.borrow_mut().get_or_insert(error);
+                }
+            };
+            Member::new(job, sink, finish)
+        });
+        generator.generate_batch(members.collect());
+        match failure.into_inner() {
+            Some(error) => Err(error),
+            None if done.get() < items.len() => {
+                Err(CliError::Failed("the model left a picture unfinished".into()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Loaded {
+    /// The next job, and the prompt where only the embeddings' file knew it.
+    fn job(
+        &mut self,
+        item: &Item,
+        params: GenerateParams,
+        return_latents: bool,
+    ) -> Result<(GenerateJob, Option<String>), CliError> {
+        let Some(conditions) = self.conditions.next() else {
             return Err(CliError::Failed("a picture has no embeddings".into()));
         };
         let image = item.image.as_ref().map(|file| {
@@ -160,43 +247,47 @@ impl Studio for Local<'_> {
             params,
             embeddings: conditions.embeddings,
             negative_embeddings: conditions.negative,
-            latents: loaded.latents.clone(),
+            latents: self.latents.clone(),
             image: image.transpose()?,
-            return_latents: self.args.output_latents.is_some(),
+            return_latents,
             preview: None,
         };
-        let mut sink = |step: Step| {
-            report(News::Step(step));
-            if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let made = loaded.generator.generate(&job, &mut sink).map_err(|error| match error {
-            GenerateError::Cancelled => CliError::interrupted(),
-            GenerateError::BadJob(_) => item.usage(error),
-            GenerateError::Backend(_) => CliError::failed(error),
-        })?;
-        if let (Some(path), Some(latents)) = (&self.args.output_latents, &made.latents) {
-            let tensors = [("latents".to_owned(), latents)];
-            files::stage_tensors(path, &tensors, Default::default())?.publish()?;
-        }
-        let started = Instant::now();
-        let recipe = picture::recipe(&loaded.generator.info(), &loaded.generator.loras(), &job);
-        let png = encode_png(&made.picture, &recipe).map_err(CliError::failed)?;
-        let seconds = |d: Duration| d.as_secs_f64();
-        let load = loaded.took.take().map(seconds);
-        let said = format!(
-            "{}x{}, seed {}, {} step{}; {}steps {:.2} s, decode {:.2} s, PNG {:.2} s",
-            params.width,
-            params.height,
-            params.seed,
-            params.steps,
-            if params.steps == 1 { "" } else { "s" },
-            load.map(|s| format!("load and encode {s:.2} s, ")).unwrap_or_default(),
-            seconds(made.denoise),
-            seconds(made.decode),
-            seconds(started.elapsed()),
-        );
-        Ok(Made { png, prompt: conditions.prompt, said, notes: Vec::new() })
+        Ok((job, conditions.prompt))
     }
+}
+
+fn fault(item: &Item, error: GenerateError) -> CliError {
+    match error {
+        GenerateError::Cancelled => CliError::interrupted(),
+        GenerateError::BadJob(_) => item.usage(error),
+        GenerateError::Backend(_) => CliError::failed(error),
+    }
+}
+
+/// From pixels to a file, and what is said of it.
+fn finish(
+    made: &Generated,
+    job: &GenerateJob,
+    recipe: &Recipe,
+    loading: Option<Duration>,
+    prompt: Option<String>,
+) -> Result<Made, CliError> {
+    let started = Instant::now();
+    let png = encode_png(&made.picture, recipe).map_err(CliError::failed)?;
+    let (params, seconds) = (&job.params, |d: Duration| d.as_secs_f64());
+    let said = format!(
+        "{}x{}, seed {}, {} step{}; {}steps {:.2} s, decode {:.2} s, PNG {:.2} s",
+        params.width,
+        params.height,
+        params.seed,
+        params.steps,
+        if params.steps == 1 { "" } else { "s" },
+        loading.map(|d| format!("load and encode {:.2} s, ", seconds(d))).unwrap_or_default(),
+        seconds(made.denoise),
+        seconds(made.decode),
+        seconds(started.elapsed()),
+    );
+    Ok(Made { png, prompt, said, notes: Vec::new() })
 }
 
 /// `(16, H/8, W/8)`, or the same with a leading batch axis of 1.

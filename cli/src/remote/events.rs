@@ -110,7 +110,7 @@ impl Told {
         if progress.step != self.step {
             self.step = progress.step;
             let (index, total) = (progress.step, progress.steps);
-            report(News::Step(Step { index, total, duration: self.since() }));
+            report(News::Step(Step { index, total, duration: self.since() }, 1));
         }
     }
 

@@ -52,6 +52,22 @@ fn each_part_computes_in_its_own_type() {
     }
 }
 
+/// The demo model's tiles are 256 pixels long.
+#[test]
+fn large_pictures_go_through_the_vae_in_tiles() {
+    let room = Room::new();
+    let draw = |flags: &[&str]| {
+        let large = ["generate", "x", "--seed", "3", "--steps", "2", "--width", "336"];
+        room.succeed(&[&large[..], &["--height", "128"], flags].concat());
+        room.pixels("image.png")
+    };
+    let whole = draw(&["--vae-tiling", "off"]);
+    assert_eq!(draw(&[]), whole, "it takes little memory");
+    let tiled = psnr(&draw(&["--vae-tiling", "on"]), &whole);
+    println!("in tiles: {tiled:.2} dB from one piece");
+    assert!((20.0..60.0).contains(&tiled), "{tiled} dB");
+}
+
 #[test]
 fn a_text_encoder_from_elsewhere_needs_its_tokenizer() {
     let room = Room::new();

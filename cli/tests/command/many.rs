@@ -40,6 +40,39 @@ fn seeds_count_up() {
     assert!(files.contains(&"002-0-a-fox.png".to_owned()), "{files:?}");
 }
 
+/// On the CPU only when it is asked for.
+#[test]
+fn pictures_of_one_size_are_made_together() {
+    let room = Room::new();
+    let five = ["generate", "x", "--num-images", "5", "--seed", "1", "--max-batch", "2"];
+    let said = room.succeed(&small(&[&five[..], &["-o", "{seed}.png"]].concat()));
+    for batch in ["pictures 1 to 2/5, step 2/2", "pictures 3 to 4/5, step 1/2", "picture 5/5, step"]
+    {
+        assert_eq!(
+            said.matches(batch).count(),
+            if batch.ends_with("step") { 2 } else { 1 },
+            "{said}"
+        );
+    }
+    assert_eq!(room.files(), ["1.png", "2.png", "3.png", "4.png", "5.png"]);
+    room.succeed(&small(&["generate", "x", "--seed", "4", "-o", "alone.png"]));
+    let pixels = |name: &str| image::open(room.path(name)).expect("a PNG").into_rgb8().into_raw();
+    let (together, alone) = (pixels("4.png"), pixels("alone.png"));
+    let apart = together.iter().zip(&alone).map(|(a, b)| a.abs_diff(*b)).max();
+    println!("at most {apart:?} levels from the picture made alone");
+    assert!(apart <= Some(1));
+
+    // A line of another size is by itself.
+    let lines = "a\nb\n{\"prompt\": \"c\", \"width\": 80}\nd\n";
+    fs::write(room.path("p.jsonl"), lines).expect("ours");
+    let files = ["generate", "--prompts", "p.jsonl", "--output-dir", "out", "--max-batch", "4"];
+    let said = room.succeed(&small(&files));
+    for batch in ["pictures 1 to 2/4, step 1/2", "picture 3/4, step 1/2", "picture 4/4, step 1/2"] {
+        assert!(said.contains(batch), "{said}");
+    }
+    assert_eq!(names(&room, "out").len(), 4);
+}
+
 #[test]
 fn what_cannot_be_is_refused() {
     let room = Room::new();
@@ -50,6 +83,8 @@ fn what_cannot_be_is_refused() {
     fs::write(room.path("two.txt"), "x\ny\n").expect("ours");
     for (args, words) in [
         (&["x", "--num-images", "0"][..], "--num-images"),
+        (&["x", "--max-batch", "0"], "--max-batch"),
+        (&["x", "--vae-tiling", "yes"], "auto, on and off"),
         (&["x", "-o", "a.gif"], ".gif is not known"),
         (&["x", "-o", "{sed}.png"], "{sed} is not known"),
         (&["x", "--quality", "101"], "--quality"),

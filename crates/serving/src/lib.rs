@@ -10,4 +10,4 @@ pub mod telemetry;
 pub mod worker;
 
 pub use client::Remote;
-pub use worker::{Ticket, Worker};
+pub use worker::{Alone, Answer, Ticket, Together, Worker};

@@ -3,8 +3,11 @@
 //! The model never moves between threads and is never locked, and no async task ever waits on a
 //! tensor. Work whose caller left is skipped; work that finds the queue full is refused at once
 //! with the time after which to try again. A panic costs the job it happened in, not the service.
+//!
+//! A model that can do several jobs of one kind in one go says so with [`Together`].
 
 mod queue;
+mod together;
 
 use std::{
     any::Any,
@@ -20,12 +23,13 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use self::queue::{Entry, Line, Queue};
+use self::queue::{Entry, Line, Queue, Reply, Turn, Work};
+pub use self::together::{Alone, Answer, Together};
 
-/// A handle on the thread that owns an `M`. The thread ends, and drops the model, when the last
-/// handle is gone and the queue is empty.
-pub struct Worker<M> {
-    shared: Arc<Shared<M>>,
+/// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
+/// ends, and drops the model, when the last handle is gone and the queue is empty.
+pub struct Worker<M, K: Together<M> = Alone> {
+    shared: Arc<Shared<M, K>>,
 }
 
 /// The answer to come.
@@ -39,17 +43,19 @@ pub struct Ticket<T> {
 }
 
 /// Closes the queue with the last handle. (The thread itself holds only the queue.)
-struct Shared<M> {
+struct Shared<M, K: Together<M>> {
     name: &'static str,
-    queue: Arc<Queue<M>>,
+    queue: Arc<Queue<M, K>>,
 }
 
-impl<M: Send + 'static> Worker<M> {
+impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(capacity));
         let thread_queue = Arc::clone(&queue);
-        thread::Builder::new().name(name.to_owned()).spawn(move || serve(&thread_queue, model))?;
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || serve(name, &thread_queue, model))?;
         Ok(Self { shared: Arc::new(Shared { name, queue }) })
     }
 
@@ -60,15 +66,18 @@ impl<M: Send + 'static> Worker<M> {
         F: FnOnce(&mut M) -> T + Send + 'static,
         T: Send + 'static,
     {
-        let (entry, ticket) = self.entry(cancel, work);
-        self.shared.queue.push(entry).map_err(|full| Fault::Busy {
-            message: format!(
-                "the {} is busy and {} requests wait already; try again later",
-                self.shared.name, full.waiting
-            ),
-            retry_after: full.retry_after,
-        })?;
-        Ok(ticket.queued())
+        let (work, reply) = self.single(work);
+        self.push(cancel, work, reply)
+    }
+
+    /// As [`Worker::submit`], for what may be done together with others of its kind.
+    pub fn submit_piece(
+        &self,
+        cancel: &CancellationToken,
+        piece: K,
+    ) -> Result<Ticket<K::Output>, Fault> {
+        let (sender, reply) = together::reply();
+        self.push(cancel, Work::Piece(piece, sender), reply)
     }
 
     /// Queues the next part of a request whose first part went through [`Worker::submit`], even
@@ -79,24 +88,42 @@ impl<M: Send + 'static> Worker<M> {
         F: FnOnce(&mut M) -> T + Send + 'static,
         T: Send + 'static,
     {
-        let (entry, ticket) = self.entry(cancel, work);
+        let (work, reply) = self.single(work);
+        let (entry, ticket) = self.entry(cancel, work, reply);
         self.shared.queue.push_anyway(entry);
         ticket.queued()
     }
 
-    fn entry<T, F>(&self, cancel: &CancellationToken, work: F) -> (Entry<M>, Ticket<T>)
+    fn push<T>(
+        &self,
+        cancel: &CancellationToken,
+        work: Work<M, K>,
+        reply: oneshot::Receiver<Result<T, Fault>>,
+    ) -> Result<Ticket<T>, Fault> {
+        let (entry, ticket) = self.entry(cancel, work, reply);
+        self.shared.queue.push(entry).map_err(|full| Fault::Busy {
+            message: format!(
+                "the {} is busy and {} requests wait already; try again later",
+                self.shared.name, full.waiting
+            ),
+            retry_after: full.retry_after,
+        })?;
+        Ok(ticket.queued())
+    }
+
+    fn single<T, F>(&self, work: F) -> (Work<M, K>, oneshot::Receiver<Result<T, Fault>>)
     where
         F: FnOnce(&mut M) -> T + Send + 'static,
         T: Send + 'static,
     {
-        let (sender, reply) = oneshot::channel();
+        let (sender, reply) = together::reply();
         let name = self.shared.name;
         let work = Box::new(move |model: &mut M| {
             // A model keeps nothing from job to job but its weights, and marks them as in doubt
             // while it changes them, so a job that panicked leaves nothing half done unnoticed.
             let result = catch_unwind(AssertUnwindSafe(|| work(model))).map_err(|panic| {
                 tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
-                Fault::Internal(format!("the {name} failed; its log has the cause"))
+                together::failed(name)
             });
             let reply: Box<dyn FnOnce()> = Box::new(move || {
                 // A caller that left does not read it.
@@ -104,6 +131,15 @@ impl<M: Send + 'static> Worker<M> {
             });
             reply
         });
+        (Work::Single(work), reply)
+    }
+
+    fn entry<T>(
+        &self,
+        cancel: &CancellationToken,
+        work: Work<M, K>,
+        reply: oneshot::Receiver<Result<T, Fault>>,
+    ) -> (Entry<M, K>, Ticket<T>) {
         let (place, places) = watch::channel(0);
         let entry = Entry { cancel: cancel.clone(), span: Span::current(), place, work };
         let line = Arc::clone(&self.shared.queue) as Arc<dyn Line>;
@@ -111,19 +147,19 @@ impl<M: Send + 'static> Worker<M> {
     }
 }
 
-impl<M> Clone for Worker<M> {
+impl<M, K: Together<M>> Clone for Worker<M, K> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
     }
 }
 
-impl<M> std::fmt::Debug for Worker<M> {
+impl<M, K: Together<M>> std::fmt::Debug for Worker<M, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("name", &self.shared.name).finish_non_exhaustive()
     }
 }
 
-impl<M> Drop for Shared<M> {
+impl<M, K: Together<M>> Drop for Shared<M, K> {
     fn drop(&mut self) {
         self.queue.close();
     }
@@ -167,14 +203,45 @@ impl<T> Ticket<T> {
 }
 
 /// The thread's life.
-fn serve<M>(queue: &Queue<M>, mut model: M) {
-    while let Some(entry) = queue.next() {
+fn serve<M, K: Together<M>>(name: &'static str, queue: &Arc<Queue<M, K>>, mut model: M) {
+    while let Some(turn) = queue.next() {
         let started = Instant::now();
-        let reply = entry.span.in_scope(|| (entry.work)(&mut model));
-        // First, so that a caller who asks again on the reply finds the place free.
-        queue.done(started.elapsed());
-        reply();
+        match turn {
+            Turn::Single(span, work) => {
+                let reply = span.in_scope(|| work(&mut model));
+                // First, so that a caller who asks again on the reply finds the place free.
+                queue.done(started.elapsed());
+                reply();
+            }
+            Turn::Together(pieces) => {
+                run_together(name, queue, &mut model, pieces);
+                queue.done(started.elapsed());
+            }
+        }
     }
+}
+
+fn run_together<M, K: Together<M>>(
+    name: &'static str,
+    queue: &Arc<Queue<M, K>>,
+    model: &mut M,
+    pieces: Vec<(Span, K, Reply<K::Output>)>,
+) {
+    let span = match &pieces[..] {
+        [(span, ..)] => span.clone(),
+        _ => tracing::info_span!(parent: None, "together", jobs = pieces.len()),
+    };
+    let pieces = pieces.into_iter().map(|(_, piece, reply)| {
+        (piece, Answer { name, queue: Arc::clone(queue), reply: Some(reply) })
+    });
+    let pieces = pieces.collect();
+    // Answers that a panic drops tell their callers.
+    let run = || catch_unwind(AssertUnwindSafe(|| K::run(model, pieces)));
+    span.in_scope(|| {
+        if let Err(panic) = run() {
+            tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
+        }
+    });
 }
 
 /// What a panic said.

@@ -17,6 +17,9 @@ pub struct Config {
     pub norm_num_groups: usize,
     pub scaling_factor: f64,
     pub shift_factor: f64,
+    /// Pixels along the pictures that it was trained on.
+    #[serde(default)]
+    pub sample_size: Option<usize>,
     #[serde(default = "yes")]
     mid_block_add_attention: bool,
     #[serde(default = "yes")]
@@ -41,6 +44,7 @@ impl Config {
             norm_num_groups: 32,
             scaling_factor: 0.3611,
             shift_factor: 0.1159,
+            sample_size: Some(1024),
             mid_block_add_attention: true,
             use_quant_conv: false,
             use_post_quant_conv: false,
@@ -79,6 +83,7 @@ impl PartConfig for Config {
             norm_num_groups: 32,
             scaling_factor: 0.3611,
             shift_factor: 0.1159,
+            sample_size: Some(1024),
             mid_block_add_attention: true,
             use_quant_conv: false,
             use_post_quant_conv: false,

@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, sync::mpsc, thread, time::Duration};
 use diffusion_service::{
     engine::{
         ActiveLora, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, LoraChoice,
-        LoraReport, ModelInfo, Picture, SetLorasError, Step, StepSink,
+        LoraReport, Member, ModelInfo, Picture, SetLorasError, Step,
     },
     preview::LatentMap,
 };
@@ -20,9 +20,14 @@ pub const FAILING_SEED: u64 = 667;
 /// The second step of a job with this seed lasts until its caller has left.
 pub const LASTING_SEED: u64 = 668;
 
+/// What every step takes, and all else.
+const DURATION: Duration = Duration::from_millis(1);
+
 /// What the generator did, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
+    /// Several begin together, with these seeds; each is said to begin as well.
+    Together(Vec<u64>),
     Began {
         seed: u64,
     },
@@ -136,6 +141,24 @@ impl FakeGenerator {
         Tensor::from_f32(&values, shape.to_vec(), DType::F32).expect("as the shape says")
     }
 
+    /// Tells all of a step; returns those who go on.
+    fn step<'a>(&self, batch: Vec<Member<'a>>, step: Step) -> Vec<Member<'a>> {
+        let mut going = Vec::new();
+        for mut member in batch {
+            if let ControlFlow::Break(()) = member.sink.step(step) {
+                self.see(Seen::Stopped { after: step.index });
+                member.finish(Err(GenerateError::Cancelled));
+                continue;
+            }
+            let preview = member.job.preview;
+            if step.index > 0 && preview.is_some_and(|preview| preview.is_due(step.index)) {
+                member.sink.guess(Self::guess(&self.info, member.job, step));
+            }
+            going.push(member);
+        }
+        going
+    }
+
     fn see(&self, what: Seen) {
         let _ = self.seen.send(what);
     }
@@ -146,44 +169,56 @@ impl ImageGenerator for FakeGenerator {
         self.info.clone()
     }
 
-    fn generate(
-        &mut self,
-        job: &GenerateJob,
-        sink: &mut dyn StepSink,
-    ) -> Result<Generated, GenerateError> {
-        let (seed, total) = (job.params.seed, job.params.forwards());
-        self.see(Seen::Began { seed });
-        let duration = Duration::from_millis(1);
-        for index in 0..=total {
-            if index > 0 {
-                let _ = self.permits.recv();
-                match (seed, index) {
-                    (PANICKING_SEED, _) => panic!("the test asked for it"),
-                    (FAILING_SEED, _) => {
-                        return Err(GenerateError::Backend("a secret of the backend".to_owned()));
-                    }
-                    // Index 0 asks whether to go on and reports nothing.
-                    (LASTING_SEED, 2) => {
-                        while sink.step(Step { index: 0, total, duration }).is_continue() {
-                            thread::sleep(Duration::from_millis(1));
-                        }
-                    }
-                    _ => {}
-                }
-                self.see(Seen::Step(index));
-            }
-            let step = Step { index, total, duration };
-            if let ControlFlow::Break(()) = sink.step(step) {
-                self.see(Seen::Stopped { after: index });
-                return Err(GenerateError::Cancelled);
-            }
-            if index > 0 && job.preview.is_some_and(|preview| preview.is_due(index)) {
-                sink.guess(Self::guess(&self.info, job, step));
-            }
+    /// As the model does it: all take each step together, and are decoded one by one.
+    fn generate_batch(&mut self, batch: Vec<Member<'_>>) {
+        if batch.len() > 1 {
+            self.see(Seen::Together(batch.iter().map(|member| member.job.params.seed).collect()));
         }
-        self.see(Seen::Finished { seed });
-        let latents = job.return_latents.then(|| Self::latents(&self.info, job));
-        Ok(Generated { picture: Self::picture(job), latents, denoise: duration, decode: duration })
+        let total = batch[0].job.params.forwards();
+        for member in &batch {
+            self.see(Seen::Began { seed: member.job.params.seed });
+        }
+        let mut going = self.step(batch, Step { index: 0, total, duration: DURATION });
+        for index in 1..=total {
+            if going.is_empty() {
+                return;
+            }
+            let _ = self.permits.recv();
+            let seeds: Vec<u64> = going.iter().map(|member| member.job.params.seed).collect();
+            if seeds.contains(&PANICKING_SEED) {
+                panic!("the test asked for it");
+            }
+            if let Some(at) = seeds.iter().position(|&seed| seed == FAILING_SEED) {
+                let secret = GenerateError::Backend("a secret of the backend".to_owned());
+                going.remove(at).finish(Err(secret));
+                if going.is_empty() {
+                    return;
+                }
+            }
+            if index == 2 {
+                let lasting = going.iter_mut().filter(|m| m.job.params.seed == LASTING_SEED);
+                for member in lasting {
+                    // Index 0 asks whether to go on and reports nothing.
+                    let ask = Step { index: 0, total, duration: DURATION };
+                    while member.sink.step(ask).is_continue() {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            }
+            self.see(Seen::Step(index));
+            going = self.step(going, Step { index, total, duration: DURATION });
+        }
+        for member in going {
+            let job = member.job;
+            self.see(Seen::Finished { seed: job.params.seed });
+            let latents = job.return_latents.then(|| Self::latents(&self.info, job));
+            member.finish(Ok(Generated {
+                picture: Self::picture(job),
+                latents,
+                denoise: DURATION,
+                decode: DURATION,
+            }));
+        }
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

@@ -9,20 +9,41 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use llm_dit_proto::Fault;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use super::together::Together;
+
+/// Where a result goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
+
 /// Does a job and returns what delivers the result.
-pub(super) type Work<M> = Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>;
+pub(super) type Single<M> = Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>;
 
 /// One job in the line.
-pub(super) struct Entry<M> {
+pub(super) struct Entry<M, K: Together<M>> {
     pub cancel: CancellationToken,
     pub span: Span,
     /// Jobs ahead of it, for whoever waits.
     pub place: watch::Sender<usize>,
-    pub work: Work<M>,
+    pub work: Work<M, K>,
+}
+
+/// What there is to do.
+pub(super) enum Work<M, K: Together<M>> {
+    /// By itself. Nothing from behind goes before it either.
+    Single(Single<M>),
+    /// Perhaps with others.
+    Piece(K, Reply<K::Output>),
+}
+
+/// What the model does next.
+pub(super) enum Turn<M, K: Together<M>> {
+    Single(Span, Single<M>),
+    /// At least one.
+    Together(Vec<(Span, K, Reply<K::Output>)>),
 }
 
 /// Why an entry was refused.
@@ -39,33 +60,30 @@ pub(super) trait Line: std::fmt::Debug + Send + Sync {
     fn forget_the_left(&self);
 }
 
-pub(super) struct Queue<M> {
+pub(super) struct Queue<M, K: Together<M>> {
     capacity: usize,
-    state: Mutex<State<M>>,
+    state: Mutex<State<M, K>>,
     changed: Condvar,
 }
 
-struct State<M> {
-    waiting: VecDeque<Entry<M>>,
-    running: bool,
+struct State<M, K: Together<M>> {
+    waiting: VecDeque<Entry<M, K>>,
+    /// Jobs that are being done and not answered yet.
+    running: usize,
     closed: bool,
-    /// Moving average of how long jobs take.
+    /// Moving average of how long a turn takes.
     typical: Duration,
 }
 
-impl<M> Queue<M> {
+impl<M, K: Together<M>> Queue<M, K> {
     pub fn new(capacity: usize) -> Self {
-        let state = State {
-            waiting: VecDeque::new(),
-            running: false,
-            closed: false,
-            typical: Duration::ZERO,
-        };
+        let state =
+            State { waiting: VecDeque::new(), running: 0, closed: false, typical: Duration::ZERO };
         Self { capacity, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Adds an entry, whose place then says how many are ahead of it.
-    pub fn push(&self, entry: Entry<M>) -> Result<(), Full> {
+    pub fn push(&self, entry: Entry<M, K>) -> Result<(), Full> {
         let mut state = self.lock();
         state.forget_the_left();
         // An idle worker's next job passes through `waiting` too; it takes the place of the
@@ -81,20 +99,28 @@ impl<M> Queue<M> {
     }
 
     /// Adds an entry whatever the capacity.
-    pub fn push_anyway(&self, entry: Entry<M>) {
+    pub fn push_anyway(&self, entry: Entry<M, K>) {
         self.add(&mut self.lock(), entry);
     }
 
-    /// Waits for an entry whose caller is still there; `None` once closed and empty.
-    pub fn next(&self) -> Option<Entry<M>> {
+    /// Waits for an entry whose caller is still there, and takes those along that fit; `None` once
+    /// closed and empty.
+    pub fn next(&self) -> Option<Turn<M, K>> {
         let mut state = self.lock();
         loop {
             state.forget_the_left();
             match state.waiting.pop_front() {
-                Some(entry) => {
-                    // Those behind are as far from their turn as before: one runs now.
-                    state.running = true;
-                    return Some(entry);
+                // Those behind are as far from their turn as before: one runs now.
+                Some(Entry { span, work: Work::Single(work), .. }) => {
+                    state.running = 1;
+                    return Some(Turn::Single(span, work));
+                }
+                Some(Entry { span, work: Work::Piece(piece, reply), .. }) => {
+                    let mut together = vec![(span, piece, reply)];
+                    state.take_along(&mut together);
+                    state.running = together.len();
+                    state.tell_places();
+                    return Some(Turn::Together(together));
                 }
                 None if state.closed => return None,
                 None => {
@@ -104,10 +130,18 @@ impl<M> Queue<M> {
         }
     }
 
-    /// Notes that the entry taken last took this long.
+    /// Notes that one of those that were taken has its result.
+    pub fn answered(&self) {
+        let mut state = self.lock();
+        state.running = state.running.saturating_sub(1);
+        state.forget_the_left();
+        state.tell_places();
+    }
+
+    /// Notes that the turn taken last took this long.
     pub fn done(&self, took: Duration) {
         let mut state = self.lock();
-        state.running = false;
+        state.running = 0;
         state.typical = if state.typical.is_zero() { took } else { (state.typical * 3 + took) / 4 };
         state.forget_the_left();
         state.tell_places();
@@ -119,33 +153,56 @@ impl<M> Queue<M> {
         self.changed.notify_all();
     }
 
-    fn add(&self, state: &mut State<M>, entry: Entry<M>) {
+    fn add(&self, state: &mut State<M, K>, entry: Entry<M, K>) {
         entry.place.send_replace(state.ahead());
         state.waiting.push_back(entry);
         self.changed.notify_one();
     }
 
     /// Nothing that runs under the lock panics halfway through a change.
-    fn lock(&self) -> MutexGuard<'_, State<M>> {
+    fn lock(&self) -> MutexGuard<'_, State<M, K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<M> Line for Queue<M> {
+impl<M, K: Together<M>> Line for Queue<M, K> {
     fn forget_the_left(&self) {
         self.lock().forget_the_left();
     }
 }
 
-impl<M> std::fmt::Debug for Queue<M> {
+impl<M, K: Together<M>> std::fmt::Debug for Queue<M, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue").field("capacity", &self.capacity).finish_non_exhaustive()
     }
 }
 
-impl<M> State<M> {
+impl<M, K: Together<M>> State<M, K> {
     fn ahead(&self) -> usize {
-        self.waiting.len() + usize::from(self.running)
+        self.waiting.len() + self.in_front()
+    }
+
+    /// What is being done counts once, however many are done together, so that a place never
+    /// grows when others are taken along past it.
+    fn in_front(&self) -> usize {
+        usize::from(self.running > 0)
+    }
+
+    /// Moves the waiting that fit to those that go. Nobody is overtaken for longer than this one
+    /// turn: the oldest that is left begins the next. A job of another kind changes the model, so
+    /// what waits behind it stays there.
+    fn take_along(&mut self, together: &mut Vec<(Span, K, Reply<K::Output>)>) {
+        let mut at = 0;
+        while let Some(Entry { work: Work::Piece(piece, _), .. }) = self.waiting.get(at) {
+            let those: Vec<&K> = together.iter().map(|(_, piece, _)| piece).collect();
+            if !piece.fits(&those) {
+                at += 1;
+            } else if let Some(Entry { span, work: Work::Piece(piece, reply), .. }) =
+                self.waiting.remove(at)
+            {
+                together.push((span, piece, reply));
+            }
+        }
     }
 
     /// Drops entries whose callers left.
@@ -165,7 +222,7 @@ impl<M> State<M> {
 
     fn tell_places(&self) {
         for (i, entry) in self.waiting.iter().enumerate() {
-            let ahead = i + usize::from(self.running);
+            let ahead = i + self.in_front();
             entry.place.send_if_modified(|place| std::mem::replace(place, ahead) != ahead);
         }
     }

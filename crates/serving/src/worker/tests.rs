@@ -17,7 +17,7 @@ fn gate(worker: &Worker<u32>) -> (Ticket<()>, mpsc::Receiver<()>, mpsc::Sender<(
 
 #[tokio::test]
 async fn jobs_run_in_order_on_one_model() {
-    let worker = Worker::spawn("counter", 8, 0u32).expect("a thread");
+    let worker: Worker<u32> = Worker::spawn("counter", 8, 0u32).expect("a thread");
     let token = CancellationToken::new();
     let mut tickets = Vec::new();
     for _ in 0..5 {
@@ -34,7 +34,7 @@ async fn jobs_run_in_order_on_one_model() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_and_forgets_those_who_left() {
-    let worker = Worker::spawn("counter", 1, 0u32).expect("a thread");
+    let worker: Worker<u32> = Worker::spawn("counter", 1, 0u32).expect("a thread");
     let (first, is_running, let_go) = gate(&worker);
     is_running.recv().expect("runs");
     assert_eq!(first.position(), 0);
@@ -67,7 +67,7 @@ async fn a_full_queue_refuses_and_forgets_those_who_left() {
 
 #[tokio::test]
 async fn a_panic_costs_one_job() {
-    let worker = Worker::spawn("counter", 4, 7u32).expect("a thread");
+    let worker: Worker<u32> = Worker::spawn("counter", 4, 7u32).expect("a thread");
     let token = CancellationToken::new();
     let broken: Ticket<()> = worker.submit(&token, |_| panic!("as the test wants")).expect("room");
     assert!(matches!(broken.wait().await, Err(Fault::Internal(_))));
@@ -84,7 +84,7 @@ async fn the_model_goes_with_the_last_handle_after_the_work_is_done() {
         }
     }
     let (gone, is_gone) = oneshot::channel();
-    let worker = Worker::spawn("model", 4, Model(Some(gone))).expect("a thread");
+    let worker: Worker<Model> = Worker::spawn("model", 4, Model(Some(gone))).expect("a thread");
     let ticket = worker.clone().submit(&CancellationToken::new(), |_| 3).expect("room");
     drop(worker);
     assert_eq!(ticket.wait().await, Ok(3));
@@ -93,7 +93,7 @@ async fn the_model_goes_with_the_last_handle_after_the_work_is_done() {
 
 #[tokio::test]
 async fn those_behind_a_caller_that_left_move_up_at_once() {
-    let worker = Worker::spawn("counter", 4, 0u32).expect("a thread");
+    let worker: Worker<u32> = Worker::spawn("counter", 4, 0u32).expect("a thread");
     let (first, is_running, let_go) = gate(&worker);
     is_running.recv().expect("runs");
     let left = CancellationToken::new();
@@ -111,4 +111,91 @@ async fn those_behind_a_caller_that_left_move_up_at_once() {
     assert_eq!(first.wait().await, Ok(()));
     assert_eq!(third.wait().await, Ok(()));
     assert_eq!(*places.borrow(), 0);
+}
+
+/// Numbers up to 9 go together, up to three at a time; the model keeps which did.
+struct Number(u32);
+
+impl Together<Vec<Vec<u32>>> for Number {
+    type Output = usize;
+
+    fn fits(&self, those: &[&Self]) -> bool {
+        those.len() < 3 && self.0 < 10 && those.iter().all(|that| that.0 < 10)
+    }
+
+    fn run(model: &mut Vec<Vec<u32>>, together: Vec<(Self, Answer<Vec<Vec<u32>>, Self>)>) {
+        model.push(together.iter().map(|(number, _)| number.0).collect());
+        let count = together.len();
+        for (number, answer) in together {
+            assert_ne!(number.0, 7, "as the test wants");
+            answer.send(count);
+        }
+    }
+}
+
+type Numbers = Worker<Vec<Vec<u32>>, Number>;
+
+/// Queues the numbers behind something that runs, a change of the model where there is a 0, and
+/// tells how they were grouped, and the places they had when all were there.
+async fn group(numbers: &[u32]) -> (Vec<Vec<u32>>, Vec<Result<usize, Fault>>) {
+    let worker: Numbers = Worker::spawn("adder", 16, Vec::new()).expect("a thread");
+    let token = CancellationToken::new();
+    let (let_go, wait) = mpsc::channel::<()>();
+    let gate = worker.submit(&token, move |_| wait.recv().is_ok()).expect("room");
+    let mut tickets = Vec::new();
+    for &number in numbers {
+        match number {
+            0 => drop(worker.submit(&token, |model| model.push(vec![0])).expect("room")),
+            _ => tickets.push(worker.submit_piece(&token, Number(number)).expect("room")),
+        }
+    }
+    let_go.send(()).expect("waits");
+    gate.wait().await.expect("well");
+    let mut results = Vec::new();
+    for ticket in tickets {
+        results.push(ticket.wait().await);
+    }
+    let groups = worker.submit(&token, |model| model.clone()).expect("room").wait().await;
+    (groups.expect("well"), results)
+}
+
+#[tokio::test]
+async fn those_that_fit_go_together_and_nothing_passes_a_change_of_the_model() {
+    let (groups, results) = group(&[1, 20, 2, 3, 4, 30, 5, 0, 6]).await;
+    let expected: [&[u32]; 6] = [&[1, 2, 3], &[20], &[4, 5], &[30], &[0], &[6]];
+    assert_eq!(groups, expected);
+    let counts: Vec<_> = results.into_iter().map(|result| result.expect("well")).collect();
+    assert_eq!(counts, [3, 1, 3, 3, 2, 1, 2, 1]);
+}
+
+#[tokio::test]
+async fn a_panic_among_several_costs_those_without_an_answer() {
+    let (groups, results) = group(&[1, 7, 2, 3]).await;
+    assert_eq!(groups, [vec![1, 7, 2], vec![3]]);
+    assert_eq!(results[0], Ok(3));
+    assert!(matches!(results[1..3], [Err(Fault::Internal(_)), Err(Fault::Internal(_))]));
+    assert_eq!(results[3], Ok(1));
+}
+
+#[tokio::test]
+async fn places_fall_when_others_are_taken_along() {
+    let worker: Numbers = Worker::spawn("adder", 16, Vec::new()).expect("a thread");
+    let token = CancellationToken::new();
+    let (let_go, wait) = mpsc::channel::<()>();
+    let gate = worker.submit(&token, move |_| wait.recv().is_ok()).expect("room");
+    let pieces = [1, 20, 2, 30].map(|n| worker.submit_piece(&token, Number(n)).expect("room"));
+    assert_eq!(pieces.each_ref().map(Ticket::position), [1, 2, 3, 4]);
+    let mut places = pieces[3].places();
+    let_go.send(()).expect("waits");
+    gate.wait().await.expect("well");
+    let mut last = 4;
+    // The last change may be the end of the channel: the job went.
+    while last > 0 && places.changed().await.is_ok() {
+        let place = *places.borrow_and_update();
+        assert!(place < last, "{place} after {last}");
+        last = place;
+    }
+    for piece in pieces {
+        piece.wait().await.expect("well");
+    }
 }

@@ -1,0 +1,111 @@
+//! A picture that waits for the engine, alone or to be made with others.
+
+use std::ops::ControlFlow;
+
+use llm_dit_proto::Fault;
+use llm_dit_recipe::Recipe;
+use llm_dit_serving::{Answer, Together};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+use super::{Event, previews::Guesses};
+use crate::{
+    engine::{
+        BatchLimit, Common, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, Member,
+        Step, StepSink,
+    },
+    picture,
+};
+
+type Engine = Box<dyn ImageGenerator>;
+
+/// A job in the queue.
+pub(super) struct Pending {
+    job: GenerateJob,
+    common: Common,
+    progress: Progress,
+    limit: BatchLimit,
+    queued: Instant,
+}
+
+/// What the engine thread hands back.
+pub(super) struct Done {
+    pub queued: std::time::Duration,
+    /// Pictures that were made together with this one, itself included.
+    pub batch: usize,
+    pub recipe: Recipe,
+    pub result: Result<Generated, GenerateError>,
+}
+
+/// The engine's view of the caller: never waits, and says stop once the caller has left.
+pub(super) struct Progress {
+    cancel: CancellationToken,
+    sender: mpsc::Sender<Result<Event, Fault>>,
+    guesses: Option<Guesses>,
+    span: Span,
+}
+
+impl Pending {
+    pub fn new(job: GenerateJob, progress: Progress, limit: BatchLimit) -> Self {
+        let common = Common::of(&job.params, job.image.is_some());
+        Self { job, common, progress, limit, queued: Instant::now() }
+    }
+}
+
+impl Together<Engine> for Pending {
+    type Output = Done;
+
+    fn fits(&self, those: &[&Self]) -> bool {
+        self.limit.allows(&self.common, those.len() + 1)
+            && those.iter().all(|that| that.common == self.common)
+    }
+
+    fn run(engine: &mut Engine, together: Vec<(Self, Answer<Engine, Self>)>) {
+        let (info, loras, batch) = (engine.info(), engine.loras(), together.len());
+        let (jobs, callers): (Vec<_>, Vec<_>) = together
+            .into_iter()
+            .map(|(Self { job, progress, queued, .. }, answer)| {
+                (job, (progress, queued.elapsed(), answer))
+            })
+            .unzip();
+        let members = jobs.iter().zip(callers).map(|(job, (progress, queued, answer))| {
+            // Here, where no LoRA can be changed between this and the picture.
+            let recipe = picture::recipe(&info, &loras, job);
+            let done = move |result| answer.send(Done { queued, batch, recipe, result });
+            Member::new(job, progress, done)
+        });
+        engine.generate_batch(members.collect());
+    }
+}
+
+impl Progress {
+    pub fn new(
+        cancel: CancellationToken,
+        sender: mpsc::Sender<Result<Event, Fault>>,
+        guesses: Option<Guesses>,
+    ) -> Self {
+        Self { cancel, sender, guesses, span: Span::current() }
+    }
+}
+
+impl StepSink for Progress {
+    fn step(&mut self, step: Step) -> ControlFlow<()> {
+        if self.cancel.is_cancelled() {
+            return ControlFlow::Break(());
+        }
+        // Index 0 only asks whether to go on.
+        if step.index > 0 {
+            let seconds = step.duration.as_secs_f64();
+            self.span.in_scope(|| tracing::debug!(step.index, step.total, seconds, "step"));
+            let _ = self.sender.try_send(Ok(Event::Step(step)));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn guess(&mut self, guess: Guess) {
+        if let Some(guesses) = &self.guesses {
+            guesses.leave(guess);
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! Pictures that are made together: who goes with whom, who leaves, and that each is the picture it
+//! would have been alone.
+
+use std::{cell::RefCell, ops::ControlFlow};
+
+use diffusion_service::{
+    DiffusionHandle, DiffusionOptions, Event, Events, ServiceLimits,
+    engine::{
+        BatchLimit, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice, Member,
+        Picture, Step,
+    },
+};
+use llm_dit_params::{GenerateOptions, Scheduler};
+use llm_dit_proto::{DType, Fault, Tensor};
+use llm_dit_tests::{
+    fakes::{Control, FAILING_SEED, FakeGenerator, PANICKING_SEED, Seen},
+    goldens::{Goldens, relative_error},
+    servers::fake_diffusion,
+    wire::tensor,
+};
+use llm_dit_weights::DeviceChoice;
+use tokio_util::sync::CancellationToken;
+
+const WIDTH: usize = 32;
+
+/// A handle over the fake that waits for permits, with the first job under way alone.
+async fn busy(limit: usize) -> (DiffusionHandle, Control, Events) {
+    let limits = ServiceLimits { batch: Some(BatchLimit::new(limit)), ..Default::default() };
+    let (handle, mut control) = fake_diffusion(FakeGenerator::gated(WIDTH), limits, None);
+    let first = begin(&handle, job(&handle, 1)).await;
+    assert_eq!(control.seen().await, Seen::Began { seed: 1 });
+    (handle, control, first)
+}
+
+fn job(handle: &DiffusionHandle, seed: u64) -> GenerateJob {
+    changed(handle, GenerateOptions { seed: Some(seed), ..Default::default() })
+}
+
+fn changed(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
+    let info = handle.info();
+    GenerateJob {
+        params: options.resolve(&info.defaults, &info.limits).expect("valid"),
+        embeddings: tensor(&[9, WIDTH], 1),
+        negative_embeddings: None,
+        latents: None,
+        image: None,
+        return_latents: false,
+        preview: None,
+    }
+}
+
+async fn begin(handle: &DiffusionHandle, job: GenerateJob) -> Events {
+    handle.generate(job, &CancellationToken::new()).await.expect("accepted")
+}
+
+/// The steps and the file of a job.
+async fn end(mut events: Events) -> Result<(u32, bytes::Bytes), Fault> {
+    let (mut steps, mut file) = (0, None);
+    while let Some(event) = events.next().await {
+        match event? {
+            Event::Step(_) => steps += 1,
+            Event::Image(image) => file = Some(image.png),
+            _ => {}
+        }
+    }
+    Ok((steps, file.expect("a picture")))
+}
+
+/// What the engine does until it has finished so many pictures.
+async fn until_finished(control: &mut Control, mut pictures: usize) -> Vec<Seen> {
+    let mut all = Vec::new();
+    while pictures > 0 {
+        let seen = control.seen().await;
+        pictures -= usize::from(matches!(seen, Seen::Finished { .. }));
+        all.push(seen);
+    }
+    all
+}
+
+/// The batches among it, one alone included, in order.
+fn batches(seen: &[Seen]) -> Vec<Vec<u64>> {
+    let mut batches: Vec<Vec<u64>> = Vec::new();
+    let mut announced = 0;
+    for seen in seen {
+        match seen {
+            Seen::Together(seeds) => {
+                batches.push(seeds.clone());
+                announced = seeds.len();
+            }
+            Seen::Began { .. } if announced > 0 => announced -= 1,
+            Seen::Began { seed } => batches.push(vec![*seed]),
+            _ => {}
+        }
+    }
+    batches
+}
+
+#[tokio::test]
+async fn the_oldest_goes_with_those_behind_it_that_fit() {
+    let (handle, mut control, first) = busy(3).await;
+    let wide = |seed| {
+        let options = GenerateOptions { seed: Some(seed), width: Some(128), ..Default::default() };
+        changed(&handle, options)
+    };
+    let heun = GenerateOptions {
+        seed: Some(30),
+        scheduler: Some(Scheduler::FlowHeun),
+        ..Default::default()
+    };
+    let mut waiting = Vec::new();
+    for job in [
+        job(&handle, 2),
+        wide(20),
+        job(&handle, 3),
+        changed(&handle, heun),
+        wide(21),
+        job(&handle, 4),
+        job(&handle, 5),
+    ] {
+        waiting.push(begin(&handle, job).await);
+    }
+    control.open();
+    let seen = until_finished(&mut control, 8).await;
+    let expected: [&[u64]; 4] = [&[2, 3, 4], &[20, 21], &[30], &[5]];
+    assert_eq!(batches(&seen), expected);
+    end(first).await.expect("well");
+    for (events, steps) in waiting.into_iter().zip([3, 3, 3, 5, 3, 3, 3]) {
+        assert_eq!(end(events).await.expect("well").0, steps);
+    }
+}
+
+#[tokio::test]
+async fn each_of_a_batch_gets_the_file_that_it_gets_alone() {
+    let (handle, mut control, first) = busy(4).await;
+    let (a, b) = (begin(&handle, job(&handle, 2)).await, begin(&handle, job(&handle, 3)).await);
+    control.open();
+    let together = [end(a).await.expect("well").1, end(b).await.expect("well").1];
+    end(first).await.expect("well");
+    let seen = until_finished(&mut control, 3).await;
+    assert!(seen.contains(&Seen::Together(vec![2, 3])), "{seen:?}");
+    for (seed, file) in [2, 3].into_iter().zip(together) {
+        let alone = end(begin(&handle, job(&handle, seed)).await).await.expect("well").1;
+        assert!(alone == file);
+    }
+}
+
+#[tokio::test]
+async fn one_that_leaves_a_batch_disturbs_no_other() {
+    let (handle, mut control, first) = busy(4).await;
+    let stays = begin(&handle, job(&handle, 2)).await;
+    let cancel = CancellationToken::new();
+    let leaves = handle.generate(job(&handle, 3), &cancel).await.expect("accepted");
+    for _ in 0..3 {
+        control.permit();
+    }
+    assert_eq!(until_finished(&mut control, 1).await.last(), Some(&Seen::Finished { seed: 1 }));
+    assert_eq!(control.seen().await, Seen::Together(vec![2, 3]));
+    control.permit();
+    let seen = [control.seen().await, control.seen().await, control.seen().await];
+    assert_eq!(seen, [Seen::Began { seed: 2 }, Seen::Began { seed: 3 }, Seen::Step(1)]);
+    cancel.cancel();
+    // It hears at once, while the engine is in the middle of a step.
+    assert!(matches!(end(leaves).await, Err(Fault::Cancelled(_))));
+    control.open();
+    let seen = until_finished(&mut control, 1).await;
+    let stopped = seen.iter().filter(|seen| matches!(seen, Seen::Stopped { .. })).count();
+    assert_eq!((stopped, seen.last()), (1, Some(&Seen::Finished { seed: 2 })));
+    assert_eq!(end(stays).await.expect("well").0, 3);
+    end(first).await.expect("well");
+}
+
+#[tokio::test]
+async fn a_failure_is_the_members_and_a_panic_the_batchs() {
+    let (handle, mut control, first) = busy(2).await;
+    let mut waiting = Vec::new();
+    for seed in [FAILING_SEED, 2, PANICKING_SEED, 3, 4] {
+        waiting.push(begin(&handle, job(&handle, seed)).await);
+    }
+    control.open();
+    end(first).await.expect("well");
+    let mut results = Vec::new();
+    for events in waiting {
+        results.push(end(events).await);
+    }
+    assert!(matches!(results[0], Err(Fault::Internal(_))));
+    assert!(results[1].is_ok());
+    assert!(matches!(results[2..4], [Err(Fault::Internal(_)), Err(Fault::Internal(_))]));
+    assert!(results[4].is_ok());
+}
+
+#[tokio::test]
+async fn a_change_of_loras_is_between_batches() {
+    let (handle, mut control, first) = busy(4).await;
+    let before = begin(&handle, job(&handle, 2)).await;
+    let lora = LoraChoice {
+        name: "ink".into(),
+        path: "ink.safetensors".into(),
+        scale: 1.0,
+        trigger_words: String::new(),
+    };
+    let change = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.set_loras(vec![lora]).await }
+    });
+    // It is in the queue once a newcomer is behind it.
+    let mut others = Vec::new();
+    let after = loop {
+        let events = begin(&handle, job(&handle, 3 + others.len() as u64)).await;
+        let mut events = events;
+        let Some(Ok(Event::Accepted { queue_position })) = events.next().await else {
+            panic!("not accepted");
+        };
+        if queue_position > 2 + others.len() {
+            break events;
+        }
+        others.push(events);
+        tokio::task::yield_now().await;
+    };
+    let count = others.len();
+    control.open();
+    let seen = until_finished(&mut control, 3 + count).await;
+    let change_at = seen.iter().position(|seen| matches!(seen, Seen::Loras(_))).expect("changed");
+    let last = 3 + count as u64;
+    let began = |seed| seen.iter().position(|seen| *seen == Seen::Began { seed }).expect("began");
+    assert!(began(2) < change_at && change_at < began(last), "{seen:?}");
+    change.await.expect("no panic").expect("changed");
+    for events in [first, before, after] {
+        end(events).await.expect("well");
+    }
+}
+
+/// The engine is at the next picture's steps while the last one is still to be compressed.
+#[test]
+fn the_next_picture_does_not_wait_for_the_last_ones_file() {
+    // One thread for all that blocks, so that the test can hold it.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let (handle, mut control, mut first) = busy(1).await;
+        let second = begin(&handle, job(&handle, 2)).await;
+        let (let_go, held) = std::sync::mpsc::channel::<()>();
+        let hold = tokio::task::spawn_blocking(move || held.recv().is_ok());
+        for _ in 0..4 {
+            control.permit();
+        }
+        let seen = until_finished(&mut control, 1).await;
+        assert_eq!(seen.last(), Some(&Seen::Finished { seed: 1 }));
+        assert_eq!(control.seen().await, Seen::Began { seed: 2 });
+        assert_eq!(control.seen().await, Seen::Step(1));
+        // All that the first one said, and no picture.
+        for step in 0..4 {
+            let event = first.next().await.expect("more to come").expect("well");
+            assert!(matches!(event, Event::Accepted { .. } | Event::Step(_)), "{step}: {event:?}");
+        }
+        assert!(futures::poll!(Box::pin(first.next())).is_pending());
+        let_go.send(()).expect("held");
+        assert!(hold.await.expect("no panic"));
+        control.open();
+        end(first).await.expect("well");
+        end(second).await.expect("well");
+    });
+}
+
+/// The random-weight model.
+fn tiny(dtype: DType) -> Box<dyn ImageGenerator> {
+    let options = DiffusionOptions {
+        model_path: Goldens::tiny(),
+        device: DeviceChoice::Cpu,
+        dtype: Some(dtype),
+        ..Default::default()
+    };
+    diffusion_service::load(&options).expect("tiny model")
+}
+
+/// Unequal captions, seeds and strengths of guidance.
+fn unequal(
+    info: &diffusion_service::engine::ModelInfo,
+    options: GenerateOptions,
+) -> Vec<GenerateJob> {
+    let caption = |tokens, salt| {
+        let small = tensor(&[tokens, info.cap_feat_dim], salt).to_f32();
+        let values: Vec<f32> = small.iter().map(|v| 4.0 * v).collect();
+        Tensor::from_f32(&values, vec![tokens, info.cap_feat_dim], DType::F32).expect("a shape")
+    };
+    let job = |index: usize| {
+        let guidance_scale = options.guidance_scale.map(|scale| scale + index as f32);
+        let seed = Some(index as u64);
+        let options = GenerateOptions { seed, guidance_scale, ..options };
+        GenerateJob {
+            params: options.resolve(&info.defaults, &info.limits).expect("valid"),
+            embeddings: caption([5, 40, 70][index], index),
+            negative_embeddings: guidance_scale.map(|_| caption([33, 1, 9][index], 10 + index)),
+            latents: None,
+            image: None,
+            return_latents: true,
+            preview: None,
+        }
+    };
+    (0..3).map(job).collect()
+}
+
+/// Makes them together, every step of all before the next one of any; the one with this index leaves
+/// after the first step.
+fn make(
+    generator: &mut dyn ImageGenerator,
+    jobs: &[GenerateJob],
+    leaves: Option<usize>,
+) -> Vec<Result<Generated, GenerateError>> {
+    let (results, steps) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+    let members = jobs.iter().enumerate().map(|(index, job)| {
+        let (results, steps) = (&results, &steps);
+        let sink = move |step: Step| {
+            steps.borrow_mut().extend((step.index > 0).then_some(step.index));
+            if leaves == Some(index) && step.index == 1 {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        };
+        Member::new(job, sink, move |made| results.borrow_mut().push((index, made)))
+    });
+    generator.generate_batch(members.collect());
+    assert!(steps.borrow().is_sorted(), "{steps:?}");
+    let mut results = results.into_inner();
+    results.sort_by_key(|(index, _)| *index);
+    assert_eq!(results.len(), jobs.len(), "every member has an answer");
+    results.into_iter().map(|(_, made)| made).collect()
+}
+
+/// The worst that any of a batch is from itself alone, in latents.
+fn apart(generator: &mut dyn ImageGenerator, jobs: &[GenerateJob], leaves: Option<usize>) -> f64 {
+    let together = make(generator, jobs, leaves);
+    let mut worst = 0f64;
+    for (index, (job, together)) in jobs.iter().zip(together).enumerate() {
+        if leaves == Some(index) {
+            assert!(matches!(together, Err(GenerateError::Cancelled)));
+            continue;
+        }
+        let alone = make(generator, std::slice::from_ref(job), None).remove(0).expect("well");
+        let together = together.expect("well");
+        let latents = |made: &Generated| made.latents.as_ref().expect("asked for").to_f32();
+        worst = worst.max(relative_error(&latents(&together), &latents(&alone)));
+        let Picture { width, height, .. } = alone.picture;
+        assert_eq!((together.picture.width, together.picture.height), (width, height));
+    }
+    worst
+}
+
+#[test]
+fn a_batch_makes_the_pictures_that_are_made_alone() {
+    let options =
+        GenerateOptions { width: Some(96), height: Some(80), steps: Some(4), ..Default::default() };
+    let guided = GenerateOptions { guidance_scale: Some(1.5), ..options };
+    let cases = [
+        ("plain", options),
+        ("guided", guided),
+        ("guided in some steps", GenerateOptions { cfg_truncation: Some(0.3), ..guided }),
+        ("normed", GenerateOptions { cfg_normalization: Some(0.9), ..guided }),
+        ("heun", GenerateOptions { scheduler: Some(Scheduler::FlowHeun), ..options }),
+        ("unipc", GenerateOptions { scheduler: Some(Scheduler::UniPc), ..guided }),
+    ];
+    for (dtype, bound) in [(DType::F32, 1e-5), (DType::Bf16, 1e-2)] {
+        let mut generator = tiny(dtype);
+        let info = generator.info();
+        for (name, options) in cases {
+            let jobs = unequal(&info, options);
+            for leaves in [None, Some(1)] {
+                let worst = apart(generator.as_mut(), &jobs, leaves);
+                println!("{dtype}, {name}, {leaves:?} leaves: {worst:.1e}");
+                assert!(worst <= bound, "{dtype}, {name}: {worst}");
+            }
+        }
+    }
+}
