@@ -17,6 +17,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import shutil
 import statistics
 import struct
@@ -38,7 +39,7 @@ HEYLOOK_TOKENS = {"all 512 tokens": 512}
 
 
 def widen(source: Path, target: Path, shape_of) -> None:
-    """A safetensors file with other shapes; values are repeated until they suffice."""
+    """A safetensors file with other shapes; values are repeated until they suffice. Without a shape it is left out."""
     with source.open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         data = file.read()
@@ -47,6 +48,8 @@ def widen(source: Path, target: Path, shape_of) -> None:
         if name == "__metadata__":
             continue
         shape = shape_of(name, entry["shape"])
+        if shape is None:
+            continue
         size = 2
         for side in shape:
             size *= side
@@ -65,7 +68,7 @@ def wide_model(folder: Path) -> None:
     width = json.loads((DEMO / "text_encoder/config.json").read_text())["hidden_size"]
     for part, changes, stem, shape_of in [
         ("text_encoder", {"hidden_size": WIDTH, "num_hidden_layers": 1}, "model",
-         lambda _, shape: [WIDTH if side == width else side for side in shape]),
+         lambda name, shape: None if re.search(r"\blayers\.[1-9]", name) else [WIDTH if side == width else side for side in shape]),
         ("transformer", {"cap_feat_dim": WIDTH}, "diffusion_pytorch_model",
          lambda name, shape: [*shape[:-1], WIDTH] if name in ("cap_embedder.0.weight", "cap_embedder.1.weight") else shape),
     ]:

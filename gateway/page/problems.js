@@ -48,7 +48,7 @@ export function place(problem) {
     boxOf(field).scrollIntoView({ block: 'center' });
     return;
   }
-  const again = problem.retryAfter ? ` Try again in ${problem.retryAfter} s.` : '';
+  const again = problem.retryAfter ? `${/[.!?]$/.test(problem.detail) ? '' : '.'} Try again in ${problem.retryAfter} s.` : '';
   setText('form-problem', problem.detail + again);
   show($('form-problem'));
 }

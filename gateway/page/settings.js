@@ -206,7 +206,7 @@ export function setModel(model) {
   for (const side of [control('width'), control('height')]) {
     Object.assign(side, { min: model.limits.min_side, max: model.limits.max_side, step: model.limits.side_multiple });
   }
-  for (const name of [...NUMBERS, 'width', 'height']) control(name).placeholder = defaults[name];
+  for (const name of ['width', 'height']) control(name).placeholder = defaults[name];
   fill('encoder', model.encoders.map((name, at) => [at ? name : '', name]));
   show($('encoder-field'), model.encoders.length > 1);
   setSchedulers(schedulers);
@@ -265,7 +265,9 @@ const slider = (name) => document.querySelector(`input[data-for="${name}"]`);
 function present() {
   for (const range of document.querySelectorAll('input[data-for]')) {
     const name = range.dataset.for;
-    range.value = text(name) || (defaults[name] ?? STAND_INS[name]);
+    const usual = defaults[name] ?? STAND_INS[name];
+    control(name).placeholder = usual;
+    range.value = text(name) || usual;
     fillSlider(range);
   }
   presentSize();

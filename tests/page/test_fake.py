@@ -48,7 +48,7 @@ def test_a_failure_is_told_where_the_picture_would_be(page, site):
 def test_a_full_server_is_told_below_the_button(page, site):
     site.world.switches["busy"] = True
     begin(page)
-    expect(page.locator("#form-problem")).to_contain_text("Try again in 5 s.")
+    expect(page.locator("#form-problem")).to_contain_text("all that this gateway takes. Try again in 5 s.")
     expect(page.locator("#generate")).to_be_visible()
 
 

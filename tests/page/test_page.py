@@ -253,6 +253,7 @@ def test_a_picture_is_chosen_dropped_or_pasted_to_start_from(page):
     page.set_input_files("#file", GOLDEN)
     expect(page.locator("#strength")).to_be_visible()
     expect(page.locator("#source-text")).to_have_text("256 × 256")
+    expect(page.locator("#strength")).to_have_attribute("placeholder", "0.6")
     page.fill("#strength", "0.5")
     generate(page)
     expect(parameter(page, "strength")).to_contain_text("0.5")
@@ -324,6 +325,16 @@ def test_nothing_scrolls_sideways(open_page, site, width):
     page.keyboard.press("Escape")
     page.click("#template-open")
     assert has_no_sideways_scroll(page)
+
+
+def test_choices_have_an_arrow_with_room_around_it(page):
+    for section in ("sampling", "advanced"):
+        page.click(f"#{section} > summary")
+    room = page.locator("select").evaluate_all("""selects => selects.filter((one) => one.checkVisibility()).map((one) => {
+        const arrow = getComputedStyle(one.parentElement, '::after');
+        return getComputedStyle(one).appearance === 'none' && arrow.content !== 'none' ? parseFloat(arrow.right) : 0;
+    })""")
+    assert len(room) == 3 and min(room) > 10
 
 
 def test_everything_is_reached_by_tab(page):
