@@ -23,6 +23,8 @@ pub mod meter;
 mod norm;
 mod recording;
 mod rope;
+#[cfg(feature = "cuda")]
+mod upload;
 
 pub use attention::{Attention, Mask};
 pub use conv::{Conv2d, ConvInput, GroupNorm};
@@ -36,3 +38,5 @@ pub use norm::{
 };
 pub use recording::{Recording, rehearse};
 pub use rope::{Pairing, QkNorm, Rope};
+#[cfg(feature = "cuda")]
+pub use upload::Uploader;

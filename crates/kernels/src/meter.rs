@@ -79,14 +79,11 @@ mod cuda {
             + graph(Graph::CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH);
         // What neither pool has: the context, libraries' workspaces, other programs.
         let others = (total - free).saturating_sub(kept);
-        Some(Memory {
-            used: pool(Pool::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?
-                + graph(Graph::CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT),
-            peak: pool(Pool::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?
-                + graph(Graph::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH),
-            reserved: most + others,
-            total,
-        })
+        let used = pool(Pool::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?
+            + graph(Graph::CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT);
+        let peak = pool(Pool::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?
+            + graph(Graph::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH);
+        Some(Memory { used, peak: peak.max(used), reserved: most.max(kept) + others, total })
     }
 
     pub fn reset_peak(device: &CudaDevice) {

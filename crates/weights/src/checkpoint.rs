@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     LoadError, Naming, Overlay, PartFiles,
+    loading::Loading,
     mapped::{Mapped, Stored},
     names::{Part, Rows},
     read::{Value, append, append_tensor},
@@ -32,6 +33,7 @@ pub struct Checkpoint {
     synthetic: bool,
     /// What has been asked for, in which shapes.
     taken: Mutex<BTreeMap<String, Vec<usize>>>,
+    loading: Mutex<Loading>,
     device: Device,
     dtype: DType,
 }
@@ -85,6 +87,7 @@ impl Checkpoint {
             entries,
             synthetic: false,
             taken: Mutex::default(),
+            loading: Mutex::default(),
             device: device.clone(),
             dtype,
         };
@@ -99,6 +102,7 @@ impl Checkpoint {
             entries: BTreeMap::new(),
             synthetic: true,
             taken: Mutex::default(),
+            loading: Mutex::default(),
             device: device.clone(),
             dtype,
         };
@@ -110,9 +114,17 @@ impl Checkpoint {
     }
 
     fn taken(&self) -> MutexGuard<'_, BTreeMap<String, Vec<usize>>> {
-        // A map of names is whole whatever happened to another thread.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
+
+    fn loading(&self) -> MutexGuard<'_, Loading> {
+        lock(&self.loading)
+    }
+}
+
+/// What a thread that panicked left is still whole: names, and buffers that wait for their copies.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Entry {
@@ -169,6 +181,8 @@ impl Weights {
             .iter()
             .map(|(name, shape)| Ok((self.pp(name).prefix, *shape, self.entry(name, shape)?)))
             .collect::<Result<Vec<_>, LoadError>>()?;
+        let stored = parts.iter().map(|(.., entry)| entry.bytes()).sum();
+        checkpoint.loading().read(stored);
         let tensor = match (&checkpoint.device, checkpoint.dtype) {
             (Device::Cpu, DType::F32) => self.stack_host::<f32>(&parts)?,
             (Device::Cpu, DType::BF16) => self.stack_host::<bf16>(&parts)?,
@@ -177,7 +191,9 @@ impl Weights {
                 let tensors = parts
                     .iter()
                     .map(|(name, shape, entry)| {
-                        let base = self.read(entry, shape, |view| view.load(device))?;
+                        let upload =
+                            |view: &TensorView<'_>| checkpoint.loading().upload(view, device);
+                        let base = self.read(entry, shape, upload)?;
                         self.overlay.fuse(name, base, checkpoint.dtype)
                     })
                     .collect::<Result<Vec<_>, LoadError>>()?;
@@ -261,7 +277,7 @@ impl Weights {
     }
 
     /// To be called when everything was loaded: refuses tensors that nothing asked for, except
-    /// those that the model is known not to read.
+    /// those that the model is known not to read. Then everything is on the device.
     pub fn finish(&self, unused: impl Fn(&str) -> bool) -> Result<(), LoadError> {
         let checkpoint = &*self.checkpoint;
         let taken = checkpoint.taken();
@@ -272,7 +288,7 @@ impl Weights {
             .filter(|name| !taken.contains_key(*name) && !unused(name))
             .collect();
         if extra.is_empty() {
-            return Ok(());
+            return self.done();
         }
         let mut names: Vec<String> = extra.iter().take(NAMED).map(|n| format!("'{n}'")).collect();
         if extra.len() > NAMED {
@@ -280,6 +296,12 @@ impl Weights {
         }
         let path = checkpoint.path.clone();
         Err(LoadError::ExtraTensors { path, names: names.join(", ") })
+    }
+
+    /// As [`Weights::finish`], when only some tensors were read again.
+    pub fn done(&self) -> Result<(), LoadError> {
+        let checkpoint = &*self.checkpoint;
+        checkpoint.loading().finish(&checkpoint.path, &checkpoint.device)
     }
 
     /// The tensors that were asked for so far, with their shapes.

@@ -10,6 +10,7 @@ mod device;
 mod embedded;
 mod error;
 mod files;
+mod loading;
 mod locate;
 pub mod lora;
 mod mapped;

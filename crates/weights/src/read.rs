@@ -2,7 +2,11 @@
 
 use candle_core::{Device, Tensor, WithDType, safetensors::Load as _};
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::{Dtype, tensor::TensorView};
+
+/// Values that are worth a thread's while.
+const SHARE: usize = 1 << 16;
 
 /// A type to compute in on the host.
 pub(crate) trait Value: WithDType {
@@ -52,7 +56,13 @@ pub(crate) fn append_tensor<T: Value>(
     Ok(())
 }
 
-fn extend<T, const N: usize>(bytes: &[u8], out: &mut Vec<T>, value: impl Fn([u8; N]) -> T) {
+/// By several threads, so that page faults and roundings of one do not wait for those of another.
+fn extend<T: Send, const N: usize>(
+    bytes: &[u8],
+    out: &mut Vec<T>,
+    value: impl Fn([u8; N]) -> T + Send + Sync,
+) {
     // The format gives whole values; `as_chunks` leaves no rest.
-    out.extend(bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)));
+    let values = bytes.as_chunks::<N>().0.par_iter().with_min_len(SHARE);
+    out.par_extend(values.map(|bytes| value(*bytes)));
 }

@@ -50,7 +50,7 @@ impl Dit {
         }
         self.weights = after;
         self.settled = true;
-        Ok(())
+        self.weights.done()
     }
 
     /// What is on top of the checkpoint.
