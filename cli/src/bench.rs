@@ -16,6 +16,7 @@ mod work;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use llm_dit_params::{GenerateOptions, Limits, ModelDefaults};
 
 use self::{measure::Bench, shape::Shape};
 use crate::{args::ModelArgs, error::CliError, files, progress::Progress};
@@ -115,6 +116,11 @@ pub async fn bench(args: BenchArgs) -> Result<(), CliError> {
 fn run(args: &BenchArgs) -> Result<(), CliError> {
     if let Some(path) = &args.json {
         files::check_writable(path)?;
+    }
+    for &side in &args.sizes {
+        let size = GenerateOptions { width: Some(side), height: Some(side), ..Default::default() };
+        size.resolve(&ModelDefaults::z_image_turbo(), &Limits::default())
+            .map_err(CliError::usage)?;
     }
     let others = args.compare.as_deref().map(compare::read).transpose()?;
     let progress = Progress::new(args.quiet);

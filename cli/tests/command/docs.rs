@@ -40,6 +40,7 @@ fn every_flag_is_on_a_page() {
         &["generate"][..],
         &["encode"],
         &["serve"],
+        &["bench"],
         &["format"],
         &["templates"],
         &["templates", "show"],

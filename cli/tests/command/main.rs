@@ -1,6 +1,7 @@
 //! `llm-dit` as a person runs it: the built program, the demo model, and what it leaves behind.
 
 mod api;
+mod bench;
 mod config;
 mod devices;
 mod docs;

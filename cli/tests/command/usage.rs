@@ -12,6 +12,7 @@ fn help_and_version_are_no_errors() {
         &["generate", "--help"],
         &["serve", "-h"],
         &["encode", "--help"],
+        &["bench", "--help"],
         &["format", "--help"],
         &["templates", "--help"],
         &["templates", "show", "--help"],
