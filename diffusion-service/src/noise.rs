@@ -4,6 +4,8 @@
 //! Box-Muller over blocks of 16 (first half cosines, second half sines). When the size is no
 //! multiple of 16, the last 16 values are drawn again.
 
+use rayon::prelude::*;
+
 /// Values a block of PyTorch's vectorized transform takes.
 const BLOCK: usize = 16;
 
@@ -76,7 +78,8 @@ impl Noise {
     pub fn randn(&mut self, count: usize) -> Vec<f32> {
         assert!(count >= BLOCK, "PyTorch draws fewer than {BLOCK} values in another way");
         let mut values: Vec<f32> = (0..count).map(|_| self.0.uniform()).collect();
-        values.chunks_exact_mut(BLOCK).for_each(box_muller);
+        // A device waits for them.
+        values.par_chunks_exact_mut(BLOCK).with_min_len(256).for_each(box_muller);
         if !count.is_multiple_of(BLOCK) {
             let last = &mut values[count - BLOCK..];
             last.fill_with(|| self.0.uniform());

@@ -99,18 +99,20 @@ impl Told {
             // The steps tell.
             _ => String::new(),
         };
+        // With its last step a picture enters the next stage, and with its first it leaves the line:
+        // the step took the time until here. Fewer steps than before: the picture was begun anew, on
+        // another machine.
+        if progress.step != self.step {
+            self.step = progress.step;
+            let (index, total) = (progress.step, progress.steps);
+            report(News::Step(Step { index, total, duration: self.since() }, 1));
+        }
         if stage != self.stage {
             if !stage.is_empty() {
                 report(News::Stage(&stage));
             }
             self.stage = stage;
             self.at = Instant::now();
-        }
-        // Fewer steps than before: the picture was begun anew, on another machine.
-        if progress.step != self.step {
-            self.step = progress.step;
-            let (index, total) = (progress.step, progress.steps);
-            report(News::Step(Step { index, total, duration: self.since() }, 1));
         }
     }
 

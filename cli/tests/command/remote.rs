@@ -75,12 +75,11 @@ fn a_gateway_s_progress_is_shown_and_its_picture_written() {
         progress("queued", "2", 0),
         progress("queued", "1", 0),
         progress("queued", "1", 0),
-        progress("denoising", "null", 0),
         progress("denoising", "null", 1),
         "event: preview\ndata: {\"step\":1,\"media_type\":\"image/jpeg\",\"image\":\"AA==\"}\n\n"
             .into(),
         "event: of_the_future\ndata: whatever\n\n".into(),
-        progress("denoising", "null", 3),
+        progress("denoising", "null", 2),
         progress("decoding", "null", 3),
         result,
     ]
@@ -102,12 +101,13 @@ fn a_gateway_s_progress_is_shown_and_its_picture_written() {
     let told: Vec<&str> =
         said.lines().map(|line| line.split(" 0.").next().unwrap_or(line)).collect();
     assert_eq!(
-        told[1..7],
+        told[1..8],
         [
             "encoding the prompt",
             "waiting behind 2 pictures",
             "waiting behind 1 picture",
             "step 1/3",
+            "step 2/3",
             "step 3/3",
             "decoding"
         ],

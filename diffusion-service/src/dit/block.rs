@@ -84,10 +84,10 @@ impl Block {
     }
 
     /// What the time embedding `(times, adaln_dim)` means to this block, [`Modulation::PARTS`] beside
-    /// each other: `(times, 4 * dim)`. `None` if it sees no image.
+    /// each other: `(times, 4 * dim)`, to become factors by [`Modulation::factors`]. `None` if it sees
+    /// no image.
     pub fn modulate(&self, adaln: &Tensor) -> Result<Option<Tensor>> {
-        let Some(linear) = &self.adaln_modulation else { return Ok(None) };
-        Modulation::make(&linear.forward(adaln)?).map(Some)
+        self.adaln_modulation.as_ref().map(|linear| linear.forward(adaln)).transpose()
     }
 
     /// The norm that the block begins with.
@@ -159,12 +159,16 @@ impl Modulation {
     /// Scale and gate of the attention, scale and gate of the feed-forward layer.
     pub const PARTS: usize = 4;
 
-    /// From a block's linear layer to factors.
-    fn make(chunks: &Tensor) -> Result<Tensor> {
-        let dim = chunks.dim(1)? / Self::PARTS;
-        let chunk = |i: usize| chunks.narrow(1, i * dim, dim)?.contiguous();
-        let scale = |i: usize| chunk(i)? + 1.0;
-        Tensor::cat(&[scale(0)?, chunk(1)?.tanh()?, scale(2)?, chunk(3)?.tanh()?], 1)
+    /// From the linear layers of several blocks, one after the other, to what the blocks multiply by:
+    /// `1 + scale` and `tanh(gate)`.
+    pub fn factors(blocks: &[Tensor], dim: usize) -> Result<Tensor> {
+        let all = Tensor::cat(blocks, 1)?;
+        let (times, width) = all.dims2()?;
+        // Scale and gate take turns.
+        let pairs = all.reshape((times, width / (2 * dim), 2, dim))?;
+        let scales = (pairs.narrow(2, 0, 1)?.contiguous()? + 1.0)?;
+        let gates = pairs.narrow(2, 1, 1)?.contiguous()?.tanh()?;
+        Tensor::cat(&[scales, gates], 2)?.reshape((times, width))
     }
 
     /// The part of one block in a table of all blocks', from column `start`.

@@ -84,7 +84,8 @@ impl Dit {
         for block in self.noise_refiner.iter().chain(&self.layers) {
             parts.extend(block.modulate(&adaln)?);
         }
-        parts.push((self.final_modulation.forward(&adaln.silu()?)? + 1.0)?);
-        Tensor::cat(&parts, 1)
+        let factors = Modulation::factors(&parts, self.config.dim)?;
+        let last = (self.final_modulation.forward(&adaln.silu()?)? + 1.0)?;
+        Tensor::cat(&[factors, last], 1)
     }
 }

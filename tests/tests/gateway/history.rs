@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use futures::future;
 use gateway::{GatewayOptions, History, KeepOptions};
 use llm_dit_tests::servers::Server;
 use serde_json::{Value, json};
@@ -150,4 +151,42 @@ async fn a_killed_gateway_comes_back_with_its_pictures() {
         let kept = reqwest::get(url).await.expect("an answer").bytes().await.expect("a picture");
         assert_eq!(kept, file, "{id}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_killed_at_work_has_only_whole_pictures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Stack { encoder, diffusion, control: _control, .. } = Stack::start().await;
+    let mut newest = 0;
+    for _ in 0..4 {
+        let gateway = Process::start(&encoder.url, &diffusion.url, folder.path());
+        let all = gateway.json("/api/history").await;
+        let kept = ids(&all);
+        assert_eq!(all["total"], kept.len());
+        assert!(kept.first().copied().unwrap_or_default() >= newest, "what was seen is there");
+        for id in &kept {
+            let url = format!("{}/api/history/{id}/image", gateway.url);
+            let file = reqwest::get(url).await.expect("an answer").bytes().await.expect("a file");
+            let picture = image::load_from_memory(&file).expect("a whole picture").into_rgb8();
+            assert_eq!(picture.dimensions(), (64, 64), "{id}");
+        }
+        // Killed as soon as some of these were answered, while others are made and written.
+        let mut asked: Vec<_> = (0..12)
+            .map(|number| {
+                let request = reqwest::Client::new().post(format!("{}/api/generate", gateway.url));
+                let body = json!({"prompt": format!("picture {number}")});
+                tokio::spawn(request.json(&body).send())
+            })
+            .collect();
+        for _ in 0..3 {
+            let (answer, _, left) = future::select_all(asked).await;
+            assert_eq!(answer.expect("no panic").expect("an answer").status(), 200);
+            asked = left;
+        }
+        newest = ids(&gateway.json("/api/history?limit=1").await)[0];
+        drop(gateway);
+        // The rest may or may not have been answered.
+        future::join_all(asked).await;
+    }
+    assert!(newest > 4, "ids go on");
 }

@@ -1,6 +1,7 @@
 //! Several machines: who gets what, and what becomes of those that fail.
 
 use diffusion_service::{DiffusionHandle, ServiceLimits};
+use encoder_service::engine::EncodeJob;
 use gateway::{EncoderTarget, GatewayOptions};
 use llm_dit_chat::Chat;
 use llm_dit_heylook::{HeylookEncoder, HeylookOptions};
@@ -13,7 +14,7 @@ use llm_dit_tests::{
     servers::{Server, fake_diffusion, fake_encoder},
 };
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc::UnboundedReceiver};
 
 use crate::support::{Events, Gateway, WIDTH, expected_embeddings, expected_png, options, problem};
 
@@ -103,6 +104,42 @@ async fn a_machine_that_is_gone_is_left_alone_until_it_is_back() {
         Server::start(|_, shutdown| diffusion_service::run(listener, again, shutdown)).await;
     assert_eq!(ask(30).await, 200);
     assert_eq!(control.seen().await, Seen::Began { seed: 30 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_that_is_gone_is_left_alone_until_it_is_back() {
+    let ((one, mut one_jobs), (two, mut two_jobs)) = (fake_encoder(WIDTH), fake_encoder(WIDTH));
+    let (one, two) = (Server::encoder(one).await, Server::encoder(two).await);
+    let (diffusion, _control) = diffusion(FakeGenerator::free(WIDTH));
+    let diffusion = Server::diffusion(diffusion).await;
+    let gateway = Gateway::with(options(&[&one.url, &two.url], &[&diffusion.url])).await;
+    let mut number = 0;
+    // No prompt comes twice, so that none is remembered.
+    let mut ask = async |count: usize| {
+        for _ in 0..count {
+            number += 1;
+            let body = json!({"prompt": format!("picture {number}")});
+            assert_eq!(gateway.post(&body).await.status(), 200, "{number}");
+        }
+    };
+    let took = |jobs: &mut UnboundedReceiver<EncodeJob>| {
+        std::iter::from_fn(|| jobs.try_recv().ok()).count()
+    };
+    // Asks both, so that one is not preferred because it is known already.
+    gateway.json("/health").await;
+    ask(6).await;
+    assert_eq!((took(&mut one_jobs), took(&mut two_jobs)), (3, 3), "equals take turns");
+    let address = one.url.trim_start_matches("http://").to_owned();
+    one.stop().await;
+    ask(6).await;
+    assert_eq!(took(&mut two_jobs), 6);
+
+    let listener = TcpListener::bind(&address).await.expect("the port is free again");
+    let (again, mut jobs) = fake_encoder(WIDTH);
+    let _again = Server::start(|_, shutdown| encoder_service::run(listener, again, shutdown)).await;
+    while gateway.json("/health").await["encoders"][0]["backends"][0]["status"] != "serving" {}
+    ask(6).await;
+    assert_eq!((took(&mut jobs), took(&mut two_jobs)), (3, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
