@@ -161,8 +161,7 @@ impl ZImage {
         let [channels, rows, cols] = shape;
         let z = Tensor::from_slice(&latents, (1, channels, rows, cols), &Device::Cpu)?;
         let z = ((z / config.scaling_factor)? + config.shift_factor)?;
-        let planes = self.autoencoder.decode::<GenerateError>(&z)?;
-        let rgb = pixels::interleave(&planes.flatten_all()?.to_vec1::<f32>()?)?;
+        let rgb = pixels::bytes(&self.autoencoder.decode::<GenerateError>(&z)?)?;
         let picture = Picture { width: job.params.width, height: job.params.height, rgb };
         let decode = started.elapsed();
         let latents = job
