@@ -210,3 +210,63 @@ async fn patiently(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use llm_dit_pictures::Format;
+
+    use super::*;
+
+    fn add(jobs: &Jobs, outcome: Option<Outcome>) -> Uuid {
+        let id = Uuid::new_v4();
+        let job = Job {
+            id,
+            created: String::new(),
+            log: Mutex::new(Log { events: Vec::new(), next: 0, outcome }),
+            changed: watch::channel(0).0,
+            cancel: CancellationToken::new(),
+        };
+        jobs.list.lock().push_back(Arc::new(job));
+        jobs.forget();
+        id
+    }
+
+    fn done(bytes: usize) -> Option<Outcome> {
+        Some(Outcome::Done(Arc::new(Made {
+            file: Bytes::from(vec![0; bytes]),
+            format: Format::Png,
+            parameters: Default::default(),
+            formatted_prompt: String::new(),
+            seconds: 0.0,
+            truncated: [0, 0],
+            cached: false,
+            history_id: None,
+        })))
+    }
+
+    fn left(jobs: &Jobs) -> Vec<Uuid> {
+        jobs.all().iter().map(|job| job.id).collect()
+    }
+
+    #[test]
+    fn of_jobs_that_are_over_the_newest_are_known_and_of_others_all() {
+        let jobs = Jobs::default();
+        let running = [add(&jobs, None), add(&jobs, None)];
+        let over: Vec<Uuid> =
+            (0..MAX_OVER + 3).map(|_| add(&jobs, Some(Outcome::Cancelled))).collect();
+        let newest = over[3..].iter().rev().copied();
+        assert_eq!(left(&jobs), newest.chain([running[1], running[0]]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn pictures_are_forgotten_by_their_bytes_but_never_the_newest() {
+        let jobs = Jobs::default();
+        let half = MAX_OVER_BYTES / 2;
+        let (_, second, third) =
+            (add(&jobs, done(half)), add(&jobs, done(half)), add(&jobs, done(half)));
+        assert_eq!(left(&jobs), [third, second]);
+        let large = add(&jobs, done(MAX_OVER_BYTES + 1));
+        assert_eq!(left(&jobs), [large]);
+    }
+}

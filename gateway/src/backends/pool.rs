@@ -221,3 +221,49 @@ impl Names {
         *list = next;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use llm_dit_proto::v1::encoder_server::SERVICE_NAME;
+
+    use super::*;
+
+    fn urls(list: &Mutex<Vec<Arc<Backend>>>) -> Vec<String> {
+        list.lock().iter().map(|backend| backend.url().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn when_a_name_has_other_addresses_those_that_stay_are_still_known() {
+        let (a, b, c) = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3");
+        let list = Arc::new(Mutex::new(Vec::new()));
+        let names = Names {
+            what: "encoder",
+            service: SERVICE_NAME,
+            urls: Vec::new(),
+            list: Arc::clone(&list),
+        };
+        names.replace(&[a.to_owned(), b.to_owned(), a.to_owned()]);
+        assert_eq!(urls(&list), [a, b], "each once");
+        let stays = Lease::new(Arc::clone(&list.lock()[1]));
+        names.replace(&[c.to_owned(), b.to_owned()]);
+        assert_eq!(urls(&list), [c, b]);
+        assert!(Arc::ptr_eq(stays.backend(), &list.lock()[1]));
+        assert_eq!(list.lock()[1].in_flight(), 1, "with what it has to do");
+    }
+
+    #[tokio::test]
+    async fn nobody_gets_the_same_machine_twice() {
+        let (a, b) = ("http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned());
+        let pool = Pool::new("encoder", SERVICE_NAME, &[a, b]).expect("valid");
+        let mut tried = Tried::default();
+        let mut been = Vec::new();
+        for _ in 0..2 {
+            let lease = pool.try_pick(&tried).expect("one that was not tried");
+            been.push(lease.url().to_owned());
+            let busy = Fault::Busy { message: "x".to_owned(), retry_after: Duration::ZERO };
+            tried.note(lease.backend(), busy.into()).expect("another may have room");
+        }
+        assert_ne!(been[0], been[1]);
+        assert!(pool.try_pick(&tried).is_none());
+    }
+}
