@@ -129,6 +129,8 @@ class Stopwatch:
             line["peak_bytes"] = torch.cuda.max_memory_allocated()
         except torch.OutOfMemoryError:
             line["error"] = "out of memory"
+        except Exception as error:  # The next row has its chance.
+            line["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         gc.collect()
         torch.cuda.empty_cache()
         print(json.dumps(line), flush=True)
@@ -208,7 +210,11 @@ def main():
     model = transformer(dtype)
     for variant in ("eager", "compiled") if args.compile else ("eager",):
         if variant == "compiled":
-            model.compile_repeated_blocks(fullgraph=True)
+            # For each shape its own code, which is faster than code for any shape.
+            from torch import _dynamo
+            _dynamo.config.recompile_limit = 256
+            _dynamo.config.accumulated_recompile_limit = 1024
+            model.compile_repeated_blocks(fullgraph=True, dynamic=False)
         if "forward" in args.only:
             forward_rows(watch, args, model, variant)
         if "image" in args.only:
