@@ -193,7 +193,11 @@ mod tests {
 
     #[test]
     fn tiles_are_the_models_size_and_cut_as_diffusers_cuts() {
-        let side = |sample_size| Config { sample_size, ..Config::z_image() }.tile_side();
+        let side = |sample_size| {
+            let mut config = Config::z_image();
+            config.sample_size = sample_size;
+            config.tile_side()
+        };
         assert_eq!(
             [side(Some(512)), side(Some(1024)), side(Some(24)), side(None)],
             [512, 1024, 1024, 1024]
