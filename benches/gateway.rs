@@ -28,13 +28,13 @@ use llm_dit_proto::v1::{
     diffusion_client::DiffusionClient, encode_response::Frame, encoder_client::EncoderClient,
     generate_event::Event,
 };
+use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::{FastDiffusion, ScriptedEncoder},
     servers::Server,
     wire,
 };
 use serde_json::json;
-use tonic::transport::Channel;
 
 const TOKENS: u64 = 512;
 const WIDTH: u64 = 2560;
@@ -51,8 +51,8 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// Calls both ways.
 #[derive(Clone)]
 struct Client {
-    encoder: EncoderClient<Channel>,
-    diffusion: DiffusionClient<Channel>,
+    encoder: EncoderClient<WithKey>,
+    diffusion: DiffusionClient<WithKey>,
     http: reqwest::Client,
     url: String,
 }
@@ -89,7 +89,7 @@ async fn main() -> Result<(), Failure> {
     let client = Client {
         encoder: EncoderClient::new(encoder.channel()),
         diffusion: DiffusionClient::new(diffusion.channel()),
-        http: reqwest::Client::new(),
+        http: llm_dit_tests::http(),
         url: gateway.url.clone(),
     };
 

@@ -39,6 +39,7 @@ fn error(error: HeylookError) -> CliError {
         Fault::BadRequest(_) | Fault::TooLarge(_) => CliError::Usage(message),
         Fault::Unsupported(_)
         | Fault::NotFound(_)
+        | Fault::Unauthenticated(_)
         | Fault::Busy { .. }
         | Fault::Deadline(_)
         | Fault::Cancelled(_)

@@ -1,6 +1,7 @@
 //! Flags that commands share.
 
 mod chat;
+mod gateway;
 mod given;
 mod output;
 
@@ -18,6 +19,7 @@ use llm_dit_weights::{DeviceChoice, args::OffloadArgs, encoder_folder};
 use crate::error::CliError;
 
 pub use chat::{ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, LibraryArgs, PartArgs};
+pub use gateway::GatewayArgs;
 pub use given::Given;
 pub use output::{OutputArgs, PreviewWhen};
 
@@ -122,9 +124,8 @@ pub struct GenerateArgs {
     pub lora: LoraArgs,
     #[command(flatten, next_help_heading = "Text encoder on another machine")]
     pub api: ApiArgs,
-    /// Ask a gateway instead of computing here, such as http://127.0.0.1:7860
-    #[arg(long, value_name = "URL", env = "LLM_DIT_GATEWAY")]
-    pub gateway: Option<String>,
+    #[command(flatten, next_help_heading = "Gateway")]
+    pub gateway: GatewayArgs,
     /// Use these embeddings instead of a prompt: safetensors with `embeddings` (tokens, width) and,
     /// for guidance, `negative_embeddings`
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]

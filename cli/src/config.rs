@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use clap::{Args, Subcommand};
+use gateway::AccessArgs;
 use llm_dit_serving::args::ListenArgs;
 use llm_dit_settings::{KEYS, Kind, Origin, Setting, Settings};
 use llm_dit_weights::model_label;
@@ -30,6 +31,8 @@ pub struct ShowArgs {
     generate: GenerateArgs,
     #[command(flatten)]
     listen: ListenArgs<7860>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Print JSON: an object of keys, each with its value and origin
     #[arg(long)]
     json: bool,
@@ -118,6 +121,7 @@ fn value(setting: &Setting) -> Value {
             };
             values.iter().map(entry).collect()
         }
+        (Some(Kind::Texts | Kind::Numbers), values) => values.iter().map(one).collect(),
         (_, [single]) => one(single),
         (_, values) => values.iter().map(one).collect(),
     }

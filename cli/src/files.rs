@@ -43,15 +43,24 @@ impl Staged {
 
 /// Writes beside the target; [`Staged::publish`] renames, so that no reader sees half a file.
 pub fn stage(path: &Path, bytes: &[u8]) -> Result<Staged, CliError> {
+    // Temporary files are private; a picture is as readable as any other file.
+    stage_as(path, bytes, Some(0o644))
+}
+
+/// Likewise, of what only its owner may read.
+pub fn stage_private(path: &Path, bytes: &[u8]) -> Result<Staged, CliError> {
+    stage_as(path, bytes, None)
+}
+
+fn stage_as(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Staged, CliError> {
     let staged = tempfile::Builder::new().prefix(".llm-dit-").tempfile_in(folder(path)).and_then(
         |mut file| {
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
-            // Temporary files are private; a picture is as readable as any other file.
             #[cfg(unix)]
-            {
+            if let Some(mode) = mode {
                 use std::os::unix::fs::PermissionsExt as _;
-                file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+                file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
             }
             Ok(Staged { file, path: path.to_owned() })
         },

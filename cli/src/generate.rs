@@ -98,7 +98,7 @@ fn run(
     settings: &Settings,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
-    if args.gateway.is_some() {
+    if args.gateway.url.is_some() {
         Remote::check(settings)?;
     }
     let from = origin::recipe(&args)?;
@@ -107,14 +107,14 @@ fn run(
     }
     let Plan { mut items, resumable } = plan::plan(&args, from.as_ref())?;
     if let Some(dtype) = from.as_ref().and_then(|recipe| recipe.dtype.as_deref())
-        && args.gateway.is_none()
+        && args.gateway.url.is_none()
         && !args.given.has("dtype")
     {
         args.model.dtype = dtype.parse().ok().or(args.model.dtype);
     }
     let progress = Progress::new(args.quiet);
-    let mut studio: Box<dyn Studio> = match &args.gateway {
-        Some(url) => Box::new(Remote::open(url, stop)),
+    let mut studio: Box<dyn Studio> = match &args.gateway.url {
+        Some(url) => Box::new(Remote::open(url, &args.gateway, stop)?),
         None => Box::new(Local::open(&args, stop)?),
     };
     let model = studio.model();

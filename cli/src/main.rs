@@ -3,6 +3,7 @@
 mod api;
 mod args;
 mod bench;
+mod certificates;
 mod config;
 mod embeddings;
 mod encode;
@@ -44,6 +45,8 @@ enum Command {
     Templates(templates::TemplatesArgs),
     /// Run encoder, diffusion and gateway in this process and answer HTTP
     Serve(serve::ServeArgs),
+    /// Make certificates and keys, so that your machines trust each other and nobody else
+    Certificates(certificates::CertificatesArgs),
     /// Time every stage on this machine; needs no model files
     Bench(Box<bench::BenchArgs>),
     /// Show what is configured, and where each value came from
@@ -77,6 +80,7 @@ async fn main() -> ExitCode {
         Command::Format(args) => format::format(&args),
         Command::Templates(args) => templates::templates(&args),
         Command::Serve(args) => serve::serve(args).await,
+        Command::Certificates(args) => certificates::certificates(&args),
         Command::Bench(args) => bench::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),
     };

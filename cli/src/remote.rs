@@ -18,7 +18,7 @@ use self::{
     events::EVENTS,
 };
 use crate::{
-    args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS},
+    args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GatewayArgs},
     error::CliError,
     generate::{Deliver, Item, Made, Report, Studio},
     progress::Progress,
@@ -61,9 +61,14 @@ pub struct Remote<'a> {
 }
 
 impl<'a> Remote<'a> {
-    pub fn open(gateway: &str, stop: &'a CancellationToken) -> Self {
+    pub fn open(
+        gateway: &str,
+        access: &GatewayArgs,
+        stop: &'a CancellationToken,
+    ) -> Result<Self, CliError> {
         let url = format!("{}/api/generate", gateway.trim_end_matches('/'));
-        Self { url, client: reqwest::Client::new(), stop }
+        let client = access.client(&url)?;
+        Ok(Self { url, client, stop })
     }
 
     /// Refuses what only this process can do. What a configuration file says of this machine is for

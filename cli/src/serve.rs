@@ -9,10 +9,12 @@ use std::{
 use clap::Args;
 use diffusion_service::{BatchArgs, DiffusionHandle, LoraArgs, ServiceLimits};
 use encoder_service::{EncoderHandle, EncoderLimits};
-use gateway::{EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
+use gateway::{AccessArgs, AccessOptions, EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
+    Credentials, Door, Security,
     args::ListenArgs,
+    security::{Key, Keys},
     shutdown,
     telemetry::{self, LogArgs},
 };
@@ -28,6 +30,8 @@ pub struct ServeArgs {
     #[command(flatten, next_help_heading = "Model")]
     model: ModelArgs,
     #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
     batch: BatchArgs,
     #[command(flatten, next_help_heading = "What is kept")]
     keep: KeepArgs,
@@ -42,8 +46,8 @@ pub struct ServeArgs {
 pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     telemetry::init(&args.log);
     // First the port, so that a taken one is known before gigabytes are read.
-    let listener = args.listen.bind().await.map_err(CliError::failed)?;
-    let address = listener.local_addr().map_err(CliError::failed)?;
+    let door = args.listen.bind().await.map_err(CliError::failed)?;
+    let (scheme, address) = (door.scheme(), door.address().map_err(CliError::failed)?);
     let model_path = args.model.folder()?;
     let loras = args.lora.choices().map_err(CliError::usage)?;
     let loras_folder = args.lora.folder().map_err(CliError::usage)?;
@@ -67,17 +71,21 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
 
     let stop = shutdown::on_signal().map_err(CliError::failed)?;
     let services = Services::start(encoder, diffusion, &stop).await?;
-    println!("llm-dit is ready: http://{address}");
-    let answered = gateway::run(listener, services.gateway(args.keep.into()), stop).await;
+    println!("llm-dit is ready: {scheme}://{address}");
+    let options =
+        GatewayOptions { access: args.access.into(), ..services.gateway(args.keep.into()) };
+    let answered = gateway::run(door, options, stop).await;
     services.end().await?;
     answered.map_err(CliError::failed)
 }
 
-/// Encoder and diffusion behind ports of the loopback interface. They go on until the gateway before
-/// them has answered everyone.
+/// Encoder and diffusion behind ports of the loopback interface, which ask for a key that only this
+/// process knows: other users of this machine can connect as well. They go on until the gateway
+/// before them has answered everyone.
 pub struct Services {
     encoder_url: String,
     diffusion_url: String,
+    key: Key,
     tasks: [JoinHandle<Result<(), CliError>>; 2],
     end: CancellationToken,
 }
@@ -92,11 +100,16 @@ impl Services {
         let end = CancellationToken::new();
         let (encoder_url, encoder_listener) = loopback().await?;
         let (diffusion_url, diffusion_listener) = loopback().await?;
+        let key = Key::random();
+        let door = |listener| {
+            let keys = Some(Keys::only("gateway", &key));
+            Door { security: Security { keys, tls: None }, ..Door::from(listener) }
+        };
         let tasks = [
-            spawn(encoder_service::run(encoder_listener, encoder, end.clone()), stop),
-            spawn(diffusion_service::run(diffusion_listener, diffusion, end.clone()), stop),
+            spawn(encoder_service::run(door(encoder_listener), encoder, end.clone()), stop),
+            spawn(diffusion_service::run(door(diffusion_listener), diffusion, end.clone()), stop),
         ];
-        Ok(Self { encoder_url, diffusion_url, tasks, end })
+        Ok(Self { encoder_url, diffusion_url, key, tasks, end })
     }
 
     /// How a gateway finds them.
@@ -106,6 +119,8 @@ impl Services {
             diffusion: vec![self.diffusion_url.clone()],
             heylook: None,
             keep,
+            access: AccessOptions::default(),
+            credentials: Credentials { key: Some(self.key.clone()), ..Credentials::default() },
         }
     }
 

@@ -8,7 +8,7 @@ mod upload;
 use std::time::{Duration, Instant};
 
 use futures::{
-    StreamExt as _,
+    Stream, StreamExt as _,
     stream::{self, BoxStream},
 };
 use llm_dit_params::GenerateParams;
@@ -23,15 +23,17 @@ use llm_dit_proto::{
         generate_event::Event as Wire,
     },
 };
-use llm_dit_serving::grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError};
-use tokio::net::TcpListener;
+use llm_dit_serving::{
+    Deadline, Door,
+    grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use self::{pull::Pulled, upload::Upload};
 use crate::{
-    DiffusionHandle, Event, Events,
+    DiffusionHandle, Event,
     engine::GenerateJob,
     picture,
     preview::{self, PreviewOptions},
@@ -39,13 +41,13 @@ use crate::{
 
 /// Serves the generator until `shutdown` fires and the running requests are done.
 pub async fn run(
-    listener: TcpListener,
+    door: impl Into<Door>,
     handle: DiffusionHandle,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let service =
         DiffusionServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GrpcServer::default().service(service).serve(listener, shutdown).await
+    GrpcServer::default().service(service).serve(door, shutdown).await
 }
 
 struct Service {
@@ -72,7 +74,9 @@ impl Diffusion for Service {
         request: Request<Streaming<GenerateRequest>>,
     ) -> Result<Response<EventStream>, Status> {
         let span = tracing::info_span!("generate", seed = tracing::field::Empty);
-        Ok(Response::new(self.events(request.into_inner()).instrument(span).await?))
+        let deadline = Deadline::of(request.metadata());
+        let events = self.events(request.into_inner(), deadline).instrument(span);
+        Ok(Response::new(deadline.bound(events).await?))
     }
 
     async fn list_loras(
@@ -99,7 +103,11 @@ impl Diffusion for Service {
 }
 
 impl Service {
-    async fn events(&self, requests: Streaming<GenerateRequest>) -> Result<EventStream, Fault> {
+    async fn events(
+        &self,
+        requests: Streaming<GenerateRequest>,
+        deadline: Deadline,
+    ) -> Result<EventStream, Fault> {
         let begun = Instant::now();
         let upload = Upload::read(requests, &self.handle).await?;
         tracing::Span::current().record("seed", upload.params.seed);
@@ -114,7 +122,8 @@ impl Service {
                 (Pulled::brought(embeddings, negative_embeddings), Duration::ZERO)
             }
             None => {
-                let pulled = pull::embeddings(&self.handle, &upload.params, upload.prompt).await?;
+                let pulled =
+                    pull::embeddings(&self.handle, &upload.params, upload.prompt, deadline).await?;
                 (pulled, pull_begun.elapsed())
             }
         };
@@ -128,8 +137,9 @@ impl Service {
             preview: upload.preview,
         };
         let from_picture = job.image.is_some();
-        // Nothing else holds this token: the stream's end, however it comes, is what cancels.
-        let events = self.handle.generate(job, &CancellationToken::new()).await?;
+        // Beside the deadline nothing stops the work but the stream's end, however it comes.
+        let timer = deadline.start();
+        let events = self.handle.generate(job, timer.token()).await?;
         let context = Context {
             begun,
             encode,
@@ -140,7 +150,7 @@ impl Service {
             truncated_tokens: pulled.truncated_tokens,
             negative_truncated_tokens: pulled.negative_truncated_tokens,
         };
-        Ok(context.translate(events))
+        Ok(context.translate(timer.explain(events)))
     }
 }
 
@@ -157,7 +167,10 @@ struct Context {
 }
 
 impl Context {
-    fn translate(self, events: Events) -> EventStream {
+    fn translate(
+        self,
+        events: impl Stream<Item = Result<Event, Fault>> + Send + 'static,
+    ) -> EventStream {
         events
             .flat_map(move |event| {
                 stream::iter(match event {

@@ -9,7 +9,7 @@ use diffusion_service::{
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     Remote,
-    args::ListenArgs,
+    args::{CredentialsArgs, ListenArgs},
     boot::{ServiceArgs, boot},
     client, shutdown,
     telemetry::LogArgs,
@@ -61,6 +61,8 @@ struct Args {
     #[command(flatten)]
     listen: ListenArgs<50052>,
     #[command(flatten)]
+    credentials: CredentialsArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -92,9 +94,10 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
-    let encoder = args.encoder.map(|url| Remote::new("encoder", &url)).transpose()?;
+    let credentials = args.credentials.read(&args.listen.identity)?;
+    let encoder = args.encoder.map(|url| Remote::new("encoder", &url, &credentials)).transpose()?;
     // First the port, so that a taken one is known before gigabytes are read.
-    let listener = args.listen.bind().await?;
+    let door = args.listen.bind().await?;
     let options = DiffusionOptions {
         model_path: model_folder(args.model_path.as_deref())?,
         dit_path: args.dit_path,
@@ -115,6 +118,6 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let handle = DiffusionHandle::spawn(engine, limits, encoder)?.with_loras_folder(folder);
     let info = handle.info();
     tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");
-    run(listener, handle, shutdown::on_signal()?).await?;
+    run(door, handle, shutdown::on_signal()?).await?;
     Ok(())
 }

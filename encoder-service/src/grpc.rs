@@ -14,8 +14,10 @@ use llm_dit_proto::{
         encoder_server::{Encoder, EncoderServer},
     },
 };
-use llm_dit_serving::grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError};
-use tokio::net::TcpListener;
+use llm_dit_serving::{
+    Deadline, Door,
+    grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -24,13 +26,13 @@ use crate::{Embedding, EncodeRequest, EncoderHandle};
 
 /// Serves the encoder until `shutdown` fires and the running requests are done.
 pub async fn run(
-    listener: TcpListener,
+    door: impl Into<Door>,
     handle: EncoderHandle,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let service =
         EncoderServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GrpcServer::default().service(service).serve(listener, shutdown).await
+    GrpcServer::default().service(service).serve(door, shutdown).await
 }
 
 struct Service {
@@ -55,7 +57,9 @@ impl Encoder for Service {
         request: Request<v1::EncodeRequest>,
     ) -> Result<Response<Frames>, Status> {
         let span = tracing::info_span!("encode");
-        Ok(Response::new(self.frames(request.into_inner()).instrument(span).await?))
+        let deadline = Deadline::of(request.metadata());
+        let frames = self.frames(request.into_inner(), deadline).instrument(span);
+        Ok(Response::new(deadline.bound(frames).await?))
     }
 
     async fn count(
@@ -78,17 +82,22 @@ impl Encoder for Service {
 }
 
 impl Service {
-    async fn frames(&self, request: v1::EncodeRequest) -> Result<Frames, Fault> {
+    async fn frames(
+        &self,
+        request: v1::EncodeRequest,
+        deadline: Deadline,
+    ) -> Result<Frames, Fault> {
         let request = EncodeRequest {
             chats: request.prompts.into_iter().map(Chat::from).collect(),
             hidden_layer: request.hidden_layer,
             max_tokens: request.max_tokens,
             dtype: DType::from_wire(request.dtype)?,
         };
-        // Nothing else holds this token: the stream's end, however it comes, is what cancels.
-        let embeddings = self.handle.encode(request, &CancellationToken::new()).await?;
+        // Beside the deadline nothing stops the work but the stream's end, however it comes.
+        let timer = deadline.start();
+        let embeddings = self.handle.encode(request, timer.token()).await?;
         let model = self.handle.info().model;
-        let frames = embeddings.flat_map(move |result| match result {
+        let frames = timer.explain(embeddings).flat_map(move |result| match result {
             Ok(embedding) => stream::iter(frames(embedding, &model).map(Ok).collect::<Vec<_>>()),
             Err(fault) => stream::iter(vec![Err(Status::from(fault))]),
         });

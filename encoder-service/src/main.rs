@@ -77,7 +77,7 @@ async fn main() -> ExitCode {
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     // First the port, so that a taken one is known before gigabytes are read.
-    let listener = args.listen.bind().await?;
+    let door = args.listen.bind().await?;
     let limits = EncoderLimits { queue_capacity: args.queue_capacity, ..Default::default() };
     let handle = match args.api.encoder()? {
         Some(encoder) => {
@@ -86,7 +86,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         }
         None => load_local(&args, limits)?,
     };
-    run(listener, handle, shutdown::on_signal()?).await?;
+    run(door, handle, shutdown::on_signal()?).await?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod lists;
 pub(crate) mod loras;
 pub(crate) mod openai;
 pub(crate) mod page;
+pub(crate) mod session;
 
 use std::sync::Arc;
 

@@ -1,24 +1,25 @@
-//! The routes, what surrounds them, and serving them.
+//! The routes, and what surrounds them.
 
-use std::{any::Any, io, sync::Arc};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     extract::Request,
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware,
     response::{IntoResponse as _, Response},
     routing::get,
-    serve::ListenerExt as _,
 };
 use llm_dit_proto::Fault;
-use llm_dit_serving::grpc::DEFAULT_GRACE;
-use tokio::{net::TcpListener, time};
-use tokio_util::sync::CancellationToken;
+use llm_dit_serving::Security;
 use tower_http::{
     catch_panic::CatchPanicLayer,
+    cors::CorsLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+    timeout::RequestBodyTimeoutLayer,
     trace::{DefaultOnFailure, DefaultOnResponse, TraceLayer},
 };
-use tracing::{Level, Span};
+use tracing::{Level, Span, field::Empty};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -27,15 +28,21 @@ use crate::{
         answer::PreviewBody,
         encode, generate, health, history, jobs, lists, loras,
         openai::{self, OpenAiProblemBody},
-        page,
+        page, session,
     },
     body::MAX_BODY_BYTES,
     error::Error,
     gateway::Gateway,
     generation::Progress,
+    guard::{self, Guard},
     options::GatewayOptions,
     problem::Problem,
 };
+
+/// Between two pieces of a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Browsers may remember that long what other pages may do.
+const CORS_AGE: Duration = Duration::from_secs(3600);
 
 /// What the document says beside the endpoints.
 #[derive(OpenApi)]
@@ -74,12 +81,14 @@ fn api() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(openai::edit))
         .routes(routes!(openai::list))
         .routes(routes!(openai::get))
+        .routes(routes!(session::begin, session::end))
         .routes(routes!(health::health))
 }
 
 /// Every route of the gateway. Must be called inside a tokio runtime.
-pub fn app(options: &GatewayOptions) -> Result<Router, Error> {
-    let gateway = Arc::new(Gateway::new(options)?);
+pub fn app(options: &GatewayOptions, security: &Security) -> Result<Router, Error> {
+    let guard = Arc::new(Guard::new(security, &options.access.cors_origins));
+    let gateway = Arc::new(Gateway::new(options, Arc::clone(&guard))?);
     let around = tower::ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(
@@ -90,7 +99,10 @@ pub fn app(options: &GatewayOptions) -> Result<Router, Error> {
                 .on_failure(DefaultOnFailure::new().level(Level::DEBUG)),
         )
         .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(CatchPanicLayer::custom(panicked));
+        .layer(CatchPanicLayer::custom(panicked))
+        .option_layer(cors(&options.access.cors_origins))
+        .layer(middleware::from_fn_with_state(guard, guard::guard))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT));
     let (mut router, document) = api().split_for_parts();
     let document = Arc::new(document);
     router = router.route(
@@ -109,39 +121,23 @@ pub fn app(options: &GatewayOptions) -> Result<Router, Error> {
         .with_state(gateway))
 }
 
-/// Serves until `shutdown` fires and the running requests are done, or the grace period is over.
-pub async fn run(
-    listener: TcpListener,
-    options: GatewayOptions,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let app = app(&options)?;
-    let address = listener.local_addr().map_err(Error::Socket)?;
-    let listener = listener.tap_io(|stream| {
-        // Costs only latency when it fails.
-        let _ = stream.set_nodelay(true);
-    });
-    tracing::info!(%address, diffusion = ?options.diffusion, "serving HTTP");
-    let drained = axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-        .into_future();
-    let overtime = async {
-        shutdown.cancelled().await;
-        time::sleep(DEFAULT_GRACE).await;
-    };
-    tokio::select! {
-        result = drained => result.map_err(|cause: io::Error| Error::Socket(cause)),
-        () = overtime => {
-            let seconds = DEFAULT_GRACE.as_secs();
-            tracing::warn!(seconds, "the grace period is over; unfinished requests are cut off");
-            Ok(())
-        }
-    }
+/// Pages of these origins may read the answers. Without any, nothing is said to browsers, and they
+/// let no other page.
+fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
+    let exposed = ["x-seed", "x-generation-time", "x-history-id", "x-request-id"];
+    (!origins.is_empty()).then(|| {
+        CorsLayer::new()
+            .allow_origin(origins.to_vec())
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
+            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT])
+            .expose_headers(exposed.map(HeaderName::from_static))
+            .max_age(CORS_AGE)
+    })
 }
 
 fn span<B>(request: &axum::http::Request<B>) -> Span {
     let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok());
-    tracing::info_span!("http", method = %request.method(), path = request.uri().path(), id)
+    tracing::info_span!("http", method = %request.method(), path = request.uri().path(), id, caller = Empty)
 }
 
 async fn not_found(request: Request) -> Problem {

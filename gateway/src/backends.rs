@@ -75,7 +75,8 @@ impl Backends {
         }
         let mut encoders = Vec::new();
         for (name, urls) in names {
-            let pool = Pool::new("encoder", encoder_server::SERVICE_NAME, &urls)?;
+            let pool =
+                Pool::new("encoder", encoder_server::SERVICE_NAME, &urls, &options.credentials)?;
             encoders.push(NamedEncoder { name, kind: EncoderKind::Grpc(pool) });
         }
         encoders.extend(options.heylook.iter().map(|encoder| NamedEncoder {
@@ -84,7 +85,12 @@ impl Backends {
         }));
         let default = [DEFAULT_DIFFUSION.to_owned()];
         let urls = if options.diffusion.is_empty() { &default[..] } else { &options.diffusion[..] };
-        let diffusion = Pool::new("diffusion service", diffusion_server::SERVICE_NAME, urls)?;
+        let diffusion = Pool::new(
+            "diffusion service",
+            diffusion_server::SERVICE_NAME,
+            urls,
+            &options.credentials,
+        )?;
         Ok(Self { diffusion, encoders, encoder_is_open, loras: Mutex::default() })
     }
 

@@ -11,6 +11,7 @@ use llm_dit_proto::{
     Fault,
     v1::{self, DescribeEncoderRequest, EncodeRequest, EncoderDescription},
 };
+use llm_dit_serving::Deadline;
 use prost::Message as _;
 
 use crate::{
@@ -34,6 +35,7 @@ pub(crate) const DEFAULT_HIDDEN_LAYER: i32 = -2;
 pub(crate) struct Ask {
     pub hidden_layer: i32,
     pub max_tokens: u32,
+    pub deadline: Deadline,
 }
 
 /// Has the prompts encoded and waits for the first frame, so that a diffusion service is only
@@ -95,7 +97,7 @@ async fn from_service(
         max_tokens: Some(ask.max_tokens),
         ..Default::default()
     };
-    let answer = client.encode(request).await;
+    let answer = client.encode(ask.deadline.request(request)).await;
     let frames = answer.map_err(|status| lease.remote.fault(status))?.into_inner();
     Pipe::coming(slots, lease, frames, Arc::clone(cache)).await
 }

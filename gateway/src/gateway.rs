@@ -7,8 +7,8 @@ use llm_dit_templates::Library;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    backends::Backends, encode::Cache, error::Error, history::History, jobs::Jobs,
-    options::GatewayOptions,
+    backends::Backends, deadlines::Deadlines, encode::Cache, error::Error, guard::Guard,
+    history::History, jobs::Jobs, options::GatewayOptions,
 };
 
 /// Uploads of pictures that are read at the same time.
@@ -26,6 +26,9 @@ pub(crate) struct Gateway {
     pub jobs: Jobs,
     /// `None`: there is no place for files.
     pub embeddings_dir: Option<PathBuf>,
+    pub guard: Arc<Guard>,
+    /// What a request gets at most.
+    pub patience: Deadlines,
     requests: Arc<Semaphore>,
     pub max_requests: usize,
     uploads: Arc<Semaphore>,
@@ -39,7 +42,7 @@ pub(crate) struct Admission {
 
 impl Gateway {
     /// Must be called inside a tokio runtime.
-    pub fn new(options: &GatewayOptions) -> Result<Self, Error> {
+    pub fn new(options: &GatewayOptions, guard: Arc<Guard>) -> Result<Self, Error> {
         let keep = &options.keep;
         let data = dirs::data_dir().map(|folder| folder.join("llm-dit"));
         Ok(Self {
@@ -52,6 +55,8 @@ impl Gateway {
                 .embeddings_dir
                 .clone()
                 .or_else(|| data.map(|folder| folder.join("embeddings"))),
+            guard,
+            patience: Deadlines::new(options.access.request_timeout),
             requests: Arc::new(Semaphore::new(keep.max_requests)),
             max_requests: keep.max_requests,
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),

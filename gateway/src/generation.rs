@@ -84,7 +84,7 @@ impl Gateway {
     /// Makes the picture, and keeps it in the history.
     pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
         let begun = Instant::now();
-        let drawn = self.draw(request, report).await?;
+        let drawn = request.deadline.bound(self.draw(request, report)).await?;
         self.finish(request, drawn, begun).await
     }
 
@@ -132,7 +132,7 @@ impl Gateway {
                 let mut chats = vec![chat.clone()];
                 chats.extend(negative.map(|text| chat.negative(text)));
                 let max_tokens = request.ask.max_tokens.min(model.max_caption_tokens);
-                let ask = Ask { max_tokens, ..request.ask };
+                let ask = Ask { max_tokens, deadline: request.deadline, ..request.ask };
                 Some(encode::open(encoder, &self.cache, &chats, ask, tried_encoders).await?)
             }
         };
@@ -176,7 +176,7 @@ async fn send<'a>(
     // There is room, and the receiver is here.
     let _ = to.try_send(WireRequest { part: Some(Part::Params(params)) });
     let mut client = lease.diffusion();
-    let answer = client.generate(ReceiverStream::new(requests));
+    let answer = client.generate(request.deadline.request(ReceiverStream::new(requests)));
     tokio::pin!(answer);
     let early = {
         let pump = async {

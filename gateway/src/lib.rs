@@ -8,19 +8,23 @@ mod api;
 mod app;
 mod backends;
 mod body;
+mod deadlines;
 mod encode;
 mod error;
 mod gateway;
 mod generation;
+mod guard;
 mod history;
 mod jobs;
 mod options;
 mod problem;
 mod request;
+mod serve;
 
-pub use app::{app, run};
+pub use app::app;
 pub use error::Error;
 pub use options::{
-    BadTarget, DEFAULT_DIFFUSION, DEFAULT_ENCODER, EncoderTarget, GatewayOptions, History,
-    KeepArgs, KeepOptions,
+    AccessArgs, AccessOptions, BadTarget, DEFAULT_DIFFUSION, DEFAULT_ENCODER, EncoderTarget,
+    GatewayOptions, History, KeepArgs, KeepOptions,
 };
+pub use serve::run;

@@ -3,10 +3,10 @@
 use std::{error::Error, process::ExitCode};
 
 use clap::Parser;
-use gateway::{DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, run};
+use gateway::{AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, run};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
-    args::ListenArgs,
+    args::{CredentialsArgs, ListenArgs},
     boot::{ServiceArgs, boot},
     client::service_url,
     shutdown,
@@ -32,7 +32,11 @@ struct Args {
     #[command(flatten)]
     keep: KeepArgs,
     #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
     listen: ListenArgs<7860>,
+    #[command(flatten)]
+    credentials: CredentialsArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -74,13 +78,15 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
-    let listener = args.listen.bind().await?;
+    let door = args.listen.bind().await?;
     let options = GatewayOptions {
         encoders: args.encoders,
         diffusion: args.diffusion,
         heylook: args.api.encoder()?,
         keep: args.keep.into(),
+        access: args.access.into(),
+        credentials: args.credentials.read(&args.listen.identity)?,
     };
-    run(listener, options, shutdown::on_signal()?).await?;
+    run(door, options, shutdown::on_signal()?).await?;
     Ok(())
 }

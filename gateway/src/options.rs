@@ -1,10 +1,14 @@
 //! What a gateway is started with.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
+use http::HeaderValue;
 use llm_dit_heylook::HeylookEncoder;
-use llm_dit_serving::client::{BadUrl, service_url};
+use llm_dit_serving::{
+    Credentials,
+    client::{BadUrl, service_url},
+};
 
 pub const DEFAULT_ENCODER: &str = "http://127.0.0.1:50051";
 pub const DEFAULT_DIFFUSION: &str = "http://127.0.0.1:50052";
@@ -28,6 +32,55 @@ pub struct GatewayOptions {
     /// A heylookitsanllm server; what requests use when `encoders` is empty.
     pub heylook: Option<HeylookEncoder>,
     pub keep: KeepOptions,
+    pub access: AccessOptions,
+    /// What is shown to the services, and asked of them.
+    pub credentials: Credentials,
+}
+
+/// Who may ask, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessOptions {
+    /// Pages from elsewhere that browsers let use this gateway, as in `https://studio.example`.
+    pub cors_origins: Vec<HeaderValue>,
+    /// Longest time for one picture, its wait included. `None`: as long as it takes.
+    pub request_timeout: Option<Duration>,
+}
+
+/// The flags behind [`AccessOptions`], for every program that runs a gateway.
+#[derive(Clone, Debug, Args)]
+pub struct AccessArgs {
+    /// Let pages of this origin use the gateway in a browser, such as https://studio.example; repeat
+    /// it, or write a list with commas [default: only the gateway's own page]
+    #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    pub cors_origins: Vec<HeaderValue>,
+    /// Longest time for one picture in seconds, its wait included; clients may ask for less with
+    /// X-Request-Timeout [default: as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub request_timeout: Option<Duration>,
+}
+
+impl From<AccessArgs> for AccessOptions {
+    fn from(args: AccessArgs) -> Self {
+        Self { cors_origins: args.cors_origins, request_timeout: args.request_timeout }
+    }
+}
+
+/// As browsers write one: scheme and authority, and nothing after it.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let bad = || "write it as https://HOST or https://HOST:PORT, as browsers do".to_owned();
+    let uri: http::Uri = text.parse().map_err(|_| bad())?;
+    let is_origin = uri.scheme().is_some() && uri.authority().is_some() && !text.ends_with('/');
+    let is_bare = uri.path_and_query().is_none_or(|path| path == "/");
+    if !is_origin || !is_bare || text.contains('@') {
+        return Err(bad());
+    }
+    text.to_ascii_lowercase().parse().map_err(|_| bad())
+}
+
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let bad = || "use seconds, such as 30 or 0.5".to_owned();
+    let number: f64 = text.trim().parse().map_err(|_| bad())?;
+    if number > 0.0 { Duration::try_from_secs_f64(number).map_err(|_| bad()) } else { Err(bad()) }
 }
 
 /// An encoder service. Those of one name share the work.
@@ -171,6 +224,25 @@ impl fmt::Display for EncoderTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn origins_are_written_as_browsers_do() {
+        assert_eq!(
+            origin("HTTPS://Studio.example:8443").expect("fine"),
+            "https://studio.example:8443"
+        );
+        for bad in ["*", "null", "studio.example", "https://a/", "https://a/b", "https://x@a", ""] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["0", "-1", "soon", "inf", "NaN", ""] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn an_encoder_has_a_name_or_is_local() {

@@ -53,6 +53,10 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", detail)
     }
 
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", detail)
+    }
+
     pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type", detail)
     }
@@ -92,6 +96,9 @@ impl From<Fault> for Problem {
             }
             Fault::Unsupported(detail) => {
                 Self::new(StatusCode::NOT_IMPLEMENTED, "Not supported by this server", detail)
+            }
+            Fault::Unauthenticated(detail) => {
+                Self::new(StatusCode::UNAUTHORIZED, "Key needed", detail)
             }
             Fault::NotFound(detail) => Self::new(StatusCode::NOT_FOUND, "Not found", detail),
             Fault::Busy { message, retry_after } => Self {
@@ -145,6 +152,9 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }

@@ -9,6 +9,7 @@ use llm_dit_params::{GenerateOptions, GenerateParams, MAX_PROMPT_BYTES, ParamErr
 use llm_dit_pictures::Format;
 use llm_dit_proto::{Fault, v1};
 use llm_dit_recipe::Settings;
+use llm_dit_serving::Deadline;
 use llm_dit_templates::Library;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -180,6 +181,7 @@ pub(crate) struct Request {
     pub quality: u8,
     /// Whether somebody looks at the picture on its way.
     pub previews: bool,
+    pub deadline: Deadline,
 }
 
 impl GenerateBody {
@@ -239,6 +241,7 @@ impl GenerateBody {
             format: format.unwrap_or_default(),
             quality,
             previews: false,
+            deadline: Deadline::NEVER,
             body: self,
         })
     }
@@ -283,6 +286,7 @@ impl EncodeBody {
         Ask {
             hidden_layer: self.hidden_layer.unwrap_or(DEFAULT_HIDDEN_LAYER),
             max_tokens: self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+            deadline: Deadline::NEVER,
         }
     }
 }

@@ -26,6 +26,9 @@ pub enum Fault {
     Unsupported(String),
     #[error("{0}")]
     NotFound(String),
+    /// The caller showed no key, or a wrong one.
+    #[error("{0}")]
+    Unauthenticated(String),
     /// The queue is full.
     #[error("{message}")]
     Busy { message: String, retry_after: Duration },
@@ -68,6 +71,7 @@ impl From<Fault> for Status {
             Fault::BadRequest(_) | Fault::TooLarge(_) => Status::invalid_argument(message),
             Fault::Unsupported(_) => Status::failed_precondition(message),
             Fault::NotFound(_) => Status::not_found(message),
+            Fault::Unauthenticated(_) => Status::unauthenticated(message),
             Fault::Busy { retry_after, .. } => {
                 let mut status = Status::resource_exhausted(message);
                 status
@@ -91,6 +95,7 @@ impl From<Status> for Fault {
             Code::InvalidArgument | Code::OutOfRange => Self::BadRequest(message),
             Code::FailedPrecondition | Code::Unimplemented => Self::Unsupported(message),
             Code::NotFound => Self::NotFound(message),
+            Code::Unauthenticated => Self::Unauthenticated(message),
             Code::ResourceExhausted => {
                 let seconds = status
                     .metadata()
@@ -108,8 +113,7 @@ impl From<Status> for Fault {
             | Code::PermissionDenied
             | Code::Aborted
             | Code::Internal
-            | Code::DataLoss
-            | Code::Unauthenticated => Self::Internal(message),
+            | Code::DataLoss => Self::Internal(message),
         }
     }
 }
@@ -125,6 +129,7 @@ mod tests {
             Fault::BadRequest(text()),
             Fault::Unsupported(text()),
             Fault::NotFound(text()),
+            Fault::Unauthenticated(text()),
             Fault::Busy { message: text(), retry_after: Duration::from_secs(7) },
             Fault::Deadline(text()),
             Fault::Cancelled(text()),

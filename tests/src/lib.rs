@@ -1,6 +1,7 @@
 //! What the tests share: goldens of the oracle, the demo model, engines that do as they are told,
 //! services on port 0, and the client's side of the wire.
 
+pub mod certificates;
 pub mod demo;
 pub mod fakes;
 pub mod forms;
@@ -9,6 +10,14 @@ pub mod servers;
 pub mod wire;
 
 use std::path::PathBuf;
+
+use llm_dit_serving::{client, security::ClientTls};
+
+/// A client of plain HTTP, which needs no system's authorities.
+pub fn http() -> reqwest::Client {
+    let client = client::http("http://127.0.0.1", &ClientTls::default()).expect("nothing to read");
+    client.build().expect("HTTP")
+}
 
 /// A path in the repository.
 pub fn repository(path: &str) -> PathBuf {

@@ -7,12 +7,12 @@ use encoder_service::{EncoderHandle, EncoderLimits, engine::EncodeJob};
 use llm_dit_chat::ChatTokenizer;
 use llm_dit_proto::v1::{diffusion_server::DiffusionServer, encoder_server::EncoderServer};
 use llm_dit_serving::{
-    Remote,
+    Credentials, Remote,
+    client::WithKey,
     grpc::{GrpcServer, ServeError},
 };
 use tokio::{net::TcpListener, sync::mpsc::UnboundedReceiver, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::{
     fakes::{Control, FakeEncoder, FakeGenerator, FastDiffusion, ScriptedEncoder},
@@ -59,11 +59,11 @@ impl Server {
     }
 
     pub fn remote(&self, service: &'static str) -> Remote {
-        Remote::new(service, &self.url).expect("a valid URL")
+        Remote::new(service, &self.url, &Credentials::default()).expect("a valid URL")
     }
 
     /// A connection of its own.
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> WithKey {
         self.remote("service under test").channel()
     }
 

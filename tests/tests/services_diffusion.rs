@@ -9,19 +9,20 @@ use llm_dit_proto::{
         generate_event,
     },
 };
+use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::{Control, FAILING_SEED, FakeGenerator, LASTING_SEED, PANICKING_SEED, Seen},
     servers::{Server, fake_diffusion},
     wire::{image_parts, outcome, params, request, tensor, tensor_parts},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 const WIDTH: usize = 32;
 
 struct Service {
     server: Server,
-    client: DiffusionClient<Channel>,
+    client: DiffusionClient<WithKey>,
     handle: DiffusionHandle,
     control: Control,
 }

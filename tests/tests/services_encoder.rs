@@ -7,15 +7,16 @@ use llm_dit_proto::{
     DType, Fault,
     v1::{self, DescribeEncoderRequest, encoder_client::EncoderClient},
 };
+use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::FakeEncoder,
     servers::{Server, fake_encoder, tokenizer},
     wire::{chat, embeddings},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
-async fn client() -> (Server, EncoderClient<Channel>) {
+async fn client() -> (Server, EncoderClient<WithKey>) {
     let (handle, _jobs) = fake_encoder(64);
     let server = Server::encoder(handle).await;
     let client = EncoderClient::new(server.channel());

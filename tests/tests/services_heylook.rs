@@ -6,6 +6,7 @@ use llm_dit_proto::{
     DType, Fault,
     v1::{self, DescribeEncoderRequest, encoder_client::EncoderClient},
 };
+use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::{
         FakeHeylook,
@@ -14,12 +15,12 @@ use llm_dit_tests::{
     servers::Server,
     wire::{chat, embeddings},
 };
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 const MODEL: &str = "Qwen3-4B-mlx";
 const FRAME: [&str; 2] = ["<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"];
 
-async fn service(fake: &FakeHeylook, limits: EncoderLimits) -> (Server, EncoderClient<Channel>) {
+async fn service(fake: &FakeHeylook, limits: EncoderLimits) -> (Server, EncoderClient<WithKey>) {
     let encoder = HeylookEncoder::new(&fake.url, MODEL, HeylookOptions::default()).expect("valid");
     let handle = EncoderHandle::heylook(encoder, limits).expect("a thread");
     let server = Server::encoder(handle).await;

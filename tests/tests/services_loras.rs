@@ -16,6 +16,7 @@ use llm_dit_proto::{
     },
 };
 use llm_dit_serving::Remote;
+use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::{Control, FakeGenerator, Seen},
     goldens::Goldens,
@@ -24,14 +25,14 @@ use llm_dit_tests::{
 };
 use llm_dit_weights::DeviceChoice;
 use tempfile::TempDir;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 /// Width of the tiny model's captions, and of the fakes.
 const WIDTH: usize = 40;
 
 struct Service {
     _server: Server,
-    client: DiffusionClient<Channel>,
+    client: DiffusionClient<WithKey>,
     loras: TempDir,
 }
 
@@ -110,7 +111,7 @@ fn embeddings() -> Tensor {
     tensor(&[9, WIDTH], 1)
 }
 
-async fn picture(mut client: DiffusionClient<Channel>, seed: u64) -> Vec<u8> {
+async fn picture(mut client: DiffusionClient<WithKey>, seed: u64) -> Vec<u8> {
     let params = GenerateParams {
         seed: Some(seed),
         steps: Some(2),

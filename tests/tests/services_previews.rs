@@ -6,20 +6,21 @@ use llm_dit_proto::v1::{
     DescribeDiffusionRequest, GenerateEvent, GenerateParams, Preview, PreviewOptions as Wanted,
     TensorRole, diffusion_client::DiffusionClient, generate_event,
 };
+use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::{Control, FakeGenerator, LASTING_SEED, Seen},
     servers::{Server, fake_diffusion},
     wire::{outcome, request, tensor},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 
 const WIDTH: usize = 32;
 
 struct Service {
     /// Stops when dropped.
     _server: Server,
-    client: DiffusionClient<Channel>,
+    client: DiffusionClient<WithKey>,
     handle: DiffusionHandle,
     control: Control,
 }

@@ -98,7 +98,7 @@ pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliErr
     if args.given.has("lora") || recipe.loras.is_empty() {
         return Ok(());
     }
-    if args.gateway.is_some() {
+    if args.gateway.url.is_some() {
         return Err(CliError::Usage(
             "the picture was made with LoRAs, which cannot be asked of a gateway; leave out --gateway"
                 .into(),

@@ -78,7 +78,7 @@ impl Item {
 pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError> {
     check_files(args)?;
     let mut defaults = args.settings();
-    if args.gateway.is_some() {
+    if args.gateway.url.is_some() {
         // The services' own; a configuration file speaks of the encoder in this process.
         defaults.hidden_layer = Some(DEFAULT_HIDDEN_LAYER);
         defaults.max_tokens = Some(DEFAULT_MAX_TOKENS);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
-use llm_dit_serving::client::service_url;
+use llm_dit_serving::{client::service_url, security::ClientTls};
 
 use crate::{ApiKey, HeylookEncoder, HeylookOptions, SetupError};
 
@@ -23,6 +23,10 @@ pub struct ApiArgs {
     /// or --api-key-file
     #[arg(long, value_name = "KEY", env = "LLM_DIT_API_KEY", hide_env_values = true)]
     pub api_key: Option<ApiKey>,
+    /// Authorities that may have signed its certificate, for https:// (PEM) [default: those that this
+    /// system trusts]
+    #[arg(long, value_name = "FILE")]
+    pub api_ca: Option<PathBuf>,
     /// Width of its embeddings; others are refused [default: that of the first answer]
     #[arg(long, value_name = "N", value_parser = count)]
     pub api_hidden_size: Option<usize>,
@@ -45,7 +49,8 @@ impl ApiArgs {
             Some(path) => Some(ApiKey::from_file(path)?),
             None => self.api_key.clone(),
         };
-        let options = HeylookOptions { api_key, ..HeylookOptions::default() };
+        let tls = ClientTls::new(self.api_ca.as_deref(), None)?;
+        let options = HeylookOptions { api_key, tls, ..HeylookOptions::default() };
         let encoder = HeylookEncoder::new(url, &self.api_model, options)?;
         Ok(Some(encoder.with_shape(self.api_hidden_size, self.api_layers)))
     }

@@ -1,9 +1,12 @@
 //! What can go wrong, in setting up and in asking, and what of it a caller of ours is told.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use llm_dit_proto::{DType, Fault};
-use llm_dit_serving::client::BadUrl;
+use llm_dit_serving::{
+    client::BadUrl,
+    security::{SecurityError, keys::Unsendable},
+};
 
 /// Why there is nobody to ask.
 #[derive(Debug, thiserror::Error)]
@@ -19,14 +22,10 @@ pub enum SetupError {
         "the name of the model is empty; give the name that heylookitsanllm has for it, such as Qwen3-4B"
     )]
     EmptyModel,
-    #[error("cannot read the key in {path}: {cause}")]
-    KeyFile { path: PathBuf, cause: io::Error },
-    #[error("{path} holds no key; write it into the first line")]
-    EmptyKeyFile { path: PathBuf },
-    #[error(
-        "the API key holds characters that cannot be sent; keys are printable ASCII in one line"
-    )]
-    UnsendableKey,
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    #[error(transparent)]
+    Key(#[from] Unsendable),
     #[error("cannot set up HTTP: {0}")]
     Http(#[from] reqwest::Error),
 }

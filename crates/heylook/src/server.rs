@@ -3,7 +3,10 @@
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use llm_dit_serving::client::service_url;
+use llm_dit_serving::{
+    client::{self, service_url},
+    security::ClientTls,
+};
 use reqwest::{
     Client, Method, RequestBuilder, Response, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
@@ -25,6 +28,8 @@ const MAX_REFUSAL: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct HeylookOptions {
     pub api_key: Option<ApiKey>,
+    /// For a server at `https://`.
+    pub tls: ClientTls,
     /// For one answer, loading the model included. The server drops a model when it needs the room
     /// for another, so that any call may be the one that loads.
     pub timeout: Duration,
@@ -49,12 +54,12 @@ struct Inner {
 
 impl Default for HeylookOptions {
     fn default() -> Self {
-        Self { api_key: None, timeout: Duration::from_secs(600) }
+        Self { api_key: None, tls: ClientTls::default(), timeout: Duration::from_secs(600) }
     }
 }
 
 impl HeylookServer {
-    /// A server at `http://HOST:PORT`. Connects with the first request.
+    /// A server at `http://HOST:PORT` or `https://HOST:PORT`. Connects with the first request.
     pub fn new(url: &str, options: HeylookOptions) -> Result<Self, SetupError> {
         let secret = |url: &Url| !url.username().is_empty() || url.password().is_some();
         if url.parse().as_ref().is_ok_and(secret) {
@@ -65,7 +70,7 @@ impl HeylookServer {
         let key = options.api_key.as_ref().map(ApiKey::header).transpose()?.flatten();
         let key_sent = key.is_some();
         headers.extend(key.map(|key| (AUTHORIZATION, key)));
-        let client = Client::builder()
+        let client = client::http(&url, &options.tls)?
             .default_headers(headers)
             .timeout(options.timeout)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -212,11 +217,10 @@ mod tests {
     #[test]
     fn urls_are_checked_and_secrets_in_them_not_repeated() {
         let new = |url: &str| HeylookServer::new(url, HeylookOptions::default());
-        for url in ["http://mac:8000", "http://mac:8000/", "http://[::1]:80"] {
+        for url in ["http://mac:8000", "https://mac:8000/", "http://[::1]:80"] {
             assert_eq!(new(url).expect("valid").url(), url.trim_end_matches('/'));
         }
-        for url in ["mac:8000", "https://mac:8000", "http://mac:8000/v1", "", "file:///etc/passwd"]
-        {
+        for url in ["mac:8000", "ftp://mac:8000", "http://mac:8000/v1", "", "file:///etc/passwd"] {
             assert!(matches!(new(url), Err(SetupError::Url(_))), "{url}");
         }
         for url in ["http://ann:opensesame@mac:8000", "http://opensesame@mac"] {

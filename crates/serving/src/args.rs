@@ -1,45 +1,135 @@
 //! Flags that every program of ours takes, and what a wrong one costs.
 
-use std::{net::IpAddr, process::ExitCode};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 use tokio::net::TcpListener;
+
+use crate::{
+    Credentials, Door, Security,
+    connections::{Connections, MAX_CONNECTIONS},
+    security::{ClientTls, Identity, Key, Keys, SecurityError, ServerTls},
+};
 
 /// Exit status for a wrong command line, `EX_USAGE` of sysexits.h. 1 is left to failures at work,
 /// so that a supervisor can tell "do not restart" from "restart".
 pub const EXIT_USAGE: u8 = 64;
 
-/// Where to listen. `PORT` is the program's own default.
+/// Where to listen, and who may connect. `PORT` is the program's own default.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ListenArgs<const PORT: u16> {
-    /// Address to listen on; 0.0.0.0 or :: serves other machines too
+    /// Address to listen on; 0.0.0.0 or :: serves other machines too, and needs --tls-cert
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: IpAddr,
     /// Port to listen on; 0 takes a free one and logs it
     #[arg(long, default_value_t = PORT)]
     pub port: u16,
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+    /// Only those may connect whose certificate one of these authorities has signed (PEM): mutual
+    /// TLS
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Only those may ask who show one of these keys: one a line, before it a name if you like
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// Connections that may be open at the same time; more are closed
+    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS)]
+    pub max_connections: usize,
+    /// Serve other machines without encryption; everybody in between can read, and change, all that
+    /// is said
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// Who we are.
+#[derive(Clone, Debug, clap::Args)]
+pub struct IdentityArgs {
+    /// Certificate to show, with those between it and its authority (PEM): to those who connect,
+    /// which makes it https, and to services that ask for one. `llm-dit certificates` makes some
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// How to call other services.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CredentialsArgs {
+    /// Authorities that may have signed the certificates of services at https:// (PEM) [default:
+    /// those that this system trusts]
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// File with the key to show to services, in its first line
+    #[arg(long, value_name = "FILE")]
+    pub service_key: Option<PathBuf>,
 }
 
 impl<const PORT: u16> ListenArgs<PORT> {
-    /// Binds, and warns when strangers can connect.
-    pub async fn bind(&self) -> Result<TcpListener, ListenError> {
-        let Self { host, port } = *self;
+    /// Reads certificates and keys, and binds. Strangers are let in only when that was asked for.
+    pub async fn bind(&self) -> Result<Door, ListenError> {
+        let Self { host, port, .. } = *self;
+        let security = self.security()?;
         if !host.is_loopback() {
-            tracing::warn!(
-                %host,
-                "listening beyond this machine without encryption or keys; keep it inside a network you trust"
-            );
+            match (&security.tls, &security.keys, self.insecure) {
+                (None, _, false) => return Err(ListenError::Insecure { host }),
+                (None, ..) => tracing::warn!(
+                    %host,
+                    "listening beyond this machine without encryption; keep it inside a network you trust"
+                ),
+                (Some(_), None, _) if self.tls_client_ca.is_none() => tracing::warn!(
+                    %host,
+                    "listening beyond this machine, and whoever can connect may ask; --keys or --tls-client-ca lets only some in"
+                ),
+                (Some(_), ..) => {}
+            }
         }
-        TcpListener::bind((host, port)).await.map_err(|cause| ListenError { host, port, cause })
+        let bound = TcpListener::bind((host, port)).await;
+        let listener = bound.map_err(|cause| ListenError::Bind { host, port, cause })?;
+        let connections = Connections::new(self.max_connections);
+        Ok(Door { listener, security, connections })
+    }
+
+    fn security(&self) -> Result<Security, SecurityError> {
+        let tls = match self.identity.read()? {
+            Some(identity) => Some(ServerTls::new(identity, self.tls_client_ca.as_deref())?),
+            None => None,
+        };
+        let keys = self.keys.as_deref().map(Keys::from_file).transpose()?;
+        Ok(Security { tls, keys })
     }
 }
 
-/// The port is taken, or the address is not ours.
+impl IdentityArgs {
+    pub fn read(&self) -> Result<Option<Identity>, SecurityError> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => Identity::from_files(certificate, key).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl CredentialsArgs {
+    pub fn read(&self, identity: &IdentityArgs) -> Result<Credentials, SecurityError> {
+        Ok(Credentials {
+            tls: ClientTls::new(self.tls_ca.as_deref(), identity.read()?)?,
+            key: self.service_key.as_deref().map(Key::from_file).transpose()?,
+        })
+    }
+}
+
+/// Why a port is not open.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {host} port {port}: {cause}; choose others with --host and --port")]
-pub struct ListenError {
-    host: IpAddr,
-    port: u16,
-    cause: std::io::Error,
+pub enum ListenError {
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    #[error(
+        "--host {host} serves other machines, and without encryption everybody in between reads along; give a certificate with --tls-cert and --tls-key (`llm-dit certificates` makes one), or say --insecure"
+    )]
+    Insecure { host: IpAddr },
+    /// The port is taken, or the address is not ours.
+    #[error("cannot listen on {host} port {port}: {cause}; choose others with --host and --port")]
+    Bind { host: IpAddr, port: u16, cause: std::io::Error },
 }
 
 /// Says what is wrong with a command line (or what `--help` asked for), and the status for it.
@@ -72,12 +162,34 @@ mod tests {
         assert!(Program::try_parse_from(["x", "--host", "here"]).is_err());
     }
 
+    fn listen(words: &[&str]) -> ListenArgs<50051> {
+        let words = ["x"].iter().chain(words);
+        Program::try_parse_from(words).expect("valid").listen
+    }
+
     #[tokio::test]
     async fn a_taken_port_is_named() {
-        let host = std::net::Ipv4Addr::LOCALHOST.into();
-        let first = ListenArgs::<0> { host, port: 0 }.bind().await.expect("a free port");
-        let port = first.local_addr().expect("bound").port();
-        let error = ListenArgs::<0> { host, port }.bind().await.expect_err("taken");
+        let first = listen(&["--port", "0"]).bind().await.expect("a free port");
+        let port = first.address().expect("bound").port().to_string();
+        let error = listen(&["--port", &port]).bind().await.expect_err("taken");
         assert!(error.to_string().contains(&format!("127.0.0.1 port {port}")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn strangers_are_let_in_only_when_that_was_asked_for() {
+        let open = ["--host", "0.0.0.0", "--port", "0"];
+        let error = listen(&open).bind().await.expect_err("refused");
+        for fix in ["--tls-cert", "llm-dit certificates", "--insecure"] {
+            assert!(error.to_string().contains(fix), "{error}");
+        }
+        listen(&[&open[..], &["--insecure"]].concat()).bind().await.expect("asked for");
+        listen(&["--host", "::1", "--port", "0"]).bind().await.expect("this machine alone");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        for words in [["--tls-cert", "x"], ["--tls-key", "x"], ["--tls-client-ca", "x"]] {
+            assert!(Program::try_parse_from(["x"].iter().chain(&words)).is_err(), "{words:?}");
+        }
     }
 }

@@ -1,11 +1,23 @@
 //! Connecting to another of our services.
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use http::{HeaderValue, Request, header::AUTHORIZATION};
 use llm_dit_proto::Fault;
 use tonic::{
     Status,
+    body::Body,
     transport::{Channel, Endpoint, Uri},
+};
+use tower::Service;
+
+use crate::{
+    Credentials,
+    security::{ClientTls, Key, tls::install_provider},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,15 +30,42 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Remote {
     service: &'static str,
     url: String,
-    channel: Channel,
+    channel: WithKey,
+}
+
+/// A connection on which every call carries our key.
+#[derive(Clone, Debug)]
+pub struct WithKey {
+    header: Option<HeaderValue>,
+    inner: Channel,
 }
 
 /// A URL that cannot be one of our services.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("'{url}' is not the URL of a service: {reason}; write it as http://HOST:PORT")]
+#[error(
+    "'{url}' is not the URL of a service: {reason}; write it as http://HOST:PORT or https://HOST:PORT"
+)]
 pub struct BadUrl {
     url: String,
     reason: String,
+}
+
+/// To ask somebody at `url` over HTTP, with `tls` for what the URL says of encryption.
+pub fn http(url: &str, tls: &ClientTls) -> Result<reqwest::ClientBuilder, reqwest::Error> {
+    install_provider();
+    let builder = reqwest::Client::builder();
+    let builder = match tls.ca() {
+        Some(ca) => builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes())?),
+        None if url.starts_with("https:") => builder,
+        // A system without any authorities is fine when nothing is encrypted.
+        None => builder.tls_certs_only([]),
+    };
+    Ok(match tls.identity() {
+        Some(identity) => {
+            builder.identity(reqwest::Identity::from_pem(identity.to_pem().as_bytes())?)
+        }
+        None => builder,
+    })
 }
 
 /// Checks a URL on the command line; a `value_parser` for clap.
@@ -38,13 +77,38 @@ impl Remote {
     /// Names `service` ("encoder", "diffusion service") at `url`. Connects with the first call and
     /// again whenever the connection was lost, so services may start in any order. Must be called
     /// inside a tokio runtime.
-    pub fn new(service: &'static str, url: &str) -> Result<Self, BadUrl> {
-        let channel = Endpoint::from(parse(url)?)
+    pub fn new(
+        service: &'static str,
+        url: &str,
+        credentials: &Credentials,
+    ) -> Result<Self, BadUrl> {
+        let host = parse(url)?.host().unwrap_or_default().to_owned();
+        Self::named(service, url, &host, credentials)
+    }
+
+    /// As [`Remote::new`], where the URL has an address and the certificate a name.
+    pub fn named(
+        service: &'static str,
+        url: &str,
+        name: &str,
+        credentials: &Credentials,
+    ) -> Result<Self, BadUrl> {
+        let bad = |reason: String| BadUrl { url: url.to_owned(), reason };
+        let uri = parse(url)?;
+        let encrypted = uri.scheme_str() == Some("https");
+        let mut endpoint = Endpoint::from(uri)
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .tcp_nodelay(true);
+        if encrypted {
+            let name = name.trim_matches(['[', ']']);
+            let tls = credentials.tls.grpc(name);
+            endpoint = endpoint.tls_config(tls).map_err(|error| bad(error.to_string()))?;
+        }
+        let header = credentials.key.as_ref().map(Key::header).transpose();
+        let header = header.map_err(|error| bad(error.to_string()))?.flatten();
+        let channel = WithKey { header, inner: endpoint.connect_lazy() };
         Ok(Self { service, url: url.to_owned(), channel })
     }
 
@@ -53,7 +117,7 @@ impl Remote {
     }
 
     /// For a generated client's `new`; cheap, all clones share one connection.
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> WithKey {
         self.channel.clone()
     }
 
@@ -72,6 +136,9 @@ impl Remote {
             ));
         }
         match Fault::from(status) {
+            Fault::Unauthenticated(message) => {
+                Fault::Unavailable(format!("the {service} at {url} turns us away: {message}"))
+            }
             Fault::Unavailable(message) => {
                 Fault::Unavailable(format!("the {service} at {url} is unavailable: {message}"))
             }
@@ -80,13 +147,29 @@ impl Remote {
     }
 }
 
+impl Service<Request<Body>> for WithKey {
+    type Response = <Channel as Service<Request<Body>>>::Response;
+    type Error = <Channel as Service<Request<Body>>>::Error;
+    type Future = <Channel as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(header) = &self.header {
+            request.headers_mut().insert(AUTHORIZATION, header.clone());
+        }
+        self.inner.call(request)
+    }
+}
+
 fn parse(url: &str) -> Result<Uri, BadUrl> {
     let bad = |reason: &str| BadUrl { url: url.to_owned(), reason: reason.to_owned() };
     let uri: Uri = url.parse().map_err(|e| bad(&format!("{e}")))?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(bad("encrypted connections are not supported yet")),
-        _ => return Err(bad("it does not begin with http://")),
+        Some("http" | "https") => {}
+        _ => return Err(bad("it begins with neither http:// nor https://")),
     }
     if uri.host().is_none_or(str::is_empty) {
         return Err(bad("it names no host"));
@@ -103,15 +186,17 @@ mod tests {
 
     #[tokio::test]
     async fn urls_are_checked_with_the_fix_in_the_message() {
-        let reason = |url: &str| Remote::new("encoder", url).expect_err("refused").to_string();
+        let reason = |url: &str| {
+            Remote::new("encoder", url, &Credentials::default()).expect_err("refused").to_string()
+        };
         for url in
-            ["localhost:50051", "https://host:1", "http://host:1/path", "http://", "not a url", ""]
+            ["localhost:50051", "ftp://host:1", "http://host:1/path", "http://", "not a url", ""]
         {
             let message = reason(url);
             assert!(message.contains(url) && message.contains("http://HOST:PORT"), "{message}");
         }
-        for url in ["http://localhost:50051", "http://localhost:50051/", "http://[::1]:80"] {
-            assert!(Remote::new("encoder", url).is_ok(), "{url}");
+        for url in ["http://localhost:50051", "https://localhost:50051/", "https://[::1]:80"] {
+            assert!(Remote::new("encoder", url, &Credentials::default()).is_ok(), "{url}");
         }
     }
 }

@@ -5,8 +5,12 @@
 
 use std::{convert::Infallible, future::Future, io, time::Duration};
 
+use futures::Stream;
 use llm_dit_proto::FILE_DESCRIPTOR_SET;
-use tokio::{net::TcpListener, time};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
@@ -22,6 +26,9 @@ use tonic::{
     },
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::layer::util::{Identity, Stack};
+
+use crate::{Door, connections::Counted, security::guard::Guard};
 
 /// How long running work may go on after the shutdown began.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
@@ -88,9 +95,10 @@ impl GrpcServer {
     /// Serves until `shutdown` fires and what ran by then has ended, or the grace period has.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        door: impl Into<Door>,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
+        let Door { listener, security, connections } = door.into();
         let address = listener.local_addr()?;
         let Self { routes, names, grace } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -116,7 +124,12 @@ impl GrpcServer {
                 not_serving(health, &names).await;
             }
         };
-        let serving = serve_until(server().add_routes(routes), listener, drain);
+        let mut server = server();
+        if let Some(tls) = &security.tls {
+            server = server.tls_config(tls.grpc())?;
+        }
+        let router = server.layer(Guard::new(security.keys)).add_routes(routes);
+        let serving = serve_until(router, connections.admit(incoming(listener)), drain);
         let overtime = async {
             shutdown.cancelled().await;
             time::sleep(grace).await;
@@ -142,12 +155,15 @@ fn server() -> Server {
         .max_concurrent_streams(MAX_STREAMS)
 }
 
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
 async fn serve_until(
-    router: Router,
-    listener: TcpListener,
+    router: Router<Stack<Guard, Identity>>,
+    incoming: impl Stream<Item = io::Result<Counted<TcpStream>>>,
     drain: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     router.serve_with_incoming_shutdown(incoming, drain).await
 }
 

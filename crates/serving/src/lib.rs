@@ -4,10 +4,17 @@
 pub mod args;
 pub mod boot;
 pub mod client;
+pub mod connections;
+pub mod deadline;
+pub mod door;
 pub mod grpc;
+pub mod security;
 pub mod shutdown;
 pub mod telemetry;
 pub mod worker;
 
 pub use client::Remote;
+pub use deadline::Deadline;
+pub use door::Door;
+pub use security::{Credentials, Security};
 pub use worker::{Alone, Answer, Ticket, Together, Worker};

@@ -112,8 +112,18 @@ pub const KEYS: &[Key] = &[
     key("api.url", Text, Flag("api_url")),
     key("api.model", Text, Flag("api_model")),
     key("gateway.url", Text, Flag("gateway")),
+    key("gateway.key_file", Path, Flag("gateway_key_file")),
+    key("gateway.ca", Path, Flag("gateway_ca")),
     key("server.host", Text, Flag("host")),
     key("server.port", Integer, Flag("port")),
+    key("server.tls_cert", Path, Flag("tls_cert")),
+    key("server.tls_key", Path, Flag("tls_key")),
+    key("server.tls_client_ca", Path, Flag("tls_client_ca")),
+    key("server.keys", Path, Flag("keys")),
+    key("server.insecure", Switch, Flag("insecure")),
+    key("server.max_connections", Integer, Flag("max_connections")),
+    key("server.cors_origins", Texts, Flag("cors_origins")),
+    key("server.request_timeout", Number, Flag("request_timeout")),
 ];
 
 /// Keys of one entry of `lora.entries`.

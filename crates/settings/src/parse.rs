@@ -145,14 +145,18 @@ impl Program {
                 (Self::Encoder, "text_encoder_device") => "device",
                 (Self::Encoder, "text_encoder_dtype") => "dtype",
                 // A service of one part: what the file says of the others is not its own, and
-                // the address is the gateway's.
+                // the port, and who may connect, is the gateway's.
                 (Self::Encoder, "device" | "dtype") => continue,
                 (Self::Diffusion, "dit_device") => {
                     kept.retain(|k| k.flag != "device");
                     "device"
                 }
                 (Self::Diffusion, "device") if kept.iter().any(|k| k.flag == "device") => continue,
-                (Self::Encoder | Self::Diffusion, "host" | "port") => continue,
+                (
+                    Self::Encoder | Self::Diffusion,
+                    "host" | "port" | "tls_cert" | "tls_key" | "tls_client_ca" | "keys"
+                    | "insecure" | "max_connections",
+                ) => continue,
                 (_, flag) => flag,
             };
             kept.push(value);

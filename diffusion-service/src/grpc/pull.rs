@@ -9,7 +9,7 @@ use llm_dit_proto::{
         encoder_client::EncoderClient,
     },
 };
-use llm_dit_serving::{Remote, grpc::MAX_MESSAGE_BYTES};
+use llm_dit_serving::{Deadline, Remote, grpc::MAX_MESSAGE_BYTES};
 use tonic::Streaming;
 
 use super::upload::BarePrompt;
@@ -37,6 +37,7 @@ pub(super) async fn embeddings(
     handle: &DiffusionHandle,
     params: &GenerateParams,
     prompt: Option<BarePrompt>,
+    deadline: Deadline,
 ) -> Result<Pulled, Fault> {
     let Some(BarePrompt { chat, negative }) = prompt else {
         return Err(Fault::BadRequest("neither embeddings nor a prompt; send one of them".into()));
@@ -56,7 +57,7 @@ pub(super) async fn embeddings(
     let negative = params.uses_guidance().then(|| chat.negative(negative.into_string()));
     let guided = negative.is_some();
     let prompts = std::iter::once(chat).chain(negative).map(v1::Chat::from).collect();
-    let mut reader = Reader::open(encoder, info, prompts).await?;
+    let mut reader = Reader::open(encoder, info, prompts, deadline).await?;
     let (embeddings, truncated_tokens) = reader.tensor(0).await?;
     let (negative_embeddings, negative_truncated_tokens) = match guided {
         true => reader.tensor(1).await.map(|(tensor, cut)| (Some(tensor), cut))?,
@@ -80,13 +81,15 @@ impl<'a> Reader<'a> {
         encoder: &'a Remote,
         info: &'a ModelInfo,
         prompts: Vec<v1::Chat>,
+        deadline: Deadline,
     ) -> Result<Self, Fault> {
         // The encoder's own default, unless this model takes less.
         let few = u32::try_from(info.max_caption_tokens).ok().filter(|&n| n < 512);
         let request = EncodeRequest { prompts, max_tokens: few, ..Default::default() };
         let mut client =
             EncoderClient::new(encoder.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let frames = client.encode(request).await.map_err(|s| encoder.fault(s))?.into_inner();
+        let frames = client.encode(deadline.request(request)).await;
+        let frames = frames.map_err(|s| encoder.fault(s))?.into_inner();
         Ok(Self { encoder, info, frames })
     }
 

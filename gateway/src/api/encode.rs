@@ -110,8 +110,10 @@ pub(crate) async fn encode(
     State(gateway): Shared,
     request: Request,
 ) -> Result<Json<EncodeAnswer>, Problem> {
+    let deadline = gateway.patience.of(request.headers())?;
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
-    let Encoded { embedding, chat, encoder, cached, seconds, .. } = gateway.encode(&body).await?;
+    let encoded = deadline.bound(gateway.encode(&body)).await?;
+    let Encoded { embedding, chat, encoder, cached, seconds, .. } = encoded;
     let dtype = DType::from_wire(embedding.header.dtype).ok().flatten();
     Ok(Json(EncodeAnswer {
         shape: embedding.header.shape.clone(),

@@ -53,9 +53,11 @@ pub(crate) async fn generate(
     request: Request,
 ) -> Result<Response, Problem> {
     let accepts = Accepts::of(request.headers());
+    let deadline = gateway.patience.of(request.headers())?;
     let body: GenerateBody =
         body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
     let mut request = body.check(&gateway.templates)?;
+    request.deadline = deadline;
     let admission = gateway.admit()?;
     if accepts == Accepts::Events {
         // So that what is wrong still has a status of its own.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use futures::future::join_all;
 use serde::Serialize;
 use tokio::time;
@@ -13,6 +13,7 @@ use crate::{
     backends::{Backend, Choice, Condition, EncoderKind, NamedEncoder, PATIENCE},
     encode::CacheStats,
     gateway::Gateway,
+    guard::Known,
     options::DIFFUSION,
 };
 
@@ -71,13 +72,26 @@ pub(crate) struct Requests {
         (status = 503, description = "None could", body = Health),
     )
 )]
-pub(crate) async fn health(State(gateway): Shared) -> (StatusCode, Json<Health>) {
+pub(crate) async fn health(
+    State(gateway): Shared,
+    Extension(Known(known)): Extension<Known>,
+) -> (StatusCode, Json<Health>) {
+    let (code, mut health) = look(&gateway).await;
+    if !known {
+        // Strangers hear neither who is behind this gateway nor what they said.
+        health.encoders.clear();
+        health.diffusion.clear();
+    }
+    (code, Json(health))
+}
+
+async fn look(gateway: &Gateway) -> (StatusCode, Health) {
     let backends = &gateway.backends;
     let all = backends.diffusion.all();
     let diffusion = join_all(all.iter().map(check));
     let encoders = join_all(backends.encoders.iter().map(encoder));
     let (diffusion, mut encoders) = tokio::join!(diffusion, encoders);
-    let has_encoder = has_encoder(&gateway).await;
+    let has_encoder = has_encoder(gateway).await;
     let theirs_first = matches!(backends.encoder(None, has_encoder), Ok(Choice::Theirs));
     if has_encoder {
         let name = DIFFUSION.to_owned();
@@ -103,7 +117,7 @@ pub(crate) async fn health(State(gateway): Shared) -> (StatusCode, Json<Health>)
         requests: Requests { running: gateway.running(), limit: gateway.max_requests },
         embedding_cache: gateway.cache.stats(),
     };
-    (code, Json(health))
+    (code, health)
 }
 
 async fn has_encoder(gateway: &Gateway) -> bool {

@@ -9,7 +9,7 @@ mod models;
 
 pub(crate) use self::{
     edits::{__path_edit, edit},
-    error::OpenAiProblemBody,
+    error::{OpenAiProblem, OpenAiProblemBody},
     generations::{__path_generate, generate},
     models::{__path_get, __path_list, get, list},
 };

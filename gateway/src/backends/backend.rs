@@ -14,19 +14,18 @@ use llm_dit_proto::{
         DescribeDiffusionRequest, diffusion_client::DiffusionClient, encoder_client::EncoderClient,
     },
 };
-use llm_dit_serving::Remote;
+use llm_dit_serving::{Credentials, Remote, client::WithKey};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{
     sync::{Notify, RwLock},
     time,
 };
-use tonic::transport::Channel;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::{Loras, Model};
+use super::{Loras, Model, names::Address};
 use crate::error::Error;
 
 /// A service that takes longer to say that it is well is not.
@@ -77,9 +76,14 @@ impl Condition {
 
 impl Backend {
     /// Begins to watch over a service. Must be called inside a tokio runtime.
-    pub fn new(what: &'static str, service: &'static str, url: &str) -> Result<Arc<Self>, Error> {
+    pub fn new(
+        what: &'static str,
+        service: &'static str,
+        address: &Address,
+        credentials: &Credentials,
+    ) -> Result<Arc<Self>, Error> {
         let backend = Arc::new(Self {
-            remote: Remote::new(what, url)?,
+            remote: Remote::named(what, &address.url, &address.host, credentials)?,
             service,
             state: Mutex::new(State { condition: Condition::Unknown, detail: None }),
             failed: Notify::new(),
@@ -123,11 +127,11 @@ impl Backend {
         self.failed.notify_one();
     }
 
-    pub fn encoder(&self) -> EncoderClient<Channel> {
+    pub fn encoder(&self) -> EncoderClient<WithKey> {
         EncoderClient::new(self.remote.channel())
     }
 
-    pub fn diffusion(&self) -> DiffusionClient<Channel> {
+    pub fn diffusion(&self) -> DiffusionClient<WithKey> {
         DiffusionClient::new(self.remote.channel())
     }
 

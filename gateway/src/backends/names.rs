@@ -12,16 +12,35 @@ use tokio::net::lookup_host;
 ///
 /// A host may well have one address of each family and still be one machine, which a connection by
 /// name finds out by itself. So only two addresses of the same family count.
-pub(crate) fn spread(url: &str, addresses: &[SocketAddr]) -> Vec<String> {
+pub(crate) fn spread(url: &str, addresses: &[SocketAddr]) -> Vec<Address> {
+    let named = Address::of(url);
     let family = |v4: bool| -> BTreeSet<SocketAddr> {
         addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect()
     };
     let (four, six) = (family(true), family(false));
     let most = if six.len() > four.len() { six } else { four };
     if most.len() < 2 {
-        return vec![url.to_owned()];
+        return vec![named];
     }
-    most.into_iter().map(|address| format!("http://{address}")).collect()
+    let scheme = url.split("://").next().unwrap_or("http");
+    let at = |address| Address { url: format!("{scheme}://{address}"), host: named.host.clone() };
+    most.into_iter().map(at).collect()
+}
+
+/// Where a backend is, and what its certificate calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub url: String,
+    pub host: String,
+}
+
+impl Address {
+    /// Where nothing was looked up.
+    pub fn of(url: &str) -> Self {
+        let uri: Option<Uri> = url.parse().ok();
+        let host = uri.as_ref().and_then(Uri::host).unwrap_or_default().to_owned();
+        Self { url: url.to_owned(), host }
+    }
 }
 
 /// Asks for the addresses of a URL's host; `None` when there is nothing to ask or nobody answers.
@@ -31,7 +50,8 @@ pub(crate) async fn look_up(url: &str) -> Option<Vec<SocketAddr>> {
     if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
         return None;
     }
-    let found = lookup_host((host, uri.port_u16().unwrap_or(80))).await;
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let found = lookup_host((host, port)).await;
     match found {
         Ok(addresses) => Some(addresses.collect()),
         Err(error) => {
@@ -51,7 +71,9 @@ mod tests {
 
     #[test]
     fn several_addresses_of_one_family_are_several_backends() {
-        let spread = |texts: &[&str]| spread("http://gpus:80", &addresses(texts));
+        let spread = |texts: &[&str]| -> Vec<String> {
+            spread("http://gpus:80", &addresses(texts)).into_iter().map(|a| a.url).collect()
+        };
         assert_eq!(spread(&[]), ["http://gpus:80"]);
         assert_eq!(spread(&["127.0.0.1:80", "[::1]:80"]), ["http://gpus:80"]);
         assert_eq!(spread(&["10.0.0.2:80", "10.0.0.2:80"]), ["http://gpus:80"], "the same twice");
@@ -61,6 +83,14 @@ mod tests {
             spread(&["[fe80::2]:80", "[fe80::1]:80"]),
             ["http://[fe80::1]:80", "http://[fe80::2]:80"]
         );
+    }
+
+    #[test]
+    fn an_address_keeps_the_name_that_its_certificate_has() {
+        let found = spread("https://gpus:80", &addresses(&["10.0.0.2:80", "10.0.0.1:80"]));
+        let expected =
+            |n: u8| Address { url: format!("https://10.0.0.{n}:80"), host: "gpus".into() };
+        assert_eq!(found, [expected(1), expected(2)]);
     }
 
     #[tokio::test]

@@ -12,11 +12,15 @@ use std::{
 
 use futures::future::join_all;
 use llm_dit_proto::Fault;
+use llm_dit_serving::Credentials;
 use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Backend, Condition, names};
+use super::{
+    Backend, Condition,
+    names::{self, Address},
+};
 use crate::error::Error;
 
 /// Between two looks at the addresses behind a name.
@@ -44,16 +48,27 @@ pub(crate) struct Tried {
 
 impl Pool {
     /// Must be called inside a tokio runtime.
-    pub fn new(what: &'static str, service: &'static str, urls: &[String]) -> Result<Self, Error> {
+    pub fn new(
+        what: &'static str,
+        service: &'static str,
+        urls: &[String],
+        credentials: &Credentials,
+    ) -> Result<Self, Error> {
         let mut first: Vec<Arc<Backend>> = Vec::new();
         for url in urls {
             if first.iter().all(|backend| backend.url() != url) {
-                first.push(Backend::new(what, service, url)?);
+                first.push(Backend::new(what, service, &Address::of(url), credentials)?);
             }
         }
         let list = Arc::new(Mutex::new(first));
         let stop = CancellationToken::new();
-        let names = Names { what, service, urls: urls.to_vec(), list: Arc::clone(&list) };
+        let names = Names {
+            what,
+            service,
+            urls: urls.to_vec(),
+            credentials: credentials.clone(),
+            list: Arc::clone(&list),
+        };
         tokio::spawn(stop.clone().run_until_cancelled_owned(names.follow()));
         Ok(Self { what, list, turn: AtomicUsize::new(0), _stop: stop.drop_guard() })
     }
@@ -174,6 +189,7 @@ struct Names {
     what: &'static str,
     service: &'static str,
     urls: Vec<String>,
+    credentials: Credentials,
     list: Arc<Mutex<Vec<Arc<Backend>>>>,
 }
 
@@ -181,16 +197,16 @@ impl Names {
     async fn follow(self) {
         loop {
             let mut changing = false;
-            let mut now: Vec<String> = Vec::new();
+            let mut now: Vec<Address> = Vec::new();
             for url in &self.urls {
                 let found = names::look_up(url).await;
                 changing |= found.is_some();
                 // A name that cannot be looked up keeps what it had.
-                let urls = match found {
+                let those = match found {
                     Some(addresses) => names::spread(url, &addresses),
-                    None => vec![url.clone()],
+                    None => vec![Address::of(url)],
                 };
-                now.extend(urls);
+                now.extend(those);
             }
             if !changing {
                 return;
@@ -201,21 +217,24 @@ impl Names {
     }
 
     /// Keeps the backends that are still there, with all that is known of them.
-    fn replace(&self, urls: &[String]) {
+    fn replace(&self, addresses: &[Address]) {
         let mut list = self.list.lock();
         let mut next: Vec<Arc<Backend>> = Vec::new();
-        for url in urls {
+        for address in addresses {
+            let url = &address.url;
             if next.iter().any(|backend| backend.url() == url) {
                 continue;
             }
             let known = list.iter().find(|backend| backend.url() == url).cloned();
-            let backend = known.map_or_else(|| Backend::new(self.what, self.service, url), Ok);
+            let new = || Backend::new(self.what, self.service, address, &self.credentials);
+            let backend = known.map_or_else(new, Ok);
             match backend {
                 Ok(backend) => next.push(backend),
                 Err(error) => tracing::warn!(url, %error, "an address cannot be used"),
             }
         }
         if next.iter().map(|b| b.url()).ne(list.iter().map(|b| b.url())) {
+            let urls: Vec<&str> = next.iter().map(|backend| backend.url()).collect();
             tracing::info!(what = self.what, ?urls, "the addresses of a service have changed");
         }
         *list = next;
@@ -240,12 +259,13 @@ mod tests {
             what: "encoder",
             service: SERVICE_NAME,
             urls: Vec::new(),
+            credentials: Credentials::default(),
             list: Arc::clone(&list),
         };
-        names.replace(&[a.to_owned(), b.to_owned(), a.to_owned()]);
+        names.replace(&[a, b, a].map(Address::of));
         assert_eq!(urls(&list), [a, b], "each once");
         let stays = Lease::new(Arc::clone(&list.lock()[1]));
-        names.replace(&[c.to_owned(), b.to_owned()]);
+        names.replace(&[c, b].map(Address::of));
         assert_eq!(urls(&list), [c, b]);
         assert!(Arc::ptr_eq(stays.backend(), &list.lock()[1]));
         assert_eq!(list.lock()[1].in_flight(), 1, "with what it has to do");
@@ -254,7 +274,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_gets_the_same_machine_twice() {
         let (a, b) = ("http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned());
-        let pool = Pool::new("encoder", SERVICE_NAME, &[a, b]).expect("valid");
+        let pool =
+            Pool::new("encoder", SERVICE_NAME, &[a, b], &Credentials::default()).expect("valid");
         let mut tried = Tried::default();
         let mut been = Vec::new();
         for _ in 0..2 {

@@ -1,5 +1,6 @@
 //! `POST /api/generate` before real services over fakes: what goes through, and what stops.
 
+use llm_dit_tests::http;
 use std::{process::Command, time::Duration};
 
 use crate::support::{Gateway, Stack, WIDTH, expected_png, problem};
@@ -221,9 +222,7 @@ async fn a_full_queue_says_when_to_come_back() {
     let ask = |seed: u64| {
         let url = format!("{}/api/generate", stack.gateway.url);
         let body = json!({"prompt": "x", "seed": seed});
-        tokio::spawn(async move {
-            reqwest::Client::new().post(url).json(&body).send().await.expect("an answer")
-        })
+        tokio::spawn(async move { http().post(url).json(&body).send().await.expect("an answer") })
     };
     let running = ask(1);
     assert_eq!(stack.control.seen().await, Seen::Began { seed: 1 });

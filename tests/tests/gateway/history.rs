@@ -1,5 +1,6 @@
 //! `/api/history`.
 
+use llm_dit_tests::http;
 use std::{
     env,
     io::{BufRead as _, BufReader},
@@ -115,7 +116,7 @@ impl Process {
     }
 
     async fn json(&self, path: &str) -> Value {
-        let response = reqwest::get(format!("{}{path}", self.url)).await.expect("an answer");
+        let response = http().get(format!("{}{path}", self.url)).send().await.expect("an answer");
         response.json().await.expect("JSON")
     }
 }
@@ -136,7 +137,7 @@ async fn a_killed_gateway_comes_back_with_its_pictures() {
     for round in 1..=3u64 {
         let gateway = Process::start(&encoder.url, &diffusion.url, folder.path());
         let body = json!({"prompt": "a fox", "seed": round});
-        let request = reqwest::Client::new().post(format!("{}/api/generate", gateway.url));
+        let request = http().post(format!("{}/api/generate", gateway.url));
         let response = request.json(&body).send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         files.push(response.bytes().await.expect("a picture"));
@@ -148,7 +149,8 @@ async fn a_killed_gateway_comes_back_with_its_pictures() {
     let gateway = Process::start(&encoder.url, &diffusion.url, folder.path());
     for (id, file) in (1..).zip(&files) {
         let url = format!("{}/api/history/{id}/image", gateway.url);
-        let kept = reqwest::get(url).await.expect("an answer").bytes().await.expect("a picture");
+        let kept =
+            http().get(url).send().await.expect("an answer").bytes().await.expect("a picture");
         assert_eq!(kept, file, "{id}");
     }
 }
@@ -166,14 +168,15 @@ async fn a_gateway_that_is_killed_at_work_has_only_whole_pictures() {
         assert!(kept.first().copied().unwrap_or_default() >= newest, "what was seen is there");
         for id in &kept {
             let url = format!("{}/api/history/{id}/image", gateway.url);
-            let file = reqwest::get(url).await.expect("an answer").bytes().await.expect("a file");
+            let file =
+                http().get(url).send().await.expect("an answer").bytes().await.expect("a file");
             let picture = image::load_from_memory(&file).expect("a whole picture").into_rgb8();
             assert_eq!(picture.dimensions(), (64, 64), "{id}");
         }
         // Killed as soon as some of these were answered, while others are made and written.
         let mut asked: Vec<_> = (0..12)
             .map(|number| {
-                let request = reqwest::Client::new().post(format!("{}/api/generate", gateway.url));
+                let request = http().post(format!("{}/api/generate", gateway.url));
                 let body = json!({"prompt": format!("picture {number}")});
                 tokio::spawn(request.json(&body).send())
             })

@@ -1,5 +1,6 @@
 //! `/api/jobs`.
 
+use llm_dit_tests::http;
 use std::time::Duration;
 
 use diffusion_service::ServiceLimits;
@@ -23,7 +24,7 @@ async fn create(gateway: &Gateway, body: &Value) -> String {
 }
 
 async fn follow(gateway: &Gateway, job: &str, last: Option<u64>) -> Events {
-    let mut request = reqwest::Client::new().get(format!("{}{job}/events", gateway.url));
+    let mut request = http().get(format!("{}{job}/events", gateway.url));
     if let Some(last) = last {
         request = request.header("last-event-id", last.to_string());
     }

@@ -3,6 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateOptions;
+use llm_dit_tests::http;
 use llm_dit_tests::{
     fakes::FastDiffusion,
     servers::{Server, fake_encoder},
@@ -27,7 +28,7 @@ async fn edit(gateway: &Gateway, fields: &[(&str, &[u8])]) -> Response {
         body.extend_from_slice(b"\r\n");
     }
     body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
-    reqwest::Client::new()
+    http()
         .post(format!("{}/v1/images/edits", gateway.url))
         .header("content-type", format!("multipart/form-data; boundary={BOUNDARY}"))
         .body(body)

@@ -3,6 +3,7 @@
 use crate::support::{Gateway, Stack, WIDTH, problem};
 use diffusion_service::ServiceLimits;
 use llm_dit_proto::v1::{EmbeddingHeader, encode_response::Frame};
+use llm_dit_tests::http;
 use llm_dit_tests::{
     fakes::{FAILING_SEED, FakeGenerator, PANICKING_SEED, ScriptedEncoder},
     servers::{Server, fake_diffusion},
@@ -68,7 +69,7 @@ async fn what_is_not_json_is_refused() {
     let stack = Stack::start().await;
     let url = format!("{}/api/generate", stack.gateway.url);
     let send = async |kind: Option<&str>, body: Vec<u8>| {
-        let mut request = reqwest::Client::new().post(&url).body(body);
+        let mut request = http().post(&url).body(body);
         if let Some(kind) = kind {
             request = request.header("content-type", kind);
         }
@@ -99,7 +100,7 @@ async fn what_is_not_json_is_refused() {
     ] {
         let mut body = br#"{"prompt": ""#.to_vec();
         body.resize((megabytes << 20) + 1, b'x');
-        let response = reqwest::Client::new().post(url).header("content-type", "application/json");
+        let response = http().post(url).header("content-type", "application/json");
         match response.body(body).send().await {
             Ok(response) => {
                 let detail = problem(response, 413).await;
@@ -125,7 +126,7 @@ async fn wrong_addresses_and_methods_are_problems_too() {
     let policy = index.headers()["content-security-policy"].to_str().expect("text");
     assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{policy}");
     let tag = index.headers()["etag"].clone();
-    let again = reqwest::Client::new().get(&stack.gateway.url).header("if-none-match", tag);
+    let again = http().get(&stack.gateway.url).header("if-none-match", tag);
     assert_eq!(again.send().await.expect("an answer").status(), 304);
     for (path, kind) in [
         ("/app.css", "text/css; charset=utf-8"),

@@ -6,6 +6,7 @@ use gateway::{EncoderTarget, GatewayOptions};
 use llm_dit_chat::Chat;
 use llm_dit_heylook::{HeylookEncoder, HeylookOptions};
 use llm_dit_params::GenerateOptions;
+use llm_dit_tests::http;
 use llm_dit_tests::{
     fakes::{
         Control, FakeGenerator, FakeHeylook, Seen,
@@ -27,9 +28,7 @@ fn diffusion(generator: (FakeGenerator, Control)) -> (DiffusionHandle, Control) 
 
 fn post(gateway: &Gateway, body: Value) -> tokio::task::JoinHandle<reqwest::Response> {
     let url = format!("{}/api/generate", gateway.url);
-    tokio::spawn(async move {
-        reqwest::Client::new().post(url).json(&body).send().await.expect("an answer")
-    })
+    tokio::spawn(async move { http().post(url).json(&body).send().await.expect("an answer") })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! `Accept` on `POST /api/generate`: events on the way, JSON, other files.
 
+use llm_dit_tests::http;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -86,7 +87,7 @@ async fn json_holds_what_makes_the_picture_again() {
     let stack = Stack::start().await;
     let url = format!("{}/api/generate", stack.gateway.url);
     let ask = async |body: &Value| -> Value {
-        let request = reqwest::Client::new().post(&url).header("accept", "application/json");
+        let request = http().post(&url).header("accept", "application/json");
         let response = request.json(body).send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         response.json().await.expect("JSON")

@@ -1,5 +1,6 @@
 //! A gateway on port 0 before services over fakes.
 
+use llm_dit_tests::http;
 use std::{collections::HashMap, net::Ipv4Addr};
 
 use diffusion_service::{
@@ -57,19 +58,19 @@ impl Gateway {
     }
 
     pub async fn post_to(&self, path: &str, body: &Value) -> Response {
-        let request = reqwest::Client::new().post(format!("{}{path}", self.url)).json(body);
+        let request = http().post(format!("{}{path}", self.url)).json(body);
         request.send().await.expect("the gateway answers")
     }
 
     /// A request whose answer is a stream of events.
     pub async fn stream(&self, body: &Value) -> Response {
-        let request = reqwest::Client::new().post(format!("{}/api/generate", self.url));
+        let request = http().post(format!("{}/api/generate", self.url));
         let request = request.header("accept", "text/event-stream").json(body);
         request.send().await.expect("the gateway answers")
     }
 
     pub async fn delete(&self, path: &str) -> Response {
-        let request = reqwest::Client::new().delete(format!("{}{path}", self.url));
+        let request = http().delete(format!("{}{path}", self.url));
         request.send().await.expect("the gateway answers")
     }
 
@@ -81,7 +82,7 @@ impl Gateway {
     }
 
     pub async fn get(&self, path: &str) -> Response {
-        reqwest::get(format!("{}{path}", self.url)).await.expect("the gateway answers")
+        http().get(format!("{}{path}", self.url)).send().await.expect("the gateway answers")
     }
 }
 

@@ -10,6 +10,7 @@ use diffusion_service::{DiffusionHandle, ServiceLimits, ZImage};
 use encoder_service::{EncoderHandle, EncoderLimits, engine::TextEncoder};
 use gateway::KeepOptions;
 use llm_dit_chat::{Chat, ChatTokenizer};
+use llm_dit_serving::{client, security::ClientTls};
 use serde_json::json;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -69,7 +70,8 @@ impl Server {
         let services = Services::start(encoder, diffusion, &stop).await?;
         let options = services.gateway(KeepOptions::default());
         let gateway = tokio::spawn(gateway::run(listener, options, stop.clone()));
-        let client = reqwest::Client::new();
+        let client = client::http(&url, &ClientTls::default()).map_err(CliError::failed)?;
+        let client = client.build().map_err(CliError::failed)?;
         Ok(Self { url, services, gateway, stop, client, asked: AtomicU64::new(0) })
     }
 

@@ -91,16 +91,18 @@ struct Partials {
 /// All pictures of a request. `kind` is what its events are called after.
 pub(super) async fn answer(
     gateway: Arc<Gateway>,
-    images: Images,
+    mut images: Images,
     admission: Admission,
     headers: HeaderMap,
     kind: &'static str,
 ) -> Result<Response, Error> {
+    images.request.deadline = gateway.patience.of(&headers)?;
     if images.stream {
         gateway.check(&images.request).await?;
         return Ok(stream(gateway, images, admission, kind));
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let scheme = gateway.guard.scheme();
     let first = images.request.options.seed.unwrap_or_else(llm_dit_params::random_seed);
     let requests = (0..images.n).map(|index| {
         let mut request = images.request.clone();
@@ -117,7 +119,7 @@ pub(super) async fn answer(
         let id = made.history_id.filter(|_| images.as_url);
         ImageData {
             b64_json: id.is_none().then(|| STANDARD.encode(&made.file)),
-            url: id.map(|id| format!("http://{host}/api/history/{id}/image")),
+            url: id.map(|id| format!("{scheme}://{host}/api/history/{id}/image")),
             seed: made.parameters.seed.unwrap_or_default(),
         }
     });

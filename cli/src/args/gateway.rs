@@ -1,0 +1,46 @@
+//! Which gateway to ask, and what to show to it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use llm_dit_serving::{
+    client,
+    security::{ClientTls, Key},
+};
+use reqwest::header::{AUTHORIZATION, HeaderMap};
+
+use crate::error::CliError;
+
+#[derive(Clone, Debug, Args)]
+pub struct GatewayArgs {
+    /// Ask a gateway instead of computing here, such as http://127.0.0.1:7860
+    #[arg(id = "gateway", long = "gateway", value_name = "URL")]
+    pub url: Option<String>,
+    /// File with a key of that gateway in its first line; comes before --gateway-key
+    #[arg(long, value_name = "FILE")]
+    pub gateway_key_file: Option<PathBuf>,
+    /// The key itself. Other users of this machine can read a command line: better use the variable
+    /// or --gateway-key-file
+    #[arg(long, value_name = "KEY", env = "LLM_DIT_GATEWAY_KEY", hide_env_values = true)]
+    pub gateway_key: Option<Key>,
+    /// Authorities that may have signed its certificate, for https:// (PEM) [default: those that this
+    /// system trusts]
+    #[arg(long, value_name = "FILE")]
+    pub gateway_ca: Option<PathBuf>,
+}
+
+impl GatewayArgs {
+    /// Somebody who asks at `url` with this key.
+    pub fn client(&self, url: &str) -> Result<reqwest::Client, CliError> {
+        let key = match &self.gateway_key_file {
+            Some(path) => Some(Key::from_file(path).map_err(CliError::failed)?),
+            None => self.gateway_key.clone(),
+        };
+        let header = key.as_ref().map(Key::header).transpose().map_err(CliError::failed)?;
+        let headers: HeaderMap =
+            header.flatten().map(|key| (AUTHORIZATION, key)).into_iter().collect();
+        let tls = ClientTls::new(self.gateway_ca.as_deref(), None).map_err(CliError::failed)?;
+        let builder = client::http(url, &tls).map_err(CliError::failed)?;
+        builder.default_headers(headers).build().map_err(CliError::failed)
+    }
+}

@@ -1,0 +1,37 @@
+//! A port that is open, and what it asks of those who connect.
+
+use std::{io, net::SocketAddr};
+
+use tokio::net::TcpListener;
+
+use crate::{
+    connections::{Connections, MAX_CONNECTIONS},
+    security::Security,
+};
+
+/// Where a service is to be had.
+#[derive(Debug)]
+pub struct Door {
+    pub listener: TcpListener,
+    pub security: Security,
+    pub connections: Connections,
+}
+
+impl Door {
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.security.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// One that asks nothing.
+impl From<TcpListener> for Door {
+    fn from(listener: TcpListener) -> Self {
+        let connections = Connections::new(MAX_CONNECTIONS);
+        Self { listener, security: Security::default(), connections }
+    }
+}

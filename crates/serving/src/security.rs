@@ -1,0 +1,46 @@
+//! Who may speak with whom: certificates, keys, and what a port asks of those who connect.
+
+pub mod guard;
+pub mod keys;
+pub mod tls;
+
+use std::{io, path::PathBuf};
+
+pub use self::{
+    keys::{Key, Keys},
+    tls::{ClientTls, Identity, ServerTls},
+};
+
+/// What a port asks of those who connect. Nothing by default.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    /// `None`: everybody between the two can read and change what is said.
+    pub tls: Option<ServerTls>,
+    /// `None`: whoever can connect may ask.
+    pub keys: Option<Keys>,
+}
+
+/// What we show to the services that we call, and what we ask of them.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    pub tls: ClientTls,
+    /// Sent to every service. Without encryption those between can read it.
+    pub key: Option<Key>,
+}
+
+/// A file of certificates or keys that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    #[error("{path} cannot be read: {cause}")]
+    File { path: PathBuf, cause: io::Error },
+    #[error("{path}: {why}")]
+    Keys { path: PathBuf, why: String },
+    #[error("{path} is not usable for encryption: {why}")]
+    Tls { path: PathBuf, why: String },
+}
+
+/// A whole text file.
+fn read(path: &std::path::Path) -> Result<String, SecurityError> {
+    std::fs::read_to_string(path)
+        .map_err(|cause| SecurityError::File { path: path.to_owned(), cause })
+}

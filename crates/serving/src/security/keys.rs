@@ -1,0 +1,273 @@
+//! Bearer keys: those that a service takes, and the one that a caller shows. Nobody gets to read
+//! either.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use http::HeaderValue;
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq as _};
+
+use super::{SecurityError, read};
+
+/// Shorter ones could be guessed.
+pub const MIN_KEY_LENGTH: usize = 16;
+
+type Hash = [u8; 32];
+
+/// A key to show. Never printed, not even for debugging.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(String);
+
+/// A key that no HTTP header can carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the key holds characters that no HTTP header can carry")]
+pub struct Unsendable;
+
+/// Keys that are taken. Only their hashes are kept.
+#[derive(Clone)]
+pub struct Keys(Arc<[Accepted]>);
+
+/// One of them.
+struct Accepted {
+    /// Who has it, for the log.
+    name: Arc<str>,
+    key: Hash,
+    session: Hash,
+}
+
+/// Why somebody may not ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    #[error("a key is needed; send it as `Authorization: Bearer KEY`")]
+    Missing,
+    #[error("the key is not one of ours; look it up in the file behind this server's --keys")]
+    Wrong,
+}
+
+impl Key {
+    /// The first line of a file.
+    pub fn from_file(path: &Path) -> Result<Self, SecurityError> {
+        match read(path)?.lines().next().map(str::trim) {
+            Some(key) if !key.is_empty() => Ok(Self(key.to_owned())),
+            Some(_) | None => Err(SecurityError::Keys {
+                path: path.to_owned(),
+                why: "its first line is empty, where the key should be".to_owned(),
+            }),
+        }
+    }
+
+    /// One that nobody can guess.
+    pub fn random() -> Self {
+        // Two random UUIDs hold 244 random bits.
+        Self(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()))
+    }
+
+    /// To be written into a file, or given to a library.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// `Authorization`, marked so that HTTP libraries do not print it either. `None` for an empty
+    /// key, since an empty environment variable means that there is none.
+    pub fn header(&self) -> Result<Option<HeaderValue>, Unsendable> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let value = HeaderValue::try_from(format!("Bearer {}", self.0));
+        let mut value = value.map_err(|_| Unsendable)?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+/// Cannot fail, so that a command-line library has no reason to repeat the key in a message.
+impl From<String> for Key {
+    fn from(key: String) -> Self {
+        Self(key)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(hidden)")
+    }
+}
+
+impl Keys {
+    /// One key a line, before it the name of who has it if there is more than one word. Empty lines
+    /// and those that begin with `#` do not count.
+    pub fn from_file(path: &Path) -> Result<Self, SecurityError> {
+        let bad = |why: String| SecurityError::Keys { path: path.to_owned(), why };
+        let mut accepted = Vec::new();
+        for (i, line) in read(path)?.lines().enumerate() {
+            let number = i + 1;
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (name, key) = match words[..] {
+                [] => continue,
+                [first, ..] if first.starts_with('#') => continue,
+                [key] => (format!("line {number}"), key),
+                [name, key] => (name.to_owned(), key),
+                _ => {
+                    return Err(bad(format!("line {number} has more than a name and a key")));
+                }
+            };
+            if key.len() < MIN_KEY_LENGTH || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(bad(format!(
+                    "line {number}: a key must have at least {MIN_KEY_LENGTH} letters, digits or signs of ASCII"
+                )));
+            }
+            accepted.push(Accepted::new(name, key));
+        }
+        if accepted.is_empty() {
+            return Err(bad("it holds no key, so nobody could ask".to_owned()));
+        }
+        Ok(Self(accepted.into()))
+    }
+
+    /// Whoever has this one.
+    pub fn only(name: &str, key: &Key) -> Self {
+        Self([Accepted::new(name.to_owned(), &key.0)].into())
+    }
+
+    /// Whose key stands in an `Authorization` header.
+    pub fn check(&self, authorization: Option<&HeaderValue>) -> Result<Arc<str>, Denied> {
+        let header = authorization.ok_or(Denied::Missing)?.to_str().map_err(|_| Denied::Wrong)?;
+        let (scheme, key) = header.split_once(' ').ok_or(Denied::Wrong)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Denied::Missing);
+        }
+        self.check_key(key.trim())
+    }
+
+    /// Whose key this is.
+    pub fn check_key(&self, key: &str) -> Result<Arc<str>, Denied> {
+        self.find(&hash(key.as_bytes()), |accepted| &accepted.key)
+    }
+
+    /// What stands for a key in a browser's cookie: it opens the same doors, ends with the key, and
+    /// does not tell it.
+    pub fn session(key: &str) -> String {
+        session_of(key).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whose key a cookie stands for.
+    pub fn check_session(&self, session: &str) -> Result<Arc<str>, Denied> {
+        let mut shown = Hash::default();
+        if session.len() != 2 * shown.len() || !session.is_ascii() {
+            return Err(Denied::Wrong);
+        }
+        for (i, byte) in shown.iter_mut().enumerate() {
+            let digits = &session[2 * i..2 * i + 2];
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| Denied::Wrong)?;
+        }
+        self.find(&shown, |accepted| &accepted.session)
+    }
+
+    /// Looks at all of them in any case, and at all of each, so that the time says nothing.
+    fn find(&self, shown: &Hash, of: impl Fn(&Accepted) -> &Hash) -> Result<Arc<str>, Denied> {
+        let mut found = None;
+        for accepted in self.0.iter() {
+            let same: Choice = of(accepted).ct_eq(shown);
+            if bool::from(same) {
+                found = Some(Arc::clone(&accepted.name));
+            }
+        }
+        found.ok_or(Denied::Wrong)
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.iter().map(|accepted| &accepted.name);
+        f.debug_list().entries(names).finish()
+    }
+}
+
+impl Accepted {
+    fn new(name: String, key: &str) -> Self {
+        Self { name: name.into(), key: hash(key.as_bytes()), session: session_of(key) }
+    }
+}
+
+fn hash(bytes: &[u8]) -> Hash {
+    Sha256::digest(bytes).into()
+}
+
+fn session_of(key: &str) -> Hash {
+    Sha256::new().chain_update("llm-dit session\n").chain_update(key).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const ALICE: &str = "alice-0123456789abcdef";
+    const BOB: &str = "bob-0123456789abcdef";
+
+    fn keys(text: &str) -> Result<Keys, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        fs::write(&path, text).expect("written");
+        Keys::from_file(&path).map_err(|error| error.to_string())
+    }
+
+    fn bearer(key: &str) -> HeaderValue {
+        Key::from(key.to_owned()).header().expect("sendable").expect("not empty")
+    }
+
+    #[test]
+    fn a_key_opens_and_a_wrong_one_does_not() {
+        let keys = keys(&format!("# who may ask\n\nalice {ALICE}\n{BOB}\n")).expect("valid");
+        assert_eq!(keys.check(Some(&bearer(ALICE))).as_deref(), Ok("alice"));
+        assert_eq!(keys.check(Some(&bearer(BOB))).as_deref(), Ok("line 4"));
+        let lower = HeaderValue::try_from(format!("bearer  {ALICE} ")).expect("a header");
+        assert_eq!(keys.check(Some(&lower)).as_deref(), Ok("alice"));
+        assert_eq!(keys.check(None), Err(Denied::Missing));
+        assert_eq!(keys.check(Some(&HeaderValue::from_static("Basic YTpi"))), Err(Denied::Missing));
+        for wrong in ["Bearer", "Bearer ", "Bearer x", "", "\u{e9}"] {
+            let header = HeaderValue::from_bytes(wrong.as_bytes()).expect("a header");
+            assert_eq!(keys.check(Some(&header)), Err(Denied::Wrong), "{wrong:?}");
+        }
+        assert_eq!(keys.check(Some(&bearer(&ALICE[..ALICE.len() - 1]))), Err(Denied::Wrong));
+    }
+
+    #[test]
+    fn a_session_stands_for_its_key() {
+        let keys = keys(&format!("alice {ALICE}")).expect("valid");
+        let session = Keys::session(ALICE);
+        assert_eq!(keys.check_session(&session).as_deref(), Ok("alice"));
+        assert_eq!(keys.check_key(&session), Err(Denied::Wrong), "it is no key");
+        for wrong in [&Keys::session(BOB), ALICE, "", &session[2..], "\u{e9}"] {
+            assert_eq!(keys.check_session(wrong), Err(Denied::Wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn files_that_let_nobody_in_or_anybody_are_refused() {
+        for (text, why) in [
+            ("", "no key"),
+            ("# alice\n", "no key"),
+            ("short", "at least 16"),
+            ("a b c-0123456789abcdef", "more than"),
+            ("alice 0123456789abcdef\u{e9}", "ASCII"),
+        ] {
+            let message = keys(text).expect_err("refused");
+            assert!(message.contains(why), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_sent_but_never_shown() {
+        let key = Key::from("opensesame".to_owned());
+        let header = key.header().expect("sendable").expect("not empty");
+        assert_eq!(header.as_bytes(), b"Bearer opensesame");
+        let keys = keys(&format!("alice {ALICE}")).expect("valid");
+        for shown in [format!("{key:?}"), format!("{header:?}"), format!("{keys:?}")] {
+            assert!(!shown.contains("opensesame") && !shown.contains(ALICE), "{shown}");
+        }
+        assert_eq!(Key::from(String::new()).header(), Ok(None));
+        assert_eq!(Key::from("open\nsesame".to_owned()).header(), Err(Unsendable));
+    }
+}

@@ -1,0 +1,57 @@
+//! `/api/session`: a key for a browser, which cannot send one with every picture that it shows.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use llm_dit_proto::Fault;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::{
+    body,
+    gateway::Gateway,
+    problem::{Problem, Problems},
+};
+
+/// Who begins a session.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SessionBody {
+    key: String,
+}
+
+/// Begins a session: the answer's cookie stands for the key.
+#[utoipa::path(
+    post, path = "/api/session", tag = "session", request_body = SessionBody,
+    responses((status = 204, description = "The cookie is set, or none is needed"), Problems)
+)]
+pub(crate) async fn begin(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let SessionBody { key } = body::json(request, &["key"]).await?;
+    let Some(keys) = &gateway.guard.keys else { return Ok(answer(None)) };
+    let name = keys.check_key(key.trim());
+    let name = name.map_err(|denied| Fault::Unauthenticated(denied.to_string()))?;
+    tracing::info!(caller = &*name, "a session has begun");
+    Ok(answer(gateway.guard.session(key.trim())))
+}
+
+/// Ends it.
+#[utoipa::path(
+    delete, path = "/api/session", tag = "session",
+    responses((status = 204, description = "The cookie is gone"), Problems)
+)]
+pub(crate) async fn end(State(gateway): State<Arc<Gateway>>) -> Response {
+    answer(gateway.guard.no_session())
+}
+
+fn answer(cookie: Option<HeaderValue>) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().extend(cookie.map(|cookie| (header::SET_COOKIE, cookie)));
+    response
+}

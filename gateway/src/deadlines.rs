@@ -1,0 +1,32 @@
+//! How long a request may take: what its client says in a header, and what the gateway allows.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use llm_dit_proto::Fault;
+use llm_dit_serving::Deadline;
+
+use crate::options::seconds;
+
+const HEADER: HeaderName = HeaderName::from_static("x-request-timeout");
+
+/// The gateway's own bound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines(Option<Duration>);
+
+impl Deadlines {
+    pub fn new(longest: Option<Duration>) -> Self {
+        Self(longest)
+    }
+
+    /// From now on, for a request with these headers.
+    pub fn of(self, headers: &HeaderMap) -> Result<Deadline, Fault> {
+        let ours = self.0.map_or(Deadline::NEVER, Deadline::after);
+        let Some(value) = headers.get(HEADER) else { return Ok(ours) };
+        let asked = value.to_str().map_err(|error| error.to_string()).and_then(seconds);
+        match asked {
+            Ok(timeout) => Ok(ours.earlier(Deadline::after(timeout))),
+            Err(why) => Err(Fault::BadRequest(format!("{HEADER}: {why}"))),
+        }
+    }
+}

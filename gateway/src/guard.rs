@@ -1,0 +1,192 @@
+//! Who may ask: those with a key, and no page of somebody else's in a browser.
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use llm_dit_proto::Fault;
+use llm_dit_serving::security::{Keys, Security, keys::Denied};
+
+use crate::{
+    api::{openai::OpenAiProblem, page},
+    problem::Problem,
+};
+
+/// What a browser's session is kept in.
+const COOKIE: &str = "llm-dit-session";
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Answered without a key: whether the gateway is well, without saying more, and the way to a
+/// session.
+const OPEN: [&str; 2] = ["/health", "/api/session"];
+
+/// What is asked of every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    pub keys: Option<Keys>,
+    /// Pages of these origins may use this gateway too.
+    origins: Vec<HeaderValue>,
+    encrypted: bool,
+}
+
+/// Whether a request came with a key, or none is needed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known(pub bool);
+
+impl Guard {
+    pub fn new(security: &Security, origins: &[HeaderValue]) -> Self {
+        Self {
+            keys: security.keys.clone(),
+            origins: origins.to_vec(),
+            encrypted: security.tls.is_some(),
+        }
+    }
+
+    /// Of addresses that lead here.
+    pub fn scheme(&self) -> &'static str {
+        if self.encrypted { "https" } else { "http" }
+    }
+
+    /// `Set-Cookie` for who has this key.
+    pub fn session(&self, key: &str) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.cookie(&Keys::session(key), "")).ok()
+    }
+
+    /// `Set-Cookie` that ends a session.
+    pub fn no_session(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.cookie("", "; Max-Age=0")).ok()
+    }
+
+    /// No script can read it, and it goes nowhere else and comes from no other page.
+    fn cookie(&self, value: &str, end: &str) -> String {
+        let secure = if self.encrypted { "; Secure" } else { "" };
+        format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{end}")
+    }
+
+    fn check_key(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let Some(keys) = &self.keys else { return Ok(()) };
+        let name = match keys.check(headers.get(header::AUTHORIZATION)) {
+            Err(Denied::Missing) => keys.check_session(session(headers).ok_or(Denied::Missing)?)?,
+            shown => shown?,
+        };
+        tracing::Span::current().record("caller", &*name);
+        Ok(())
+    }
+
+    /// A page of somebody else's could have its visitor's browser ask us: what it sends says where
+    /// the page is from.
+    fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(origin) = headers.get(header::ORIGIN).filter(|_| !method.is_safe()) else {
+            return Ok(());
+        };
+        if self.origins.contains(origin) || is_ours(origin, headers) {
+            return Ok(());
+        }
+        let shown = origin.to_str().unwrap_or("elsewhere");
+        Err(Problem::forbidden(format!(
+            "a page from {shown} may not use this gateway; --cors-origin allows it"
+        )))
+    }
+}
+
+/// Whether a page was loaded from here, perhaps through a proxy.
+fn is_ours(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let authority = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    let authority = authority.and_then(|uri| uri.authority().cloned());
+    let hosts = [headers.get(header::HOST), headers.get(FORWARDED_HOST)];
+    authority.is_some_and(|authority| {
+        hosts.into_iter().flatten().any(|host| host.as_bytes() == authority.as_str().as_bytes())
+    })
+}
+
+fn session(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    cookies
+        .flat_map(|cookies| cookies.split(';'))
+        .find_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+}
+
+/// Turns away who may not ask. HTTP/2 has the host in the address, so it is put where the rest looks.
+pub(crate) async fn guard(
+    State(guard): State<std::sync::Arc<Guard>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !request.headers().contains_key(header::HOST)
+        && let Some(host) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(host.as_str())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let path = request.uri().path();
+    if let Err(problem) = guard.check_origin(request.method(), request.headers()) {
+        return refuse(path, problem);
+    }
+    let known = guard.check_key(request.headers());
+    match known {
+        Err(denied) if !is_open(path) => {
+            return refuse(path, Fault::Unauthenticated(denied.to_string()).into());
+        }
+        known => request.extensions_mut().insert(Known(known.is_ok())),
+    };
+    next.run(request).await
+}
+
+fn is_open(path: &str) -> bool {
+    OPEN.contains(&path) || page::paths().any(|file| file == path)
+}
+
+/// In the words that the path's clients understand.
+fn refuse(path: &str, problem: Problem) -> Response {
+    if path.starts_with("/v1/") {
+        OpenAiProblem(problem).into_response()
+    } else {
+        problem.into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pair = |&(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), value.parse().expect("a value"))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn pages_of_others_are_turned_away() {
+        let allowed = [HeaderValue::from_static("https://studio.example")];
+        let guard = Guard::new(&Security::default(), &allowed);
+        let may = |method: Method, pairs: &[(&'static str, &str)]| {
+            guard.check_origin(&method, &headers(pairs)).is_ok()
+        };
+        let here = ("host", "127.0.0.1:7860");
+        assert!(may(Method::POST, &[here]), "no browser");
+        assert!(may(Method::POST, &[here, ("origin", "http://127.0.0.1:7860")]));
+        assert!(may(Method::POST, &[here, ("origin", "https://studio.example")]));
+        assert!(may(
+            Method::POST,
+            &[here, ("x-forwarded-host", "pics.example"), ("origin", "https://pics.example")]
+        ));
+        for origin in
+            ["http://evil.example", "null", "http://127.0.0.1:7861", "http://x@evil.example"]
+        {
+            assert!(!may(Method::POST, &[here, ("origin", origin)]), "{origin}");
+            assert!(!may(Method::DELETE, &[here, ("origin", origin)]), "{origin}");
+            assert!(may(Method::GET, &[here, ("origin", origin)]), "{origin}: it cannot read it");
+        }
+    }
+
+    #[test]
+    fn a_session_is_found_among_cookies() {
+        let found = |value: &str| session(&headers(&[("cookie", value)])).map(str::to_owned);
+        assert_eq!(found("a=b; llm-dit-session=00ff"), Some("00ff".to_owned()));
+        assert_eq!(found("llm-dit-session=00ff; a=b"), Some("00ff".to_owned()));
+        assert_eq!(found("llm-dit-sessions=00ff"), None);
+        assert_eq!(found("a=llm-dit-session=00ff"), None);
+    }
+}

@@ -1,0 +1,92 @@
+//! Serving the routes: encryption, bounds on connections, and an orderly end.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use axum::Router;
+use axum_server::{
+    Handle, Server,
+    accept::{Accept, NoDelayAcceptor},
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
+use futures::future::BoxFuture;
+use llm_dit_serving::{
+    Door,
+    connections::{Connections, Counted},
+    grpc::DEFAULT_GRACE,
+};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::{app::app, error::Error, options::GatewayOptions};
+
+/// For the head of a request, the first of a connection or a later one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves until `shutdown` fires and the running requests are done, or the grace period is over.
+pub async fn run(
+    door: impl Into<Door>,
+    options: GatewayOptions,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let door = door.into();
+    let app = app(&options, &door.security)?;
+    let (address, scheme) = (door.address().map_err(Error::Socket)?, door.scheme());
+    let listener = door.listener.into_std().map_err(Error::Socket)?;
+    tracing::info!(%address, scheme, diffusion = ?options.diffusion, "serving HTTP");
+    let handle = Handle::new();
+    let server = axum_server::from_tcp(listener).map_err(Error::Socket)?.handle(handle.clone());
+    let counting = Counting(door.connections);
+    let serving = async {
+        match door.security.tls {
+            Some(tls) => {
+                let config = RustlsConfig::from_config(tls.http());
+                let acceptor = RustlsAcceptor::new(config).acceptor(counting);
+                serve(server.acceptor(acceptor), app).await
+            }
+            None => serve(server.acceptor(counting), app).await,
+        }
+    };
+    let drain = async {
+        shutdown.cancelled().await;
+        handle.graceful_shutdown(None);
+        tokio::time::sleep(DEFAULT_GRACE).await;
+    };
+    tokio::select! {
+        result = serving => result.map_err(Error::Socket),
+        () = drain => {
+            let seconds = DEFAULT_GRACE.as_secs();
+            tracing::warn!(seconds, "the grace period is over; unfinished requests are cut off");
+            Ok(())
+        }
+    }
+}
+
+async fn serve<A>(mut server: Server<SocketAddr, A>, app: Router) -> io::Result<()>
+where
+    A: Accept<TcpStream, Router> + Clone + Send + Sync + 'static,
+    A::Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
+    A::Service: axum_server::service::SendService<http::Request<hyper::body::Incoming>> + Send,
+    A::Future: Send,
+{
+    server.http_builder().http1().header_read_timeout(HEAD_TIMEOUT);
+    server.first_request_timeout(HEAD_TIMEOUT).serve(app.into_make_service()).await
+}
+
+/// Takes connections as long as there is room.
+#[derive(Clone, Debug)]
+struct Counting(Connections);
+
+impl<S: Send + 'static> Accept<TcpStream, S> for Counting {
+    type Stream = Counted<TcpStream>;
+    type Service = S;
+    type Future = BoxFuture<'static, io::Result<(Counted<TcpStream>, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let connections = self.0.clone();
+        Box::pin(async move {
+            let (stream, service) = NoDelayAcceptor::new().accept(stream, service).await?;
+            let full = || io::Error::other("there are as many connections as there may be");
+            connections.count(stream).map(|stream| (stream, service)).ok_or_else(full)
+        })
+    }
+}
