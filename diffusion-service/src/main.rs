@@ -71,7 +71,7 @@ Examples:
   diffusion-service
       The demo model on this machine, at http://127.0.0.1:50052
   diffusion-service --model-path ~/models/Z-Image-Turbo --device cuda \\
-      --host 0.0.0.0 --encoder http://MAC:50051
+      --encoder https://MAC:50051 --tls-ca ca.pem --service-key service.key
       On a CUDA machine, with the text encoder on a Mac (see encoder-service --help)
 
 Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_PORT=8080), and

@@ -50,9 +50,10 @@ const EXAMPLES: &str = "\
 Examples:
   encoder-service
       The demo model on this machine, at http://127.0.0.1:50051
-  encoder-service --model-path ~/models/Z-Image-Turbo --device metal --host 0.0.0.0
+  encoder-service --model-path ~/models/Z-Image-Turbo --device metal --host 0.0.0.0 \\
+      --tls-cert mac.pem --tls-key mac-key.pem --keys services.keys
       On a Mac, for a diffusion service on another machine:
-      diffusion-service --encoder http://MAC:50051
+      diffusion-service --encoder https://MAC:50051 --tls-ca ca.pem --service-key service.key
   encoder-service --api-url http://mac:8000 --api-model Qwen3-4B
       No model here: hands on what heylookitsanllm on a Mac computes
 

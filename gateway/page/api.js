@@ -1,6 +1,10 @@
 // The gateway's HTTP API (docs/web_server_api.md). Addresses are relative, so that the page also
 // works below a path of a reverse proxy.
 
+import { askForKey } from './key.js';
+
+const KEY_NEEDED = 401;
+
 /** What went wrong, in the gateway's words (RFC 9457). */
 export class Problem extends Error {
   constructor({ status = 0, title = 'Something went wrong', detail = '' }, retryAfter = null) {
@@ -32,6 +36,7 @@ export async function call(method, path, body, signal) {
     if (error.name === 'AbortError') throw error;
     throw new Problem(UNREACHABLE);
   }
+  if (response.status === KEY_NEEDED && await askForKey()) return call(method, path, body, signal);
   const answer = read(text);
   if (response.ok && answer !== undefined) return answer;
   const fallback = { status: response.status, detail: `The answer was ${response.status} ${response.statusText}.` };

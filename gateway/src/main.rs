@@ -45,8 +45,10 @@ const EXAMPLES: &str = "\
 Examples:
   gateway
       In front of the services on this machine, at http://127.0.0.1:7860
-  gateway --encoder http://mac:50051 --diffusion http://gpu:50052 --host 0.0.0.0
-      In front of services on two others, for everybody who can connect
+  gateway --encoder https://mac:50051 --diffusion https://gpu:50052 --tls-ca ca.pem \\
+      --host 0.0.0.0 --tls-cert here.pem --tls-key here-key.pem --keys clients.keys
+      In front of services on two others, for everybody who has a key; llm-dit certificates makes
+      the files
   gateway --encoder http://mac:50051 --diffusion http://gpu-1:50052,http://gpu-2:50052
       Several machines: the least busy one gets the next picture, one that fails is left alone
   gateway --diffusion http://gpu:50052 --api-url http://mac:8000 --api-model Qwen3-4B

@@ -53,12 +53,13 @@ class Site:
                 self.world.go(10_000)
 
     def reset(self):
+        if self.world:
+            self.world.switches = dict(fake.SWITCHES)
         for job in self.call("GET", "api/jobs")["jobs"]:
             self.call("DELETE", f"api/jobs/{job['id']}")
         self.call("DELETE", "api/history")
         if self.world:
             self.world.pace, self.world.permits, self.world.requests = 0, 0, []
-            self.world.switches = dict(fake.SWITCHES)
 
 
 def free_port():

@@ -42,13 +42,13 @@ LORAS = [
      "problem": "the header is cut off", "active": False, "scale": None, "trigger_words": None}]
 # What a test can change.
 SWITCHES = {"loras": False, "history": True, "fail": None, "busy": False, "queue": 0, "model": True,
-            "encoders": ["local"], "wide_seed": False, "cut": False, "hang_up": False}
+            "encoders": ["local"], "wide_seed": False, "cut": False, "hang_up": False, "key": None}
 # More than a double holds: the page must not round it.
 WIDE_SEED = 18446744073709551557
 
 
 class Problem(Exception):
-    TITLES = {400: "Bad request", 404: "Not found", 405: "Method not allowed", 409: "Conflict", 499: "Cancelled",
+    TITLES = {400: "Bad request", 401: "Key needed", 404: "Not found", 405: "Method not allowed", 409: "Conflict", 499: "Cancelled",
               501: "Not set up", 502: "A service was lost", 503: "Busy"}
 
     def __init__(self, status, detail, **headers):
@@ -302,7 +302,7 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         try:
-            if not self.page(url.path) and not self.route(url.path):
+            if not self.page(url.path) and not self.session(url.path) and not self.route(url.path):
                 raise Problem(404, f"there is nothing at {url.path}")
         except Problem as problem:
             self.answer(problem.status, problem.body, "application/problem+json", **problem.headers)
@@ -318,6 +318,20 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, file.read_bytes(), TYPES[file.suffix], Content_Security_Policy=POLICY,
                     Referrer_Policy="no-referrer", Cache_Control="no-cache")
         return True
+
+    def session(self, path):
+        key = self.world.switches["key"]
+        if path == "/api/session" and self.command == "POST":
+            if self.body() != {"key": key}:
+                raise Problem(401, "the key is not one of ours", WWW_Authenticate="Bearer")
+            self.send_response(204)
+            self.send_header("Set-Cookie", "llm-dit-session=00ff; Path=/; HttpOnly; SameSite=Strict")
+            self.end_headers()
+            return True
+        if key and "llm-dit-session=00ff" not in self.headers.get("Cookie", ""):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            raise Problem(401, "a key is needed", WWW_Authenticate="Bearer")
+        return False
 
     def route(self, path):
         for method, pattern, handler in ROUTES:

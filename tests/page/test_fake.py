@@ -142,3 +142,17 @@ def test_a_gateway_that_went_away_is_named(page, site):
     expect(page.locator("#form-problem")).to_contain_text("does not answer")
     site.world.switches["hang_up"] = False
     generate(page)
+
+
+def test_a_gateway_with_keys_asks_for_one(page, site):
+    site.world.switches["key"] = "sesame-0123456789abcdef"
+    begin(page)
+    dialog = page.locator("#key")
+    expect(dialog).to_be_visible()
+    page.fill("#key-input", "sesame")
+    page.press("#key-input", "Enter")
+    expect(page.locator("#key-problem")).to_have_text("The gateway does not know this key.")
+    page.fill("#key-input", "sesame-0123456789abcdef")
+    page.click("#key button.primary")
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#outcome")).to_be_visible()

@@ -12,6 +12,7 @@ mod lora;
 mod many;
 mod recipes;
 mod remote;
+mod secure;
 mod serve;
 mod support;
 mod text;

@@ -7,20 +7,24 @@ use std::{
 
 use crate::support::{Room, png_size};
 
-struct Server {
+pub struct Server {
     child: Child,
-    url: String,
+    pub url: String,
 }
 
 impl Server {
     fn start(room: &Room) -> Self {
-        let mut command =
-            room.command(&["serve", "--port", "0", "--log-filter", "warn", "--no-history"]);
+        Self::with(room, &[])
+    }
+
+    pub fn with(room: &Room, more: &[&str]) -> Self {
+        let words = ["serve", "--port", "0", "--log-filter", "warn", "--no-history"];
+        let mut command = room.command(&[&words, more].concat());
         let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("text");
-        let at = line.find("http://").unwrap_or_else(|| panic!("no address in {line:?}"));
+        let at = line.find("http").unwrap_or_else(|| panic!("no address in {line:?}"));
         Self { child, url: line[at..].trim().to_owned() }
     }
 

@@ -34,6 +34,7 @@ const FILES: &[(&str, &str, &str)] = files![
     "/history.js" SCRIPT "history.js",
     "/icon.svg" SVG "icon.svg",
     "/job.js" SCRIPT "job.js",
+    "/key.js" SCRIPT "key.js",
     "/look.js" SCRIPT "look.js",
     "/loras.js" SCRIPT "loras.js",
     "/problems.js" SCRIPT "problems.js",
