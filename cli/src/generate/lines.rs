@@ -84,8 +84,31 @@ fn unknown_key(key: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/shared/damage.rs"]
+mod damage;
+
+#[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::proptest;
+
+    use super::{
+        damage::{config, damaged_text},
+        *,
+    };
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn lines_are_read_or_refused(text in damaged_text(&[
+            r#"{"prompt": "a fox", "steps": 4, "num_images": 2, "seed": 18446744073709551615}"#,
+            r#"{"width": 64, "shift": 3.0, "scheduler": "unipc", "strip_quotes": true}"#,
+        ])) {
+            if let Ok(line) = object(1, &text) {
+                assert!(line.num_images.is_none_or(|n| n > 0));
+            }
+        }
+    }
 
     fn lines(text: &str) -> Result<Vec<Line>, String> {
         let file = tempfile::NamedTempFile::new().expect("a file");

@@ -74,8 +74,34 @@ impl<'a> Answer<'a> {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/shared/damage.rs"]
+mod damage;
+
+#[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::proptest;
+
+    use super::{
+        damage::{config, damaged_text},
+        *,
+    };
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn answers_are_read_or_refused(body in damaged_text(&[
+            &answer("\"AADAPwAAAMA=\"", "[2,1]", r#","encoding_format":"base64","dtype":"mlx.core.bfloat16""#),
+            &answer("[[1.5],[-2e30]]", "[2,1]", ""),
+        ])) {
+            if let Ok(answer) = Answer::parse(body.as_bytes())
+                && let Ok(tensor) = answer.tensor(4)
+            {
+                let (tokens, width) = (tensor.shape()[0], tensor.shape()[1]);
+                assert!(tokens <= 4 && tensor.bytes().len() == tokens * width * 4);
+            }
+        }
+    }
 
     /// An answer of two tokens and width 1.
     fn answer(states: &str, shape: &str, rest: &str) -> String {
