@@ -75,7 +75,7 @@ pub(crate) async fn generate(
     let made = gateway.make(&request, &|_| {}).await?;
     Ok(match accepts {
         Accepts::Json => Json(ResultBody::whole(&made)).into_response(),
-        Accepts::File | Accepts::Events => answer::file(&made),
+        Accepts::File | Accepts::Events => answer::file(&made.about, made.file),
     })
 }
 

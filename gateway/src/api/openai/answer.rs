@@ -116,11 +116,11 @@ pub(super) async fn answer(
     let report = |_| {};
     let made = try_join_all(requests.iter().map(|request| gateway.make(request, &report))).await?;
     let data = made.iter().map(|made| {
-        let id = made.history_id.filter(|_| images.as_url);
+        let id = made.about.history_id.filter(|_| images.as_url);
         ImageData {
             b64_json: id.is_none().then(|| STANDARD.encode(&made.file)),
             url: id.map(|id| format!("{scheme}://{host}/api/history/{id}/image")),
-            seed: made.parameters.seed.unwrap_or_default(),
+            seed: made.about.parameters.seed.unwrap_or_default(),
         }
     });
     Ok(Json(ImagesAnswer {
@@ -200,7 +200,7 @@ fn completed(kind: &str, made: &Made) -> sse::Event {
         background: "opaque",
         output_format: made.format.name().to_owned(),
         partial_image_index: None,
-        seed: made.parameters.seed,
+        seed: made.about.parameters.seed,
         usage: Some(Usage::default()),
     };
     answer::named(&name, &event)
@@ -208,5 +208,5 @@ fn completed(kind: &str, made: &Made) -> sse::Event {
 
 fn size(made: &Made) -> String {
     let side = |side: Option<u32>| side.unwrap_or_default();
-    format!("{}x{}", side(made.parameters.width), side(made.parameters.height))
+    format!("{}x{}", side(made.about.parameters.width), side(made.about.parameters.height))
 }
