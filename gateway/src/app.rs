@@ -11,7 +11,6 @@ use axum::{
     routing::get,
 };
 use llm_dit_proto::Fault;
-use llm_dit_serving::Security;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::CorsLayer,
@@ -31,11 +30,9 @@ use crate::{
         page, session,
     },
     body::MAX_BODY_BYTES,
-    error::Error,
     gateway::Gateway,
     generation::Progress,
-    guard::{self, Guard},
-    options::GatewayOptions,
+    guard,
     problem::Problem,
 };
 

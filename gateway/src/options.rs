@@ -6,7 +6,7 @@ use clap::Args;
 use http::HeaderValue;
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_serving::{
-    Credentials,
+    Credentials, Grace,
     client::{BadUrl, service_url},
 };
 
@@ -35,6 +35,7 @@ pub struct GatewayOptions {
     pub access: AccessOptions,
     /// What is shown to the services, and asked of them.
     pub credentials: Credentials,
+    pub grace: Grace,
 }
 
 /// Who may ask, and for how long.

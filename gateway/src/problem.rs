@@ -120,6 +120,9 @@ impl From<Fault> for Problem {
                 retry_after: Some(RETRY_UNAVAILABLE),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", detail)
             },
+            Fault::OutOfMemory(detail) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "Out of memory", detail)
+            }
             Fault::Deadline(detail) => Self::new(StatusCode::GATEWAY_TIMEOUT, "Timed out", detail),
             // nginx's "client closed request": either nobody reads this, or the service was told to
             // stop.

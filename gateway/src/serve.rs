@@ -50,7 +50,7 @@ pub async fn run(
     };
     let drain = async {
         shutdown.cancelled().await;
-        let over = tokio::time::Instant::now() + llm_dit_serving::grpc::DEFAULT_GRACE;
+        let over = tokio::time::Instant::now() + options.grace.duration();
         // Connections are taken until then, by those who ask what becomes of their jobs.
         let _ = tokio::time::timeout_at(over, gateway.drain()).await;
         handle.graceful_shutdown(None);
@@ -59,7 +59,7 @@ pub async fn run(
     let ended = tokio::select! {
         result = serving => result.map_err(Error::Socket),
         () = drain => {
-            let seconds = llm_dit_serving::grpc::DEFAULT_GRACE.as_secs();
+            let seconds = options.grace.grace;
             tracing::warn!(seconds, "the grace period is over; unfinished requests are cut off");
             Ok(())
         }

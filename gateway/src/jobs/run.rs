@@ -123,7 +123,7 @@ async fn work(
 async fn patiently(gateway: &Gateway, job: &Job, request: &Request) -> Option<Result<Made, Error>> {
     let report = |event: Event| job.tell(event);
     loop {
-        match gateway.make_only(request, &report).await {
+        match gateway.make_only(request, Some(&report)).await {
             Err(Error::Fault(Fault::Busy { retry_after, message })) => {
                 tracing::debug!(message, "a job waits for its place");
                 if !rest(gateway, retry_after.min(MAX_BUSY_PAUSE)).await {

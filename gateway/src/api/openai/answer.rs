@@ -113,8 +113,7 @@ pub(super) async fn answer(
     // Each but the first takes a place of its own.
     let _admissions = (1..images.n).map(|_| gateway.admit()).collect::<Result<Vec<_>, _>>()?;
     let _admission = admission;
-    let report = |_| {};
-    let made = try_join_all(requests.iter().map(|request| gateway.make(request, &report))).await?;
+    let made = try_join_all(requests.iter().map(|request| gateway.make(request, None))).await?;
     let data = made.iter().map(|made| {
         let id = made.about.history_id.filter(|_| images.as_url);
         ImageData {
