@@ -7,6 +7,7 @@ pub mod fakes;
 pub mod faults;
 pub mod forms;
 pub mod goldens;
+pub mod load;
 pub mod process;
 pub mod servers;
 pub mod wire;
