@@ -41,6 +41,7 @@ fn error(error: HeylookError) -> CliError {
         | Fault::NotFound(_)
         | Fault::Unauthenticated(_)
         | Fault::Busy { .. }
+        | Fault::OutOfMemory(_)
         | Fault::Deadline(_)
         | Fault::Cancelled(_)
         | Fault::Unavailable(_)

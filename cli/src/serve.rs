@@ -12,7 +12,7 @@ use encoder_service::{EncoderHandle, EncoderLimits};
 use gateway::{AccessArgs, AccessOptions, EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
-    Credentials, Door, Security,
+    Credentials, Door, Grace, Security,
     args::ListenArgs,
     security::{Key, Keys},
     shutdown,
@@ -39,6 +39,8 @@ pub struct ServeArgs {
     lora: LoraArgs,
     #[command(flatten, next_help_heading = "Text encoder on another machine")]
     api: ApiArgs,
+    #[command(flatten)]
+    grace: Grace,
     #[command(flatten, next_help_heading = "Log")]
     log: LogArgs,
 }
@@ -72,8 +74,11 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     let stop = shutdown::on_signal().map_err(CliError::failed)?;
     let services = Services::start(encoder, diffusion, &stop).await?;
     println!("llm-dit is ready: {scheme}://{address}");
-    let options =
-        GatewayOptions { access: args.access.into(), ..services.gateway(args.keep.into()) };
+    let options = GatewayOptions {
+        access: args.access.into(),
+        grace: args.grace,
+        ..services.gateway(args.keep.into())
+    };
     let answered = gateway::run(door, options, stop).await;
     services.end().await?;
     answered.map_err(CliError::failed)
@@ -121,6 +126,7 @@ impl Services {
             keep,
             access: AccessOptions::default(),
             credentials: Credentials { key: Some(self.key.clone()), ..Credentials::default() },
+            grace: Grace::default(),
         }
     }
 

@@ -171,6 +171,11 @@ impl Dit {
         conditioning.modulations.prepare(self, conditioning.items(), times)
     }
 
+    /// Gives back the memory that recordings hold.
+    pub fn forget(&self) {
+        self.replays.forget();
+    }
+
     /// One forward: latents `(channels, height, width)` and the time `1 - sigma` of each item to
     /// the model's output, `x0 - noise`, of the same shape in f32. Negate it for the velocity.
     pub fn forward(

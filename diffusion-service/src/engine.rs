@@ -115,6 +115,10 @@ pub enum GenerateError {
     BadJob(String),
     #[error("the generation was cancelled")]
     Cancelled,
+    #[error(
+        "the device has no memory left for this picture; ask for a smaller one, or run with --vae-tiling on, --cpu-offload or a smaller --max-batch"
+    )]
+    OutOfMemory,
     /// The backend failed; the cause is for the log, not for the caller.
     #[error("the model failed: {0}")]
     Backend(String),
@@ -140,6 +144,11 @@ pub trait ImageGenerator: Send {
         let sink = batch::Borrowed(sink);
         self.generate_batch(vec![Member::new(job, sink, |made| result = Some(made))]);
         result.unwrap_or_else(|| Err(GenerateError::Backend("no result came".to_owned())))
+    }
+
+    /// Whether the device works at all, found out with next to no work.
+    fn probe(&mut self) -> Result<(), GenerateError> {
+        Ok(())
     }
 
     /// The LoRAs that pictures are made with now.

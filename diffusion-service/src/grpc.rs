@@ -45,9 +45,12 @@ pub async fn run(
     handle: DiffusionHandle,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    handle.look_after();
+    let server =
+        GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.pulse().clone());
     let service =
         DiffusionServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GrpcServer::default().service(service).serve(door, shutdown).await
+    server.service(service).serve(door, shutdown).await
 }
 
 struct Service {

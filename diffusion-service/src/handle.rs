@@ -13,7 +13,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use llm_dit_params::Scheduler;
 use llm_dit_proto::{Fault, v1};
-use llm_dit_serving::{Remote, Worker};
+use llm_dit_serving::{Grace, Pulse, Remote, Worker};
 use tokio::{
     sync::mpsc,
     task::{self, JoinHandle},
@@ -42,11 +42,13 @@ pub struct ServiceLimits {
     pub batch: Option<BatchLimit>,
     /// A client that is sending may pause for this long.
     pub message_timeout: Duration,
+    pub grace: Grace,
 }
 
 impl Default for ServiceLimits {
     fn default() -> Self {
-        Self { queue_capacity: 16, batch: None, message_timeout: Duration::from_secs(30) }
+        let (message_timeout, grace) = (Duration::from_secs(30), Grace::default());
+        Self { queue_capacity: 16, batch: None, message_timeout, grace }
     }
 }
 
@@ -87,6 +89,16 @@ impl DiffusionHandle {
 
     pub fn limits(&self) -> &ServiceLimits {
         &self.shared.limits
+    }
+
+    /// How the engine is.
+    pub fn pulse(&self) -> &Pulse {
+        self.worker.pulse()
+    }
+
+    /// Tries the engine now and then while it is ill. Must be called inside a tokio runtime.
+    pub(crate) fn look_after(&self) {
+        self.worker.look_after(|engine| engine.probe().is_ok());
     }
 
     pub fn encoder(&self) -> Option<&Remote> {
@@ -150,7 +162,7 @@ impl DiffusionHandle {
         let (guesses, previews) = Previews::start(self.info(), &job).unzip();
         let (previewing, previews) = previews.unzip();
         let progress = Progress::new(cancel.clone(), sender.clone(), guesses);
-        let pending = Pending::new(job, progress, self.shared.batch);
+        let pending = Pending::new(job, progress, self.shared.batch, self.pulse().clone());
         let ticket = self.worker.submit_piece(&cancel, pending)?;
         let accepted = Event::Accepted { queue_position: ticket.position() };
         let places = ticket.places();
@@ -212,6 +224,7 @@ pub(crate) fn fault(error: GenerateError) -> Fault {
     match error {
         GenerateError::BadJob(message) => Fault::BadRequest(message),
         GenerateError::Cancelled => Fault::Cancelled(error.to_string()),
+        GenerateError::OutOfMemory => Fault::OutOfMemory(error.to_string()),
         GenerateError::Backend(cause) => {
             tracing::error!(cause, "generating failed");
             Fault::Internal("the image generator failed; its log has the cause".to_owned())

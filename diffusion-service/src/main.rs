@@ -8,7 +8,7 @@ use diffusion_service::{
 };
 use llm_dit_proto::DType;
 use llm_dit_serving::{
-    Remote,
+    Grace, Remote,
     args::{CredentialsArgs, ListenArgs},
     boot::{ServiceArgs, boot},
     client, shutdown,
@@ -63,6 +63,8 @@ struct Args {
     #[command(flatten)]
     credentials: CredentialsArgs,
     #[command(flatten)]
+    grace: Grace,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -114,7 +116,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let engine = load(&options)?;
     let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());
-    let limits = ServiceLimits { queue_capacity, batch, ..Default::default() };
+    let limits = ServiceLimits { queue_capacity, batch, grace: args.grace, ..Default::default() };
     let handle = DiffusionHandle::spawn(engine, limits, encoder)?.with_loras_folder(folder);
     let info = handle.info();
     tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");

@@ -60,6 +60,13 @@ impl Transformer {
         done
     }
 
+    /// Gives back what it holds besides its weights.
+    pub fn forget(&mut self) {
+        if let Some(dit) = self.dit.loaded() {
+            dit.forget();
+        }
+    }
+
     /// What is on top of the checkpoint.
     pub fn overlay(&self) -> &Arc<Overlay> {
         self.weights.overlay()

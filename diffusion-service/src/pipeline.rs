@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
-use llm_dit_weights::{LoadError, device_name, wire_dtype};
+use llm_dit_weights::{LoadError, device_name, is_out_of_memory, wire_dtype};
 
 use self::walk::Walker;
 use crate::{
@@ -73,11 +73,23 @@ impl ImageGenerator for ZImage {
             let total = walker.total();
             if walk::wanted(&mut walker.member, total) {
                 let made = self.decode(&info, walker.member.job, walker.latents, denoise);
+                if made.is_err() {
+                    self.dit.forget();
+                }
                 walker.member.finish(made);
             } else {
                 walker.member.finish(Err(GenerateError::Cancelled));
             }
         }
+    }
+
+    fn probe(&mut self) -> Result<(), GenerateError> {
+        let ones = Tensor::ones(8, candle_core::DType::F32, self.dit.device())?;
+        let sum = ones.sum_all()?.to_scalar::<f32>()?;
+        if sum == 8.0 {
+            return Ok(());
+        }
+        Err(GenerateError::Backend(format!("the device says that eight ones are {sum}")))
     }
 
     fn loras(&self) -> Vec<ActiveLora> {
@@ -175,12 +187,22 @@ impl ZImage {
 
 impl From<candle_core::Error> for GenerateError {
     fn from(error: candle_core::Error) -> Self {
-        Self::Backend(error.to_string())
+        failed(error.to_string())
     }
 }
 
 impl From<LoadError> for GenerateError {
     fn from(error: LoadError) -> Self {
-        Self::Backend(error.to_string())
+        failed(error.to_string())
+    }
+}
+
+/// What a library's words mean.
+fn failed(cause: String) -> GenerateError {
+    if is_out_of_memory(&cause) {
+        tracing::error!(cause, "the device has no memory left");
+        GenerateError::OutOfMemory
+    } else {
+        GenerateError::Backend(cause)
     }
 }

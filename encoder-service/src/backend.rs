@@ -7,7 +7,7 @@ use std::fmt::Debug;
 
 use llm_dit_chat::{Chat, TokenCounts};
 use llm_dit_proto::{DType, Fault, Tensor};
-use llm_dit_serving::{Ticket, Worker};
+use llm_dit_serving::{Pulse, Ticket, Worker};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::EncoderInfo;
@@ -21,6 +21,12 @@ pub(crate) trait Backend: Debug + Send + Sync {
     fn prepare(&self, chat: &Chat, ask: &Ask) -> Result<Prepared, Fault>;
     /// What a prompt costs. Takes milliseconds for a long text.
     fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault>;
+    /// How the engine is. Another machine is asked when it is needed.
+    fn pulse(&self) -> Pulse {
+        Pulse::default()
+    }
+    /// Tries the engine now and then while it is ill. Called inside a tokio runtime.
+    fn look_after(&self) {}
 }
 
 /// What holds for every prompt of a request.

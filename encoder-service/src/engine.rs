@@ -35,6 +35,8 @@ pub enum EncodeError {
     /// The job cannot be done by this model.
     #[error("{0}")]
     BadJob(String),
+    #[error("the device has no memory left for this prompt; shorten it, or run with --cpu-offload")]
+    OutOfMemory,
     /// The backend failed; the cause is for the log, not for the caller.
     #[error("the model failed: {0}")]
     Backend(String),
@@ -45,6 +47,11 @@ pub trait TextEncoder: Send {
     fn info(&self) -> EncoderInfo;
     /// Hidden states of shape `(tokens, hidden_size)`.
     fn encode(&mut self, job: &EncodeJob) -> Result<Tensor, EncodeError>;
+
+    /// Whether the device works at all, found out with next to no work.
+    fn probe(&mut self) -> Result<(), EncodeError> {
+        Ok(())
+    }
 }
 
 impl EncoderInfo {

@@ -30,9 +30,11 @@ pub async fn run(
     handle: EncoderHandle,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    let server =
+        GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.watch_over());
     let service =
         EncoderServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GrpcServer::default().service(service).serve(door, shutdown).await
+    server.service(service).serve(door, shutdown).await
 }
 
 struct Service {

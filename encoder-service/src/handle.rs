@@ -15,7 +15,7 @@ use futures::Stream;
 use llm_dit_chat::{Chat, ChatTokenizer, TokenCounts};
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_proto::{Fault, Tensor, v1};
-use llm_dit_serving::Ticket;
+use llm_dit_serving::{Pulse, Ticket};
 use tokio::{sync::mpsc, task};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
@@ -84,6 +84,12 @@ impl EncoderHandle {
 
     pub fn limits(&self) -> &EncoderLimits {
         &self.limits
+    }
+
+    /// How the engine is, as long as somebody is there to find out.
+    pub(crate) fn watch_over(&self) -> Pulse {
+        self.backend.look_after();
+        self.backend.pulse()
     }
 
     /// [`EncoderHandle::info`] and [`EncoderHandle::limits`] as the wire has them.

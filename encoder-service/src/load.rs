@@ -6,7 +6,7 @@ use llm_dit_chat::ChatTokenizer;
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
     Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, Weights, compute_dtype,
-    device_name, model_label, part_config, synthetic, wire_dtype,
+    device_name, is_out_of_memory, model_label, part_config, synthetic, wire_dtype,
 };
 
 use crate::{
@@ -124,13 +124,29 @@ impl TextEncoder for Qwen3Encoder {
                 config.num_hidden_layers
             )));
         }
-        let failed = |e: candle_core::Error| EncodeError::Backend(e.to_string());
-        let model = self.model.get().map_err(|e| EncodeError::Backend(e.to_string()))?;
+        let model = self.model.get().map_err(|error| failed(error.to_string()))?;
         let encoded = model
             .hidden_states(&job.token_ids, job.hidden_layer)
             .and_then(|states| to_wire(&states, job.dtype));
         self.model.release();
-        encoded.map_err(failed)
+        encoded.map_err(|error| failed(error.to_string()))
+    }
+
+    fn probe(&mut self) -> Result<(), EncodeError> {
+        let model = self.model.get().map_err(|error| failed(error.to_string()))?;
+        let works = model.hidden_states(&[0], 0).and_then(|states| to_wire(&states, DType::F32));
+        self.model.release();
+        works.map(drop).map_err(|error| failed(error.to_string()))
+    }
+}
+
+/// What a library's words mean.
+fn failed(cause: String) -> EncodeError {
+    if is_out_of_memory(&cause) {
+        tracing::error!(cause, "the device has no memory left");
+        EncodeError::OutOfMemory
+    } else {
+        EncodeError::Backend(cause)
     }
 }
 

@@ -8,6 +8,7 @@ use encoder_service::{EncoderHandle, EncoderLimits, EncoderOptions, load, run};
 use llm_dit_heylook::{HeylookEncoder, args::ApiArgs};
 use llm_dit_proto::DType;
 use llm_dit_serving::{
+    Grace,
     args::ListenArgs,
     boot::{ServiceArgs, boot},
     shutdown,
@@ -42,6 +43,8 @@ struct Args {
     api: ApiArgs,
     #[command(flatten)]
     listen: ListenArgs<50051>,
+    #[command(flatten)]
+    grace: Grace,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -79,7 +82,11 @@ async fn main() -> ExitCode {
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     // First the port, so that a taken one is known before gigabytes are read.
     let door = args.listen.bind().await?;
-    let limits = EncoderLimits { queue_capacity: args.queue_capacity, ..Default::default() };
+    let limits = EncoderLimits {
+        queue_capacity: args.queue_capacity,
+        grace: args.grace,
+        ..Default::default()
+    };
     let handle = match args.api.encoder()? {
         Some(encoder) => {
             tokio::spawn(introduce(encoder.clone()));

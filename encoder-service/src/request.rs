@@ -3,6 +3,7 @@
 use llm_dit_chat::Chat;
 use llm_dit_params::{MAX_PROMPT_BYTES, ParamError};
 use llm_dit_proto::{DType, Fault};
+use llm_dit_serving::Grace;
 
 use crate::{backend::Ask, engine::EncoderInfo};
 
@@ -17,11 +18,18 @@ pub struct EncoderLimits {
     pub max_tokens: usize,
     /// Requests that wait while one is encoded.
     pub queue_capacity: usize,
+    pub grace: Grace,
 }
 
 impl Default for EncoderLimits {
     fn default() -> Self {
-        Self { max_prompts: 64, default_max_tokens: 512, max_tokens: 1504, queue_capacity: 64 }
+        Self {
+            max_prompts: 64,
+            default_max_tokens: 512,
+            max_tokens: 1504,
+            queue_capacity: 64,
+            grace: Grace::default(),
+        }
     }
 }
 

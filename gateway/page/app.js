@@ -104,7 +104,7 @@ async function cancel() {
 /** Goes on with what was under way, or shows what came of it. */
 async function pickUp() {
   const known = await job.last();
-  if (known?.status === 'running') attach(known);
+  if (['queued', 'running'].includes(known?.status)) attach(known);
   else if (known?.status === 'done') stage.finish(known.result);
   else if (known) job.forget();
 }

@@ -11,7 +11,6 @@ use axum::{
     routing::get,
 };
 use llm_dit_proto::Fault;
-use llm_dit_serving::Security;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::CorsLayer,
@@ -31,11 +30,9 @@ use crate::{
         page, session,
     },
     body::MAX_BODY_BYTES,
-    error::Error,
     gateway::Gateway,
     generation::Progress,
-    guard::{self, Guard},
-    options::GatewayOptions,
+    guard,
     problem::Problem,
 };
 
@@ -85,10 +82,9 @@ fn api() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(health::health))
 }
 
-/// Every route of the gateway. Must be called inside a tokio runtime.
-pub fn app(options: &GatewayOptions, security: &Security) -> Result<Router, Error> {
-    let guard = Arc::new(Guard::new(security, &options.access.cors_origins));
-    let gateway = Arc::new(Gateway::new(options, Arc::clone(&guard))?);
+/// Every route of the gateway.
+pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
+    let guard = Arc::clone(&gateway.guard);
     let around = tower::ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(
@@ -100,7 +96,7 @@ pub fn app(options: &GatewayOptions, security: &Security) -> Result<Router, Erro
         )
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(CatchPanicLayer::custom(panicked))
-        .option_layer(cors(&options.access.cors_origins))
+        .option_layer(cors(origins))
         .layer(middleware::from_fn_with_state(guard, guard::guard))
         .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT));
     let (mut router, document) = api().split_for_parts();
@@ -112,13 +108,13 @@ pub fn app(options: &GatewayOptions, security: &Security) -> Result<Router, Erro
     for path in page::paths() {
         router = router.route(path, get(page::serve));
     }
-    Ok(router
+    router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(around)
         // Bodies are bounded where they are read.
         .layer(axum::extract::DefaultBodyLimit::disable())
-        .with_state(gateway))
+        .with_state(gateway)
 }
 
 /// Pages of these origins may read the answers. Without any, nothing is said to browsers, and they

@@ -24,12 +24,13 @@ use crate::{
     encode::{self, Ask, Pipe},
     error::Error,
     gateway::Gateway,
+    history::Entry,
     request::Request,
 };
 
 use self::{events::Events, progress::Teller};
 pub(crate) use self::{
-    finish::Made,
+    finish::{About, Made},
     progress::{Event, Preview, Progress, Report, Stage},
 };
 
@@ -64,17 +65,17 @@ impl<E: Into<Error>> From<E> for Failure {
 }
 
 impl Gateway {
-    /// Finds what is wrong with a request without beginning it.
-    pub async fn check(&self, request: &Request) -> Result<(), Error> {
+    /// Finds what is wrong with a request without beginning it, or what it comes to.
+    pub async fn check(&self, request: &Request) -> Result<GenerateParams, Error> {
         let mut tried = Tried::default();
         loop {
             let lease = self.backends.diffusion.pick(&mut tried).await?;
             let backend = Arc::clone(lease.backend());
             match lease.model().await {
                 Ok(model) => {
-                    request.resolve(&model)?;
+                    let params = request.resolve(&model)?;
                     self.choice(request, &model)?;
-                    return Ok(());
+                    return Ok(params);
                 }
                 Err(fault) => tried.note(&backend, fault.into())?,
             }
@@ -83,6 +84,15 @@ impl Gateway {
 
     /// Makes the picture, and keeps it in the history.
     pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
+        let mut made = self.make_only(request, report).await?;
+        if let Some(history) = &self.history {
+            made.about.history_id = history.add(Entry::of(&made), made.file.clone()).await;
+        }
+        Ok(made)
+    }
+
+    /// Makes the picture.
+    pub async fn make_only(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
         let begun = Instant::now();
         let drawn = request.deadline.bound(self.draw(request, report)).await?;
         self.finish(request, drawn, begun).await

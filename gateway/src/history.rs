@@ -1,25 +1,35 @@
-//! Pictures that were made before, in one file on disk.
+//! Pictures that were made before, in one file on disk, and beside them the jobs.
 //!
 //! One thread owns the database. A picture is answered as soon as it is handed over; whoever asks
 //! for it next stands behind it in the thread's line, so it is never too early. Every change is one
 //! transaction that is on disk when it ends: a killed gateway loses at most what it had not got to.
+//!
+//! A disk may be full. Then a change fails as a whole, [`History::trouble`] says so, and the next
+//! change finds out by itself whether there is room again.
 
+mod jobs;
 mod store;
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use llm_dit_proto::Fault;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use self::store::{Store, StoreError};
 use crate::{
     error::Error,
+    generation::Made,
     options::{self, KeepOptions},
     request::GenerateBody,
 };
@@ -60,9 +70,26 @@ pub(crate) struct Page {
 pub(crate) struct History {
     line: mpsc::Sender<Work>,
     next_id: AtomicU64,
+    /// Why the last change failed, until one succeeds.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 type Work = Box<dyn FnOnce(&mut Store) + Send>;
+
+impl Entry {
+    /// What is to be known of a picture that was made now.
+    pub fn of(made: &Made) -> Self {
+        let about = &made.about;
+        Self {
+            timestamp: Timestamp::now().to_string(),
+            media_type: about.media_type.clone(),
+            bytes: made.file.len() as u64,
+            generation_time: about.seconds,
+            formatted_prompt: about.formatted_prompt.clone(),
+            parameters: about.parameters.clone(),
+        }
+    }
+}
 
 impl History {
     /// `None` if none is to be kept. The data folder may belong to another gateway already; then
@@ -94,6 +121,7 @@ impl History {
     fn on(mut store: Store) -> Result<Self, Error> {
         let (line, mut works) = mpsc::channel::<Work>(LINE);
         let next_id = AtomicU64::new(store.next_id());
+        let trouble = store.trouble();
         let body = move || {
             while let Some(work) = works.blocking_recv() {
                 work(&mut store);
@@ -103,7 +131,18 @@ impl History {
             .name("history".to_owned())
             .spawn(body)
             .map_err(|error| Error::History(format!("no thread for the history: {error}")))?;
-        Ok(Self { line, next_id })
+        Ok(Self { line, next_id, trouble })
+    }
+
+    /// What is wrong with the disk.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// Waits until everything handed over so far is on disk.
+    pub async fn flush(&self) {
+        // A thread that has ended has nothing left to write.
+        let _ = self.ask(|_| Ok(())).await;
     }
 
     /// Keeps a picture, whose id is known at once. A picture that cannot be kept is still a picture.
@@ -150,13 +189,23 @@ impl History {
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Fault> {
+        self.ask_for(work).await?.map_err(|error| match error.room() {
+            Some(why) => Fault::Unavailable(why),
+            None => Fault::Internal(format!("the history failed: {error}")),
+        })
+    }
+
+    /// The fault is the thread's.
+    async fn ask_for<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<Result<T, StoreError>, Fault> {
         let gone = || Fault::Internal("the history's thread has ended".to_owned());
         let (send, answer) = oneshot::channel();
         let work = move |store: &mut Store| {
             let _ = send.send(work(store));
         };
         self.line.send(Box::new(work)).await.map_err(|_| gone())?;
-        let answer = answer.await.map_err(|_| gone())?;
-        answer.map_err(|error| Fault::Internal(format!("the history failed: {error}")))
+        answer.await.map_err(|_| gone())
     }
 }

@@ -1,109 +1,146 @@
 //! Pictures that are made in the background.
 //!
 //! A job is a task with a log of events. Whoever looks reads the log from the beginning and then
-//! waits for more, so nobody can come too late. Nothing here outlives the process; pictures do, in
-//! the history.
+//! waits for more, so nobody can come too late. What it takes to run a job again is stored before
+//! the client hears that it was accepted, and its end is stored with its picture, in one change: a
+//! gateway that is killed at any moment leaves jobs that are over or jobs that the next one runs,
+//! and never two pictures of one ([why](../../docs/decisions/0012-durable-jobs.md)).
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+mod job;
+mod record;
+mod run;
+mod store;
 
-use jiff::Timestamp;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
 use llm_dit_proto::Fault;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time};
-use tokio_util::sync::CancellationToken;
+use tokio::time;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use self::run::{Start, run};
+pub(crate) use self::{
+    job::{Job, Outcome},
+    record::{Key, Record, State},
+    store::{Forgetful, JobStore},
+};
 use crate::{
-    error::Error,
     gateway::{Admission, Gateway},
-    generation::{Event, Made, Progress, Stage},
+    options::JobLimits,
     problem::Problem,
     request::Request,
 };
 
-/// Jobs that are over and still known.
-const MAX_OVER: usize = 200;
-/// Bytes of their pictures.
+/// Bytes of pictures that are only in memory.
 const MAX_OVER_BYTES: usize = 256 * 1024 * 1024;
-/// Longest pause before a job asks busy services again.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// What storing may take when the grace period is over.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// All jobs that are known, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Jobs {
     list: Mutex<VecDeque<Arc<Job>>>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub id: Uuid,
-    pub created: String,
-    log: Mutex<Log>,
-    /// Counts what was logged.
-    changed: watch::Sender<u64>,
-    cancel: CancellationToken,
-}
-
-#[derive(Debug)]
-struct Log {
-    /// What happened, by number. Of the previews only the last is left.
-    events: Vec<(u64, Event)>,
-    next: u64,
-    outcome: Option<Outcome>,
-}
-
-/// How a job ended.
-#[derive(Clone, Debug)]
-pub(crate) enum Outcome {
-    Done(Arc<Made>),
-    Failed(Problem),
-    Cancelled,
-}
-
-/// What a reader has not seen yet.
-#[derive(Debug)]
-pub(crate) struct News {
-    pub events: Vec<(u64, Event)>,
-    /// With the number that its event gets.
-    pub outcome: Option<(u64, Outcome)>,
+    store: Arc<dyn JobStore>,
+    limits: JobLimits,
+    next_number: AtomicU64,
+    /// One is accepted at a time, so that two with the same key cannot both be.
+    accepting: tokio::sync::Mutex<()>,
+    /// Ends what is left of the work.
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Jobs {
-    /// Begins a job.
-    pub fn start(gateway: &Arc<Gateway>, request: Request, admission: Admission) -> Arc<Job> {
-        let first = Event::Progress(Progress::new(Stage::Encoding));
-        let job = Arc::new(Job {
-            id: Uuid::new_v4(),
-            created: Timestamp::now().to_string(),
-            log: Mutex::new(Log { events: vec![(0, first)], next: 1, outcome: None }),
-            changed: watch::channel(0).0,
-            cancel: CancellationToken::new(),
-        });
-        gateway.jobs.list.lock().push_back(Arc::clone(&job));
-        let span = tracing::info_span!("job", id = %job.id);
-        let (gateway, running) = (Arc::clone(gateway), Arc::clone(&job));
-        let work = async move {
-            let report = |event| running.tell(event);
-            // Dropping the work is what stops it.
-            let outcome = tokio::select! {
-                biased;
-                () = running.cancel.cancelled() => Outcome::Cancelled,
-                made = patiently(&gateway, &request, &report) => match made {
-                    Ok(made) => Outcome::Done(Arc::new(made)),
-                    Err(error) => Outcome::Failed(error.into()),
-                },
-            };
-            drop(admission);
-            running.end(outcome);
-            gateway.jobs.forget();
+    pub fn new(store: Arc<dyn JobStore>, limits: JobLimits) -> Self {
+        Self {
+            list: Mutex::default(),
+            store,
+            limits,
+            next_number: AtomicU64::new(1),
+            accepting: tokio::sync::Mutex::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Takes over what an earlier gateway left, and runs again, in order, what it did not finish.
+    pub async fn recover(gateway: &Arc<Gateway>) -> Result<(), Fault> {
+        let jobs = &gateway.jobs;
+        let mut records = jobs.store.load().await?;
+        records.sort_by_key(|record| record.number);
+        let next = records.last().map_or(1, |record| record.number + 1);
+        jobs.next_number.store(next, Ordering::Relaxed);
+        let all: Vec<_> = records.into_iter().map(|r| Arc::new(Job::restored(r))).collect();
+        jobs.list.lock().extend(all.iter().cloned());
+        let unfinished: Vec<_> = all.into_iter().filter(|job| !job.is_over()).collect();
+        if !unfinished.is_empty() {
+            tracing::info!(jobs = unfinished.len(), "jobs of an earlier gateway are run again");
+        }
+        let mut previous = None;
+        for job in unfinished {
+            let passed = job.passed.clone();
+            Self::spawn(gateway, job, Start::After(previous.replace(passed)));
+        }
+        jobs.forget().await;
+        Ok(())
+    }
+
+    /// Stores a job and begins it; or finds the one that has its key already, and says true. Goes on
+    /// when the caller leaves.
+    pub async fn accept(
+        gateway: &Arc<Gateway>,
+        request: Request,
+        key: Option<Key>,
+        admission: Admission,
+    ) -> Result<(Arc<Job>, bool), Problem> {
+        let gateway = Arc::clone(gateway);
+        let accept = async move {
+            let jobs = &gateway.jobs;
+            let _one = jobs.accepting.lock().await;
+            if let Some(known) = key.as_ref().and_then(|key| jobs.with_key(key).transpose()) {
+                return Ok((known?, true));
+            }
+            let number = jobs.next_number.fetch_add(1, Ordering::Relaxed);
+            let record = Record::new(number, request.body.clone(), key);
+            let source = request.image.as_ref().map(|image| image.file().clone());
+            jobs.store.accept(record.clone(), source).await?;
+            let job = Arc::new(Job::new(record));
+            jobs.list.lock().push_back(Arc::clone(&job));
+            Self::spawn(&gateway, Arc::clone(&job), Start::Now(Box::new(request), admission));
+            Ok((job, false))
         };
-        tokio::spawn(work.instrument(span));
-        job
+        let accepted = tokio::spawn(accept.in_current_span()).await;
+        accepted.unwrap_or_else(|error| {
+            Err(Fault::Internal(format!("accepting a job failed: {error}")).into())
+        })
     }
 
     pub fn get(&self, id: Uuid) -> Option<Arc<Job>> {
         self.list.lock().iter().find(|job| job.id == id).cloned()
+    }
+
+    /// The job of this key; an error if it is of another request.
+    pub fn with_key(&self, key: &Key) -> Result<Option<Arc<Job>>, Problem> {
+        let list = self.list.lock();
+        let known = list.iter().rev().find_map(|job| Some((job, job.has_key(&key.text)?)));
+        match known {
+            None => Ok(None),
+            Some((job, known)) if known == *key => Ok(Some(Arc::clone(job))),
+            Some((job, _)) => Err(Problem::unprocessable(format!(
+                "the Idempotency-Key was used for another request, job {}; use a new key for each",
+                job.id
+            ))),
+        }
     }
 
     /// Newest first.
@@ -112,161 +149,62 @@ impl Jobs {
     }
 
     /// Forgets a job that is over.
-    pub fn remove(&self, id: Uuid) {
-        self.list.lock().retain(|job| job.id != id);
+    pub async fn remove(&self, job: &Job) -> Result<(), Fault> {
+        self.store.remove(vec![job.number]).await?;
+        self.list.lock().retain(|known| known.number != job.number);
+        Ok(())
+    }
+
+    /// Leaves to the next gateway what is not over.
+    pub async fn put_back(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if time::timeout(LAST_WORDS, self.tasks.wait()).await.is_err() {
+            tracing::warn!("the state of some jobs could not be stored; they are run again");
+        }
+    }
+
+    fn spawn(gateway: &Arc<Gateway>, job: Arc<Job>, start: Start) {
+        let span = tracing::info_span!("job", id = %job.id);
+        let work = run(Arc::clone(gateway), job, start);
+        gateway.jobs.tasks.spawn(work.instrument(span));
     }
 
     /// Forgets the oldest that are over, beyond what may be kept.
-    fn forget(&self) {
-        let mut list = self.list.lock();
-        let (mut count, mut bytes) = (0, 0);
-        let mut keep: Vec<bool> = Vec::with_capacity(list.len());
-        for job in list.iter().rev() {
-            let size = match job.outcome() {
-                None => {
-                    keep.push(true);
-                    continue;
-                }
-                Some(Outcome::Done(made)) => made.file.len(),
-                Some(Outcome::Failed(_) | Outcome::Cancelled) => 0,
-            };
-            count += 1;
-            bytes += size;
-            // The newest stays, however large it is.
-            keep.push(count == 1 || count <= MAX_OVER && bytes <= MAX_OVER_BYTES);
-        }
-        let mut keep = keep.into_iter().rev();
-        list.retain(|_| keep.next().unwrap_or(true));
-    }
-}
-
-impl Job {
-    /// Stops the work before its next step, if it is not over.
-    pub fn cancel(&self) {
-        self.cancel.cancel();
-    }
-
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.log.lock().outcome.clone()
-    }
-
-    /// How far it is.
-    pub fn progress(&self) -> Progress {
-        let log = self.log.lock();
-        let last = log.events.iter().rev().find_map(|(_, event)| match event {
-            Event::Progress(progress) => Some(progress.clone()),
-            Event::Preview(_) => None,
-        });
-        last.unwrap_or_else(|| Progress::new(Stage::Encoding))
-    }
-
-    /// What happened from event number `from` on.
-    pub fn news(&self, from: u64) -> News {
-        let log = self.log.lock();
-        let new = log.events.iter().filter(|(number, _)| *number >= from);
-        let outcome = log.outcome.clone().map(|outcome| (log.next, outcome));
-        News { events: new.cloned().collect(), outcome }
-    }
-
-    /// To be had before [`Job::news`], so that nothing slips in between.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    fn tell(&self, event: Event) {
-        let mut log = self.log.lock();
-        if matches!(event, Event::Preview(_)) {
-            log.events.retain(|(_, event)| !matches!(event, Event::Preview(_)));
-        }
-        if log.events.last().is_some_and(|(_, last)| *last == event) {
+    async fn forget(&self) {
+        let old = self.too_old(Timestamp::now());
+        if old.is_empty() {
             return;
         }
-        let number = log.next;
-        log.next += 1;
-        log.events.push((number, event));
-        drop(log);
-        self.changed.send_modify(|changes| *changes += 1);
-    }
-
-    fn end(&self, outcome: Outcome) {
-        self.log.lock().outcome = Some(outcome);
-        self.changed.send_modify(|changes| *changes += 1);
-    }
-}
-
-/// A job waits for its place where a client would be told to try again.
-async fn patiently(
-    gateway: &Gateway,
-    request: &Request,
-    report: &(dyn Fn(Event) + Send + Sync),
-) -> Result<Made, Error> {
-    loop {
-        match gateway.make(request, report).await {
-            Err(Error::Fault(Fault::Busy { retry_after, message })) => {
-                tracing::debug!(message, "a job waits for its place");
-                time::sleep(retry_after.min(MAX_PAUSE)).await;
-            }
-            result => return result,
+        // They come back with the next gateway, which tries as well.
+        if let Err(fault) = self.store.remove(old).await {
+            tracing::warn!(%fault, "old jobs could not be taken out of the store");
         }
+    }
+
+    /// Takes the numbers of those out of the list.
+    fn too_old(&self, now: Timestamp) -> Vec<u64> {
+        let JobLimits { max, days, .. } = self.limits;
+        let age =
+            SignedDuration::from_hours(24).saturating_mul(days.try_into().unwrap_or(i32::MAX));
+        let oldest = now.checked_sub(age).unwrap_or(Timestamp::MIN);
+        let mut list = self.list.lock();
+        let (mut count, mut bytes) = (0, 0);
+        let mut old = Vec::new();
+        for job in list.iter().rev().filter(|job| job.is_over()) {
+            count += 1;
+            bytes += job.file().map_or(0, |file| file.len());
+            // The newest stays, however large it is.
+            let fits = count == 1 || count <= max && bytes <= MAX_OVER_BYTES;
+            // One whose end is not stored is still at work.
+            if job.unstored().is_none() && (!fits || job.record().ended_before(oldest)) {
+                old.push(job.number);
+            }
+        }
+        list.retain(|job| !old.contains(&job.number));
+        old
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use llm_dit_pictures::Format;
-
-    use super::*;
-
-    fn add(jobs: &Jobs, outcome: Option<Outcome>) -> Uuid {
-        let id = Uuid::new_v4();
-        let job = Job {
-            id,
-            created: String::new(),
-            log: Mutex::new(Log { events: Vec::new(), next: 0, outcome }),
-            changed: watch::channel(0).0,
-            cancel: CancellationToken::new(),
-        };
-        jobs.list.lock().push_back(Arc::new(job));
-        jobs.forget();
-        id
-    }
-
-    fn done(bytes: usize) -> Option<Outcome> {
-        Some(Outcome::Done(Arc::new(Made {
-            file: Bytes::from(vec![0; bytes]),
-            format: Format::Png,
-            parameters: Default::default(),
-            formatted_prompt: String::new(),
-            seconds: 0.0,
-            truncated: [0, 0],
-            cached: false,
-            history_id: None,
-        })))
-    }
-
-    fn left(jobs: &Jobs) -> Vec<Uuid> {
-        jobs.all().iter().map(|job| job.id).collect()
-    }
-
-    #[test]
-    fn of_jobs_that_are_over_the_newest_are_known_and_of_others_all() {
-        let jobs = Jobs::default();
-        let running = [add(&jobs, None), add(&jobs, None)];
-        let over: Vec<Uuid> =
-            (0..MAX_OVER + 3).map(|_| add(&jobs, Some(Outcome::Cancelled))).collect();
-        let newest = over[3..].iter().rev().copied();
-        assert_eq!(left(&jobs), newest.chain([running[1], running[0]]).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn pictures_are_forgotten_by_their_bytes_but_never_the_newest() {
-        let jobs = Jobs::default();
-        let half = MAX_OVER_BYTES / 2;
-        let (_, second, third) =
-            (add(&jobs, done(half)), add(&jobs, done(half)), add(&jobs, done(half)));
-        assert_eq!(left(&jobs), [third, second]);
-        let large = add(&jobs, done(MAX_OVER_BYTES + 1));
-        assert_eq!(left(&jobs), [large]);
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
 //! The gateway: HTTP in front of the encoder and diffusion services.
 //!
 //! Embeddings pass through it chunk by chunk, and those asked for last are remembered. It depends
-//! on no tensor library, so that it runs where no model does. What it keeps between requests is in
-//! its own room each: jobs in memory, pictures in a database.
+//! on no tensor library, so that it runs where no model does. What it keeps between requests, jobs and
+//! pictures, is in one database.
 
 mod api;
 mod app;
@@ -21,10 +21,9 @@ mod problem;
 mod request;
 mod serve;
 
-pub use app::app;
 pub use error::Error;
 pub use options::{
     AccessArgs, AccessOptions, BadTarget, DEFAULT_DIFFUSION, DEFAULT_ENCODER, EncoderTarget,
-    GatewayOptions, History, KeepArgs, KeepOptions,
+    GatewayOptions, History, JobLimits, KeepArgs, KeepOptions,
 };
 pub use serve::run;

@@ -6,6 +6,7 @@ use clap::Parser;
 use gateway::{AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, run};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
+    Grace,
     args::{CredentialsArgs, ListenArgs},
     boot::{ServiceArgs, boot},
     client::service_url,
@@ -37,6 +38,8 @@ struct Args {
     listen: ListenArgs<7860>,
     #[command(flatten)]
     credentials: CredentialsArgs,
+    #[command(flatten)]
+    grace: Grace,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -88,6 +91,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         keep: args.keep.into(),
         access: args.access.into(),
         credentials: args.credentials.read(&args.listen.identity)?,
+        grace: args.grace,
     };
     run(door, options, shutdown::on_signal()?).await?;
     Ok(())

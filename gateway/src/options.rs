@@ -6,7 +6,7 @@ use clap::Args;
 use http::HeaderValue;
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_serving::{
-    Credentials,
+    Credentials, Grace,
     client::{BadUrl, service_url},
 };
 
@@ -35,6 +35,7 @@ pub struct GatewayOptions {
     pub access: AccessOptions,
     /// What is shown to the services, and asked of them.
     pub credentials: Credentials,
+    pub grace: Grace,
 }
 
 /// Who may ask, and for how long.
@@ -103,6 +104,18 @@ pub struct KeepOptions {
     pub embedding_cache_bytes: usize,
     /// Pictures that may be asked for at the same time.
     pub max_requests: usize,
+    pub jobs: JobLimits,
+}
+
+/// Bounds of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobLimits {
+    /// Jobs that are over and still known.
+    pub max: usize,
+    /// Days for which they are.
+    pub days: u32,
+    /// Times that a job's picture is begun before its failure is final.
+    pub attempts: u32,
 }
 
 /// Where pictures are kept.
@@ -143,6 +156,22 @@ pub struct KeepArgs {
     /// Pictures that may be asked for at the same time; more are told to try again
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_requests: usize,
+    /// Jobs that are over and still known; the oldest are forgotten first, their pictures are not
+    #[arg(long, value_name = "N", default_value_t = JobLimits::default().max)]
+    pub jobs_max: usize,
+    /// Days for which jobs that are over are known
+    #[arg(long, value_name = "DAYS", default_value_t = JobLimits::default().days)]
+    pub jobs_days: u32,
+    /// Times that a job is begun, when services go away while it is made, before it has failed
+    #[arg(long, value_name = "N", default_value_t = JobLimits::default().attempts,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub job_attempts: u32,
+}
+
+impl Default for JobLimits {
+    fn default() -> Self {
+        Self { max: 1000, days: 7, attempts: 10 }
+    }
 }
 
 impl Default for KeepOptions {
@@ -156,6 +185,7 @@ impl Default for KeepOptions {
             embeddings_dir: None,
             embedding_cache_bytes: 256 << 20,
             max_requests: 64,
+            jobs: JobLimits::default(),
         }
     }
 }
@@ -175,6 +205,11 @@ impl From<KeepArgs> for KeepOptions {
             embeddings_dir: args.embeddings_dir,
             embedding_cache_bytes: args.embedding_cache_mib.saturating_mul(1 << 20),
             max_requests: args.max_requests.max(1),
+            jobs: JobLimits {
+                max: args.jobs_max,
+                days: args.jobs_days,
+                attempts: args.job_attempts,
+            },
         }
     }
 }

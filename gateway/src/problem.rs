@@ -1,25 +1,27 @@
 //! Errors as HTTP has them: RFC 9457 problems, and the one table from our faults to statuses.
 
+use std::borrow::Cow;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use llm_dit_proto::Fault;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::error::Error;
 
 /// An error answer. `detail` is also what clients of the Python program read.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Problem {
     /// Always `about:blank`: the status says what kind of problem it is.
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: Cow<'static, str>,
     /// What the status means.
-    title: &'static str,
-    #[serde(serialize_with = "as_u16")]
+    title: Cow<'static, str>,
+    #[serde(serialize_with = "as_u16", deserialize_with = "from_u16")]
     #[schema(value_type = u16)]
     status: StatusCode,
     /// What is wrong with this request and how to mend it.
@@ -46,7 +48,8 @@ const RETRY_UNAVAILABLE: u64 = 5;
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind: "about:blank", title, status, detail: detail.into(), retry_after: None }
+        let (kind, title) = (Cow::Borrowed("about:blank"), Cow::Borrowed(title));
+        Self { kind, title, status, detail: detail.into(), retry_after: None }
     }
 
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {
@@ -63,6 +66,14 @@ impl Problem {
 
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "Not yet", detail)
+    }
+
+    pub fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Key used before", detail)
+    }
+
+    pub fn gone(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "Gone", detail)
     }
 
     pub fn insufficient_storage(detail: impl Into<String>) -> Self {
@@ -109,6 +120,9 @@ impl From<Fault> for Problem {
                 retry_after: Some(RETRY_UNAVAILABLE),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", detail)
             },
+            Fault::OutOfMemory(detail) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "Out of memory", detail)
+            }
             Fault::Deadline(detail) => Self::new(StatusCode::GATEWAY_TIMEOUT, "Timed out", detail),
             // nginx's "client closed request": either nobody reads this, or the service was told to
             // stop.
@@ -160,6 +174,11 @@ impl Problem {
         }
         response
     }
+}
+
+fn from_u16<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StatusCode, D::Error> {
+    let status = u16::deserialize(deserializer)?;
+    StatusCode::from_u16(status).map_err(serde::de::Error::custom)
 }
 
 fn as_u16<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {

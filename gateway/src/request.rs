@@ -186,6 +186,16 @@ pub(crate) struct Request {
 
 impl GenerateBody {
     pub fn check(mut self, templates: &Library) -> Result<Request, Error> {
+        let image = self.image.take().map(|text| SourceImage::from_text(&text)).transpose()?;
+        self.check_with(templates, image)
+    }
+
+    /// Likewise, with a picture to draw from that the body does not hold.
+    pub fn check_with(
+        self,
+        templates: &Library,
+        image: Option<SourceImage>,
+    ) -> Result<Request, Error> {
         let around = EncodeBody {
             prompt: self.prompt.clone(),
             system_prompt: self.system_prompt.clone(),
@@ -215,7 +225,6 @@ impl GenerateBody {
                 )));
             }
         };
-        let image = self.image.take().map(|text| SourceImage::from_text(&text)).transpose()?;
         if image.is_none() && self.strength.is_some() {
             return Err(bad("strength needs an image to draw from".to_owned()));
         }
@@ -346,6 +355,22 @@ impl Request {
             negative_prompt: None,
             return_latents: false,
         }
+    }
+
+    /// Fixes every value that was left open, so that it makes the same picture whenever it is run.
+    pub fn settle(&mut self, params: &GenerateParams) {
+        self.body = self.used(params);
+        self.options = GenerateOptions {
+            width: Some(params.width),
+            height: Some(params.height),
+            steps: Some(params.steps),
+            seed: Some(params.seed),
+            guidance_scale: Some(params.guidance_scale),
+            shift: Some(params.shift),
+            scheduler: Some(params.scheduler),
+            strength: self.image.is_some().then_some(params.strength),
+            ..self.options
+        };
     }
 
     /// The body with every parameter as it was used. Sent again, it makes the same picture.

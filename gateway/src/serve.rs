@@ -1,6 +1,6 @@
 //! Serving the routes: encryption, bounds on connections, and an orderly end.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use axum_server::{
@@ -12,24 +12,26 @@ use futures::future::BoxFuture;
 use llm_dit_serving::{
     Door,
     connections::{Connections, Counted},
-    grpc::DEFAULT_GRACE,
 };
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::app, error::Error, options::GatewayOptions};
+use crate::{app::app, error::Error, gateway::Gateway, guard::Guard, options::GatewayOptions};
 
 /// For the head of a request, the first of a connection or a later one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves until `shutdown` fires and the running requests are done, or the grace period is over.
+/// Serves until `shutdown` fires and the running requests and jobs are done, or the grace period is
+/// over. Until then it answers that it is not ready, and what becomes of the jobs.
 pub async fn run(
     door: impl Into<Door>,
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let door = door.into();
-    let app = app(&options, &door.security)?;
+    let guard = Arc::new(Guard::new(&door.security, &options.access.cors_origins));
+    let gateway = Gateway::open(&options, guard).await?;
+    let app = app(Arc::clone(&gateway), &options.access.cors_origins);
     let (address, scheme) = (door.address().map_err(Error::Socket)?, door.scheme());
     let listener = door.listener.into_std().map_err(Error::Socket)?;
     tracing::info!(%address, scheme, diffusion = ?options.diffusion, "serving HTTP");
@@ -48,17 +50,22 @@ pub async fn run(
     };
     let drain = async {
         shutdown.cancelled().await;
+        let over = tokio::time::Instant::now() + options.grace.duration();
+        // Connections are taken until then, by those who ask what becomes of their jobs.
+        let _ = tokio::time::timeout_at(over, gateway.drain()).await;
         handle.graceful_shutdown(None);
-        tokio::time::sleep(DEFAULT_GRACE).await;
+        tokio::time::sleep_until(over).await;
     };
-    tokio::select! {
+    let ended = tokio::select! {
         result = serving => result.map_err(Error::Socket),
         () = drain => {
-            let seconds = DEFAULT_GRACE.as_secs();
+            let seconds = options.grace.grace;
             tracing::warn!(seconds, "the grace period is over; unfinished requests are cut off");
             Ok(())
         }
-    }
+    };
+    gateway.close().await;
+    ended
 }
 
 async fn serve<A>(mut server: Server<SocketAddr, A>, app: Router) -> io::Result<()>

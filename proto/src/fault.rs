@@ -10,6 +10,9 @@ use crate::TensorError;
 
 /// Metadata key that carries [`Fault::Busy`]'s delay in whole seconds.
 const RETRY_AFTER: &str = "retry-after";
+/// Metadata key that tells [`Fault::OutOfMemory`] from a full queue.
+const REASON: &str = "reason";
+const OUT_OF_MEMORY: &str = "out-of-memory";
 
 /// An error as a caller may see it. Internal causes are logged where they happen and do not
 /// travel; the message of every kind but [`Fault::Internal`] says how to mend the request.
@@ -32,6 +35,9 @@ pub enum Fault {
     /// The queue is full.
     #[error("{message}")]
     Busy { message: String, retry_after: Duration },
+    /// The device has no memory for this; another one might.
+    #[error("{0}")]
+    OutOfMemory(String),
     #[error("{0}")]
     Deadline(String),
     #[error("{0}")]
@@ -79,6 +85,11 @@ impl From<Fault> for Status {
                     .insert(RETRY_AFTER, MetadataValue::from(retry_after.as_secs().max(1)));
                 status
             }
+            Fault::OutOfMemory(_) => {
+                let mut status = Status::resource_exhausted(message);
+                status.metadata_mut().insert(REASON, MetadataValue::from_static(OUT_OF_MEMORY));
+                status
+            }
             Fault::Deadline(_) => Status::deadline_exceeded(message),
             Fault::Cancelled(_) => Status::cancelled(message),
             Fault::Unavailable(_) => Status::unavailable(message),
@@ -96,6 +107,11 @@ impl From<Status> for Fault {
             Code::FailedPrecondition | Code::Unimplemented => Self::Unsupported(message),
             Code::NotFound => Self::NotFound(message),
             Code::Unauthenticated => Self::Unauthenticated(message),
+            Code::ResourceExhausted
+                if status.metadata().get(REASON).is_some_and(|why| why == OUT_OF_MEMORY) =>
+            {
+                Self::OutOfMemory(message)
+            }
             Code::ResourceExhausted => {
                 let seconds = status
                     .metadata()
@@ -131,6 +147,7 @@ mod tests {
             Fault::NotFound(text()),
             Fault::Unauthenticated(text()),
             Fault::Busy { message: text(), retry_after: Duration::from_secs(7) },
+            Fault::OutOfMemory(text()),
             Fault::Deadline(text()),
             Fault::Cancelled(text()),
             Fault::Unavailable(text()),

@@ -1,11 +1,14 @@
 //! What the tests share: goldens of the oracle, the demo model, engines that do as they are told,
-//! services on port 0, and the client's side of the wire.
+//! services on port 0, programs that can be killed, and the client's side of the wire.
 
 pub mod certificates;
 pub mod demo;
 pub mod fakes;
+pub mod faults;
 pub mod forms;
 pub mod goldens;
+pub mod load;
+pub mod process;
 pub mod servers;
 pub mod wire;
 

@@ -260,7 +260,7 @@ fn fault(item: &Item, error: GenerateError) -> CliError {
     match error {
         GenerateError::Cancelled => CliError::interrupted(),
         GenerateError::BadJob(_) => item.usage(error),
-        GenerateError::Backend(_) => CliError::failed(error),
+        GenerateError::OutOfMemory | GenerateError::Backend(_) => CliError::failed(error),
     }
 }
 

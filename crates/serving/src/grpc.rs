@@ -2,8 +2,14 @@
 //!
 //! The caller binds the listener and owns the shutdown token. When it fires, health turns to
 //! NOT_SERVING, no new connection or call is taken, and what runs may finish within a grace period.
+//! Until then health is that of the engine.
 
-use std::{convert::Infallible, future::Future, io, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, pending},
+    io,
+    time::Duration,
+};
 
 use futures::Stream;
 use llm_dit_proto::FILE_DESCRIPTOR_SET;
@@ -30,8 +36,10 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::{Door, connections::Counted, security::guard::Guard};
 
-/// How long running work may go on after the shutdown began.
-pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+use crate::{
+    pulse::{Condition, Pulse},
+    shutdown::Grace,
+};
 
 /// Largest gRPC message a service takes: a chunk of a tensor, or a request with its texts.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -61,11 +69,13 @@ pub struct GrpcServer {
     /// Names of ours, for grpc.health.v1.
     names: Vec<&'static str>,
     grace: Duration,
+    pulse: Pulse,
 }
 
 impl Default for GrpcServer {
     fn default() -> Self {
-        Self { routes: Routes::default(), names: Vec::new(), grace: DEFAULT_GRACE }
+        let (grace, pulse) = (Grace::default().duration(), Pulse::default());
+        Self { routes: Routes::default(), names: Vec::new(), grace, pulse }
     }
 }
 
@@ -86,9 +96,15 @@ impl GrpcServer {
         self
     }
 
-    /// Replaces [`DEFAULT_GRACE`].
+    /// Replaces [`Grace::default`].
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Health is that of this engine.
+    pub fn pulse(mut self, pulse: Pulse) -> Self {
+        self.pulse = pulse;
         self
     }
 
@@ -100,11 +116,11 @@ impl GrpcServer {
     ) -> Result<(), ServeError> {
         let Door { listener, security, connections } = door.into();
         let address = listener.local_addr()?;
-        let Self { routes, names, grace } = self;
+        let Self { routes, names, grace, pulse } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
-        for name in &names {
-            health.set_service_status(name, ServingStatus::Serving).await;
-        }
+        let mut condition = pulse.watch();
+        let now = *condition.borrow_and_update();
+        tell(&health, &names, now).await;
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -120,7 +136,18 @@ impl GrpcServer {
         let drain = {
             let shutdown = shutdown.clone();
             async move {
-                shutdown.cancelled().await;
+                let follow = async {
+                    while condition.changed().await.is_ok() {
+                        let now = *condition.borrow_and_update();
+                        tell(&health, &names, now).await;
+                    }
+                    // Nobody is left to say more.
+                    pending::<()>().await;
+                };
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = follow => {}
+                }
                 not_serving(health, &names).await;
             }
         };
@@ -165,6 +192,15 @@ async fn serve_until(
     drain: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     router.serve_with_incoming_shutdown(incoming, drain).await
+}
+
+/// The engine's condition, as the services' and the whole server's.
+async fn tell(health: &HealthReporter, names: &[&'static str], condition: Condition) {
+    let status =
+        if condition.is_well() { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in names.iter().chain(&[""]) {
+        health.set_service_status(name, status).await;
+    }
 }
 
 /// Tells every watcher, and then ends the watching, which would hold its connection open for ever.

@@ -1,9 +1,29 @@
 //! SIGINT and SIGTERM become one token that everything listens to.
 
-use std::{io, process};
+use std::{io, process, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// How long running work may go on after the shutdown began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+pub struct Grace {
+    /// Seconds that running work may go on after SIGINT or SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value_t = Grace::default().grace)]
+    pub grace: u64,
+}
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self { grace: 30 }
+    }
+}
+
+impl Grace {
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+}
 
 /// A token that the first SIGINT or SIGTERM fires. A second one ends the process on the spot, for
 /// the person who does not want to wait for the grace period.

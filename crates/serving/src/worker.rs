@@ -25,6 +25,7 @@ use tracing::Span;
 
 use self::queue::{Entry, Line, Queue, Reply, Turn, Work};
 pub use self::together::{Alone, Answer, Together};
+use crate::pulse::Pulse;
 
 /// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
 /// ends, and drops the model, when the last handle is gone and the queue is empty.
@@ -46,17 +47,46 @@ pub struct Ticket<T> {
 struct Shared<M, K: Together<M>> {
     name: &'static str,
     queue: Arc<Queue<M, K>>,
+    pulse: Pulse,
+}
+
+/// Says that the thread has ended, however it came to that, and answers those who wait.
+struct LastWill<M, K: Together<M>> {
+    queue: Arc<Queue<M, K>>,
+    pulse: Pulse,
 }
 
 impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(capacity));
-        let thread_queue = Arc::clone(&queue);
+        let pulse = Pulse::default();
+        let will = LastWill { queue: Arc::clone(&queue), pulse: pulse.clone() };
         thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || serve(name, &thread_queue, model))?;
-        Ok(Self { shared: Arc::new(Shared { name, queue }) })
+            .spawn(move || serve(name, &will.queue, &will.pulse, model))?;
+        Ok(Self { shared: Arc::new(Shared { name, queue, pulse }) })
+    }
+
+    /// How the model is. A panic counts as a failure; of others only the work itself can tell.
+    pub fn pulse(&self) -> &Pulse {
+        &self.shared.pulse
+    }
+
+    /// Tries the model with `trial` now and then while it is ill. Must be called inside a tokio
+    /// runtime.
+    pub fn look_after(&self, trial: impl Fn(&mut M) -> bool + Clone + Send + 'static) {
+        let shared = Arc::downgrade(&self.shared);
+        self.pulse().look_after(move || {
+            let (shared, trial) = (shared.upgrade(), trial.clone());
+            async move {
+                let Some(worker) = shared.map(|shared| Self { shared }) else { return false };
+                let ticket = worker.submit(&CancellationToken::new(), move |model| trial(model));
+                drop(worker);
+                let Ok(ticket) = ticket else { return false };
+                matches!(ticket.wait().await, Ok(true))
+            }
+        });
     }
 
     /// Queues `work`, or says [`Fault::Busy`]. Work is skipped when `cancel` has fired before its
@@ -100,6 +130,10 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         work: Work<M, K>,
         reply: oneshot::Receiver<Result<T, Fault>>,
     ) -> Result<Ticket<T>, Fault> {
+        if self.shared.pulse.is_gone() {
+            let name = self.shared.name;
+            return Err(Fault::Internal(format!("the {name}'s thread has ended")));
+        }
         let (entry, ticket) = self.entry(cancel, work, reply);
         self.shared.queue.push(entry).map_err(|full| Fault::Busy {
             message: format!(
@@ -117,12 +151,13 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         T: Send + 'static,
     {
         let (sender, reply) = together::reply();
-        let name = self.shared.name;
+        let (name, pulse) = (self.shared.name, self.shared.pulse.clone());
         let work = Box::new(move |model: &mut M| {
             // A model keeps nothing from job to job but its weights, and marks them as in doubt
             // while it changes them, so a job that panicked leaves nothing half done unnoticed.
             let result = catch_unwind(AssertUnwindSafe(|| work(model))).map_err(|panic| {
                 tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
+                pulse.failed();
                 together::failed(name)
             });
             let reply: Box<dyn FnOnce()> = Box::new(move || {
@@ -165,6 +200,13 @@ impl<M, K: Together<M>> Drop for Shared<M, K> {
     }
 }
 
+impl<M, K: Together<M>> Drop for LastWill<M, K> {
+    fn drop(&mut self) {
+        self.pulse.gone();
+        self.queue.abandon();
+    }
+}
+
 impl<T> Ticket<T> {
     /// Now that it has a place.
     fn queued(mut self) -> Self {
@@ -203,7 +245,12 @@ impl<T> Ticket<T> {
 }
 
 /// The thread's life.
-fn serve<M, K: Together<M>>(name: &'static str, queue: &Arc<Queue<M, K>>, mut model: M) {
+fn serve<M, K: Together<M>>(
+    name: &'static str,
+    queue: &Arc<Queue<M, K>>,
+    pulse: &Pulse,
+    mut model: M,
+) {
     while let Some(turn) = queue.next() {
         let started = Instant::now();
         match turn {
@@ -214,7 +261,7 @@ fn serve<M, K: Together<M>>(name: &'static str, queue: &Arc<Queue<M, K>>, mut mo
                 reply();
             }
             Turn::Together(pieces) => {
-                run_together(name, queue, &mut model, pieces);
+                run_together(name, queue, pulse, &mut model, pieces);
                 queue.done(started.elapsed());
             }
         }
@@ -224,6 +271,7 @@ fn serve<M, K: Together<M>>(name: &'static str, queue: &Arc<Queue<M, K>>, mut mo
 fn run_together<M, K: Together<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
+    pulse: &Pulse,
     model: &mut M,
     pieces: Vec<(Span, K, Reply<K::Output>)>,
 ) {
@@ -240,6 +288,7 @@ fn run_together<M, K: Together<M>>(
     span.in_scope(|| {
         if let Err(panic) = run() {
             tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
+            pulse.failed();
         }
     });
 }

@@ -125,6 +125,14 @@ pub fn wire_dtype(dtype: DType) -> llm_dit_proto::DType {
     }
 }
 
+/// Whether an error, in whichever library's words, says that a device's memory is full.
+pub fn is_out_of_memory(error: &str) -> bool {
+    // The driver's, cuBLAS' and cuDNN's; a system's.
+    ["out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED", "annot allocate memory"]
+        .iter()
+        .any(|words| error.contains(words))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,7 @@ mod synthetic;
 
 pub use checkpoint::{Checkpoint, Weights, read_config};
 pub use config::{PartConfig, part_config};
-pub use device::{DeviceChoice, compute_dtype, device_name, wire_dtype};
+pub use device::{DeviceChoice, compute_dtype, device_name, is_out_of_memory, wire_dtype};
 pub use error::LoadError;
 pub use files::PartFiles;
 pub use locate::{encoder_folder, model_folder, model_label};

@@ -52,6 +52,11 @@ impl<T> Resident<T> {
         Ok(self.part.insert(part))
     }
 
+    /// The part, if it is loaded.
+    pub fn loaded(&self) -> Option<&T> {
+        self.part.as_ref()
+    }
+
     /// To be called after use: what is not to stay gives its memory back.
     pub fn release(&mut self) {
         if self.residency == Residency::InUse {

@@ -49,6 +49,11 @@ impl Replays {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Likewise, beside others who hold it.
+    pub fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The forward, if it is one that is recorded: `None` on devices without recordings, and for types
     /// whose operations are composed.
     pub fn forward(

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use llm_dit_proto::Fault;
 use llm_dit_recipe::Recipe;
-use llm_dit_serving::{Answer, Together};
+use llm_dit_serving::{Answer, Pulse, Together};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -27,6 +27,7 @@ pub(super) struct Pending {
     progress: Progress,
     limit: BatchLimit,
     queued: Instant,
+    pulse: Pulse,
 }
 
 /// What the engine thread hands back.
@@ -47,9 +48,9 @@ pub(super) struct Progress {
 }
 
 impl Pending {
-    pub fn new(job: GenerateJob, progress: Progress, limit: BatchLimit) -> Self {
+    pub fn new(job: GenerateJob, progress: Progress, limit: BatchLimit, pulse: Pulse) -> Self {
         let common = Common::of(&job.params, job.image.is_some());
-        Self { job, common, progress, limit, queued: Instant::now() }
+        Self { job, common, progress, limit, queued: Instant::now(), pulse }
     }
 }
 
@@ -65,14 +66,26 @@ impl Together<Engine> for Pending {
         let (info, loras, batch) = (engine.info(), engine.loras(), together.len());
         let (jobs, callers): (Vec<_>, Vec<_>) = together
             .into_iter()
-            .map(|(Self { job, progress, queued, .. }, answer)| {
-                (job, (progress, queued.elapsed(), answer))
+            .map(|(Self { job, progress, queued, pulse, .. }, answer)| {
+                (job, (progress, queued.elapsed(), pulse, answer))
             })
             .unzip();
-        let members = jobs.iter().zip(callers).map(|(job, (progress, queued, answer))| {
+        let members = jobs.iter().zip(callers).map(|(job, (progress, queued, pulse, answer))| {
             // Here, where no LoRA can be changed between this and the picture.
             let recipe = picture::recipe(&info, &loras, job);
-            let done = move |result| answer.send(Done { queued, batch, recipe, result });
+            let done = move |result: Result<Generated, GenerateError>| {
+                match &result {
+                    Ok(_) => pulse.worked(),
+                    Err(GenerateError::Backend(_)) => pulse.failed(),
+                    // These say nothing about the engine.
+                    Err(
+                        GenerateError::OutOfMemory
+                        | GenerateError::BadJob(_)
+                        | GenerateError::Cancelled,
+                    ) => {}
+                }
+                answer.send(Done { queued, batch, recipe, result });
+            };
             Member::new(job, progress, done)
         });
         engine.generate_batch(members.collect());

@@ -79,7 +79,12 @@ pub(super) fn walk<'a>(
     shape: [usize; 3],
     mut walkers: Vec<Walker<'a>>,
 ) -> Vec<Walker<'a>> {
-    match walk_together(dit, shape, &mut walkers) {
+    let walked = walk_together(dit, shape, &mut walkers);
+    if walked.is_err() {
+        // The memory may be what was missing, and what was recorded is in doubt.
+        dit.forget();
+    }
+    match walked {
         Ok(()) => walkers,
         Err(error) if walkers.len() > 1 => {
             // More than fits in the device's memory, most likely; one alone may fit. No latents
@@ -99,7 +104,7 @@ pub(super) fn walk<'a>(
 /// The backend failed all of these.
 pub(super) fn fail<'a>(members: impl Iterator<Item = Member<'a>>, cause: &str) {
     for member in members {
-        member.finish(Err(GenerateError::Backend(cause.to_owned())));
+        member.finish(Err(super::failed(cause.to_owned())));
     }
 }
 

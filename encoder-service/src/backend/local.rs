@@ -4,7 +4,7 @@ use std::io;
 
 use llm_dit_chat::{Chat, ChatError, ChatTokenizer, TokenCounts};
 use llm_dit_proto::Fault;
-use llm_dit_serving::Worker;
+use llm_dit_serving::{Pulse, Worker};
 
 use crate::{
     backend::{Ask, Backend, Encoded, Prepared},
@@ -42,10 +42,26 @@ impl Backend for Local {
         let truncated_tokens = tokens.truncated_tokens;
         let dtype = ask.dtype.unwrap_or(self.info.dtype);
         let job = EncodeJob { token_ids: tokens.ids, hidden_layer, dtype };
+        let pulse = self.worker.pulse().clone();
         Ok(Prepared::new(&self.worker, move |engine| {
-            let tensor = engine.encode(&job).map_err(fault)?;
+            let encoded = engine.encode(&job);
+            match &encoded {
+                Ok(_) => pulse.worked(),
+                Err(EncodeError::Backend(_)) => pulse.failed(),
+                // These say nothing about the engine.
+                Err(EncodeError::OutOfMemory | EncodeError::BadJob(_)) => {}
+            }
+            let tensor = encoded.map_err(fault)?;
             Ok(Encoded { tensor, hidden_layer, truncated_tokens })
         }))
+    }
+
+    fn pulse(&self) -> Pulse {
+        self.worker.pulse().clone()
+    }
+
+    fn look_after(&self) {
+        self.worker.look_after(|engine| engine.probe().is_ok());
     }
 
     fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault> {
@@ -57,6 +73,7 @@ impl Backend for Local {
 fn fault(error: EncodeError) -> Fault {
     match error {
         EncodeError::BadJob(message) => Fault::BadRequest(message),
+        EncodeError::OutOfMemory => Fault::OutOfMemory(error.to_string()),
         EncodeError::Backend(cause) => {
             tracing::error!(cause, "encoding failed");
             Fault::Internal("the text encoder failed; its log has the cause".to_owned())

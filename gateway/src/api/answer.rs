@@ -7,12 +7,13 @@ use axum::{
     response::{IntoResponse as _, Response, Sse, sse},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use futures::Stream;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    generation::{Event, Made, Preview},
+    generation::{About, Event, Made, Preview},
     problem::Problem,
     request::GenerateBody,
 };
@@ -39,7 +40,7 @@ pub(crate) struct ResultBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub image_url: Option<String>,
-    pub media_type: &'static str,
+    pub media_type: String,
     /// Its id in the history, if one is kept.
     #[schema(required = true)]
     pub history_id: Option<u64>,
@@ -105,27 +106,27 @@ impl Accepts {
 impl ResultBody {
     /// With the file in it.
     pub fn whole(made: &Made) -> Self {
-        Self { image: Some(STANDARD.encode(&made.file)), ..Self::about(made) }
+        Self { image: Some(STANDARD.encode(&made.file)), ..Self::about(&made.about) }
     }
 
     /// With the file elsewhere.
-    pub fn at(made: &Made, url: String) -> Self {
-        Self { image_url: Some(url), ..Self::about(made) }
+    pub fn at(about: &About, url: String) -> Self {
+        Self { image_url: Some(url), ..Self::about(about) }
     }
 
-    fn about(made: &Made) -> Self {
-        let [truncated_tokens, truncated_negative_tokens] = made.truncated;
+    fn about(about: &About) -> Self {
+        let [truncated_tokens, truncated_negative_tokens] = about.truncated;
         Self {
             image: None,
             image_url: None,
-            media_type: made.format.media_type(),
-            history_id: made.history_id,
-            parameters: made.parameters.clone(),
-            formatted_prompt: made.formatted_prompt.clone(),
-            generation_time: (made.seconds * 1e6).round() / 1e6,
+            media_type: about.media_type.clone(),
+            history_id: about.history_id,
+            parameters: about.parameters.clone(),
+            formatted_prompt: about.formatted_prompt.clone(),
+            generation_time: (about.seconds * 1e6).round() / 1e6,
             truncated_tokens,
             truncated_negative_tokens,
-            embeddings_cached: made.cached,
+            embeddings_cached: about.cached,
         }
     }
 }
@@ -142,21 +143,23 @@ impl From<&Preview> for PreviewBody {
 }
 
 /// The file, with what else is known in headers.
-pub(crate) fn file(made: &Made) -> Response {
-    let mut response = made.file.clone().into_response();
+pub(crate) fn file(about: &About, file: Bytes) -> Response {
+    let mut response = file.into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(made.format.media_type()));
-    if let Some(seed) = made.parameters.seed {
+    if let Ok(value) = HeaderValue::from_str(&about.media_type) {
+        headers.insert(header::CONTENT_TYPE, value);
+    }
+    if let Some(seed) = about.parameters.seed {
         headers.insert("x-seed", seed.into());
     }
-    if let Ok(value) = HeaderValue::from_str(&format!("{:.3}", made.seconds)) {
+    if let Ok(value) = HeaderValue::from_str(&format!("{:.3}", about.seconds)) {
         headers.insert("x-generation-time", value);
     }
-    if let Some(id) = made.history_id {
+    if let Some(id) = about.history_id {
         headers.insert("x-history-id", id.into());
     }
     let names = ["x-truncated-tokens", "x-truncated-negative-tokens"];
-    for (name, tokens) in names.into_iter().zip(made.truncated) {
+    for (name, tokens) in names.into_iter().zip(about.truncated) {
         if tokens > 0 {
             headers.insert(HeaderName::from_static(name), tokens.into());
         }

@@ -72,10 +72,10 @@ pub(crate) async fn generate(
         });
         return Ok(answer::stream(events));
     }
-    let made = gateway.make(&request, &|_| {}).await?;
+    let made = gateway.make(&request, None).await?;
     Ok(match accepts {
         Accepts::Json => Json(ResultBody::whole(&made)).into_response(),
-        Accepts::File | Accepts::Events => answer::file(&made),
+        Accepts::File | Accepts::Events => answer::file(&made.about, made.file),
     })
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn live(
             // A reader that is far behind gets the next one.
             let _ = send.try_send(Live::Event(event));
         };
-        let result = gateway.make(&request, &report).await;
+        let result = gateway.make(&request, Some(&report)).await;
         let _ = send.send(Live::End(Box::new(result))).await;
     };
     let work = AbortOnDropHandle::new(tokio::spawn(tracing::Instrument::in_current_span(work)));

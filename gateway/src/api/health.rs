@@ -19,7 +19,7 @@ use crate::{
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
-    /// `ok` or `unavailable`.
+    /// `ok`, `unavailable`, or `draining` once the gateway was told to end.
     status: &'static str,
     version: &'static str,
     /// The first is what a request without a wish gets.
@@ -27,6 +27,39 @@ pub(crate) struct Health {
     diffusion: Vec<BackendHealth>,
     requests: Requests,
     embedding_cache: CacheStats,
+    history: HistoryHealth,
+}
+
+/// Where pictures and jobs are kept. Pictures are made and answered whatever it says.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HistoryHealth {
+    status: HistoryStatus,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    detail: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum HistoryStatus {
+    /// None is kept, and jobs are forgotten with a restart.
+    Off,
+    Ok,
+    /// What was to be written last could not be.
+    Failing,
+}
+
+impl HistoryHealth {
+    fn of(gateway: &Gateway) -> Self {
+        match &gateway.history {
+            None => Self { status: HistoryStatus::Off, detail: None },
+            Some(history) => match history.trouble() {
+                None => Self { status: HistoryStatus::Ok, detail: None },
+                detail => Self { status: HistoryStatus::Failing, detail },
+            },
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -69,7 +102,7 @@ pub(crate) struct Requests {
     get, path = "/health", tag = "health",
     responses(
         (status = 200, description = "A picture could be made", body = Health),
-        (status = 503, description = "None could", body = Health),
+        (status = 503, description = "None could, or the gateway is about to end", body = Health),
     )
 )]
 pub(crate) async fn health(
@@ -104,7 +137,9 @@ async fn look(gateway: &Gateway) -> (StatusCode, Health) {
         && encoders.first().is_some_and(|encoder| {
             encoder.kind == EncoderKindName::Diffusion || serves(&encoder.backends)
         });
-    let (code, status) = if well {
+    let (code, status) = if gateway.draining.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if well {
         (StatusCode::OK, "ok")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
@@ -116,6 +151,7 @@ async fn look(gateway: &Gateway) -> (StatusCode, Health) {
         diffusion,
         requests: Requests { running: gateway.running(), limit: gateway.max_requests },
         embedding_cache: gateway.cache.stats(),
+        history: HistoryHealth::of(&gateway),
     };
     (code, health)
 }

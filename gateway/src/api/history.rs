@@ -173,7 +173,7 @@ pub(crate) async fn thumbnail(
 
 impl Gateway {
     fn history(&self) -> Result<&History, Fault> {
-        self.history.as_ref().ok_or_else(|| {
+        self.history.as_deref().ok_or_else(|| {
             Fault::Unsupported("this gateway keeps no history; its log says why".to_owned())
         })
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Path, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 use futures::{Stream, stream};
 use llm_dit_proto::Fault;
 use serde::Serialize;
@@ -22,18 +23,27 @@ use crate::{
     body,
     gateway::Gateway,
     generation::Progress,
-    jobs::{Job, Jobs, Outcome},
+    jobs::{Job, Jobs, Key, Outcome, State as JobState},
     problem::{Problem, Problems},
     request::GenerateBody,
 };
+
+const MAX_KEY_BYTES: usize = 255;
 
 /// A picture in the background.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobBody {
     id: String,
     status: Status,
-    /// After RFC 3339.
+    /// Times are after RFC 3339.
     created: String,
+    /// When its picture was begun last.
+    #[schema(required = true)]
+    started: Option<String>,
+    #[schema(required = true)]
+    ended: Option<String>,
+    /// Times that its picture was begun.
+    attempts: u32,
     progress: Progress,
     /// When it is done.
     #[schema(required = true)]
@@ -46,6 +56,8 @@ pub(crate) struct JobBody {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
+    /// Waits for its turn, or for services to come back.
+    Queued,
     Running,
     Done,
     Failed,
@@ -60,19 +72,23 @@ pub(crate) struct JobsBody {
 
 impl JobBody {
     fn of(job: &Job) -> Self {
-        let outcome = job.outcome();
-        let (status, result, error) = match outcome {
-            None => (Status::Running, None, None),
-            Some(Outcome::Cancelled) => (Status::Cancelled, None, Some(Problem::cancelled())),
-            Some(Outcome::Failed(problem)) => (Status::Failed, None, Some(problem)),
-            Some(Outcome::Done(made)) => {
-                (Status::Done, Some(ResultBody::at(&made, image_url(job))), None)
+        let record = job.record();
+        let (status, result, error) = match record.state {
+            JobState::Queued => (Status::Queued, None, None),
+            JobState::Running => (Status::Running, None, None),
+            JobState::Cancelled => (Status::Cancelled, None, Some(Problem::cancelled())),
+            JobState::Failed(problem) => (Status::Failed, None, Some(problem)),
+            JobState::Done(about) => {
+                (Status::Done, Some(ResultBody::at(&about, image_url(job))), None)
             }
         };
         Self {
             id: job.id.to_string(),
             status,
-            created: job.created.clone(),
+            created: record.created,
+            started: record.started,
+            ended: record.ended,
+            attempts: record.attempts,
             progress: job.progress(),
             result,
             error,
@@ -81,20 +97,52 @@ impl JobBody {
 }
 
 /// Begins a picture in the background.
+///
+/// The answer comes when the job is stored. A client that missed it sends the request again with the
+/// same `Idempotency-Key`, and gets the same job.
 #[utoipa::path(
     post, path = "/api/jobs", tag = "jobs", request_body = GenerateBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "What the client calls this request")),
     responses((status = 202, description = "The job, which goes on by itself", body = JobBody), Problems)
 )]
 pub(crate) async fn create(State(gateway): Shared, request: Request) -> Result<Response, Problem> {
+    let key = key(request.headers())?;
     let body: GenerateBody =
         body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
+    let key = key.map(|text| Key::new(text, &body));
+    if let Some(known) = key.as_ref().and_then(|key| gateway.jobs.with_key(key).transpose()) {
+        return Ok(accepted(&*known?, true));
+    }
     let mut request = body.check(&gateway.templates)?;
     let admission = gateway.admit()?;
-    gateway.check(&request).await?;
+    let params = gateway.check(&request).await?;
+    request.settle(&params);
     request.previews = true;
-    let job = Jobs::start(&gateway, request, admission);
+    let (job, again) = Jobs::accept(&gateway, request, key, admission).await?;
+    Ok(accepted(&job, again))
+}
+
+/// `again`: it had been accepted before, under the same key.
+fn accepted(job: &Job, again: bool) -> Response {
     let location = [(header::LOCATION, format!("/api/jobs/{}", job.id))];
-    Ok((StatusCode::ACCEPTED, location, Json(JobBody::of(&job))).into_response())
+    let mut response = (StatusCode::ACCEPTED, location, Json(JobBody::of(job))).into_response();
+    if again {
+        let replayed = HeaderName::from_static("idempotent-replayed");
+        response.headers_mut().insert(replayed, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// What a client calls its request.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) if (1..=MAX_KEY_BYTES).contains(&text.len()) => Ok(Some(text.to_owned())),
+        _ => Err(Fault::BadRequest(format!(
+            "Idempotency-Key must be 1 to {MAX_KEY_BYTES} visible characters of ASCII, a UUID for example"
+        ))
+        .into()),
+    }
 }
 
 /// All jobs that are known.
@@ -125,13 +173,19 @@ pub(crate) async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<JobBody>, Problem> {
     let job = find(&gateway, &id)?;
-    if job.outcome().is_some() {
-        gateway.jobs.remove(job.id);
+    if job.is_over() {
+        gateway.jobs.remove(&job).await?;
     } else {
         let mut changes = job.changes();
         job.cancel();
         // The work is dropped at once; this waits until that is written down.
-        while job.outcome().is_none() && changes.changed().await.is_ok() {}
+        while !job.is_over() && changes.changed().await.is_ok() {}
+        if let Some(fault) = job.unstored() {
+            let why = format!(
+                "the job has stopped, but that could not be stored, so a restart of the gateway would run it again: {fault}"
+            );
+            return Err(Fault::Unavailable(why).into());
+        }
     }
     Ok(Json(JobBody::of(&job)))
 }
@@ -150,8 +204,14 @@ pub(crate) async fn image(
     State(gateway): Shared,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    match find(&gateway, &id)?.outcome() {
-        Some(Outcome::Done(made)) => Ok(answer::file(&made)),
+    let job = find(&gateway, &id)?;
+    match job.outcome() {
+        Some(Outcome::Done(about)) => match file(&gateway, &job, about.history_id).await? {
+            Some(file) => Ok(answer::file(&about, file)),
+            None => Err(Problem::gone(
+                "the picture was removed from the history; the job's parameters make it again",
+            )),
+        },
         Some(Outcome::Failed(problem)) => {
             let why = format!("the job failed: {}", problem.detail);
             Err(Problem::conflict(why))
@@ -200,7 +260,7 @@ fn follow(
                     return None;
                 }
                 let result = match outcome {
-                    Outcome::Done(made) => Ok(ResultBody::at(&made, image_url(&job))),
+                    Outcome::Done(about) => Ok(ResultBody::at(&about, image_url(&job))),
                     Outcome::Failed(problem) => Err(problem),
                     Outcome::Cancelled => Err(Problem::cancelled()),
                 };
@@ -222,11 +282,28 @@ fn follow(
 fn find(gateway: &Gateway, id: &str) -> Result<Arc<Job>, Problem> {
     let job = id.parse::<Uuid>().ok().and_then(|id| gateway.jobs.get(id));
     job.ok_or_else(|| {
-        Fault::NotFound(
-            "there is no such job; those from before a restart are forgotten".to_owned(),
-        )
-        .into()
+        let why = if gateway.history.is_some() {
+            "there is no such job; those that have been over for long are forgotten"
+        } else {
+            "there is no such job; without a history, those from before a restart are forgotten"
+        };
+        Fault::NotFound(why.to_owned()).into()
     })
+}
+
+/// The picture of a job that is done.
+async fn file(
+    gateway: &Gateway,
+    job: &Job,
+    history_id: Option<u64>,
+) -> Result<Option<Bytes>, Fault> {
+    match (job.file(), history_id, &gateway.history) {
+        (Some(file), ..) => Ok(Some(file)),
+        (None, Some(id), Some(history)) => {
+            Ok(history.picture(id).await?.map(|picture| picture.file))
+        }
+        (None, ..) => Ok(None),
+    }
 }
 
 fn image_url(job: &Job) -> String {

@@ -170,7 +170,7 @@ impl Tried {
         match &error {
             Error::Fault(fault @ Fault::Unavailable(_)) => backend.fail(fault),
             Error::Lost(message) => backend.fail(&Fault::Unavailable(message.clone())),
-            Error::Fault(Fault::Busy { .. }) => {}
+            Error::Fault(Fault::Busy { .. } | Fault::OutOfMemory(_)) => {}
             _ => return Err(error),
         }
         tracing::info!(url = backend.url(), %error, "trying another machine");

@@ -34,7 +34,7 @@ impl<'a> Events<'a> {
         }
     }
 
-    /// All the rest. Until the first step somebody else may begin as well.
+    /// All the rest. Until somebody was told of a step another service may begin as well.
     pub async fn picture(
         &mut self,
         accepted: &Accepted,
@@ -42,12 +42,12 @@ impl<'a> Events<'a> {
     ) -> Result<Bytes, Failure> {
         teller.queued(accepted.queue_position);
         let mut begun = false;
+        let lost = |teller: &Teller<'_>, error| match teller.has_told_steps() {
+            true => Failure::Final(error),
+            false => Failure::Diffusion(error),
+        };
         let header = loop {
-            let event = match self.next().await {
-                Ok(event) => event,
-                Err(error) if begun => return Err(Failure::Final(error)),
-                Err(error) => return Err(Failure::Diffusion(error)),
-            };
+            let event = self.next().await.map_err(|error| lost(teller, error))?;
             match event {
                 Event::Queued(queued) => teller.queued(queued.position),
                 Event::Step(step) => {
@@ -74,7 +74,7 @@ impl<'a> Events<'a> {
             // A picture that takes no steps.
             teller.enter(Stage::Decoding);
         }
-        Ok(self.file(&header).await?)
+        self.file(&header).await.map_err(|error| lost(teller, error))
     }
 
     async fn file(&mut self, header: &ImageHeader) -> Result<Bytes, Error> {

@@ -3,24 +3,30 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, RecipeError, Settings};
+use serde::{Deserialize, Serialize};
 use tokio::task;
 
 use super::Drawn;
 use crate::{
     error::Error,
     gateway::Gateway,
-    history::Entry,
     request::{GenerateBody, Request},
 };
 
-/// A picture, and everything about it that a client may want to know.
+/// A picture.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
     pub file: Bytes,
     pub format: Format,
+    pub about: About,
+}
+
+/// Everything about a picture that a client may want to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct About {
+    pub media_type: String,
     pub parameters: GenerateBody,
     pub formatted_prompt: String,
     /// From request to picture.
@@ -49,9 +55,8 @@ impl Gateway {
             let failed = |error| Error::Lost(format!("converting the picture failed: {error}"));
             task::spawn_blocking(write).await.map_err(failed)?
         }?;
-        let mut made = Made {
-            file,
-            format,
+        let about = About {
+            media_type: format.media_type().to_owned(),
             parameters: request.used(&params),
             formatted_prompt: chat.render(),
             seconds: begun.elapsed().as_secs_f64(),
@@ -59,24 +64,13 @@ impl Gateway {
             cached,
             history_id: None,
         };
-        if let Some(history) = &self.history {
-            let entry = Entry {
-                timestamp: Timestamp::now().to_string(),
-                media_type: format.media_type().to_owned(),
-                bytes: made.file.len() as u64,
-                generation_time: made.seconds,
-                formatted_prompt: made.formatted_prompt.clone(),
-                parameters: made.parameters.clone(),
-            };
-            made.history_id = history.add(entry, made.file.clone()).await;
-        }
         tracing::info!(
             seed = params.seed,
-            bytes = made.file.len(),
-            seconds = made.seconds,
+            bytes = file.len(),
+            seconds = about.seconds,
             "made a picture"
         );
-        Ok(made)
+        Ok(Made { file, format, about })
     }
 }
 

@@ -11,8 +11,9 @@ pub(crate) enum Event {
     Preview(Preview),
 }
 
-/// Hears of everything there is to tell; must not block.
-pub(crate) type Report<'a> = &'a (dyn Fn(Event) + Send + Sync);
+/// Hears of everything there is to tell; must not block. `None`: nobody hears of anything before the
+/// end, so that a picture can be begun all over without anybody's noticing.
+pub(crate) type Report<'a> = Option<&'a (dyn Fn(Event) + Send + Sync)>;
 
 /// How far a picture is.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -97,10 +98,19 @@ impl<'a> Teller<'a> {
     }
 
     pub fn preview(&self, preview: Preview) {
-        (self.report)(Event::Preview(preview));
+        if let Some(report) = self.report {
+            report(Event::Preview(preview));
+        }
+    }
+
+    /// Whether somebody was told of steps.
+    pub fn has_told_steps(&self) -> bool {
+        self.report.is_some() && self.now.step > 0
     }
 
     fn tell(&self) {
-        (self.report)(Event::Progress(self.now.clone()));
+        if let Some(report) = self.report {
+            report(Event::Progress(self.now.clone()));
+        }
     }
 }

@@ -56,6 +56,10 @@ impl SourceImage {
         Ok(Self { file, media_type, size })
     }
 
+    pub fn file(&self) -> &Bytes {
+        &self.file
+    }
+
     /// As the diffusion service takes it.
     pub fn parts(&self) -> impl Iterator<Item = GenerateRequest> + use<> {
         let header = ImageHeader {

@@ -1,16 +1,10 @@
 //! `/api/history`.
 
-use llm_dit_tests::http;
-use std::{
-    env,
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+use std::path::Path;
 
 use futures::future;
 use gateway::{GatewayOptions, History, KeepOptions};
-use llm_dit_tests::servers::Server;
+use llm_dit_tests::{http, process::Process, servers::Server};
 use serde_json::{Value, json};
 
 use crate::support::{Gateway, Stack, options, problem};
@@ -85,48 +79,15 @@ async fn a_gateway_without_a_history_says_so() {
 }
 
 /// A gateway in a process of its own, which can be killed.
-struct Process {
-    child: Child,
-    url: String,
+fn start(encoder: &Server, diffusion: &Server, history: &Path) -> Process {
+    let history = history.to_str().expect("a path of text");
+    let args = ["--encoder", &encoder.url, "--diffusion", &diffusion.url, "--history", history];
+    Process::start("gateway", &args)
 }
 
-impl Process {
-    fn start(encoder: &str, diffusion: &str, history: &Path) -> Self {
-        // `cargo test` has built it, since its package has a test of the program.
-        let test = env::current_exe().expect("a path");
-        let folder = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
-        let mut child = Command::new(folder.join("gateway"))
-            .args(["--port", "0", "--log-format", "json", "--log-filter", "info"])
-            .args(["--encoder", encoder, "--diffusion", diffusion, "--history"])
-            .arg(history)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the gateway starts; run the tests with --workspace");
-        let mut log = BufReader::new(child.stderr.take().expect("piped"));
-        let url = loop {
-            let mut line = String::new();
-            assert!(log.read_line(&mut line).expect("text") > 0, "it ended before it served");
-            let entry: Value = serde_json::from_str(&line).expect("a JSON log line");
-            if let Some(address) = entry["address"].as_str() {
-                break format!("http://{address}");
-            }
-        };
-        std::thread::spawn(move || log.lines().for_each(drop));
-        Self { child, url }
-    }
-
-    async fn json(&self, path: &str) -> Value {
-        let response = http().get(format!("{}{path}", self.url)).send().await.expect("an answer");
-        response.json().await.expect("JSON")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // SIGKILL, which leaves it no time for anything.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+async fn json_of(gateway: &Process, path: &str) -> Value {
+    let response = http().get(format!("{}{path}", gateway.url)).send().await.expect("an answer");
+    response.json().await.expect("JSON")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,18 +96,18 @@ async fn a_killed_gateway_comes_back_with_its_pictures() {
     let Stack { encoder, diffusion, control: _control, .. } = Stack::start().await;
     let mut files = Vec::new();
     for round in 1..=3u64 {
-        let gateway = Process::start(&encoder.url, &diffusion.url, folder.path());
+        let gateway = start(&encoder, &diffusion, folder.path());
         let body = json!({"prompt": "a fox", "seed": round});
         let request = http().post(format!("{}/api/generate", gateway.url));
         let response = request.json(&body).send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         files.push(response.bytes().await.expect("a picture"));
         // It has been written once somebody has seen it.
-        let all = gateway.json("/api/history").await;
+        let all = json_of(&gateway, "/api/history").await;
         assert_eq!(ids(&all), (1..=round).rev().collect::<Vec<_>>());
-        drop(gateway);
+        gateway.kill();
     }
-    let gateway = Process::start(&encoder.url, &diffusion.url, folder.path());
+    let gateway = start(&encoder, &diffusion, folder.path());
     for (id, file) in (1..).zip(&files) {
         let url = format!("{}/api/history/{id}/image", gateway.url);
         let kept =
@@ -161,8 +122,8 @@ async fn a_gateway_that_is_killed_at_work_has_only_whole_pictures() {
     let Stack { encoder, diffusion, control: _control, .. } = Stack::start().await;
     let mut newest = 0;
     for _ in 0..4 {
-        let gateway = Process::start(&encoder.url, &diffusion.url, folder.path());
-        let all = gateway.json("/api/history").await;
+        let gateway = start(&encoder, &diffusion, folder.path());
+        let all = json_of(&gateway, "/api/history").await;
         let kept = ids(&all);
         assert_eq!(all["total"], kept.len());
         assert!(kept.first().copied().unwrap_or_default() >= newest, "what was seen is there");
@@ -186,8 +147,8 @@ async fn a_gateway_that_is_killed_at_work_has_only_whole_pictures() {
             assert_eq!(answer.expect("no panic").expect("an answer").status(), 200);
             asked = left;
         }
-        newest = ids(&gateway.json("/api/history?limit=1").await)[0];
-        drop(gateway);
+        newest = ids(&json_of(&gateway, "/api/history?limit=1").await)[0];
+        gateway.kill();
         // The rest may or may not have been answered.
         future::join_all(asked).await;
     }

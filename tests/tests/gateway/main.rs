@@ -8,6 +8,7 @@ mod loras;
 mod openai;
 mod problems;
 mod prompts;
+mod restarts;
 mod routing;
 mod stream;
 mod support;

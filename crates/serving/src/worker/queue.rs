@@ -153,6 +153,16 @@ impl<M, K: Together<M>> Queue<M, K> {
         self.changed.notify_all();
     }
 
+    /// Nobody is left to do the work; those who wait hear of it.
+    pub fn abandon(&self) {
+        let left = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.waiting)
+        };
+        drop(left);
+    }
+
     fn add(&self, state: &mut State<M, K>, entry: Entry<M, K>) {
         entry.place.send_replace(state.ahead());
         state.waiting.push_back(entry);

@@ -75,6 +75,44 @@ async fn a_panic_costs_one_job() {
     assert_eq!(after.wait().await, Ok(7));
 }
 
+/// What a result does when it is dropped runs where no job is: there, nothing catches a panic.
+#[tokio::test]
+async fn when_the_thread_is_gone_nobody_waits_for_it() {
+    struct Spiteful;
+    impl Drop for Spiteful {
+        fn drop(&mut self) {
+            panic!("as the test wants");
+        }
+    }
+    let worker: Worker<u32> = Worker::spawn("counter", 4, 7u32).expect("a thread");
+    let token = CancellationToken::new();
+    let (first, is_running, let_go) = gate(&worker);
+    is_running.recv().expect("runs");
+    drop(worker.submit(&token, |_| Spiteful).expect("room"));
+    let behind = worker.submit(&token, |model| *model).expect("room");
+    let_go.send(()).expect("waits");
+    assert_eq!(first.wait().await, Ok(()));
+    assert!(matches!(behind.wait().await, Err(Fault::Unavailable(_))));
+    assert!(!worker.pulse().is_well());
+    let refused = worker.submit(&token, |model| *model).expect_err("nobody is there");
+    assert!(matches!(refused, Fault::Internal(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn panics_in_a_row_are_an_illness() {
+    let worker: Worker<u32> = Worker::spawn("counter", 4, 7u32).expect("a thread");
+    let token = CancellationToken::new();
+    for _ in 0..3 {
+        assert!(worker.pulse().is_well());
+        let broken: Ticket<()> = worker.submit(&token, |_| panic!("once more")).expect("room");
+        assert!(matches!(broken.wait().await, Err(Fault::Internal(_))));
+    }
+    assert!(!worker.pulse().is_well());
+    let mut conditions = worker.pulse().watch();
+    worker.look_after(|model| *model == 7);
+    conditions.wait_for(|condition| condition.is_well()).await.expect("the trial works");
+}
+
 #[tokio::test]
 async fn the_model_goes_with_the_last_handle_after_the_work_is_done() {
     struct Model(Option<oneshot::Sender<()>>);

@@ -113,14 +113,13 @@ pub(super) async fn answer(
     // Each but the first takes a place of its own.
     let _admissions = (1..images.n).map(|_| gateway.admit()).collect::<Result<Vec<_>, _>>()?;
     let _admission = admission;
-    let report = |_| {};
-    let made = try_join_all(requests.iter().map(|request| gateway.make(request, &report))).await?;
+    let made = try_join_all(requests.iter().map(|request| gateway.make(request, None))).await?;
     let data = made.iter().map(|made| {
-        let id = made.history_id.filter(|_| images.as_url);
+        let id = made.about.history_id.filter(|_| images.as_url);
         ImageData {
             b64_json: id.is_none().then(|| STANDARD.encode(&made.file)),
             url: id.map(|id| format!("{scheme}://{host}/api/history/{id}/image")),
-            seed: made.parameters.seed.unwrap_or_default(),
+            seed: made.about.parameters.seed.unwrap_or_default(),
         }
     });
     Ok(Json(ImagesAnswer {
@@ -200,7 +199,7 @@ fn completed(kind: &str, made: &Made) -> sse::Event {
         background: "opaque",
         output_format: made.format.name().to_owned(),
         partial_image_index: None,
-        seed: made.parameters.seed,
+        seed: made.about.parameters.seed,
         usage: Some(Usage::default()),
     };
     answer::named(&name, &event)
@@ -208,5 +207,5 @@ fn completed(kind: &str, made: &Made) -> sse::Event {
 
 fn size(made: &Made) -> String {
     let side = |side: Option<u32>| side.unwrap_or_default();
-    format!("{}x{}", side(made.parameters.width), side(made.parameters.height))
+    format!("{}x{}", side(made.about.parameters.width), side(made.about.parameters.height))
 }

@@ -1,0 +1,98 @@
+//! The tables, and the rules that hold for all of them at the end of every change.
+
+use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
+
+use super::StoreError;
+
+/// JSON of an [`Entry`](crate::history::Entry).
+pub(super) const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+pub(super) const PICTURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pictures");
+/// Made when somebody first looks.
+pub(super) const THUMBNAILS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("thumbnails");
+/// `next_id`, and `bytes` of all pictures.
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+/// JSON of a [`Record`](crate::jobs::Record), by its number.
+pub(super) const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
+/// Pictures that unfinished jobs draw from, by the job's number.
+pub(super) const SOURCES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sources");
+
+const NEXT_ID: &str = "next_id";
+const BYTES: &str = "bytes";
+
+/// All tables within one change.
+pub(super) struct Tables<'a> {
+    pub entries: redb::Table<'a, u64, &'static [u8]>,
+    pub pictures: redb::Table<'a, u64, &'static [u8]>,
+    pub thumbnails: redb::Table<'a, u64, &'static [u8]>,
+    pub jobs: redb::Table<'a, u64, &'static [u8]>,
+    pub sources: redb::Table<'a, u64, &'static [u8]>,
+    numbers: redb::Table<'a, &'static str, u64>,
+}
+
+impl<'a> Tables<'a> {
+    /// Makes those that are not there yet.
+    pub fn open(transaction: &'a WriteTransaction) -> Result<Self, StoreError> {
+        Ok(Self {
+            entries: transaction.open_table(ENTRIES)?,
+            pictures: transaction.open_table(PICTURES)?,
+            thumbnails: transaction.open_table(THUMBNAILS)?,
+            jobs: transaction.open_table(JOBS)?,
+            sources: transaction.open_table(SOURCES)?,
+            numbers: transaction.open_table(NUMBERS)?,
+        })
+    }
+
+    pub fn next_id(&self) -> Result<u64, StoreError> {
+        Ok(self.numbers.get(NEXT_ID)?.map_or(1, |id| id.value()))
+    }
+
+    /// A picture with what is known of it, as JSON.
+    pub fn keep(&mut self, id: u64, entry: &[u8], file: &[u8]) -> Result<(), StoreError> {
+        self.entries.insert(id, entry)?;
+        self.pictures.insert(id, file)?;
+        let next = self.next_id()?.max(id + 1);
+        self.numbers.insert(NEXT_ID, next)?;
+        self.grow(file.len() as u64)
+    }
+
+    pub fn grow(&mut self, by: u64) -> Result<(), StoreError> {
+        let bytes = self.bytes()? + by;
+        self.numbers.insert(BYTES, bytes)?;
+        Ok(())
+    }
+
+    pub fn remove(&mut self, id: u64) -> Result<bool, StoreError> {
+        let was_there = self.entries.remove(id)?.is_some();
+        let mut freed = 0;
+        for table in [&mut self.pictures, &mut self.thumbnails] {
+            freed += table.remove(id)?.map_or(0, |file| file.value().len() as u64);
+        }
+        let bytes = self.bytes()?.saturating_sub(freed);
+        self.numbers.insert(BYTES, bytes)?;
+        Ok(was_there)
+    }
+
+    /// All pictures, and how many there were.
+    pub fn clear(&mut self) -> Result<u64, StoreError> {
+        let count = self.entries.len()?;
+        self.entries.retain(|_, _| false)?;
+        self.pictures.retain(|_, _| false)?;
+        self.thumbnails.retain(|_, _| false)?;
+        self.numbers.insert(BYTES, 0)?;
+        Ok(count)
+    }
+
+    /// Takes the oldest pictures away until the bounds hold.
+    pub fn trim(&mut self, max_entries: u64, max_bytes: u64) -> Result<(), StoreError> {
+        while self.entries.len()? > max_entries || self.bytes()? > max_bytes {
+            let oldest = self.entries.first()?.map(|(id, _)| id.value());
+            let Some(oldest) = oldest else { break };
+            self.remove(oldest)?;
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.numbers.get(BYTES)?.map_or(0, |bytes| bytes.value()))
+    }
+}

@@ -1,0 +1,98 @@
+//! What is kept of a job.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::{generation::About, problem::Problem, request::GenerateBody};
+
+/// A job as it is stored: enough to make its picture again, or to tell what became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Its place in the order in which jobs were accepted.
+    pub number: u64,
+    pub id: Uuid,
+    /// Times are after RFC 3339.
+    pub created: String,
+    /// When the last attempt began.
+    pub started: Option<String>,
+    pub ended: Option<String>,
+    /// What the client called the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// With every value that was left open, the seed above all, but without the picture to draw from.
+    pub request: GenerateBody,
+    /// Times that the picture was begun.
+    pub attempts: u32,
+    pub state: State,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// Waits for its turn, or for services to come back.
+    Queued,
+    Running,
+    Done(Box<About>),
+    Failed(Problem),
+    Cancelled,
+}
+
+/// `Idempotency-Key`, and what the request was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub text: String,
+    /// SHA-256 of the body, in hex.
+    pub body: String,
+}
+
+impl Key {
+    pub fn new(text: String, body: &GenerateBody) -> Self {
+        // Of what was asked for, whatever the order or the spaces were.
+        let body = serde_json::to_vec(body).unwrap_or_default();
+        let digest = Sha256::digest(&body);
+        Self { text, body: digest.iter().map(|byte| format!("{byte:02x}")).collect() }
+    }
+}
+
+impl Record {
+    /// A job that is accepted now.
+    pub fn new(number: u64, request: GenerateBody, key: Option<Key>) -> Self {
+        Self {
+            number,
+            id: Uuid::new_v4(),
+            created: Timestamp::now().to_string(),
+            started: None,
+            ended: None,
+            key,
+            request,
+            attempts: 0,
+            state: State::Queued,
+        }
+    }
+
+    pub fn begin(&mut self) {
+        self.attempts += 1;
+        self.started = Some(Timestamp::now().to_string());
+        self.state = State::Running;
+    }
+
+    pub fn end(&mut self, state: State) {
+        self.ended = Some(Timestamp::now().to_string());
+        self.state = state;
+    }
+
+    pub fn is_over(&self) -> bool {
+        match self.state {
+            State::Queued | State::Running => false,
+            State::Done(_) | State::Failed(_) | State::Cancelled => true,
+        }
+    }
+
+    /// Whether it ended before then.
+    pub fn ended_before(&self, then: Timestamp) -> bool {
+        let ended = self.ended.as_deref().and_then(|ended| ended.parse::<Timestamp>().ok());
+        ended.is_some_and(|ended| ended < then)
+    }
+}

@@ -1,0 +1,115 @@
+//! Programs in processes of their own, which can be killed.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+/// A running service, killed when it is dropped, however that comes.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    pub url: String,
+}
+
+/// One of the programs. `cargo test --workspace` has built them before any test runs, since each
+/// package has a test of its own program.
+///
+/// # Panics
+/// When it is not there.
+pub fn program(name: &str) -> PathBuf {
+    let here = env::current_exe().expect("a path");
+    let folder = here.parent().and_then(|folder| folder.parent()).expect("target/PROFILE/deps");
+    let program = folder.join(name);
+    assert!(program.is_file(), "no {}; build with --workspace", program.display());
+    program
+}
+
+impl Process {
+    /// Starts a program on a free port and waits until its log says that it serves.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start(name: &str, args: &[&str]) -> Self {
+        Self::start_at(name, "0", args)
+    }
+
+    /// Likewise, on a given port.
+    pub fn start_at(name: &str, port: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program(name));
+        command.args(["--port", port]).args(args);
+        Self::run(command)
+    }
+
+    /// Starts what ends up as one of the programs.
+    ///
+    /// # Panics
+    /// When it does not say that it serves.
+    pub fn run(mut command: Command) -> Self {
+        command.env("LLM_DIT_LOG_FORMAT", "json").env("LLM_DIT_LOG", "info").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let mut log = BufReader::new(child.stderr.take().expect("piped"));
+        let mut said = String::new();
+        let url = loop {
+            let mut line = String::new();
+            let read = log.read_line(&mut line).expect("a log of text");
+            assert!(read > 0, "{command:?} ended before it served: {said}");
+            said.push_str(&line);
+            let entry: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");
+            if let Some(address) = entry["address"].as_str() {
+                break format!("http://{address}");
+            }
+        };
+        // Keep reading, so that the program never waits for us.
+        std::thread::spawn(move || log.lines().for_each(drop));
+        Self { child, url }
+    }
+
+    pub fn id(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    /// The port, for one that takes its place.
+    pub fn port(&self) -> &str {
+        self.url.rsplit(':').next().unwrap_or_default()
+    }
+
+    /// SIGKILL, which leaves it no time for anything.
+    pub fn kill(mut self) {
+        // Has ended already at worst.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end.
+    ///
+    /// # Panics
+    /// Without the program `kill`.
+    pub fn terminate(&self) {
+        let kill = Command::new("kill").args(["-TERM", &self.id()]).status();
+        assert!(kill.expect("kill is here").success());
+    }
+
+    /// Waits for the end, and returns its status.
+    ///
+    /// # Panics
+    /// When nobody can wait for it.
+    pub fn ended(mut self) -> Option<i32> {
+        self.child.wait().expect("ended").code()
+    }
+
+    /// Asks it to end, and returns its status.
+    pub fn stop(self) -> Option<i32> {
+        self.terminate();
+        self.ended()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
