@@ -44,7 +44,7 @@ enum Command {
     /// List the prompt templates, or show one
     Templates(templates::TemplatesArgs),
     /// Run encoder, diffusion and gateway in this process and answer HTTP
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Make certificates and keys, so that your machines trust each other and nobody else
     Certificates(certificates::CertificatesArgs),
     /// Time every stage on this machine; needs no model files
@@ -79,7 +79,7 @@ async fn main() -> ExitCode {
         Command::Encode(args) => encode::encode(args).await,
         Command::Format(args) => format::format(&args),
         Command::Templates(args) => templates::templates(&args),
-        Command::Serve(args) => serve::serve(args).await,
+        Command::Serve(args) => serve::serve(*args).await,
         Command::Certificates(args) => certificates::certificates(&args),
         Command::Bench(args) => bench::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),

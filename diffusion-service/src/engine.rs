@@ -5,6 +5,7 @@ mod lora;
 
 use std::{ops::ControlFlow, time::Duration};
 
+use llm_dit_kernels::meter::MemoryReader;
 use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::{DType, Tensor};
 
@@ -140,6 +141,11 @@ pub trait ImageGenerator: Send {
         let sink = batch::Borrowed(sink);
         self.generate_batch(vec![Member::new(job, sink, |made| result = Some(made))]);
         result.unwrap_or_else(|| Err(GenerateError::Backend("no result came".to_owned())))
+    }
+
+    /// What reads the memory of the device it computes on, if that can be read.
+    fn memory(&self) -> Option<MemoryReader> {
+        None
     }
 
     /// The LoRAs that pictures are made with now.

@@ -6,6 +6,7 @@ mod walk;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
+use llm_dit_kernels::meter::{MemoryReader, memory_reader};
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
 use llm_dit_weights::{LoadError, device_name, wire_dtype};
@@ -78,6 +79,10 @@ impl ImageGenerator for ZImage {
                 walker.member.finish(Err(GenerateError::Cancelled));
             }
         }
+    }
+
+    fn memory(&self) -> Option<MemoryReader> {
+        Some(memory_reader(self.dit.device()))
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

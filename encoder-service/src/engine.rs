@@ -1,5 +1,6 @@
 //! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
 
+use llm_dit_kernels::meter::MemoryReader;
 use llm_dit_proto::{DType, Tensor};
 
 /// What a loaded encoder is and accepts.
@@ -45,6 +46,10 @@ pub trait TextEncoder: Send {
     fn info(&self) -> EncoderInfo;
     /// Hidden states of shape `(tokens, hidden_size)`.
     fn encode(&mut self, job: &EncodeJob) -> Result<Tensor, EncodeError>;
+    /// What reads the memory of the device it computes on, if that can be read.
+    fn memory(&self) -> Option<MemoryReader> {
+        None
+    }
 }
 
 impl EncoderInfo {

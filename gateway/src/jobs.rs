@@ -8,6 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use llm_dit_proto::Fault;
+use llm_dit_serving::request_id;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use crate::{
     error::Error,
     gateway::{Admission, Gateway},
     generation::{Event, Made, Progress, Stage},
+    meters,
     problem::Problem,
     request::Request,
 };
@@ -95,15 +97,26 @@ impl Jobs {
                 },
             };
             drop(admission);
+            meters::job_ended(&outcome);
             running.end(outcome);
             gateway.jobs.forget();
         };
-        tokio::spawn(work.instrument(span));
+        tokio::spawn(request_id::keep(work).instrument(span));
         job
     }
 
     pub fn get(&self, id: Uuid) -> Option<Arc<Job>> {
         self.list.lock().iter().find(|job| job.id == id).cloned()
+    }
+
+    /// How many there are, by state.
+    pub fn count(&self) -> [(&'static str, usize); 4] {
+        let mut counts = ["running", "done", "failed", "cancelled"].map(|state| (state, 0));
+        for job in self.list.lock().iter() {
+            let state = meters::state(job.log.lock().outcome.as_ref());
+            counts.iter_mut().filter(|(s, _)| *s == state).for_each(|(_, count)| *count += 1);
+        }
+        counts
     }
 
     /// Newest first.

@@ -16,6 +16,7 @@ mod generation;
 mod guard;
 mod history;
 mod jobs;
+mod meters;
 mod options;
 mod problem;
 mod request;

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use llm_dit_proto::Fault;
+use llm_dit_serving::request_id::RequestId;
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
@@ -24,6 +25,10 @@ pub(crate) struct Problem {
     status: StatusCode,
     /// What is wrong with this request and how to mend it.
     pub detail: String,
+    /// Under which the logs of all services have the request; the header X-Request-Id, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    request_id: Option<String>,
     /// Seconds after which to try again.
     #[serde(skip)]
     retry_after: Option<u64>,
@@ -46,7 +51,9 @@ const RETRY_UNAVAILABLE: u64 = 5;
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind: "about:blank", title, status, detail: detail.into(), retry_after: None }
+        let request_id = RequestId::current().map(|id| id.as_str().to_owned());
+        let detail = detail.into();
+        Self { kind: "about:blank", title, status, detail, request_id, retry_after: None }
     }
 
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {

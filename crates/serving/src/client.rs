@@ -17,6 +17,7 @@ use tower::Service;
 
 use crate::{
     Credentials,
+    propagate::Carrying,
     security::{ClientTls, Key, tls::install_provider},
 };
 
@@ -24,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls wait in queues for minutes without a byte; pings tell a busy service from a dead one.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See [`Remote::link`].
+pub type Link = Carrying<WithKey>;
 
 /// Another service, and how to speak of it when something is wrong.
 #[derive(Clone, Debug)]
@@ -119,6 +123,11 @@ impl Remote {
     /// For a generated client's `new`; cheap, all clones share one connection.
     pub fn channel(&self) -> WithKey {
         self.channel.clone()
+    }
+
+    /// The same, for calls that are part of a request: they carry its id and trace.
+    pub fn link(&self) -> Link {
+        Carrying(self.channel())
     }
 
     /// What a failed call means for our caller. What the service itself said is passed on; what

@@ -23,8 +23,12 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use self::queue::{Entry, Line, Queue, Reply, Turn, Work};
+use self::queue::{Entry, Line, Queue, Reply, Turn, Wait, Work};
 pub use self::together::{Alone, Answer, Together};
+use crate::{
+    metrics::{self, Observer},
+    request_id::RequestId,
+};
 
 /// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
 /// ends, and drops the model, when the last handle is gone and the queue is empty.
@@ -46,17 +50,24 @@ pub struct Ticket<T> {
 struct Shared<M, K: Together<M>> {
     name: &'static str,
     queue: Arc<Queue<M, K>>,
+    _observer: Observer,
 }
 
 impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
-        let queue = Arc::new(Queue::new(capacity));
+        let queue = Arc::new(Queue::new(name, capacity));
         let thread_queue = Arc::clone(&queue);
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || serve(name, &thread_queue, model))?;
-        Ok(Self { shared: Arc::new(Shared { name, queue }) })
+        let observed = Arc::downgrade(&queue);
+        let observer = metrics::observe(move || {
+            if let Some(queue) = observed.upgrade() {
+                queue.observe();
+            }
+        });
+        Ok(Self { shared: Arc::new(Shared { name, queue, _observer: observer }) })
     }
 
     /// Queues `work`, or says [`Fault::Busy`]. Work is skipped when `cancel` has fired before its
@@ -117,12 +128,15 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         T: Send + 'static,
     {
         let (sender, reply) = together::reply();
-        let name = self.shared.name;
+        let (name, panics) = (self.shared.name, self.shared.queue.panics());
+        let id = RequestId::current();
         let work = Box::new(move |model: &mut M| {
             // A model keeps nothing from job to job but its weights, and marks them as in doubt
             // while it changes them, so a job that panicked leaves nothing half done unnoticed.
-            let result = catch_unwind(AssertUnwindSafe(|| work(model))).map_err(|panic| {
+            let work = || RequestId::during(id, || work(model));
+            let result = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
                 tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
+                panics.increment(1);
                 together::failed(name)
             });
             let reply: Box<dyn FnOnce()> = Box::new(move || {
@@ -141,7 +155,8 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         reply: oneshot::Receiver<Result<T, Fault>>,
     ) -> (Entry<M, K>, Ticket<T>) {
         let (place, places) = watch::channel(0);
-        let entry = Entry { cancel: cancel.clone(), span: Span::current(), place, work };
+        let wait = Wait::begin(self.shared.name);
+        let entry = Entry { cancel: cancel.clone(), span: Span::current(), wait, place, work };
         let line = Arc::clone(&self.shared.queue) as Arc<dyn Line>;
         (entry, Ticket { position: 0, places, line, cancel: cancel.clone(), reply })
     }
@@ -210,12 +225,13 @@ fn serve<M, K: Together<M>>(name: &'static str, queue: &Arc<Queue<M, K>>, mut mo
             Turn::Single(span, work) => {
                 let reply = span.in_scope(|| work(&mut model));
                 // First, so that a caller who asks again on the reply finds the place free.
-                queue.done(started.elapsed());
+                queue.done(1, started.elapsed());
                 reply();
             }
             Turn::Together(pieces) => {
+                let jobs = pieces.len();
                 run_together(name, queue, &mut model, pieces);
-                queue.done(started.elapsed());
+                queue.done(jobs, started.elapsed());
             }
         }
     }
@@ -229,7 +245,14 @@ fn run_together<M, K: Together<M>>(
 ) {
     let span = match &pieces[..] {
         [(span, ..)] => span.clone(),
-        _ => tracing::info_span!(parent: None, "together", jobs = pieces.len()),
+        // A span has one parent. What is each picture's own is in spans of its own request.
+        _ => {
+            let span = tracing::info_span!(parent: None, "together", jobs = pieces.len());
+            pieces.iter().for_each(|(piece, ..)| {
+                span.follows_from(piece);
+            });
+            span
+        }
     };
     let pieces = pieces.into_iter().map(|(_, piece, reply)| {
         (piece, Answer { name, queue: Arc::clone(queue), reply: Some(reply) })
@@ -240,6 +263,7 @@ fn run_together<M, K: Together<M>>(
     span.in_scope(|| {
         if let Err(panic) = run() {
             tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
+            queue.panics().increment(1);
         }
     });
 }
