@@ -38,7 +38,7 @@ enum Command {
     /// Make a picture from a prompt
     Generate(Box<args::GenerateArgs>),
     /// Write a prompt's embeddings to a file, to generate from on another machine
-    Encode(args::EncodeArgs),
+    Encode(Box<args::EncodeArgs>),
     /// Show a prompt as the text encoder gets it, and how many tokens it takes
     Format(format::FormatArgs),
     /// List the prompt templates, or show one
@@ -76,7 +76,7 @@ async fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Generate(args) => generate::generate(*args, settings).await,
-        Command::Encode(args) => encode::encode(args).await,
+        Command::Encode(args) => encode::encode(*args).await,
         Command::Format(args) => format::format(&args),
         Command::Templates(args) => templates::templates(&args),
         Command::Serve(args) => serve::serve(*args).await,

@@ -8,8 +8,9 @@ use std::{
 
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 use llm_dit_proto::Fault;
+use tokio::time;
 use tonic::{
-    Status,
+    Status, Streaming,
     body::Body,
     transport::{Channel, Endpoint, Uri},
 };
@@ -25,6 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls wait in queues for minutes without a byte; pings tell a busy service from a dead one.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the end of an answer whose content is complete.
+const SEE_OUT: Duration = Duration::from_secs(5);
 
 /// See [`Remote::link`].
 pub type Link = Carrying<WithKey>;
@@ -171,6 +174,14 @@ impl Service<Request<Body>> for WithKey {
         }
         self.inner.call(request)
     }
+}
+
+/// Reads an answer to its end when all that was wanted of it is here. The service then sees a call
+/// that was completed, where a dropped one would be cancelled. Nobody waits for it.
+pub fn see_out<T: Send + 'static>(mut answer: Streaming<T>) {
+    tokio::spawn(time::timeout(SEE_OUT, async move {
+        while let Ok(Some(_)) = answer.message().await {}
+    }));
 }
 
 fn parse(url: &str) -> Result<Uri, BadUrl> {

@@ -114,6 +114,7 @@ pub const KEYS: &[Key] = &[
     key("gateway.url", Text, Flag("gateway")),
     key("gateway.key_file", Path, Flag("gateway_key_file")),
     key("gateway.ca", Path, Flag("gateway_ca")),
+    key("telemetry.otlp_endpoint", Text, Flag("otlp_endpoint")),
     key("server.host", Text, Flag("host")),
     key("server.port", Integer, Flag("port")),
     key("server.tls_cert", Path, Flag("tls_cert")),

@@ -11,6 +11,7 @@ use llm_dit_proto::{
 };
 use llm_dit_serving::{
     Deadline, Remote,
+    client::see_out,
     grpc::MAX_MESSAGE_BYTES,
     metrics::{Direction, tensor_bytes},
 };
@@ -67,6 +68,7 @@ pub(super) async fn embeddings(
         true => reader.tensor(1).await.map(|(tensor, cut)| (Some(tensor), cut))?,
         false => (None, 0),
     };
+    see_out(reader.frames);
     if truncated_tokens > 0 || negative_truncated_tokens > 0 {
         tracing::warn!(truncated_tokens, negative_truncated_tokens, "a prompt was cut");
     }

@@ -10,7 +10,10 @@ use llm_dit_proto::{
         encode_response::Frame, generate_request::Part,
     },
 };
-use llm_dit_serving::metrics::{Direction, tensor_bytes};
+use llm_dit_serving::{
+    client::see_out,
+    metrics::{Direction, tensor_bytes},
+};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
@@ -150,6 +153,9 @@ impl Pipe {
                 }
             }
         }
+        if let Some(source) = self.source.take() {
+            see_out(source.frames);
+        }
         Ok(())
     }
 
@@ -168,7 +174,9 @@ impl Pipe {
         while passing.missing > 0 {
             source.chunk(&mut passing).await?;
         }
-        Ok((source.remember(key, passing), cached))
+        let embedding = source.remember(key, passing);
+        see_out(source.frames);
+        Ok((embedding, cached))
     }
 
     /// Tokens that were cut from the prompt and the negative prompt.

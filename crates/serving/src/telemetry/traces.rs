@@ -1,19 +1,25 @@
 //! Spans for an OpenTelemetry collector, over OTLP (gRPC). Off unless a collector is named.
 
 use opentelemetry::{KeyValue, trace::TracerProvider as _};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{
+    ExporterBuildError, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
+};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use tonic::transport::ClientTlsConfig;
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, registry::LookupSpan};
 
-use crate::client::service_url;
+use crate::{
+    client::{BadUrl, service_url},
+    security::tls::install_provider,
+};
 
 /// Who gets the traces.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TraceArgs {
     /// OpenTelemetry collector that gets traces, over OTLP/gRPC; such as http://localhost:4317
     /// [default: nobody does]
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", value_parser = service_url)]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", value_parser = endpoint)]
     pub otlp_endpoint: Option<String>,
     /// What this program is called in traces [default: its name]
     #[arg(long, env = "OTEL_SERVICE_NAME", value_name = "NAME")]
@@ -29,6 +35,11 @@ pub struct Traces(Option<SdkTracerProvider>);
 #[error("traces cannot be sent: {0}; see the variables OTEL_EXPORTER_OTLP_*")]
 pub struct TracesError(#[from] ExporterBuildError);
 
+/// After OpenTelemetry's rules an empty variable is none.
+fn endpoint(url: &str) -> Result<String, BadUrl> {
+    if url.is_empty() { Ok(String::new()) } else { service_url(url) }
+}
+
 impl TraceArgs {
     /// What listens for spans, and what sends them.
     pub(super) fn begin<S>(
@@ -38,8 +49,16 @@ impl TraceArgs {
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
-        let Some(url) = &self.otlp_endpoint else { return Ok(None) };
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(url).build()?;
+        let url = self.otlp_endpoint.as_deref().filter(|url| !url.is_empty());
+        let Some(url) = url else { return Ok(None) };
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(url);
+        let exporter = if url.starts_with("https:") {
+            install_provider();
+            exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots())
+        } else {
+            exporter
+        };
+        let exporter = exporter.build()?;
         let name = self.otlp_service_name.clone().unwrap_or_else(|| program.to_owned());
         let resource = Resource::builder()
             .with_service_name(name)
