@@ -35,7 +35,6 @@ use llm_dit_tests::{
     wire,
 };
 use serde_json::json;
-use tonic::transport::Channel;
 
 const TOKENS: u64 = 512;
 const WIDTH: u64 = 2560;
