@@ -38,13 +38,13 @@ enum Command {
     /// Make a picture from a prompt
     Generate(Box<args::GenerateArgs>),
     /// Write a prompt's embeddings to a file, to generate from on another machine
-    Encode(args::EncodeArgs),
+    Encode(Box<args::EncodeArgs>),
     /// Show a prompt as the text encoder gets it, and how many tokens it takes
     Format(format::FormatArgs),
     /// List the prompt templates, or show one
     Templates(templates::TemplatesArgs),
     /// Run encoder, diffusion and gateway in this process and answer HTTP
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Make certificates and keys, so that your machines trust each other and nobody else
     Certificates(certificates::CertificatesArgs),
     /// Time every stage on this machine; needs no model files
@@ -76,10 +76,10 @@ async fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Generate(args) => generate::generate(*args, settings).await,
-        Command::Encode(args) => encode::encode(args).await,
+        Command::Encode(args) => encode::encode(*args).await,
         Command::Format(args) => format::format(&args),
         Command::Templates(args) => templates::templates(&args),
-        Command::Serve(args) => serve::serve(args).await,
+        Command::Serve(args) => serve::serve(*args).await,
         Command::Certificates(args) => certificates::certificates(&args),
         Command::Bench(args) => bench::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),

@@ -46,7 +46,13 @@ pub struct ServeArgs {
 }
 
 pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
-    telemetry::init(&args.log);
+    let traces = telemetry::init(&args.log, "llm-dit").map_err(CliError::failed)?;
+    let served = run(args).await;
+    traces.end().await;
+    served
+}
+
+async fn run(args: ServeArgs) -> Result<(), CliError> {
     // First the port, so that a taken one is known before gigabytes are read.
     let door = args.listen.bind().await.map_err(CliError::failed)?;
     let (scheme, address) = (door.scheme(), door.address().map_err(CliError::failed)?);

@@ -5,6 +5,7 @@ mod lora;
 
 use std::{ops::ControlFlow, time::Duration};
 
+use llm_dit_kernels::meter::MemoryReader;
 use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::{DType, Tensor};
 
@@ -149,6 +150,11 @@ pub trait ImageGenerator: Send {
     /// Whether the device works at all, found out with next to no work.
     fn probe(&mut self) -> Result<(), GenerateError> {
         Ok(())
+    }
+
+    /// What reads the memory of the device it computes on, if that can be read.
+    fn memory(&self) -> Option<MemoryReader> {
+        None
     }
 
     /// The LoRAs that pictures are made with now.

@@ -26,6 +26,7 @@ use llm_dit_proto::{
 use llm_dit_serving::{
     Deadline, Door,
     grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError},
+    metrics::{Direction, stage, tensor_bytes},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -125,9 +126,12 @@ impl Service {
                 (Pulled::brought(embeddings, negative_embeddings), Duration::ZERO)
             }
             None => {
-                let pulled =
-                    pull::embeddings(&self.handle, &upload.params, upload.prompt, deadline).await?;
-                (pulled, pull_begun.elapsed())
+                let pulling =
+                    pull::embeddings(&self.handle, &upload.params, upload.prompt, deadline);
+                let pulled = pulling.instrument(tracing::info_span!("pull")).await?;
+                let took = pull_begun.elapsed();
+                stage("pull", took);
+                (pulled, took)
             }
         };
         let job = GenerateJob {
@@ -155,6 +159,10 @@ impl Service {
         };
         Ok(context.translate(timer.explain(events)))
     }
+}
+
+fn sent(bytes: usize) {
+    tensor_bytes("diffusion", Direction::Sent, bytes);
 }
 
 /// What the wire's events say beyond the handle's.
@@ -213,10 +221,14 @@ impl Context {
                 total: step.total,
                 seconds: step.duration.as_secs_f64(),
             })],
-            Event::Latents(latents) => std::iter::once(Wire::Latents(latents.header()))
-                .chain(latents.chunks().map(Wire::Data))
-                .collect(),
+            Event::Latents(latents) => {
+                sent(latents.bytes().len());
+                std::iter::once(Wire::Latents(latents.header()))
+                    .chain(latents.chunks().map(Wire::Data))
+                    .collect()
+            }
             Event::Image(image) => {
+                sent(image.png.len());
                 let header = ImageHeader {
                     media_type: picture::MEDIA_TYPE.to_owned(),
                     width: image.width,

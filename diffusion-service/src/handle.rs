@@ -6,6 +6,7 @@
 
 mod events;
 mod loras;
+mod meters;
 mod pending;
 mod previews;
 
@@ -13,7 +14,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use llm_dit_params::Scheduler;
 use llm_dit_proto::{Fault, v1};
-use llm_dit_serving::{Grace, Pulse, Remote, Worker};
+use llm_dit_serving::{
+    Grace, Pulse, Remote, Worker,
+    metrics::{Observer, stage},
+};
 use tokio::{
     sync::mpsc,
     task::{self, JoinHandle},
@@ -66,6 +70,7 @@ struct Shared {
     limits: ServiceLimits,
     batch: BatchLimit,
     encoder: Option<Remote>,
+    _observer: Observer,
 }
 
 impl DiffusionHandle {
@@ -78,9 +83,11 @@ impl DiffusionHandle {
     ) -> io::Result<Self> {
         let info = engine.info();
         let loras = Loras::new(engine.loras());
+        let observer = meters::observe(&info, engine.memory(), &loras);
         let worker = Worker::spawn("image generator", limits.queue_capacity, engine)?;
         let batch = limits.batch.unwrap_or_else(|| BatchLimit::of_device(&info.device));
-        Ok(Self { worker, shared: Arc::new(Shared { info, limits, batch, encoder }), loras })
+        let shared = Shared { info, limits, batch, encoder, _observer: observer };
+        Ok(Self { worker, shared: Arc::new(shared), loras })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -171,6 +178,7 @@ impl DiffusionHandle {
                 Ok(done) => finish(done, previewing, &sender).await,
                 Err(fault) => Err(fault),
             };
+            meters::count(&end);
             if let Err(fault) = end {
                 // Nobody is left to hear of it when this fails, here and below.
                 let _ = sender.send(Err(fault)).await;
@@ -191,13 +199,15 @@ async fn finish(
     let Generated { picture, latents, denoise, decode } = done.result.map_err(fault)?;
     let begun = Instant::now();
     let (width, height) = (picture.width, picture.height);
-    let png = task::spawn_blocking(move || picture::encode_png(&picture, &recipe)).await.map_err(
-        |error| {
-            tracing::error!(%error, "writing the PNG failed");
-            Fault::Internal("the picture could not be written as PNG".to_owned())
-        },
-    )??;
+    let write = task::spawn_blocking(move || picture::encode_png(&picture, &recipe));
+    let png = write.instrument(tracing::info_span!("image")).await.map_err(|error| {
+        tracing::error!(%error, "writing the PNG failed");
+        Fault::Internal("the picture could not be written as PNG".to_owned())
+    })??;
     let timings = Timings { queue: done.queued, denoise, decode, image: begun.elapsed() };
+    stage("denoise", denoise);
+    stage("decode", decode);
+    stage("image", timings.image);
     tracing::info!(
         width,
         height,

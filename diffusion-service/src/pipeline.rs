@@ -6,6 +6,7 @@ mod walk;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
+use llm_dit_kernels::meter::{MemoryReader, memory_reader};
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
 use llm_dit_weights::{LoadError, device_name, is_out_of_memory, wire_dtype};
@@ -90,6 +91,10 @@ impl ImageGenerator for ZImage {
             return Ok(());
         }
         Err(GenerateError::Backend(format!("the device says that eight ones are {sum}")))
+    }
+
+    fn memory(&self) -> Option<MemoryReader> {
+        Some(memory_reader(self.dit.device()))
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

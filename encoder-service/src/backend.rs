@@ -3,11 +3,11 @@
 mod heylook;
 mod local;
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Instant};
 
 use llm_dit_chat::{Chat, TokenCounts};
 use llm_dit_proto::{DType, Fault, Tensor};
-use llm_dit_serving::{Pulse, Ticket, Worker};
+use llm_dit_serving::{Pulse, Ticket, Worker, metrics::stage};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::EncoderInfo;
@@ -74,6 +74,12 @@ impl Prepared {
         work: impl FnOnce(&mut M) -> Result<Encoded, Fault> + Send + 'static,
     ) -> Self {
         let worker = worker.clone();
+        let work = move |model: &mut M| {
+            let begun = Instant::now();
+            let encoded = tracing::info_span!("encode").in_scope(|| work(model));
+            stage("encode", begun.elapsed());
+            encoded
+        };
         let queue = Box::new(move |cancel: &CancellationToken, turn| match turn {
             Turn::First => worker.submit(cancel, work),
             Turn::Next => Ok(worker.submit_next(cancel, work)),

@@ -1,5 +1,6 @@
 //! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
 
+use llm_dit_kernels::meter::MemoryReader;
 use llm_dit_proto::{DType, Tensor};
 
 /// What a loaded encoder is and accepts.
@@ -51,6 +52,11 @@ pub trait TextEncoder: Send {
     /// Whether the device works at all, found out with next to no work.
     fn probe(&mut self) -> Result<(), EncodeError> {
         Ok(())
+    }
+
+    /// What reads the memory of the device it computes on, if that can be read.
+    fn memory(&self) -> Option<MemoryReader> {
+        None
     }
 }
 

@@ -17,10 +17,10 @@ use llm_dit_proto::{
 use llm_dit_serving::{
     Deadline, Door,
     grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError},
+    metrics::{Direction, tensor_bytes},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::Instrument as _;
 
 use crate::{Embedding, EncodeRequest, EncoderHandle};
 
@@ -58,9 +58,8 @@ impl Encoder for Service {
         &self,
         request: Request<v1::EncodeRequest>,
     ) -> Result<Response<Frames>, Status> {
-        let span = tracing::info_span!("encode");
         let deadline = Deadline::of(request.metadata());
-        let frames = self.frames(request.into_inner(), deadline).instrument(span);
+        let frames = self.frames(request.into_inner(), deadline);
         Ok(Response::new(deadline.bound(frames).await?))
     }
 
@@ -109,6 +108,7 @@ impl Service {
 
 /// A header and the chunks, which share the tensor's buffer.
 fn frames(embedding: Embedding, model: &str) -> impl Iterator<Item = EncodeResponse> + use<> {
+    tensor_bytes("encoder", Direction::Sent, embedding.tensor.bytes().len());
     let header = EmbeddingHeader {
         index: embedding.index as u32,
         tensor: Some(embedding.tensor.header()),

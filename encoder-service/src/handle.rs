@@ -15,7 +15,11 @@ use futures::Stream;
 use llm_dit_chat::{Chat, ChatTokenizer, TokenCounts};
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_proto::{Fault, Tensor, v1};
-use llm_dit_serving::{Pulse, Ticket};
+use llm_dit_serving::{
+    Pulse, Ticket,
+    metrics::{PROMPT_TOKENS, PROMPTS, PROMPTS_CUT, stage},
+    request_id,
+};
 use tokio::{sync::mpsc, task};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
@@ -129,7 +133,10 @@ impl EncoderHandle {
             let chats = request.chats.iter();
             chats.map(|chat| backend.prepare(chat, &ask)).collect::<Result<Vec<_>, _>>()
         };
-        let prepared = task::spawn_blocking(prepare).await.map_err(tokenizer_failed)??;
+        let begun = Instant::now();
+        let prepared = task::spawn_blocking(prepare).instrument(tracing::info_span!("tokenize"));
+        let prepared = prepared.await.map_err(tokenizer_failed)??;
+        stage("tokenize", begun.elapsed());
 
         let cancel = cancel.child_token();
         let (sender, receiver) = mpsc::channel(1);
@@ -137,7 +144,7 @@ impl EncoderHandle {
         let mut prompts = prepared.into_iter();
         if let Some(first) = prompts.next() {
             let ticket = first.queue(&cancel, Turn::First)?;
-            tokio::spawn(run.finish(ticket, prompts).in_current_span());
+            tokio::spawn(request_id::keep(run.finish(ticket, prompts)).in_current_span());
         }
         Ok(Embeddings { receiver, _stop: cancel.drop_guard() })
     }
@@ -176,6 +183,7 @@ impl Run {
             Ok(ticket) => ticket.wait().await.and_then(|result| result),
             Err(fault) => Err(fault),
         };
+        count(&result);
         let result = result.map(|Encoded { tensor, hidden_layer, truncated_tokens }| Embedding {
             index,
             tensor,
@@ -186,6 +194,20 @@ impl Run {
         self.sender.send(result).await.ok()?;
         tokens
     }
+}
+
+/// In metrics.
+fn count(result: &Result<Encoded, Fault>) {
+    let outcome = match result {
+        Ok(encoded) => {
+            metrics::counter!(PROMPT_TOKENS.name).increment(encoded.tensor.shape()[0] as u64);
+            metrics::counter!(PROMPTS_CUT.name).increment((encoded.truncated_tokens > 0).into());
+            "done"
+        }
+        Err(Fault::Cancelled(_)) => "cancelled",
+        Err(_) => "failed",
+    };
+    metrics::counter!(PROMPTS.name, "outcome" => outcome).increment(1);
 }
 
 impl Embeddings {

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use llm_dit_chat::ChatTokenizer;
+use llm_dit_kernels::meter::{MemoryReader, memory_reader};
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
     Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, Weights, compute_dtype,
@@ -36,6 +38,7 @@ pub struct EncoderOptions {
 struct Qwen3Encoder {
     info: EncoderInfo,
     config: Config,
+    device: Device,
     model: Resident<Qwen3>,
 }
 
@@ -90,11 +93,12 @@ fn assemble(
         device: device_name(weights.device()),
         dtype: wire_dtype(weights.dtype()),
     };
+    let device = weights.device().clone();
     let model = {
         let config = config.clone();
         Resident::new(residency, move || Qwen3::load(config.clone(), &weights))?
     };
-    Ok(Box::new(Qwen3Encoder { info, config, model }))
+    Ok(Box::new(Qwen3Encoder { info, config, device, model }))
 }
 
 impl TextEncoder for Qwen3Encoder {
@@ -137,6 +141,10 @@ impl TextEncoder for Qwen3Encoder {
         let works = model.hidden_states(&[0], 0).and_then(|states| to_wire(&states, DType::F32));
         self.model.release();
         works.map(drop).map_err(|error| failed(error.to_string()))
+    }
+
+    fn memory(&self) -> Option<MemoryReader> {
+        Some(memory_reader(&self.device))
     }
 }
 

@@ -11,14 +11,8 @@ use axum::{
     routing::get,
 };
 use llm_dit_proto::Fault;
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    cors::CorsLayer,
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
-    timeout::RequestBodyTimeoutLayer,
-    trace::{DefaultOnFailure, DefaultOnResponse, TraceLayer},
-};
-use tracing::{Level, Span, field::Empty};
+use llm_dit_serving::{around, metrics};
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer, timeout::RequestBodyTimeoutLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -32,7 +26,7 @@ use crate::{
     body::MAX_BODY_BYTES,
     gateway::Gateway,
     generation::Progress,
-    guard,
+    guard, meters,
     problem::Problem,
 };
 
@@ -85,16 +79,7 @@ fn api() -> OpenApiRouter<Arc<Gateway>> {
 /// Every route of the gateway.
 pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
     let guard = Arc::clone(&gateway.guard);
-    let around = tower::ServiceBuilder::new()
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(span)
-                .on_response(DefaultOnResponse::new().level(Level::INFO))
-                // The problem itself was logged with its cause.
-                .on_failure(DefaultOnFailure::new().level(Level::DEBUG)),
-        )
-        .layer(PropagateRequestIdLayer::x_request_id())
+    let inner = tower::ServiceBuilder::new()
         .layer(CatchPanicLayer::custom(panicked))
         .option_layer(cors(origins))
         .layer(middleware::from_fn_with_state(guard, guard::guard))
@@ -105,13 +90,13 @@ pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
         "/openapi.json",
         get(async move || Json(Arc::unwrap_or_clone(Arc::clone(&document)))),
     );
+    router = router.route("/metrics", metrics::route(Some(meters::of(&gateway))));
     for path in page::paths() {
         router = router.route(path, get(page::serve));
     }
-    router
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(around)
+    let router =
+        router.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(inner);
+    around(router)
         // Bodies are bounded where they are read.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(gateway)
@@ -129,11 +114,6 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
             .expose_headers(exposed.map(HeaderName::from_static))
             .max_age(CORS_AGE)
     })
-}
-
-fn span<B>(request: &axum::http::Request<B>) -> Span {
-    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok());
-    tracing::info_span!("http", method = %request.method(), path = request.uri().path(), id, caller = Empty)
 }
 
 async fn not_found(request: Request) -> Problem {

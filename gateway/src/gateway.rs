@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use llm_dit_proto::Fault;
+use llm_dit_serving::metrics::GATEWAY_REJECTIONS;
 use llm_dit_templates::Library;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -92,12 +93,11 @@ impl Gateway {
             return Err(Fault::Unavailable("the gateway is shutting down".to_owned()));
         }
         let permit = Arc::clone(&self.requests).try_acquire_owned();
-        let permit = permit.map_err(|_| Fault::Busy {
-            message: format!(
-                "the gateway is busy with {} pictures; try again later",
-                self.max_requests
-            ),
-            retry_after: RETRY_FULL,
+        let permit = permit.map_err(|_| {
+            full(
+                "pictures",
+                format!("the gateway is busy with {} pictures; try again later", self.max_requests),
+            )
         })?;
         Ok(Admission { _permit: permit })
     }
@@ -131,9 +131,14 @@ impl Gateway {
 
     /// A place to read a large body.
     pub fn admit_upload(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| Fault::Busy {
-            message: format!("{MAX_UPLOADS} pictures are being uploaded; try again later"),
-            retry_after: RETRY_FULL,
+        Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| {
+            full("uploads", format!("{MAX_UPLOADS} pictures are being uploaded; try again later"))
         })
     }
+}
+
+/// There is no room for more of `what`.
+fn full(what: &'static str, message: String) -> Fault {
+    metrics::counter!(GATEWAY_REJECTIONS.name, "what" => what).increment(1);
+    Fault::Busy { message, retry_after: RETRY_FULL }
 }

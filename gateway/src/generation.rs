@@ -16,8 +16,10 @@ use llm_dit_proto::{
     Fault,
     v1::{self, GenerateRequest as WireRequest, generate_request::Part},
 };
+use llm_dit_serving::metrics::stage;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::Instrument as _;
 
 use crate::{
     backends::{Backend, Choice, Lease, Model, Tried},
@@ -25,6 +27,7 @@ use crate::{
     error::Error,
     gateway::Gateway,
     history::Entry,
+    meters::Asked,
     request::Request,
 };
 
@@ -93,9 +96,20 @@ impl Gateway {
 
     /// Makes the picture.
     pub async fn make_only(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
+        let asked = Asked::begin();
+        let made = self.draw_and_finish(request, report).await;
+        asked.end(&made);
+        made
+    }
+
+    async fn draw_and_finish(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
         let begun = Instant::now();
         let drawn = request.deadline.bound(self.draw(request, report)).await?;
-        self.finish(request, drawn, begun).await
+        let drew = Instant::now();
+        let finishing = self.finish(request, drawn, begun);
+        let made = finishing.instrument(tracing::info_span!("finish")).await?;
+        stage("finish", drew.elapsed());
+        Ok(made)
     }
 
     async fn draw(&self, request: &Request, report: Report<'_>) -> Result<Drawn, Error> {
@@ -143,15 +157,27 @@ impl Gateway {
                 chats.extend(negative.map(|text| chat.negative(text)));
                 let max_tokens = request.ask.max_tokens.min(model.max_caption_tokens);
                 let ask = Ask { max_tokens, deadline: request.deadline, ..request.ask };
-                Some(encode::open(encoder, &self.cache, &chats, ask, tried_encoders).await?)
+                let begun = Instant::now();
+                let pipe = encode::open(encoder, &self.cache, &chats, ask, tried_encoders)
+                    .instrument(tracing::info_span!("embeddings", encoder = encoder.name))
+                    .await?;
+                stage("embeddings", begun.elapsed());
+                Some(pipe)
             }
         };
         let cached = pipe.as_ref().is_some_and(|pipe| pipe.cached);
-        let (mut events, truncated) = send(lease, wire, pipe, request, &model).await?;
-        let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
-        // The picture is in the queue, so that a change of LoRAs comes after it.
-        drop(hold);
-        let png = events.picture(&accepted, teller).await?;
+        let begun = Instant::now();
+        let drawing = async {
+            let (mut events, truncated) = send(lease, wire, pipe, request, &model).await?;
+            let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
+            // The picture is in the queue, so that a change of LoRAs comes after it.
+            drop(hold);
+            let png = events.picture(&accepted, teller).await?;
+            Ok::<_, Failure>((png, accepted, truncated))
+        };
+        let span = tracing::info_span!("draw", url = lease.url());
+        let (png, accepted, truncated) = drawing.instrument(span).await?;
+        stage("draw", begun.elapsed());
         let cut = [accepted.truncated_tokens, accepted.negative_truncated_tokens];
         let truncated = [truncated[0].max(cut[0]), truncated[1].max(cut[1])];
         let seed = accepted.params.and_then(|params| params.seed);

@@ -22,6 +22,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use llm_dit_proto::Fault;
+use llm_dit_serving::request_id;
 use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -119,7 +120,7 @@ impl Jobs {
             Self::spawn(&gateway, Arc::clone(&job), Start::Now(Box::new(request), admission));
             Ok((job, false))
         };
-        let accepted = tokio::spawn(accept.in_current_span()).await;
+        let accepted = tokio::spawn(request_id::keep(accept).in_current_span()).await;
         accepted.unwrap_or_else(|error| {
             Err(Fault::Internal(format!("accepting a job failed: {error}")).into())
         })
@@ -141,6 +142,16 @@ impl Jobs {
                 job.id
             ))),
         }
+    }
+
+    /// How many there are, by state.
+    pub fn count(&self) -> [(&'static str, usize); 5] {
+        let mut counts = State::NAMES.map(|name| (name, 0));
+        for job in self.list.lock().iter() {
+            let state = job.record().state.name();
+            counts.iter_mut().filter(|(name, _)| *name == state).for_each(|(_, count)| *count += 1);
+        }
+        counts
     }
 
     /// Newest first.
@@ -167,7 +178,7 @@ impl Jobs {
     fn spawn(gateway: &Arc<Gateway>, job: Arc<Job>, start: Start) {
         let span = tracing::info_span!("job", id = %job.id);
         let work = run(Arc::clone(gateway), job, start);
-        gateway.jobs.tasks.spawn(work.instrument(span));
+        gateway.jobs.tasks.spawn(request_id::keep(work).instrument(span));
     }
 
     /// Forgets the oldest that are over, beyond what may be kept.

@@ -16,6 +16,7 @@ mod generation;
 mod guard;
 mod history;
 mod jobs;
+mod meters;
 mod options;
 mod problem;
 mod request;
@@ -26,4 +27,4 @@ pub use options::{
     AccessArgs, AccessOptions, BadTarget, DEFAULT_DIFFUSION, DEFAULT_ENCODER, EncoderTarget,
     GatewayOptions, History, JobLimits, KeepArgs, KeepOptions,
 };
-pub use serve::run;
+pub use serve::{routes, run};

@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use llm_dit_proto::Fault;
+use llm_dit_serving::request_id::RequestId;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
@@ -26,6 +27,10 @@ pub(crate) struct Problem {
     status: StatusCode,
     /// What is wrong with this request and how to mend it.
     pub detail: String,
+    /// Under which the logs of all services have the request; the header X-Request-Id, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    request_id: Option<String>,
     /// Seconds after which to try again.
     #[serde(skip)]
     retry_after: Option<u64>,
@@ -48,8 +53,9 @@ const RETRY_UNAVAILABLE: u64 = 5;
 
 impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
+        let request_id = RequestId::current().map(|id| id.as_str().to_owned());
         let (kind, title) = (Cow::Borrowed("about:blank"), Cow::Borrowed(title));
-        Self { kind, title, status, detail: detail.into(), retry_after: None }
+        Self { kind, title, status, detail: detail.into(), request_id, retry_after: None }
     }
 
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {

@@ -10,7 +10,7 @@ use axum_server::{
 };
 use futures::future::BoxFuture;
 use llm_dit_serving::{
-    Door,
+    Door, Security,
     connections::{Connections, Counted},
 };
 use tokio::net::TcpStream;
@@ -29,9 +29,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let door = door.into();
-    let guard = Arc::new(Guard::new(&door.security, &options.access.cors_origins));
-    let gateway = Gateway::open(&options, guard).await?;
-    let app = app(Arc::clone(&gateway), &options.access.cors_origins);
+    let (gateway, app) = open(&options, &door.security).await?;
     let (address, scheme) = (door.address().map_err(Error::Socket)?, door.scheme());
     let listener = door.listener.into_std().map_err(Error::Socket)?;
     tracing::info!(%address, scheme, diffusion = ?options.diffusion, "serving HTTP");
@@ -66,6 +64,21 @@ pub async fn run(
     };
     gateway.close().await;
     ended
+}
+
+/// Every route, for somebody who serves them by other means. Nothing is drained or put back in the end.
+pub async fn routes(options: &GatewayOptions, security: &Security) -> Result<Router, Error> {
+    open(options, security).await.map(|(_, app)| app)
+}
+
+async fn open(
+    options: &GatewayOptions,
+    security: &Security,
+) -> Result<(Arc<Gateway>, Router), Error> {
+    let origins = &options.access.cors_origins;
+    let gateway = Gateway::open(options, Arc::new(Guard::new(security, origins))).await?;
+    let app = app(Arc::clone(&gateway), origins);
+    Ok((gateway, app))
 }
 
 async fn serve<A>(mut server: Server<SocketAddr, A>, app: Router) -> io::Result<()>

@@ -14,7 +14,8 @@ impl Program {
         let nowhere = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(self.0);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("LLM_DIT_") {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("LLM_DIT_") || name_text.starts_with("OTEL_") {
                 command.env_remove(name);
             }
         }
@@ -44,6 +45,9 @@ impl Program {
         }
         let said = self.refusal(&[], &[("LLM_DIT_PORT", "70000")]);
         assert!(said.contains("70000"), "{said}");
+        let said = self.refusal(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317")]);
+        assert!(said.contains("variable OTEL_EXPORTER_OTLP_ENDPOINT"), "{said}");
+        assert!(said.contains("http://HOST:PORT"), "{said}");
     }
 
     /// `wrong`: a line of `[default]` that this service has a flag for, with a value that it does

@@ -1,12 +1,14 @@
-//! Engines that do what the test says, an encoder service that misbehaves on the wire, and a
-//! heylookitsanllm that was recorded.
+//! Engines that do what the test says, an encoder service that misbehaves on the wire, a
+//! heylookitsanllm that was recorded, and a collector of traces.
 
+mod collector;
 mod diffusion;
 mod encoder;
 mod generator;
 pub mod heylook;
 mod script;
 
+pub use collector::{Collector, Span};
 pub use diffusion::FastDiffusion;
 pub use encoder::FakeEncoder;
 pub use generator::{Control, FAILING_SEED, FakeGenerator, LASTING_SEED, PANICKING_SEED, Seen};

@@ -5,13 +5,18 @@ use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    thread::{self, JoinHandle},
 };
+
+use serde_json::Value;
 
 /// A running service, killed when it is dropped, however that comes.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     pub url: String,
+    /// What it logs once it serves.
+    log: Option<JoinHandle<Vec<Value>>>,
 }
 
 /// One of the programs. `cargo test --workspace` has built them before any test runs, since each
@@ -57,14 +62,15 @@ impl Process {
             let read = log.read_line(&mut line).expect("a log of text");
             assert!(read > 0, "{command:?} ended before it served: {said}");
             said.push_str(&line);
-            let entry: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");
+            let entry: Value = serde_json::from_str(&line).expect("a JSON log line");
             if let Some(address) = entry["address"].as_str() {
                 break format!("http://{address}");
             }
         };
         // Keep reading, so that the program never waits for us.
-        std::thread::spawn(move || log.lines().for_each(drop));
-        Self { child, url }
+        let entries = |line: Result<String, _>| serde_json::from_str(&line.ok()?).ok();
+        let log = thread::spawn(move || log.lines().filter_map(entries).collect());
+        Self { child, url, log: Some(log) }
     }
 
     pub fn id(&self) -> String {
@@ -90,6 +96,17 @@ impl Process {
     pub fn terminate(&self) {
         let kill = Command::new("kill").args(["-TERM", &self.id()]).status();
         assert!(kill.expect("kill is here").success());
+    }
+
+    /// Asks it to end, and returns its status and what it had logged.
+    ///
+    /// # Panics
+    /// When its log cannot be read.
+    pub fn end(mut self) -> (Option<i32>, Vec<Value>) {
+        self.terminate();
+        let code = self.child.wait().expect("ended").code();
+        let log = self.log.take().expect("not read yet").join().expect("no panic");
+        (code, log)
     }
 
     /// Waits for the end, and returns its status.

@@ -314,9 +314,8 @@ static DOOR: LazyLock<Door> = LazyLock::new(|| {
         diffusion: vec![nowhere],
         ..GatewayOptions::default()
     };
-    let inside = runtime.enter();
-    let app = gateway::app(&options, &Security::default()).expect("nothing to read");
-    drop(inside);
+    let app = runtime.block_on(gateway::routes(&options, &Security::default()));
+    let app = app.expect("nothing to read");
     Door { runtime, app }
 });
 

@@ -5,6 +5,7 @@ use std::{error::Error as _, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use llm_dit_serving::{
     client::{self, service_url},
+    propagate,
     security::ClientTls,
 };
 use reqwest::{
@@ -110,13 +111,15 @@ impl HeylookServer {
         let turn = Arc::clone(&self.inner.turn).lock_owned().await;
         let inner = Arc::clone(&self.inner);
         let path = path.to_owned();
+        let mut carried = HeaderMap::new();
+        propagate::carry(&mut carried);
         let asking = tokio::spawn(async move {
             let _turn = turn;
-            let first = inner.attempt(&method, &path, json.clone()).await;
+            let first = inner.attempt(&method, &path, &carried, json.clone()).await;
             match first {
                 Err(Attempt { error, again: true }) => {
                     tracing::warn!(%error, "asking heylookitsanllm once more");
-                    inner.attempt(&method, &path, json).await
+                    inner.attempt(&method, &path, &carried, json).await
                 }
                 first => first,
             }
@@ -147,9 +150,11 @@ impl Inner {
         &self,
         method: &Method,
         path: &str,
+        carried: &HeaderMap,
         json: Option<Bytes>,
     ) -> Result<Bytes, Attempt> {
         let request = self.client.request(method.clone(), format!("{}{path}", self.url));
+        let request = request.headers(carried.clone());
         let request = match json {
             Some(json) => json_body(request, json),
             None => request,

@@ -20,6 +20,9 @@ pub struct Memory {
     pub total: u64,
 }
 
+/// Reads a device's memory, from any thread and beside whatever computes.
+pub type MemoryReader = Box<dyn Fn() -> Option<Memory> + Send + Sync>;
+
 /// Waits until everything that was asked of the device is done, on whichever stream.
 pub fn synchronize(device: &Device) -> Result<()> {
     #[cfg(feature = "cuda")]
@@ -37,6 +40,12 @@ pub fn memory(device: &Device) -> Option<Memory> {
         Device::Cpu => host::memory(),
         _ => None,
     }
+}
+
+/// [`memory`] for somebody who is not to have the device.
+pub fn memory_reader(device: &Device) -> MemoryReader {
+    let device = device.clone();
+    Box::new(move || memory(&device))
 }
 
 /// From now on the peak is that of what comes.

@@ -25,12 +25,17 @@ pub async fn boot<T: ServiceArgs>(
         Ok(parsed) => parsed,
         Err(error) => return report(&error),
     };
-    telemetry::init(args.log());
-    match serve(args).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let traces = match telemetry::init(args.log(), T::command().get_name()) {
+        Ok(traces) => traces,
         Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
         }
+    };
+    let served = serve(args).await;
+    if let Err(error) = &served {
+        tracing::error!("{error}");
     }
+    traces.end().await;
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

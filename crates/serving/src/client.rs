@@ -8,8 +8,9 @@ use std::{
 
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 use llm_dit_proto::Fault;
+use tokio::time;
 use tonic::{
-    Status,
+    Status, Streaming,
     body::Body,
     transport::{Channel, Endpoint, Uri},
 };
@@ -17,6 +18,7 @@ use tower::Service;
 
 use crate::{
     Credentials,
+    propagate::Carrying,
     security::{ClientTls, Key, tls::install_provider},
 };
 
@@ -24,6 +26,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls wait in queues for minutes without a byte; pings tell a busy service from a dead one.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the end of an answer whose content is complete.
+const SEE_OUT: Duration = Duration::from_secs(5);
+
+/// See [`Remote::link`].
+pub type Link = Carrying<WithKey>;
 
 /// Another service, and how to speak of it when something is wrong.
 #[derive(Clone, Debug)]
@@ -121,6 +128,11 @@ impl Remote {
         self.channel.clone()
     }
 
+    /// The same, for calls that are part of a request: they carry its id and trace.
+    pub fn link(&self) -> Link {
+        Carrying(self.channel())
+    }
+
     /// What a failed call means for our caller. What the service itself said is passed on; what
     /// the connection said becomes [`Fault::Unavailable`] with the service and its URL.
     pub fn fault(&self, status: Status) -> Fault {
@@ -162,6 +174,14 @@ impl Service<Request<Body>> for WithKey {
         }
         self.inner.call(request)
     }
+}
+
+/// Reads an answer to its end when all that was wanted of it is here. The service then sees a call
+/// that was completed, where a dropped one would be cancelled. Nobody waits for it.
+pub fn see_out<T: Send + 'static>(mut answer: Streaming<T>) {
+    tokio::spawn(time::timeout(SEE_OUT, async move {
+        while let Ok(Some(_)) = answer.message().await {}
+    }));
 }
 
 fn parse(url: &str) -> Result<Uri, BadUrl> {

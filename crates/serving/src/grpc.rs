@@ -32,9 +32,8 @@ use tonic::{
     },
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::layer::util::{Identity, Stack};
 
-use crate::{Door, connections::Counted, security::guard::Guard};
+use crate::{Door, around, connections::Counted, metrics, security::guard::Guard};
 
 use crate::{
     pulse::{Condition, Pulse},
@@ -131,6 +130,9 @@ impl GrpcServer {
             .add_service(reflection().build_v1()?)
             // grpcurl and others still ask for the older one.
             .add_service(reflection().build_v1alpha()?);
+        let routes = routes.into_axum_router().route("/metrics", metrics::route(None));
+        // Callers that are turned away are counted as well.
+        let routes = Routes::from(around(routes.layer(Guard::new(security.keys))));
 
         tracing::info!(%address, services = ?names, "serving gRPC");
         let drain = {
@@ -155,7 +157,7 @@ impl GrpcServer {
         if let Some(tls) = &security.tls {
             server = server.tls_config(tls.grpc())?;
         }
-        let router = server.layer(Guard::new(security.keys)).add_routes(routes);
+        let router = server.add_routes(routes);
         let serving = serve_until(router, connections.admit(incoming(listener)), drain);
         let overtime = async {
             shutdown.cancelled().await;
@@ -180,6 +182,8 @@ fn server() -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS)
+        // For `GET /metrics`; Prometheus speaks nothing newer without encryption.
+        .accept_http1(true)
 }
 
 fn incoming(listener: TcpListener) -> TcpIncoming {
@@ -187,7 +191,7 @@ fn incoming(listener: TcpListener) -> TcpIncoming {
 }
 
 async fn serve_until(
-    router: Router<Stack<Guard, Identity>>,
+    router: Router,
     incoming: impl Stream<Item = io::Result<Counted<TcpStream>>>,
     drain: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {

@@ -1,19 +1,24 @@
 //! The shell around a service: flags, logs, the thread that owns the model, gRPC serving and
-//! connecting, shutdown. It knows no models.
+//! connecting, shutdown, and what is told of all that: logs, metrics, traces. It knows no models.
 
 pub mod args;
+mod around;
 pub mod boot;
 pub mod client;
 pub mod connections;
 pub mod deadline;
 pub mod door;
 pub mod grpc;
+pub mod metrics;
+pub mod propagate;
 mod pulse;
+pub mod request_id;
 pub mod security;
 pub mod shutdown;
 pub mod telemetry;
 pub mod worker;
 
+pub use around::around;
 pub use client::Remote;
 pub use deadline::Deadline;
 pub use door::Door;

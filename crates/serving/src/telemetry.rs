@@ -1,14 +1,22 @@
-//! Logs: for people by default, JSON for collectors; always to stderr, so that stdout stays the
-//! program's own.
+//! Logs and traces. Logs are for people by default, JSON for collectors; always to stderr, so that
+//! stdout stays the program's own. Spans go to an OpenTelemetry collector, where one is named.
+
+mod fields;
+mod traces;
 
 use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+use self::fields::HumanFields;
+pub use self::traces::{TraceArgs, Traces, TracesError};
 
 /// Environment variable that sets `--log-filter`.
 pub const LOG_ENV: &str = "LLM_DIT_LOG";
 
-/// How and how much to log.
+/// How and how much to log, and who gets the traces.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
     /// How log lines look: for people, or one JSON object a line
@@ -18,6 +26,8 @@ pub struct LogArgs {
     /// RUST_LOG, such as `info,diffusion_service=debug`
     #[arg(long, env = LOG_ENV, default_value = "info", value_name = "FILTER", value_parser = filter)]
     pub log_filter: String,
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -26,17 +36,25 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log. The first call in a process counts.
-pub fn init(args: &LogArgs) {
+/// Begins to log, and to trace as `program` where that is asked for. The first call in a process
+/// counts. Must be called inside a tokio runtime.
+pub fn init(args: &LogArgs, program: &str) -> Result<Traces, TracesError> {
     let filter = EnvFilter::new(&args.log_filter);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // An error means that a logger is there already, as in a test binary; it serves as well.
-    let _ = match args.log_format {
-        LogFormat::Human => {
-            builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init()
-        }
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = match args.log_format {
+        LogFormat::Human => lines
+            .fmt_fields(HumanFields)
+            .with_ansi(io::stderr().is_terminal())
+            .with_target(false)
+            .with_filter(filter)
+            .boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
+    let (layer, traces) = args.traces.begin::<Registry>(program)?.unzip();
+    let subscriber = Registry::default().with(layer).with(lines);
+    // An error means that a logger is there already, as in a test binary; it serves as well.
+    let _ = subscriber.try_init();
+    Ok(traces.unwrap_or_default())
 }
 
 /// Refuses a filter that would silently log nothing.

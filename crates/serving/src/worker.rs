@@ -23,9 +23,13 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use self::queue::{Entry, Line, Queue, Reply, Turn, Work};
+use self::queue::{Entry, Line, Queue, Reply, Turn, Wait, Work};
 pub use self::together::{Alone, Answer, Together};
-use crate::pulse::Pulse;
+use crate::{
+    metrics::{self, Observer},
+    pulse::Pulse,
+    request_id::RequestId,
+};
 
 /// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
 /// ends, and drops the model, when the last handle is gone and the queue is empty.
@@ -48,6 +52,7 @@ struct Shared<M, K: Together<M>> {
     name: &'static str,
     queue: Arc<Queue<M, K>>,
     pulse: Pulse,
+    _observer: Observer,
 }
 
 /// Says that the thread has ended, however it came to that, and answers those who wait.
@@ -59,13 +64,19 @@ struct LastWill<M, K: Together<M>> {
 impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
-        let queue = Arc::new(Queue::new(capacity));
+        let queue = Arc::new(Queue::new(name, capacity));
         let pulse = Pulse::default();
         let will = LastWill { queue: Arc::clone(&queue), pulse: pulse.clone() };
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || serve(name, &will.queue, &will.pulse, model))?;
-        Ok(Self { shared: Arc::new(Shared { name, queue, pulse }) })
+        let observed = Arc::downgrade(&queue);
+        let observer = metrics::observe(move || {
+            if let Some(queue) = observed.upgrade() {
+                queue.observe();
+            }
+        });
+        Ok(Self { shared: Arc::new(Shared { name, queue, pulse, _observer: observer }) })
     }
 
     /// How the model is. A panic counts as a failure; of others only the work itself can tell.
@@ -152,12 +163,15 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     {
         let (sender, reply) = together::reply();
         let (name, pulse) = (self.shared.name, self.shared.pulse.clone());
+        let (panics, id) = (self.shared.queue.panics(), RequestId::current());
         let work = Box::new(move |model: &mut M| {
             // A model keeps nothing from job to job but its weights, and marks them as in doubt
             // while it changes them, so a job that panicked leaves nothing half done unnoticed.
-            let result = catch_unwind(AssertUnwindSafe(|| work(model))).map_err(|panic| {
+            let work = || RequestId::during(id, || work(model));
+            let result = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
                 tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
                 pulse.failed();
+                panics.increment(1);
                 together::failed(name)
             });
             let reply: Box<dyn FnOnce()> = Box::new(move || {
@@ -176,7 +190,8 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         reply: oneshot::Receiver<Result<T, Fault>>,
     ) -> (Entry<M, K>, Ticket<T>) {
         let (place, places) = watch::channel(0);
-        let entry = Entry { cancel: cancel.clone(), span: Span::current(), place, work };
+        let wait = Wait::begin(self.shared.name);
+        let entry = Entry { cancel: cancel.clone(), span: Span::current(), wait, place, work };
         let line = Arc::clone(&self.shared.queue) as Arc<dyn Line>;
         (entry, Ticket { position: 0, places, line, cancel: cancel.clone(), reply })
     }
@@ -257,12 +272,13 @@ fn serve<M, K: Together<M>>(
             Turn::Single(span, work) => {
                 let reply = span.in_scope(|| work(&mut model));
                 // First, so that a caller who asks again on the reply finds the place free.
-                queue.done(started.elapsed());
+                queue.done(1, started.elapsed());
                 reply();
             }
             Turn::Together(pieces) => {
+                let jobs = pieces.len();
                 run_together(name, queue, pulse, &mut model, pieces);
-                queue.done(started.elapsed());
+                queue.done(jobs, started.elapsed());
             }
         }
     }
@@ -277,7 +293,14 @@ fn run_together<M, K: Together<M>>(
 ) {
     let span = match &pieces[..] {
         [(span, ..)] => span.clone(),
-        _ => tracing::info_span!(parent: None, "together", jobs = pieces.len()),
+        // A span has one parent. What is each picture's own is in spans of its own request.
+        _ => {
+            let span = tracing::info_span!(parent: None, "together", jobs = pieces.len());
+            pieces.iter().for_each(|(piece, ..)| {
+                span.follows_from(piece);
+            });
+            span
+        }
     };
     let pieces = pieces.into_iter().map(|(_, piece, reply)| {
         (piece, Answer { name, queue: Arc::clone(queue), reply: Some(reply) })
@@ -289,6 +312,7 @@ fn run_together<M, K: Together<M>>(
         if let Err(panic) = run() {
             tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
             pulse.failed();
+            queue.panics().increment(1);
         }
     });
 }

@@ -21,9 +21,17 @@ fn named(flag: &str) -> String {
 }
 
 /// The variable of a flag as messages write it: `--steps <N>`, `--preview[=<WHEN>]`.
-pub(crate) fn variable_of(shown: &str) -> Option<String> {
+pub(crate) fn variable_of(command: &Command, shown: &str) -> Option<String> {
     let name = shown.strip_prefix("--")?;
-    name.split([' ', '[', '=', '<']).next().filter(|name| !name.is_empty()).map(named)
+    let name = name.split([' ', '[', '=', '<']).next().filter(|name| !name.is_empty())?;
+    Some(own_variable(command, name).unwrap_or_else(|| named(name)))
+}
+
+/// What the flag's definition says, in whichever subcommand it is.
+fn own_variable(command: &Command, flag: &str) -> Option<String> {
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
+    let own = arg.and_then(Arg::get_env).map(|name| name.to_string_lossy().into_owned());
+    own.or_else(|| command.get_subcommands().find_map(|sub| own_variable(sub, flag)))
 }
 
 fn add_variable(arg: Arg) -> Arg {

@@ -83,7 +83,7 @@ fn from_a_variable(
     words: Vec<OsString>,
 ) -> clap::Error {
     let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
-    let name = flag.as_deref().and_then(variable_of);
+    let name = flag.as_deref().and_then(|flag| variable_of(plain, flag));
     let wrong = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
     let words_alone = || with_defaults(plain.clone(), values).try_get_matches_from(words);
     match name {

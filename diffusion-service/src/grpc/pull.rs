@@ -9,7 +9,12 @@ use llm_dit_proto::{
         encoder_client::EncoderClient,
     },
 };
-use llm_dit_serving::{Deadline, Remote, grpc::MAX_MESSAGE_BYTES};
+use llm_dit_serving::{
+    Deadline, Remote,
+    client::see_out,
+    grpc::MAX_MESSAGE_BYTES,
+    metrics::{Direction, tensor_bytes},
+};
 use tonic::Streaming;
 
 use super::upload::BarePrompt;
@@ -63,6 +68,7 @@ pub(super) async fn embeddings(
         true => reader.tensor(1).await.map(|(tensor, cut)| (Some(tensor), cut))?,
         false => (None, 0),
     };
+    see_out(reader.frames);
     if truncated_tokens > 0 || negative_truncated_tokens > 0 {
         tracing::warn!(truncated_tokens, negative_truncated_tokens, "a prompt was cut");
     }
@@ -87,7 +93,7 @@ impl<'a> Reader<'a> {
         let few = u32::try_from(info.max_caption_tokens).ok().filter(|&n| n < 512);
         let request = EncodeRequest { prompts, max_tokens: few, ..Default::default() };
         let mut client =
-            EncoderClient::new(encoder.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+            EncoderClient::new(encoder.link()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let frames = client.encode(deadline.request(request)).await;
         let frames = frames.map_err(|s| encoder.fault(s))?.into_inner();
         Ok(Self { encoder, info, frames })
@@ -107,6 +113,7 @@ impl<'a> Reader<'a> {
             }
         }
         let tensor = assembler.finish().map_err(|e| self.broken(&e))?;
+        tensor_bytes("diffusion", Direction::Received, tensor.bytes().len());
         // Here and not only with the job, where it would be the caller's mistake.
         tensor.check_finite().map_err(|e| self.broken(&e))?;
         Ok((tensor, header.truncated_tokens))

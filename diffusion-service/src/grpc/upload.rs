@@ -11,6 +11,7 @@ use llm_dit_proto::{
     Assembler, DType, Fault, Tensor,
     v1::{self, GenerateRequest, ImageHeader, TensorRole, TensorStart, generate_request::Part},
 };
+use llm_dit_serving::metrics::{Direction, tensor_bytes};
 use tokio::time;
 use tonic::Streaming;
 
@@ -160,6 +161,7 @@ impl<'a> Tensors<'a> {
     }
 
     fn push(&mut self, chunk: &[u8]) -> Result<(), Fault> {
+        tensor_bytes("diffusion", Direction::Received, chunk.len());
         match &mut self.current {
             Some(Current::Tensor(role, assembler)) => {
                 assembler.push(chunk).map_err(|e| role.fault(&e))

@@ -9,7 +9,7 @@ use llm_dit_proto::{Fault, v1};
 use tokio::task;
 use tokio_util::sync::CancellationToken;
 
-use super::DiffusionHandle;
+use super::{DiffusionHandle, meters};
 use crate::{
     engine::{ActiveLora, LoraChoice, LoraReport, SetLorasError},
     lora::{LoraSummary, LorasFolder},
@@ -26,6 +26,10 @@ pub(super) struct Loras {
 impl Loras {
     pub fn new(active: Vec<ActiveLora>) -> Self {
         Self { active: Arc::new(Mutex::new(active)), folder: None }
+    }
+
+    pub fn active(&self) -> Vec<ActiveLora> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -48,7 +52,7 @@ impl DiffusionHandle {
 
     /// The LoRAs that the next picture is made with, unless a change is on its way.
     pub fn loras(&self) -> Vec<ActiveLora> {
-        self.loras.active.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.loras.active()
     }
 
     /// Files of the folder, with what their headers say.
@@ -71,7 +75,9 @@ impl DiffusionHandle {
             result
         })?;
         let _leaving = cancel.drop_guard();
-        change.wait().await?.map_err(fault)
+        let end = change.wait().await.and_then(|changed| changed.map_err(fault));
+        meters::count_lora_change(&end);
+        end
     }
 }
 

@@ -4,7 +4,11 @@ use std::ops::ControlFlow;
 
 use llm_dit_proto::Fault;
 use llm_dit_recipe::Recipe;
-use llm_dit_serving::{Answer, Pulse, Together};
+use llm_dit_serving::{
+    Answer, Pulse, Together,
+    metrics::{STEP_SECONDS, STEPS},
+};
+use metrics::{Counter, Histogram};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -45,6 +49,10 @@ pub(super) struct Progress {
     sender: mpsc::Sender<Result<Event, Fault>>,
     guesses: Option<Guesses>,
     span: Span,
+    /// Closed with the next one, and the last one with the sink.
+    stage: Span,
+    steps: Counter,
+    seconds: Histogram,
 }
 
 impl Pending {
@@ -66,7 +74,8 @@ impl Together<Engine> for Pending {
         let (info, loras, batch) = (engine.info(), engine.loras(), together.len());
         let (jobs, callers): (Vec<_>, Vec<_>) = together
             .into_iter()
-            .map(|(Self { job, progress, queued, pulse, .. }, answer)| {
+            .map(|(Self { job, mut progress, queued, pulse, .. }, answer)| {
+                progress.begin();
                 (job, (progress, queued.elapsed(), pulse, answer))
             })
             .unzip();
@@ -98,7 +107,20 @@ impl Progress {
         sender: mpsc::Sender<Result<Event, Fault>>,
         guesses: Option<Guesses>,
     ) -> Self {
-        Self { cancel, sender, guesses, span: Span::current() }
+        Self {
+            cancel,
+            sender,
+            guesses,
+            span: Span::current(),
+            stage: Span::none(),
+            steps: metrics::counter!(STEPS.name),
+            seconds: metrics::histogram!(STEP_SECONDS.name),
+        }
+    }
+
+    /// Its turn has come. Each picture of a batch has spans of its own, in its own trace.
+    fn begin(&mut self) {
+        self.stage = self.span.in_scope(|| tracing::info_span!("denoise"));
     }
 }
 
@@ -111,7 +133,12 @@ impl StepSink for Progress {
         if step.index > 0 {
             let seconds = step.duration.as_secs_f64();
             self.span.in_scope(|| tracing::debug!(step.index, step.total, seconds, "step"));
+            self.steps.increment(1);
+            self.seconds.record(step.duration);
             let _ = self.sender.try_send(Ok(Event::Step(step)));
+            if step.index == step.total {
+                self.stage = self.span.in_scope(|| tracing::info_span!("decode"));
+            }
         }
         ControlFlow::Continue(())
     }

@@ -6,7 +6,10 @@ use std::io;
 use llm_dit_chat::{Chat, TokenCounts};
 use llm_dit_heylook::{HeylookEncoder, HeylookError, ModelShape};
 use llm_dit_proto::Fault;
-use llm_dit_serving::Worker;
+use llm_dit_serving::{
+    Worker,
+    metrics::{Observer, observe_service},
+};
 use tokio::runtime;
 
 use crate::{
@@ -18,6 +21,7 @@ use crate::{
 pub(crate) struct Heylook {
     encoder: HeylookEncoder,
     worker: Worker<Caller>,
+    _observer: Observer,
 }
 
 /// Asks from a thread that may wait.
@@ -32,7 +36,9 @@ impl Heylook {
         let runtime = runtime::Handle::try_current().map_err(io::Error::other)?;
         let caller = Caller { encoder: encoder.clone(), runtime };
         let worker = Worker::spawn("heylookitsanllm", queue_capacity, caller)?;
-        Ok(Self { encoder, worker })
+        // The memory is another machine's.
+        let observer = observe_service("encoder", "heylookitsanllm".to_owned(), || None);
+        Ok(Self { encoder, worker, _observer: observer })
     }
 }
 

@@ -3,8 +3,12 @@
 use std::io;
 
 use llm_dit_chat::{Chat, ChatError, ChatTokenizer, TokenCounts};
+use llm_dit_kernels::meter::Memory;
 use llm_dit_proto::Fault;
-use llm_dit_serving::{Pulse, Worker};
+use llm_dit_serving::{
+    Pulse, Worker,
+    metrics::{DeviceMemory, Observer, observe_service},
+};
 
 use crate::{
     backend::{Ask, Backend, Encoded, Prepared},
@@ -16,6 +20,7 @@ pub(crate) struct Local {
     info: EncoderInfo,
     tokenizer: ChatTokenizer,
     worker: Worker<Box<dyn TextEncoder>>,
+    _observer: Observer,
 }
 
 impl Local {
@@ -26,8 +31,13 @@ impl Local {
         queue_capacity: usize,
     ) -> io::Result<Self> {
         let info = engine.info();
+        let memory = engine.memory();
+        let observer = observe_service("encoder", info.device.clone(), move || {
+            let Memory { used, peak, reserved, total: size } = memory.as_ref()?()?;
+            Some(DeviceMemory { used, peak, reserved, size })
+        });
         let worker = Worker::spawn("text encoder", queue_capacity, engine)?;
-        Ok(Self { info, tokenizer, worker })
+        Ok(Self { info, tokenizer, worker, _observer: observer })
     }
 }
 

@@ -8,9 +8,11 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures::StreamExt as _;
+use llm_dit_serving::request_id;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::{
     Shared,
@@ -95,7 +97,8 @@ pub(crate) fn live(
         let result = gateway.make(&request, Some(&report)).await;
         let _ = send.send(Live::End(Box::new(result))).await;
     };
-    let work = AbortOnDropHandle::new(tokio::spawn(tracing::Instrument::in_current_span(work)));
+    let work = tokio::spawn(request_id::keep(work).in_current_span());
+    let work = AbortOnDropHandle::new(work);
     ReceiverStream::new(events).map(move |live| {
         // The stream owns the work.
         let _ = &work;

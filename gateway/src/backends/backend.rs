@@ -12,9 +12,10 @@ use llm_dit_proto::{
     Fault,
     v1::{
         DescribeDiffusionRequest, diffusion_client::DiffusionClient, encoder_client::EncoderClient,
+        encoder_server,
     },
 };
-use llm_dit_serving::{Credentials, Remote, client::WithKey};
+use llm_dit_serving::{Credentials, Remote, client::Link, metrics::BACKEND_FAILURES};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{
@@ -100,6 +101,11 @@ impl Backend {
         self.remote.url()
     }
 
+    /// What it is, as a label.
+    pub fn kind(&self) -> &'static str {
+        if self.service == encoder_server::SERVICE_NAME { "encoder" } else { "diffusion" }
+    }
+
     pub fn state(&self) -> State {
         self.state.lock().clone()
     }
@@ -123,16 +129,17 @@ impl Backend {
     /// Leaves it alone until its health answers again.
     pub fn fail(&self, fault: &Fault) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(BACKEND_FAILURES.name, "kind" => self.kind()).increment(1);
         self.enter(Condition::Unreachable, Some(fault.to_string()));
         self.failed.notify_one();
     }
 
-    pub fn encoder(&self) -> EncoderClient<WithKey> {
-        EncoderClient::new(self.remote.channel())
+    pub fn encoder(&self) -> EncoderClient<Link> {
+        EncoderClient::new(self.remote.link())
     }
 
-    pub fn diffusion(&self) -> DiffusionClient<WithKey> {
-        DiffusionClient::new(self.remote.channel())
+    pub fn diffusion(&self) -> DiffusionClient<Link> {
+        DiffusionClient::new(self.remote.link())
     }
 
     /// Asked for every request, which costs a fraction of a millisecond: what was loaded may have

@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::join_all;
 use llm_dit_proto::Fault;
-use llm_dit_serving::Credentials;
+use llm_dit_serving::{Credentials, metrics::BACKEND_RETRIES};
 use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -174,6 +174,7 @@ impl Tried {
             _ => return Err(error),
         }
         tracing::info!(url = backend.url(), %error, "trying another machine");
+        metrics::counter!(BACKEND_RETRIES.name, "kind" => backend.kind()).increment(1);
         self.backends.push(Arc::clone(backend));
         self.error = Some(error);
         Ok(())

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use llm_dit_serving::metrics::{CACHE_HITS, CACHE_MISSES};
 use lru::LruCache;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -35,9 +36,9 @@ struct Entries {
 /// What `/health` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub(crate) struct CacheStats {
-    entries: usize,
-    bytes: usize,
-    limit: usize,
+    pub entries: usize,
+    pub bytes: usize,
+    pub limit: usize,
     hits: u64,
     misses: u64,
 }
@@ -62,8 +63,12 @@ impl Cache {
 
     pub fn get(&self, key: &Key) -> Option<Arc<Embedding>> {
         let found = self.entries.lock().by_key.get(key).cloned();
-        let count = if found.is_some() { &self.hits } else { &self.misses };
+        let (count, metric) = match found {
+            Some(_) => (&self.hits, CACHE_HITS),
+            None => (&self.misses, CACHE_MISSES),
+        };
         count.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(metric.name).increment(1);
         found
     }
 

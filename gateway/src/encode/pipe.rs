@@ -10,6 +10,10 @@ use llm_dit_proto::{
         encode_response::Frame, generate_request::Part,
     },
 };
+use llm_dit_serving::{
+    client::see_out,
+    metrics::{Direction, tensor_bytes},
+};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
@@ -106,7 +110,12 @@ impl Pipe {
         cap_feat_dim: u64,
         to: &mpsc::Sender<GenerateRequest>,
     ) -> Result<(), Error> {
-        let send = async |part| to.send(GenerateRequest { part: Some(part) }).await.is_ok();
+        let send = async |part| {
+            if let Part::Data(chunk) = &part {
+                tensor_bytes("gateway", Direction::Sent, chunk.len());
+            }
+            to.send(GenerateRequest { part: Some(part) }).await.is_ok()
+        };
         for role in ROLES {
             let Some(slot) = self.slots.next() else { break };
             let start = |header: &TensorHeader| {
@@ -144,6 +153,9 @@ impl Pipe {
                 }
             }
         }
+        if let Some(source) = self.source.take() {
+            see_out(source.frames);
+        }
         Ok(())
     }
 
@@ -162,7 +174,9 @@ impl Pipe {
         while passing.missing > 0 {
             source.chunk(&mut passing).await?;
         }
-        Ok((source.remember(key, passing), cached))
+        let embedding = source.remember(key, passing);
+        see_out(source.frames);
+        Ok((embedding, cached))
     }
 
     /// Tokens that were cut from the prompt and the negative prompt.
@@ -208,6 +222,7 @@ impl Source {
             .missing
             .checked_sub(chunk.len() as u64)
             .ok_or_else(|| self.broke("sent more bytes than it announced"))?;
+        tensor_bytes("gateway", Direction::Received, chunk.len());
         if passing.keep {
             passing.embedding.chunks.push(chunk.clone());
         }

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use llm_dit_proto::v1::{Accepted, GenerateEvent, ImageHeader, generate_event::Event};
+use llm_dit_serving::client::see_out;
 use tonic::Streaming;
 
 use super::{
@@ -36,7 +37,7 @@ impl<'a> Events<'a> {
 
     /// All the rest. Until somebody was told of a step another service may begin as well.
     pub async fn picture(
-        &mut self,
+        mut self,
         accepted: &Accepted,
         teller: &mut Teller<'_>,
     ) -> Result<Bytes, Failure> {
@@ -74,7 +75,9 @@ impl<'a> Events<'a> {
             // A picture that takes no steps.
             teller.enter(Stage::Decoding);
         }
-        self.file(&header).await.map_err(|error| lost(teller, error))
+        let file = self.file(&header).await.map_err(|error| lost(teller, error))?;
+        see_out(self.events);
+        Ok(file)
     }
 
     async fn file(&mut self, header: &ImageHeader) -> Result<Bytes, Error> {

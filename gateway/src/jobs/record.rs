@@ -39,6 +39,21 @@ pub(crate) enum State {
     Cancelled,
 }
 
+impl State {
+    pub const NAMES: [&str; 5] = ["queued", "running", "done", "failed", "cancelled"];
+
+    /// As answers and metrics have it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done(_) => "done",
+            Self::Failed(_) => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// `Idempotency-Key`, and what the request was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Key {

@@ -11,6 +11,7 @@ use crate::{
     error::Error,
     gateway::{Admission, Gateway},
     generation::{Event, Made},
+    meters,
     request::{Request, SourceImage},
 };
 
@@ -174,6 +175,7 @@ async fn put_back(gateway: &Gateway, job: &Job) {
 /// Stores the end before anybody hears of it. When that cannot be, they hear of it all the same, and
 /// it is tried again until it is stored: until then a restart would run the job once more.
 async fn finish(gateway: &Gateway, job: &Job, state: State, made: Option<Made>) {
+    meters::job_ended(state.name());
     let mut record = job.record();
     record.end(state);
     let mut pause = FIRST_PAUSE;

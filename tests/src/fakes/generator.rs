@@ -9,6 +9,7 @@ use diffusion_service::{
     },
     preview::LatentMap,
 };
+use llm_dit_kernels::meter::{Memory, MemoryReader};
 use llm_dit_params::{Limits, ModelDefaults, Scheduler};
 use llm_dit_proto::{DType, Tensor};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -219,6 +220,10 @@ impl ImageGenerator for FakeGenerator {
                 decode: DURATION,
             }));
         }
+    }
+
+    fn memory(&self) -> Option<MemoryReader> {
+        Some(Box::new(|| Some(Memory { used: 1, peak: 2, reserved: 3, total: 4 })))
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

@@ -6,8 +6,11 @@ use std::{
 };
 
 use futures::future::Either;
-use http::{Request, Response, header::AUTHORIZATION};
-use tonic::{Status, body::Body};
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
+};
+use tonic::Status;
 use tower::{Layer, Service};
 
 use super::{Keys, keys::Denied};
@@ -43,13 +46,13 @@ impl<S> Layer<S> for Guard {
     }
 }
 
-impl<S, B> Service<Request<B>> for Guarded<S>
+impl<S, B, R: Default> Service<Request<B>> for Guarded<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<B>, Response = Response<R>>,
 {
-    type Response = Response<Body>;
+    type Response = Response<R>;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+    type Future = Either<S::Future, Ready<Result<Response<R>, S::Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -61,17 +64,31 @@ where
             Err(denied) => {
                 let path = request.uri().path();
                 tracing::info!(path, %denied, "a caller was turned away");
-                Either::Right(ready(Ok(Status::unauthenticated(denied.to_string()).into_http())))
+                Either::Right(ready(Ok(refusal(&request, &denied))))
             }
         }
     }
+}
+
+/// In words of gRPC, or of HTTP where that was spoken.
+fn refusal<B, R: Default>(request: &Request<B>, denied: &Denied) -> Response<R> {
+    let mut response = Status::unauthenticated(denied.to_string()).into_http();
+    let kind = request.headers().get(CONTENT_TYPE);
+    if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"application/grpc")) {
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        response.headers_mut().remove(CONTENT_TYPE);
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
 }
 
 impl<S> Guarded<S> {
     fn check<B>(&self, request: &Request<B>) -> Result<(), Denied> {
         match &self.keys {
             Some(keys) if !request.uri().path().starts_with(OPEN) => {
-                keys.check(request.headers().get(AUTHORIZATION)).map(|_| ())
+                let name = keys.check(request.headers().get(AUTHORIZATION))?;
+                tracing::Span::current().record("caller", &*name);
+                Ok(())
             }
             _ => Ok(()),
         }

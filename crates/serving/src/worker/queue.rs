@@ -6,15 +6,17 @@
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use llm_dit_proto::Fault;
+use metrics::Counter;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::together::Together;
+use crate::metrics::WorkerMeter;
 
 /// Where a result goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
@@ -26,9 +28,16 @@ pub(super) type Single<M> = Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>;
 pub(super) struct Entry<M, K: Together<M>> {
     pub cancel: CancellationToken,
     pub span: Span,
+    pub wait: Wait,
     /// Jobs ahead of it, for whoever waits.
     pub place: watch::Sender<usize>,
     pub work: Work<M, K>,
+}
+
+/// The time until a job's turn, as a span and in numbers.
+pub(super) struct Wait {
+    span: Span,
+    since: Instant,
 }
 
 /// What there is to do.
@@ -67,6 +76,7 @@ pub(super) struct Queue<M, K: Together<M>> {
 }
 
 struct State<M, K: Together<M>> {
+    meter: WorkerMeter,
     waiting: VecDeque<Entry<M, K>>,
     /// Jobs that are being done and not answered yet.
     running: usize,
@@ -75,10 +85,28 @@ struct State<M, K: Together<M>> {
     typical: Duration,
 }
 
+impl Wait {
+    pub fn begin(worker: &str) -> Self {
+        Self { span: tracing::info_span!("queue", worker), since: Instant::now() }
+    }
+
+    fn end(self, meter: &WorkerMeter) {
+        meter.waited(self.since.elapsed());
+        // The last handle closes the span.
+        drop(self.span);
+    }
+}
+
 impl<M, K: Together<M>> Queue<M, K> {
-    pub fn new(capacity: usize) -> Self {
-        let state =
-            State { waiting: VecDeque::new(), running: 0, closed: false, typical: Duration::ZERO };
+    /// `name` is what it is called in metrics.
+    pub fn new(name: &str, capacity: usize) -> Self {
+        let state = State {
+            meter: WorkerMeter::new(name),
+            waiting: VecDeque::new(),
+            running: 0,
+            closed: false,
+            typical: Duration::ZERO,
+        };
         Self { capacity, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -89,6 +117,7 @@ impl<M, K: Together<M>> Queue<M, K> {
         // An idle worker's next job passes through `waiting` too; it takes the place of the
         // running one, not one of the waiting.
         if state.ahead() > self.capacity {
+            state.meter.rejected();
             return Err(Full {
                 waiting: state.waiting.len(),
                 retry_after: state.typical.max(Duration::from_secs(1)),
@@ -111,11 +140,13 @@ impl<M, K: Together<M>> Queue<M, K> {
             state.forget_the_left();
             match state.waiting.pop_front() {
                 // Those behind are as far from their turn as before: one runs now.
-                Some(Entry { span, work: Work::Single(work), .. }) => {
+                Some(Entry { span, wait, work: Work::Single(work), .. }) => {
+                    wait.end(&state.meter);
                     state.running = 1;
                     return Some(Turn::Single(span, work));
                 }
-                Some(Entry { span, work: Work::Piece(piece, reply), .. }) => {
+                Some(Entry { span, wait, work: Work::Piece(piece, reply), .. }) => {
+                    wait.end(&state.meter);
                     let mut together = vec![(span, piece, reply)];
                     state.take_along(&mut together);
                     state.running = together.len();
@@ -138,13 +169,25 @@ impl<M, K: Together<M>> Queue<M, K> {
         state.tell_places();
     }
 
-    /// Notes that the turn taken last took this long.
-    pub fn done(&self, took: Duration) {
+    /// Notes that the turn taken last, of so many jobs, took this long.
+    pub fn done(&self, jobs: usize, took: Duration) {
         let mut state = self.lock();
+        state.meter.turn(jobs, took);
         state.running = 0;
         state.typical = if state.typical.is_zero() { took } else { (state.typical * 3 + took) / 4 };
         state.forget_the_left();
         state.tell_places();
+    }
+
+    /// Tells how it is, in gauges.
+    pub fn observe(&self) {
+        let state = self.lock();
+        state.meter.state(self.capacity, state.waiting.len(), state.running);
+    }
+
+    /// Counts jobs that panicked.
+    pub fn panics(&self) -> Counter {
+        self.lock().meter.panics()
     }
 
     /// Lets `next` end when the line is empty.
@@ -207,9 +250,10 @@ impl<M, K: Together<M>> State<M, K> {
             let those: Vec<&K> = together.iter().map(|(_, piece, _)| piece).collect();
             if !piece.fits(&those) {
                 at += 1;
-            } else if let Some(Entry { span, work: Work::Piece(piece, reply), .. }) =
+            } else if let Some(Entry { span, wait, work: Work::Piece(piece, reply), .. }) =
                 self.waiting.remove(at)
             {
+                wait.end(&self.meter);
                 together.push((span, piece, reply));
             }
         }
@@ -226,6 +270,7 @@ impl<M, K: Together<M>> State<M, K> {
             !left
         });
         if self.waiting.len() < before {
+            self.meter.left(before - self.waiting.len());
             self.tell_places();
         }
     }

@@ -1,0 +1,94 @@
+//! What surrounds every route of a port, HTTP or gRPC: a request id, a span that goes on in the
+//! caller's trace, a count and a time.
+
+mod call;
+mod grpc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{MatchedPath, Request},
+    http::{Method, header},
+    middleware::{self, Next},
+    response::Response,
+};
+use tracing::{Instrument as _, Span, field::Empty};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use self::call::{Call, Counted};
+use crate::{
+    propagate,
+    request_id::{REQUEST_ID, RequestId},
+};
+
+/// Surrounds all routes that are there by now.
+pub fn around<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router.layer(middleware::from_fn(surround))
+}
+
+async fn surround(mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    // For whoever looks at the request, further in.
+    request.headers_mut().insert(REQUEST_ID, id.header());
+    let is_grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let (span, call) = if is_grpc { rpc(&request, &id) } else { http(&request, &id) };
+    propagate::adopt(&span, request.headers());
+    // Here, so that what is dropped on the way is counted as well.
+    let mut counted = Counted::new(call, span.clone(), id.clone());
+    let answer = id.clone().scope(next.run(request)).instrument(span);
+    let mut response = answer.await;
+    response.headers_mut().insert(REQUEST_ID, id.header());
+    counted.head(&response);
+    response.map(|body| Body::new(counted.with(body)))
+}
+
+/// Spans are errors' so that a log of nothing but errors has the ids as well.
+fn rpc(request: &Request, id: &RequestId) -> (Span, Call) {
+    let (service, method) = grpc::names(request.uri().path());
+    let span = tracing::error_span!(
+        "grpc",
+        method,
+        request_id = id.as_str(),
+        caller = Empty,
+        otel.kind = "server",
+        otel.name = format!("{service}/{method}"),
+        otel.status_code = Empty
+    );
+    span.set_attribute("rpc.system.name", "grpc");
+    span.set_attribute("rpc.method", format!("{service}/{method}"));
+    (span, Call::grpc(service, method))
+}
+
+fn http(request: &Request, id: &RequestId) -> (Span, Call) {
+    let method = known(request.method());
+    let path = request.uri().path();
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    // Any text may be asked for; what is not there has one name.
+    let route = route.unwrap_or("none");
+    let span = tracing::error_span!(
+        "http",
+        method,
+        path,
+        request_id = id.as_str(),
+        caller = Empty,
+        otel.kind = "server",
+        otel.name = format!("{method} {route}"),
+        otel.status_code = Empty
+    );
+    span.set_attribute("http.request.method", method);
+    span.set_attribute("http.route", route.to_owned());
+    span.set_attribute("url.path", path.to_owned());
+    (span, Call::http(method, route))
+}
+
+/// Methods are whatever a client writes.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
+    KNOWN.into_iter().find(|known| method == known).unwrap_or("_OTHER")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,37 @@
+//! What the handle tells in metrics.
+
+use llm_dit_kernels::meter::{Memory, MemoryReader};
+use llm_dit_proto::Fault;
+use llm_dit_serving::metrics::{
+    DeviceMemory, LORA_CHANGES, LORAS_ACTIVE, Observer, PICTURES, observe_service,
+};
+
+use super::loras::Loras;
+use crate::engine::ModelInfo;
+
+/// Tells of the device, and of the LoRAs in use.
+pub(super) fn observe(info: &ModelInfo, memory: Option<MemoryReader>, loras: &Loras) -> Observer {
+    let loras = loras.clone();
+    observe_service("diffusion", info.device.clone(), move || {
+        metrics::gauge!(LORAS_ACTIVE.name).set(loras.active().len() as f64);
+        let Memory { used, peak, reserved, total: size } = memory.as_ref()?()?;
+        Some(DeviceMemory { used, peak, reserved, size })
+    })
+}
+
+/// Counts a picture that was in the queue.
+pub(super) fn count<T>(end: &Result<T, Fault>) {
+    metrics::counter!(PICTURES.name, "outcome" => outcome(end)).increment(1);
+}
+
+pub(super) fn count_lora_change<T>(end: &Result<T, Fault>) {
+    metrics::counter!(LORA_CHANGES.name, "outcome" => outcome(end)).increment(1);
+}
+
+fn outcome<T>(end: &Result<T, Fault>) -> &'static str {
+    match end {
+        Ok(_) => "done",
+        Err(Fault::Cancelled(_)) => "cancelled",
+        Err(_) => "failed",
+    }
+}
