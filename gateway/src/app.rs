@@ -5,7 +5,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::Request,
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method},
     middleware,
     response::{IntoResponse as _, Response},
     routing::get,
@@ -105,12 +105,21 @@ pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
 /// Pages of these origins may read the answers. Without any, nothing is said to browsers, and they
 /// let no other page.
 fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
-    let exposed = ["x-seed", "x-generation-time", "x-history-id", "x-request-id"];
+    let exposed = [
+        "x-seed",
+        "x-generation-time",
+        "x-history-id",
+        "x-request-id",
+        "location",
+        "retry-after",
+        "idempotent-replayed",
+    ];
+    let asked = ["authorization", "content-type", "accept", "idempotency-key", "last-event-id"];
     (!origins.is_empty()).then(|| {
         CorsLayer::new()
             .allow_origin(origins.to_vec())
             .allow_methods([Method::GET, Method::POST, Method::DELETE])
-            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT])
+            .allow_headers(asked.map(HeaderName::from_static))
             .expose_headers(exposed.map(HeaderName::from_static))
             .max_age(CORS_AGE)
     })

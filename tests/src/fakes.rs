@@ -11,6 +11,8 @@ mod script;
 pub use collector::{Collector, Span};
 pub use diffusion::FastDiffusion;
 pub use encoder::FakeEncoder;
-pub use generator::{Control, FAILING_SEED, FakeGenerator, LASTING_SEED, PANICKING_SEED, Seen};
+pub use generator::{
+    Control, FAILING_SEED, FakeGenerator, LARGE_SEED, LASTING_SEED, PANICKING_SEED, Seen,
+};
 pub use heylook::FakeHeylook;
 pub use script::ScriptedEncoder;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use image::RgbImage;
+use llm_dit_serving::{client, security::ClientTls};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time};
@@ -218,7 +219,8 @@ impl Service {
 impl Load {
     fn new(url: String) -> Self {
         // A connection of its own for each request: none outlives a gateway.
-        let client = Client::builder().pool_max_idle_per_host(0).timeout(LAST_JOBS).build();
+        let client = client::http(&url, &ClientTls::default()).expect("nothing to read");
+        let client = client.pool_max_idle_per_host(0).timeout(LAST_JOBS).build();
         Self {
             url,
             client: client.expect("a client"),

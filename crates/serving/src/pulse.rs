@@ -100,9 +100,9 @@ impl Pulse {
             let before = *condition;
             change(condition);
             match (before.is_well(), condition.is_well()) {
-                (true, false) => {
-                    let failures = condition.failures;
-                    tracing::error!(failures, gone = condition.gone, "the engine is ill");
+                // A thread also ends when nobody needs it any more.
+                (true, false) if !condition.gone => {
+                    tracing::error!(failures = condition.failures, "the engine is ill");
                 }
                 (false, true) => tracing::info!("the engine works again"),
                 _ => {}

@@ -114,6 +114,7 @@ pub(crate) async fn health(
         // Strangers hear neither who is behind this gateway nor what they said.
         health.encoders.clear();
         health.diffusion.clear();
+        health.history.detail = None;
     }
     (code, Json(health))
 }

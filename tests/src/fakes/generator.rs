@@ -21,6 +21,9 @@ pub const FAILING_SEED: u64 = 667;
 /// The second step of a job with this seed lasts until its caller has left.
 pub const LASTING_SEED: u64 = 668;
 
+/// A job with this seed finds no memory.
+pub const LARGE_SEED: u64 = 669;
+
 /// What every step takes, and all else.
 const DURATION: Duration = Duration::from_millis(1);
 
@@ -189,12 +192,17 @@ impl ImageGenerator for FakeGenerator {
             if seeds.contains(&PANICKING_SEED) {
                 panic!("the test asked for it");
             }
-            if let Some(at) = seeds.iter().position(|&seed| seed == FAILING_SEED) {
-                let secret = GenerateError::Backend("a secret of the backend".to_owned());
-                going.remove(at).finish(Err(secret));
-                if going.is_empty() {
-                    return;
+            let secret = || GenerateError::Backend("a secret of the backend".to_owned());
+            for (bad, error) in [
+                (FAILING_SEED, &secret as &dyn Fn() -> GenerateError),
+                (LARGE_SEED, &|| GenerateError::OutOfMemory),
+            ] {
+                if let Some(at) = going.iter().position(|m| m.job.params.seed == bad) {
+                    going.remove(at).finish(Err(error()));
                 }
+            }
+            if going.is_empty() {
+                return;
             }
             if index == 2 {
                 let lasting = going.iter_mut().filter(|m| m.job.params.seed == LASTING_SEED);

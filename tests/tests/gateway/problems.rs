@@ -5,7 +5,7 @@ use diffusion_service::ServiceLimits;
 use llm_dit_proto::v1::{EmbeddingHeader, encode_response::Frame};
 use llm_dit_tests::http;
 use llm_dit_tests::{
-    fakes::{FAILING_SEED, FakeGenerator, PANICKING_SEED, ScriptedEncoder},
+    fakes::{FAILING_SEED, FakeGenerator, LARGE_SEED, PANICKING_SEED, ScriptedEncoder},
     servers::{Server, fake_diffusion},
     wire::tensor,
 };
@@ -162,6 +162,33 @@ async fn failures_inside_stay_inside() {
         assert!(!detail.contains("secret") && !detail.contains("asked for it"), "{detail}");
         assert!(detail.contains("X-Request-Id"), "{detail}");
     }
+    let detail =
+        problem(stack.gateway.post(&json!({"prompt": "x", "seed": LARGE_SEED})).await, 507);
+    assert!(detail.await.contains("ask for a smaller one"));
+    assert_eq!(stack.gateway.post(&json!({"prompt": "x"})).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_only_fails_is_left_alone_until_it_works() {
+    let stack = Stack::start().await;
+    // Too large is no illness.
+    for _ in 0..4 {
+        problem(stack.gateway.post(&json!({"prompt": "x", "seed": LARGE_SEED})).await, 507).await;
+    }
+    assert_eq!(stack.gateway.get("/health").await.status(), 200);
+    for _ in 0..3 {
+        problem(stack.gateway.post(&json!({"prompt": "x", "seed": FAILING_SEED})).await, 500).await;
+    }
+    // Its health is told as soon as the answer is.
+    let ill: Value = loop {
+        let health = stack.gateway.get("/health").await;
+        if health.status() == 503 {
+            break health.json().await.expect("JSON");
+        }
+    };
+    assert_eq!(ill["diffusion"][0]["status"], "not_serving");
+    // It is tried by itself.
+    while stack.gateway.get("/health").await.status() != 200 {}
     assert_eq!(stack.gateway.post(&json!({"prompt": "x"})).await.status(), 200);
 }
 
