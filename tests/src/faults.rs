@@ -442,7 +442,10 @@ impl Load {
             Trouble::Status(StatusCode::BAD_GATEWAY, _) => "502 service lost",
             Trouble::Status(StatusCode::SERVICE_UNAVAILABLE, _) => "503 unavailable or busy",
             Trouble::Connection(_) if gateway_fell => "no gateway",
-            other => return report.undeclared.push(format!("{other:?}")),
+            Trouble::Connection(error) => return report.undeclared.push(error.to_string()),
+            Trouble::Status(status, said) => {
+                return report.undeclared.push(format!("{status}: {said}"));
+            }
         };
         *report.errors.entry(kind.to_owned()).or_default() += 1;
     }
