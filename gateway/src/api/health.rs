@@ -152,7 +152,7 @@ async fn look(gateway: &Gateway) -> (StatusCode, Health) {
         diffusion,
         requests: Requests { running: gateway.running(), limit: gateway.max_requests },
         embedding_cache: gateway.cache.stats(),
-        history: HistoryHealth::of(&gateway),
+        history: HistoryHealth::of(gateway),
     };
     (code, health)
 }
