@@ -22,7 +22,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use llm_dit_proto::Fault;
-use llm_dit_serving::request_id;
+use llm_dit_serving::request_id::{self, RequestId};
 use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -176,9 +176,11 @@ impl Jobs {
     }
 
     fn spawn(gateway: &Arc<Gateway>, job: Arc<Job>, start: Start) {
-        let span = tracing::info_span!("job", id = %job.id);
+        // That of who created it. Nobody knows it any more after a restart.
+        let request = RequestId::current().unwrap_or_else(|| job.id.into());
+        let span = tracing::info_span!("job", id = %job.id, request_id = request.as_str());
         let work = run(Arc::clone(gateway), job, start);
-        gateway.jobs.tasks.spawn(request_id::keep(work).instrument(span));
+        gateway.jobs.tasks.spawn(request.scope(work).instrument(span));
     }
 
     /// Forgets the oldest that are over, beyond what may be kept.

@@ -14,6 +14,8 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
+use crate::metrics::CONNECTIONS_REFUSED;
+
 /// Well below the 1024 files that many systems let a process open.
 pub const MAX_CONNECTIONS: usize = 512;
 
@@ -38,6 +40,7 @@ impl Connections {
         match Arc::clone(&self.0).try_acquire_owned() {
             Ok(place) => Some(Counted { inner, _place: place }),
             Err(_) => {
+                metrics::counter!(CONNECTIONS_REFUSED.name).increment(1);
                 tracing::warn!("a connection was closed: there are as many as there may be");
                 None
             }

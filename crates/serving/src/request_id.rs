@@ -28,8 +28,7 @@ impl RequestId {
     }
 
     pub fn new() -> Self {
-        let id = HeaderValue::from_str(&Uuid::new_v4().to_string());
-        Self(id.unwrap_or(HeaderValue::from_static("unknown")))
+        Uuid::new_v4().into()
     }
 
     /// That of the request which this task works for.
@@ -56,6 +55,13 @@ impl RequestId {
     /// Does this work under this id.
     pub fn scope<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, work)
+    }
+}
+
+impl From<Uuid> for RequestId {
+    fn from(id: Uuid) -> Self {
+        let id = HeaderValue::from_str(&id.to_string());
+        Self(id.unwrap_or(HeaderValue::from_static("unknown")))
     }
 }
 

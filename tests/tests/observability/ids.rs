@@ -4,9 +4,12 @@ use gateway::GatewayOptions;
 use llm_dit_chat::Chat;
 use llm_dit_heylook::{HeylookEncoder, HeylookOptions};
 use llm_dit_proto::v1::{DescribeEncoderRequest, EncodeRequest, encoder_client::EncoderClient};
-use llm_dit_tests::fakes::{
-    FAILING_SEED, FakeHeylook,
-    heylook::{self, Reply},
+use llm_dit_tests::{
+    fakes::{
+        FAILING_SEED, FakeHeylook,
+        heylook::{self, Reply},
+    },
+    http,
 };
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -18,7 +21,7 @@ use crate::{
 };
 
 async fn ask(gateway: &Gateway, id: &str, accept: &str, seed: u64) -> Response {
-    let request = reqwest::Client::new().post(format!("{}/api/generate", gateway.url));
+    let request = http().post(format!("{}/api/generate", gateway.url));
     let request = request.header("x-request-id", id).header("accept", accept);
     let body = json!({"prompt": "a fox", "seed": seed});
     request.json(&body).send().await.expect("an answer")
@@ -33,10 +36,8 @@ async fn a_clients_id_comes_back_with_pictures_and_problems() {
     let _turn = turn().await;
     let stack = Stack::start().await;
     let response = ask(&stack.gateway, "mine-1", "image/png", 1).await;
-    assert_eq!(
-        (response.status().as_u16(), &response.headers()["x-request-id"]),
-        (200, &"mine-1".parse().expect("a header"))
-    );
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["x-request-id"], "mine-1");
     let response = ask(&stack.gateway, "mine-2", "image/png", FAILING_SEED).await;
     assert_eq!(response.headers()["x-request-id"], "mine-2");
     let problem: Value = response.json().await.expect("JSON");
@@ -45,6 +46,14 @@ async fn a_clients_id_comes_back_with_pictures_and_problems() {
     let events = ask(&stack.gateway, "mine-3", "text/event-stream", FAILING_SEED).await;
     let last = Events::new(events).rest().await.pop().expect("an end");
     assert_eq!((&*last.name, &last.data["request_id"]), ("error", &json!("mine-3")));
+    // A job goes on under the id of the request that created it.
+    let request = http().post(format!("{}/api/jobs", stack.gateway.url));
+    let request = request.header("x-request-id", "mine-4");
+    let job = request.json(&json!({"prompt": "a fox", "seed": FAILING_SEED})).send().await;
+    let job: Value = job.expect("an answer").json().await.expect("JSON");
+    let job = format!("/api/jobs/{}", job["id"].as_str().expect("an id"));
+    stack.gateway.get(&format!("{job}/events")).await.bytes().await.expect("all events");
+    assert_eq!(stack.gateway.json(&job).await["error"]["request_id"], "mine-4");
     // Somewhere in a log it would be two lines, or no line at all.
     for odd in ["a b", "x\"y", &"x".repeat(200)] {
         let response = ask(&stack.gateway, odd, "image/png", 1).await;

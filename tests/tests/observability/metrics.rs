@@ -6,13 +6,20 @@ use gateway::{GatewayOptions, KeepOptions};
 use llm_dit_proto::v1::{
     ClearLorasRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
 };
-use llm_dit_serving::metrics::{ALL, Kind};
+use llm_dit_serving::{
+    Door,
+    connections::Connections,
+    grpc::GrpcServer,
+    metrics::{ALL, Kind},
+};
 use llm_dit_tests::{
     fakes::{FAILING_SEED, FakeGenerator, PANICKING_SEED, ScriptedEncoder, Seen},
+    http,
     servers::{Server, fake_diffusion},
     wire::{chat, outcome, params, request, tensor, tensor_parts},
 };
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::{
@@ -76,6 +83,19 @@ pub async fn everything() -> String {
     let scripted = Server::scripted_encoder(ScriptedEncoder::default()).await;
     let broken = Gateway::start(Some(&scripted.url), &stack.diffusion.url).await;
     assert!(broken.post(&picture(1)).await.status().is_server_error());
+
+    // More connections than there may be.
+    let narrow = Server::start(|listener, shutdown| {
+        let connections = Connections::new(1);
+        let door = Door { connections, ..Door::from(listener) };
+        GrpcServer::default().serve(door, shutdown)
+    })
+    .await;
+    let since = Since::now();
+    let address = narrow.url.trim_start_matches("http://");
+    let _first = TcpStream::connect(address).await.expect("taken");
+    let _second = TcpStream::connect(address).await.expect("closed at once");
+    since.until("llm_dit_connections_refused_total", 1.0).await;
 
     let text = stack.gateway.get("/metrics").await.text().await.expect("text");
     stack.jobs.close();
@@ -208,17 +228,17 @@ async fn services_tell_over_http_on_their_grpc_ports_and_no_text_of_clients_is_a
     for path in [format!("/{odd}"), format!("/api/jobs/{odd}"), format!("/api/history/{odd}/image")]
     {
         stack.gateway.get(&path).await;
-        reqwest::get(format!("{}{path}", stack.encoder.url)).await.expect("an answer");
+        http().get(format!("{}{path}", stack.encoder.url)).send().await.expect("an answer");
     }
     let method = reqwest::Method::from_bytes(odd.to_uppercase().as_bytes()).expect("a method");
-    let ask = reqwest::Client::new().request(method, &stack.gateway.url);
+    let ask = http().request(method, &stack.gateway.url);
     assert_eq!(ask.send().await.expect("an answer").status(), 405);
     // What looks like gRPC and is none of ours.
-    let ask = reqwest::Client::new().post(format!("{}/x.{odd}/Do", stack.encoder.url));
+    let ask = http().post(format!("{}/x.{odd}/Do", stack.encoder.url));
     let answer = ask.header("content-type", "application/grpc").send().await.expect("an answer");
     assert_eq!(answer.headers()["grpc-status"], "12");
     for url in [&stack.encoder.url, &stack.diffusion.url, &stack.gateway.url] {
-        let response = reqwest::get(format!("{url}/metrics")).await.expect("an answer");
+        let response = http().get(format!("{url}/metrics")).send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
         let text = response.text().await.expect("text");

@@ -1,7 +1,10 @@
 //! OpenTelemetry: one trace from a client's request to the engines' threads.
 
 use llm_dit_serving::telemetry::{self, LogArgs, LogFormat, TraceArgs};
-use llm_dit_tests::fakes::{Collector, Span};
+use llm_dit_tests::{
+    fakes::{Collector, Span},
+    http,
+};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::json;
 
@@ -32,7 +35,7 @@ async fn a_request_is_one_trace_across_the_services_and_into_their_threads() {
     let traces = telemetry::init(&args, "test").expect("a way to the collector");
     let stack = Stack::start().await;
     let since = Since::now();
-    let request = reqwest::Client::new().post(format!("{}/api/generate", stack.gateway.url));
+    let request = http().post(format!("{}/api/generate", stack.gateway.url));
     let request = request.header("traceparent", format!("00-{TRACE}-{CLIENT}-01"));
     let response = request.json(&json!({"prompt": "a fox", "seed": 1})).send().await;
     assert_eq!(response.expect("an answer").bytes().await.expect("a picture")[..4], *b"\x89PNG");

@@ -59,6 +59,9 @@ metrics! {
     GRPC_SECONDS Histogram(SECONDS), "llm_dit_grpc_request_seconds", ["grpc_service", "grpc_method"],
         "From a gRPC call's head to its status";
 
+    CONNECTIONS_REFUSED Counter, "llm_dit_connections_refused_total", [],
+        "Connections that were closed because there were as many as there may be";
+
     QUEUE_DEPTH Gauge, "llm_dit_queue_depth", ["worker"],
         "Jobs that wait for the thread that owns a model";
     QUEUE_CAPACITY Gauge, "llm_dit_queue_capacity", ["worker"],
