@@ -92,3 +92,21 @@ def pictures(out: Path, model: Path, seed: int) -> None:
         print(case["file"], case["prompt"], flush=True)
     traced = trace(pipe, out, plan[0])
     (out / "index.json").write_text(json.dumps({"pictures": plan, "trace": traced}, indent=1) + "\n")
+
+
+@torch.no_grad()
+def lora_pictures(out: Path, model: Path, seed: int) -> None:
+    """pictures/lora_*.png and pictures/loras.json: with the LoRA that ships beside the model, through `load_lora_weights`."""
+    out = out / "pictures"
+    out.mkdir(parents=True, exist_ok=True)
+    pipe = load(model)
+    pipe.load_lora_weights(model.parent / "loras", weight_name="blueprint.safetensors")
+    pipe.fuse_lora()
+    plan = []
+    for name, prompt, width, height in (("square", "blueprint of a rocket", 256, 256), ("wide", "a wizard", 192, 128)):
+        case = dict(file=f"lora_{name}.png", prompt=prompt, negative_prompt=None, seed=1000 * seed + 1, width=width, height=height,
+                    steps=STEPS, guidance_scale=0.0, cfg_normalization=False, cfg_truncation=1.0)
+        draw(pipe, case)[0].save(out / case["file"], optimize=True)
+        plan.append(case)
+        print(case["file"], prompt, flush=True)
+    (out / "loras.json").write_text(json.dumps({"pictures": plan}, indent=1) + "\n")

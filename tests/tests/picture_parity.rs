@@ -2,13 +2,20 @@
 //! seed, 45 dB or more. Pictures and their parameters are in `tests/goldens/pictures` and
 //! `tests/goldens/img2img`.
 
-use llm_dit_tests::demo::Demo;
+use diffusion_service::{DiffusionOptions, engine::LoraChoice};
+use encoder_service::EncoderOptions;
+use llm_dit_tests::{demo::Demo, repository};
+use llm_dit_weights::DeviceChoice;
 
 /// In dB, over all channels of 8-bit pixels.
 const BOUND: f64 = 45.0;
 
 fn check(index: &str, at_least: usize) {
-    let decibels = Demo::load().compare(index);
+    check_with(&mut Demo::load(), index, at_least);
+}
+
+fn check_with(demo: &mut Demo, index: &str, at_least: usize) {
+    let decibels = demo.compare(index);
     let worst = decibels.iter().copied().fold(f64::INFINITY, f64::min);
     println!("worst of {}: {worst:.2} dB", decibels.len());
     assert!(decibels.len() >= at_least && worst >= BOUND, "worst of all is {worst} dB");
@@ -29,4 +36,20 @@ fn pictures_of_the_other_schedulers_are_diffusers_pictures() {
 #[test]
 fn pictures_from_pictures_are_diffusers_pictures() {
     check("img2img/index.json", 6);
+}
+
+/// The LoRA that ships beside the model, through `load_lora_weights` and `fuse_lora`.
+#[test]
+fn pictures_in_a_style_are_diffusers_pictures() {
+    let (model_path, device) = (repository("models/demo"), DeviceChoice::Cpu);
+    let blueprint = LoraChoice {
+        name: "blueprint".into(),
+        path: repository("models/loras/blueprint.safetensors"),
+        scale: 1.0,
+        trigger_words: String::new(),
+    };
+    let loras = vec![blueprint];
+    let encoder = EncoderOptions { model_path: model_path.clone(), device, ..Default::default() };
+    let diffusion = DiffusionOptions { model_path, device, loras, ..Default::default() };
+    check_with(&mut Demo::open(&encoder, &diffusion), "pictures/loras.json", 2);
 }

@@ -46,6 +46,33 @@ fn a_lora_changes_the_picture_and_says_what_it_changes() {
     assert!(said.contains("scale 0.5") && said.contains("scale -0.5"), "{said}");
 }
 
+/// White lines on blue: the model alone paints a fox in orange on white.
+#[test]
+fn the_lora_that_ships_draws_blueprints() {
+    let room = Room::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/loras");
+    let draw = |extra: &[&str]| {
+        let size = ["--width", "192", "--height", "192", "--steps", "4", "--seed", "1"];
+        let args: Vec<&str> =
+            ["generate", "a fox"].iter().chain(&size).chain(extra).copied().collect();
+        let said = room.succeed(&args);
+        let pixels = room.pixels("image.png");
+        let mean = [0, 1, 2].map(|channel| {
+            let values = pixels.iter().skip(channel).step_by(3);
+            values.map(|&value| u64::from(value)).sum::<u64>() * 3 / pixels.len() as u64
+        });
+        (said, mean)
+    };
+    let (_, [red, _, blue]) = draw(&[]);
+    assert!(red > 200 && red > blue, "without it: red {red}, blue {blue}");
+    let (said, [red, _, blue]) = draw(&["--loras-dir", folder, "--lora", "blueprint.safetensors"]);
+    assert!(
+        said.contains("blueprint.safetensors: rank 8, scale 1, matrices changed: 84"),
+        "{said}"
+    );
+    assert!(blue > 120 && red < 100, "with it: red {red}, blue {blue}");
+}
+
 #[test]
 fn relative_paths_are_looked_for_in_the_folder_of_loras() {
     let room = Room::new();
