@@ -156,11 +156,11 @@ pub async fn run(plan: Plan) -> Report {
     let jobs = (0..plan.jobs).map(|_| tokio::spawn(Arc::clone(&load).make_jobs()));
     let clients: Vec<_> = waiting.chain(jobs).collect();
     for round in 0..plan.kills {
-        for at in 0..services.len() {
+        for (at, service) in services.iter_mut().enumerate() {
             load.answers_come().await;
             // Not always at the same moment of a picture.
             time::sleep(Duration::from_millis(round * 37 % 200)).await;
-            load.kill(&mut services[at], at == GATEWAY).await;
+            load.kill(service, at == GATEWAY).await;
         }
     }
     load.answers_come().await;

@@ -95,9 +95,10 @@ proptest! {
         {
             assemble(header, &[vec![0; 24]]);
         }
-        let _ = v1::EncodeRequest::decode(&bytes[..]).map(|request| {
-            request.prompts.into_iter().map(Chat::from).map(|chat| chat.has_think_block()).count()
-        });
+        if let Ok(request) = v1::EncodeRequest::decode(&bytes[..]) {
+            let chats: Vec<Chat> = request.prompts.into_iter().map(Chat::from).collect();
+            let _ = chats.iter().any(Chat::has_think_block);
+        }
         let _ = v1::GenerateEvent::decode(&bytes[..]);
         let _ = v1::EncodeResponse::decode(&bytes[..]);
         let _ = v1::ApplyLorasRequest::decode(&bytes[..]);
