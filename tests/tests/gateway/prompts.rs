@@ -134,5 +134,5 @@ async fn the_document_has_every_endpoint() {
             assert!(operation["responses"].as_object().expect("responses").len() >= 2);
         }
     }
-    assert_eq!(paths.len(), 24);
+    assert_eq!(paths.len(), 25);
 }
