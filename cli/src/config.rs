@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use clap::{Args, Subcommand};
-use gateway::AccessArgs;
-use llm_dit_serving::{args::ListenArgs, telemetry::TraceArgs};
+use gateway::{AccessArgs, JobArgs};
+use llm_dit_serving::{Grace, args::ListenArgs, telemetry::TraceArgs};
 use llm_dit_settings::{KEYS, Kind, Origin, Setting, Settings};
 use llm_dit_weights::model_label;
 use serde::Serialize;
@@ -33,6 +33,10 @@ pub struct ShowArgs {
     listen: ListenArgs<7860>,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    jobs: JobArgs,
+    #[command(flatten)]
+    grace: Grace,
     #[command(flatten)]
     traces: TraceArgs,
     /// Print JSON: an object of keys, each with its value and origin

@@ -25,6 +25,6 @@ mod serve;
 pub use error::Error;
 pub use options::{
     AccessArgs, AccessOptions, BadTarget, DEFAULT_DIFFUSION, DEFAULT_ENCODER, EncoderTarget,
-    GatewayOptions, History, JobLimits, KeepArgs, KeepOptions,
+    GatewayOptions, History, JobArgs, JobLimits, KeepArgs, KeepOptions,
 };
 pub use serve::{routes, run};

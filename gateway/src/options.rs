@@ -156,6 +156,13 @@ pub struct KeepArgs {
     /// Pictures that may be asked for at the same time; more are told to try again
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_requests: usize,
+    #[command(flatten)]
+    pub jobs: JobArgs,
+}
+
+/// The flags behind [`JobLimits`].
+#[derive(Clone, Debug, Args)]
+pub struct JobArgs {
     /// Jobs that are over and still known; the oldest are forgotten first, their pictures are not
     #[arg(long, value_name = "N", default_value_t = JobLimits::default().max)]
     pub jobs_max: usize,
@@ -166,6 +173,12 @@ pub struct KeepArgs {
     #[arg(long, value_name = "N", default_value_t = JobLimits::default().attempts,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub job_attempts: u32,
+}
+
+impl From<JobArgs> for JobLimits {
+    fn from(args: JobArgs) -> Self {
+        Self { max: args.jobs_max, days: args.jobs_days, attempts: args.job_attempts }
+    }
 }
 
 impl Default for JobLimits {
@@ -205,11 +218,7 @@ impl From<KeepArgs> for KeepOptions {
             embeddings_dir: args.embeddings_dir,
             embedding_cache_bytes: args.embedding_cache_mib.saturating_mul(1 << 20),
             max_requests: args.max_requests.max(1),
-            jobs: JobLimits {
-                max: args.jobs_max,
-                days: args.jobs_days,
-                attempts: args.job_attempts,
-            },
+            jobs: args.jobs.into(),
         }
     }
 }

@@ -152,7 +152,7 @@ mod tests {
             (answer("[[1]]", "[2,1]", ""), "takes 8"),
             (answer("[[1],[2,3]]", "[2,1]", ""), "a row has 2"),
             (answer("[[1],[null]]", "[2,1]", ""), "not rows of numbers"),
-            (answer("[[1],[1e60]]", "[2,1]", ""), "NaN or infinite"),
+            (answer("[[1],[1e60]]", "[2,1]", ""), "out of range"),
             (answer("[[1],[2]]", "[2,1]", base64), "not a string of base64"),
             (answer("\"AAAA*\"", "[2,1]", base64), "bad base64"),
             (answer("\"AAAAAA==\"", "[2,1]", base64), "takes 8"),

@@ -1,12 +1,18 @@
 //! One rule gives every flag its variable: `--guidance-scale` is `LLM_DIT_GUIDANCE_SCALE`.
 
-use clap::{Arg, Command};
+use clap::{Arg, Command, builder::Resettable};
 
 const PREFIX: &str = "LLM_DIT_";
 
 /// Lets every flag of the command and of its subcommands be set by a variable.
 pub(crate) fn add_variables(command: Command) -> Command {
     command.mut_args(add_variable).mut_subcommands(add_variables)
+}
+
+/// As if there were no environment.
+pub(crate) fn without_variables(command: Command) -> Command {
+    let command = command.mut_args(|arg| arg.env(Resettable::Reset));
+    command.mut_subcommands(without_variables)
 }
 
 /// The variable of a flag, unless it has none: positional arguments, `--help` and `--version`.

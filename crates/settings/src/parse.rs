@@ -9,7 +9,7 @@ use clap::{
 
 use crate::{
     Settings, SettingsError,
-    environment::{add_variables, variable_of},
+    environment::{add_variables, variable_of, without_variables},
     file::{self, DEFAULT_PROFILE, FileValue, FileValues},
 };
 
@@ -85,7 +85,8 @@ fn from_a_variable(
     let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
     let name = flag.as_deref().and_then(|flag| variable_of(plain, flag));
     let wrong = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
-    let words_alone = || with_defaults(plain.clone(), values).try_get_matches_from(words);
+    let alone = || with_defaults(without_variables(plain.clone()), values);
+    let words_alone = || alone().try_get_matches_from(words);
     match name {
         Some(name) if wrong && words_alone().is_ok() => {
             let value = error.get(ContextKind::InvalidValue).map(ToString::to_string);
