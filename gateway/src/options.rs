@@ -50,7 +50,7 @@ pub struct AccessOptions {
 /// The flags behind [`AccessOptions`], for every program that runs a gateway.
 #[derive(Clone, Debug, Args)]
 pub struct AccessArgs {
-    /// Let pages of this origin use the gateway in a browser, such as https://studio.example; repeat
+    /// Let pages of this origin use the gateway in a browser, as in https://HOST; repeat
     /// it, or write a list with commas [default: only the gateway's own page]
     #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
