@@ -26,6 +26,8 @@ use crate::{process::Process, repository};
 /// More than requests that are under way, so that each has its own.
 const SEEDS: u64 = 32;
 const PROMPTS: [&str; 4] = ["a red apple", "a fox", "a rocket", "a house by the sea"];
+/// Of each picture.
+const STEPS: u32 = 4;
 /// Which of the jobs is cancelled.
 const CANCEL_EVERY: u64 = 7;
 /// Answers between two kills, unless none come for so long.
@@ -265,11 +267,6 @@ impl Load {
         let _ = time::timeout(PATIENCE, come).await;
     }
 
-    fn body(seed: u64) -> Value {
-        let prompt = PROMPTS[(seed % PROMPTS.len() as u64) as usize];
-        json!({"prompt": prompt, "seed": seed, "width": 64, "height": 64, "steps": 4})
-    }
-
     fn seed(&self) -> u64 {
         self.next.fetch_add(1, Ordering::SeqCst) % SEEDS
     }
@@ -294,7 +291,7 @@ impl Load {
 
     async fn generate(&self, seed: u64) -> Result<Vec<u8>, Trouble> {
         let request = self.client.post(format!("{}/api/generate", self.url));
-        let response = request.json(&Self::body(seed)).send().await?;
+        let response = request.json(&body(seed, STEPS)).send().await?;
         Ok(Trouble::of(response).await?.bytes().await?.to_vec())
     }
 
@@ -321,7 +318,7 @@ impl Load {
 
     /// The path of a job that was accepted, perhaps with an answer that got lost.
     async fn accepted(&self, number: u64, seed: u64) -> Option<String> {
-        let mut body = Self::body(seed);
+        let mut body = body(seed, STEPS);
         // Of no effect without guidance, but kept with the picture.
         body["negative_prompt"] = json!(Self::mark(number));
         loop {
@@ -519,6 +516,12 @@ fn is_over(job: &Value) -> bool {
     !matches!(job["status"].as_str(), Some("queued" | "running"))
 }
 
-fn pixels(file: &[u8]) -> Option<RgbImage> {
+/// A small picture, whose seed says which.
+pub(crate) fn body(seed: u64, steps: u32) -> Value {
+    let prompt = PROMPTS[(seed % PROMPTS.len() as u64) as usize];
+    json!({"prompt": prompt, "seed": seed, "width": 64, "height": 64, "steps": steps})
+}
+
+pub(crate) fn pixels(file: &[u8]) -> Option<RgbImage> {
     image::load_from_memory(file).ok().map(image::DynamicImage::into_rgb8)
 }

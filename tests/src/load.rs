@@ -16,13 +16,16 @@ use std::{
 
 use image::RgbImage;
 use reqwest::{Client, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{sync::Mutex, time};
 
-use crate::{process::Process, repository};
+use crate::{
+    faults::{body, pixels},
+    process::Process,
+    repository,
+};
 
 const SEEDS: u64 = 24;
-const PROMPTS: [&str; 4] = ["a red apple", "a fox", "a rocket", "a house by the sea"];
 /// Between two looks at the programs' memory.
 const SAMPLE: Duration = Duration::from_secs(2);
 /// Memory of the last quarter may be this much above that of the second: the first is a warm-up.
@@ -351,15 +354,6 @@ impl Stack {
             assert_eq!(program.stop(), Some(0), "{name}");
         }
     }
-}
-
-fn body(seed: u64, steps: u32) -> Value {
-    let prompt = PROMPTS[(seed % PROMPTS.len() as u64) as usize];
-    json!({"prompt": prompt, "seed": seed, "width": 64, "height": 64, "steps": steps})
-}
-
-fn pixels(file: &[u8]) -> Option<RgbImage> {
-    image::load_from_memory(file).ok().map(|picture| picture.into_rgb8())
 }
 
 /// MiB that a program has in memory, after `/proc`; 0 where there is none.

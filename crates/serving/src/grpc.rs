@@ -33,10 +33,12 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{Door, around, connections::Counted, metrics, security::guard::Guard};
-
 use crate::{
+    Door, around,
+    connections::Counted,
+    metrics,
     pulse::{Condition, Pulse},
+    security::guard::Guard,
     shutdown::Grace,
 };
 
