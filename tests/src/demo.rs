@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use diffusion_service::{
     DiffusionOptions,
-    engine::{GenerateJob, ImageGenerator, Picture, Step},
+    engine::{GenerateJob, ImageGenerator, LoraChoice, Picture, Step},
     picture::encode_png,
     source,
 };
@@ -51,6 +51,16 @@ pub struct Golden {
 
 fn never() -> f32 {
     1.0
+}
+
+/// The LoRA that ships beside the demo model.
+pub fn blueprint() -> LoraChoice {
+    LoraChoice {
+        name: "blueprint".into(),
+        path: repository("models/loras/blueprint.safetensors"),
+        scale: 1.0,
+        trigger_words: String::new(),
+    }
 }
 
 /// All of the demo model, on the CPU.

@@ -9,7 +9,7 @@ use encoder_service::{EncoderOptions, engine::EncodeJob};
 use llm_dit_kernels::cuda_device;
 use llm_dit_proto::DType as Wire;
 use llm_dit_tests::{
-    demo::Demo,
+    demo::{Demo, blueprint},
     goldens::{Goldens, relative_error},
     repository,
 };
@@ -18,25 +18,36 @@ use llm_dit_weights::DeviceChoice;
 /// In dB, over all channels of 8-bit pixels.
 const BOUND: f64 = 35.0;
 
-fn demo(vae_dtype: Option<Wire>) -> Demo {
+fn demo(change: impl FnOnce(&mut DiffusionOptions)) -> Demo {
     let (model_path, device) = (repository("models/demo"), DeviceChoice::Cuda(0));
     let encoder = EncoderOptions { model_path: model_path.clone(), device, ..Default::default() };
-    let diffusion = DiffusionOptions { model_path, device, vae_dtype, ..Default::default() };
+    let mut diffusion = DiffusionOptions { model_path, device, ..Default::default() };
+    change(&mut diffusion);
     Demo::open(&encoder, &diffusion)
+}
+
+fn check(demo: &mut Demo, index: &str, name: &str) {
+    let decibels = demo.compare(index);
+    let worst = decibels.iter().copied().fold(f64::INFINITY, f64::min);
+    let mean = decibels.iter().sum::<f64>() / decibels.len() as f64;
+    println!("{index}, {name}: worst {worst:.2} dB, mean {mean:.2} dB");
+    assert!(worst >= BOUND, "{index}: {worst} dB");
 }
 
 #[test]
 fn pictures_are_the_float32_pipelines() {
     for vae_dtype in [None, Some(Wire::F32)] {
-        let mut demo = demo(vae_dtype);
+        let mut demo = demo(|options| options.vae_dtype = vae_dtype);
         for index in ["pictures/index.json", "pictures/schedulers.json", "img2img/index.json"] {
-            let decibels = demo.compare(index);
-            let worst = decibels.iter().copied().fold(f64::INFINITY, f64::min);
-            let mean = decibels.iter().sum::<f64>() / decibels.len() as f64;
-            println!("{index}, VAE in {vae_dtype:?}: worst {worst:.2} dB, mean {mean:.2} dB");
-            assert!(worst >= BOUND, "{index}: {worst} dB");
+            check(&mut demo, index, &format!("VAE in {vae_dtype:?}"));
         }
     }
+}
+
+#[test]
+fn pictures_with_a_lora_are_the_float32_pipelines() {
+    let mut demo = demo(|options| options.loras = vec![blueprint()]);
+    check(&mut demo, "pictures/loras.json", "LoRA");
 }
 
 struct Items {

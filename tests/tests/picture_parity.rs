@@ -2,9 +2,12 @@
 //! seed, 45 dB or more. Pictures and their parameters are in `tests/goldens/pictures` and
 //! `tests/goldens/img2img`.
 
-use diffusion_service::{DiffusionOptions, engine::LoraChoice};
+use diffusion_service::DiffusionOptions;
 use encoder_service::EncoderOptions;
-use llm_dit_tests::{demo::Demo, repository};
+use llm_dit_tests::{
+    demo::{Demo, blueprint},
+    repository,
+};
 use llm_dit_weights::DeviceChoice;
 
 /// In dB, over all channels of 8-bit pixels.
@@ -42,13 +45,7 @@ fn pictures_from_pictures_are_diffusers_pictures() {
 #[test]
 fn pictures_in_a_style_are_diffusers_pictures() {
     let (model_path, device) = (repository("models/demo"), DeviceChoice::Cpu);
-    let blueprint = LoraChoice {
-        name: "blueprint".into(),
-        path: repository("models/loras/blueprint.safetensors"),
-        scale: 1.0,
-        trigger_words: String::new(),
-    };
-    let loras = vec![blueprint];
+    let loras = vec![blueprint()];
     let encoder = EncoderOptions { model_path: model_path.clone(), device, ..Default::default() };
     let diffusion = DiffusionOptions { model_path, device, loras, ..Default::default() };
     check_with(&mut Demo::open(&encoder, &diffusion), "pictures/loras.json", 2);

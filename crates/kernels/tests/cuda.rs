@@ -99,7 +99,8 @@ fn products() -> Result<()> {
 fn products_in_every_tiling() -> Result<()> {
     use llm_dit_kernels::cuda_source::{Kind, Tiling};
     let mut draw = Draw::new(2);
-    for (rows, ins, outs) in [(700, 328, 1100), (4224, 1096, 512), (130, 64, 272)] {
+    for (rows, ins, outs) in [(700, 328, 1100), (4224, 1096, 512), (130, 64, 272), (300, 72, 1088)]
+    {
         let outs = outs / 16 * 16;
         let (x, w) = (draw.normal(&[rows, ins]), draw.normal(&[outs, ins]));
         let plain = Linear::new(w.clone(), None).forward(&x)?;

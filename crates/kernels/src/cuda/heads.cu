@@ -7,7 +7,9 @@ extern "C" __global__ void __launch_bounds__(256)
     qk_norm_rope(Vec8* qkv, const Vec8* q_weight, const Vec8* k_weight, const float* cos,
                  const float* sin, int tokens, int heads, int kv_heads, float eps) {
     const int turning = heads + kv_heads;
-    const u64 index = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
+    // From the last to the first: the product before has just written the last.
+    const u64 block = gridDim.x - 1 - blockIdx.x;
+    const u64 index = (block * blockDim.x + threadIdx.x) / LANES;
     const int lane = threadIdx.x % LANES;
     // Whole warps leave together, or their spare lanes keep to the last head.
     const u64 count = (u64)tokens * turning;

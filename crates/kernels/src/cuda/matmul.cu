@@ -9,7 +9,7 @@
 // Compile-time choices:
 //   BN        columns of a tile; its rows are always 128
 //   STAGES    stages of the ring
-//   SHARE_A   1: the cluster's blocks lie side by side and share A; 0: one above the other, share B
+//   SHARE_A   1: the cluster's tiles lie side by side and share A; 0: one above the other, share B
 //   CONV      1: A's rows are pixels, gathered tap by tap; out-of-bounds pixels read as zero
 //   GATED     1: columns come as eight gates, eight ups, ...; C = silu(gate) * up, half as wide
 // `wgmma` for BN columns is generated and stands before this file.
@@ -23,13 +23,17 @@
 #define A_BYTES (BM * BK * 2)
 #define B_BYTES (BN * BK * 2)
 
+// Hints for the L2 cache, as CUTLASS' cute::TMA::CacheHintSm90 has them.
+#define EVICT_NORMAL 0x1000000000000000ull
+#define EVICT_FIRST 0x12F0000000000000ull
+
 struct alignas(64) TensorMap {
     u64 words[16];
 };
 
 struct Args {
-    int m_tiles;  // in clusters
-    int n_tiles;  // in clusters
+    int m_tiles;
+    int n_tiles;  // a cluster's two count as one if they share A
     int k_steps;
     int group;
     // Convolutions: tiles of one picture, steps of 64 channels in a tap, taps in a row of them, and
@@ -84,20 +88,21 @@ __device__ __forceinline__ void barrier_arrive(u32 barrier, int block) {
         : "memory");
 }
 
-__device__ __forceinline__ void load_2d(u32 to, const TensorMap* map, int x, int y, u32 barrier) {
+__device__ __forceinline__ void load_2d(u32 to, const TensorMap* map, int x, int y, u32 barrier,
+                                        u64 hint) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-        " [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-        "l"(map), "r"(x), "r"(y), "r"(barrier)
+        ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+        "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(hint)
         : "memory");
 }
 
 __device__ __forceinline__ void load_2d_both(u32 to, const TensorMap* map, int x, int y,
-                                             u32 barrier) {
+                                             u32 barrier, u64 hint) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-        "l"(map), "r"(x), "r"(y), "r"(barrier), "h"((u16)3)
+        ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
+        "l"(map), "r"(x), "r"(y), "r"(barrier), "h"((u16)3), "l"(hint)
         : "memory");
 }
 
@@ -119,10 +124,12 @@ __device__ __forceinline__ void load_4d_both(u32 to, const TensorMap* map, int c
         : "memory");
 }
 
-__device__ __forceinline__ void store_2d(u32 from, const TensorMap* map, int x, int y) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::
-                     "l"(map), "r"(x), "r"(y), "r"(from)
-                 : "memory");
+__device__ __forceinline__ void store_2d(u32 from, const TensorMap* map, int x, int y, u64 hint) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group.L2::cache_hint"
+        " [%0, {%1, %2}], [%3], %4;" ::"l"(map),
+        "r"(x), "r"(y), "r"(from), "l"(hint)
+        : "memory");
 }
 
 __device__ __forceinline__ void store_4d(u32 from, const TensorMap* map, int c, int x, int y,
@@ -160,14 +167,30 @@ struct Tile {
 };
 
 // Tiles in groups of rows, column by column within a group, so that blocks that run at the same
-// time read few different rows and columns.
+// time read few different rows and columns. Blocks that share B take the next two of that order,
+// whatever the number of rows.
 __device__ __forceinline__ Tile tile_at(const Args& args, int index, int rank) {
+    if (!SHARE_A) index = 2 * index + rank;
     const int in_group = args.group * args.n_tiles;
     const int first = index / in_group * args.group;
     const int rows = min(args.group, args.m_tiles - first);
+    // One more than there are: it reads zeros and writes nothing.
+    if (rows <= 0) return Tile{args.m_tiles, 0};
     const int rest = index % in_group;
     const int m = first + rest % rows, n = rest / rows;
-    return SHARE_A ? Tile{m, 2 * n + rank} : Tile{2 * m + rank, n};
+    return SHARE_A ? Tile{m, 2 * n + rank} : Tile{m, n};
+}
+
+// Where A is more than a group of rows, what passes by is B and C: they go from the L2 cache first, so
+// that the group's rows stay for the next column. Where all fits, the next kernel reads C from there.
+__device__ __forceinline__ u64 passing(const Args& args) {
+    return !CONV && args.m_tiles > args.group ? EVICT_FIRST : EVICT_NORMAL;
+}
+
+// Tiles for a cluster.
+__device__ __forceinline__ int cluster_tiles(const Args& args) {
+    const int tiles = args.m_tiles * args.n_tiles;
+    return SHARE_A ? tiles : (tiles + 1) / 2;
 }
 
 struct Patch {
@@ -184,10 +207,12 @@ __device__ __forceinline__ void produce(const TensorMap& map_a, const TensorMap&
                                         const Args& args, u32 stages, u32 full, u32 empty,
                                         int rank) {
     int stage = 0, parity = 1;
-    const int tiles = args.m_tiles * args.n_tiles, clusters = gridDim.x / 2;
+    const int tiles = cluster_tiles(args), clusters = gridDim.x / 2;
     for (int index = blockIdx.x / 2; index < tiles; index += clusters) {
         const Tile tile = tile_at(args, index, rank);
         const Patch patch = CONV ? patch_at(args, tile.m) : Patch{0, 0, 0};
+        // At the foot of a column the neighbour has begun the next one.
+        const bool share_b = !SHARE_A && tile_at(args, index, 1 - rank).n == tile.n;
         for (int k = 0; k < args.k_steps; k++) {
             const u32 a = stages + stage * (A_BYTES + B_BYTES), b = a + A_BYTES;
             const u32 ready = full + stage * 8;
@@ -205,15 +230,20 @@ __device__ __forceinline__ void produce(const TensorMap& map_a, const TensorMap&
                 }
             } else if (SHARE_A) {
                 load_2d_both(a + rank * (A_BYTES / 2), &map_a, k * BK,
-                             tile.m * BM + rank * (BM / 2), ready);
+                             tile.m * BM + rank * (BM / 2), ready, EVICT_NORMAL);
             } else {
-                load_2d(a, &map_a, k * BK, tile.m * BM, ready);
+                load_2d(a, &map_a, k * BK, tile.m * BM, ready, EVICT_NORMAL);
             }
             if (SHARE_A) {
-                load_2d(b, &map_b, k * BK, tile.n * BN, ready);
-            } else {
+                load_2d(b, &map_b, k * BK, tile.n * BN, ready, passing(args));
+            } else if (share_b) {
                 load_2d_both(b + rank * (B_BYTES / 2), &map_b, k * BK,
-                             tile.n * BN + rank * (BN / 2), ready);
+                             tile.n * BN + rank * (BN / 2), ready, passing(args));
+            } else {
+                for (int half = 0; half < 2; half++) {
+                    load_2d(b + half * (B_BYTES / 2), &map_b, k * BK,
+                            tile.n * BN + half * (BN / 2), ready, passing(args));
+                }
             }
             if (++stage == STAGES) {
                 stage = 0;
@@ -263,6 +293,14 @@ __device__ __forceinline__ void fetch_residual(const TensorMap& map_r, const Arg
     }
 }
 
+// Two of `silu(gate) * up`. The reciprocals are made as one, since the tensor cores wait for this and
+// there are few units for them. Below -40 a sigmoid counts as the one there, 4e-18.
+__device__ __forceinline__ u32 gated(float gate0, float gate1, float up0, float up1) {
+    const float a = 1.0f + __expf(fminf(-gate0, 40.0f)), b = 1.0f + __expf(fminf(-gate1, 40.0f));
+    const float both = __fdividef(1.0f, a * b);
+    return pack(gate0 * up0 * (both * b), gate1 * up1 * (both * a));
+}
+
 __device__ __forceinline__ void finish(float (&sums)[BN / 2], const TensorMap& map_c,
                                        const Args& args, const Tile& tile, u32 out, int group) {
     const bool leader = threadIdx.x % 128 == 0;
@@ -279,8 +317,8 @@ __device__ __forceinline__ void finish(float (&sums)[BN / 2], const TensorMap& m
             for (int half = 0; half < 2; half++) {
                 const float* gate = &sums[(4 * j + 2 * half) * 4];
                 const float* up = gate + 4;
-                pairs[2 * half] = pack(silu(gate[0]) * up[0], silu(gate[1]) * up[1]);
-                pairs[2 * half + 1] = pack(silu(gate[2]) * up[2], silu(gate[3]) * up[3]);
+                pairs[2 * half] = gated(gate[0], gate[1], up[0], up[1]);
+                pairs[2 * half + 1] = gated(gate[2], gate[3], up[2], up[3]);
             }
             stage_columns(out, 2 * j, pairs[0], pairs[1], pairs[2], pairs[3]);
         }
@@ -323,7 +361,7 @@ __device__ __forceinline__ void finish(float (&sums)[BN / 2], const TensorMap& m
                 store_4d(out + panel * PANEL, &map_c, column, patch.x,
                          patch.y + group * (TILE_Y / 2), patch.image);
             } else {
-                store_2d(out + panel * PANEL, &map_c, column, tile.m * BM + group * 64);
+                store_2d(out + panel * PANEL, &map_c, column, tile.m * BM + group * 64, passing(args));
             }
         }
         asm volatile("cp.async.bulk.commit_group;" ::: "memory");
@@ -336,7 +374,7 @@ __device__ __forceinline__ void consume(const TensorMap& map_c, const TensorMap&
     int stage = 0, parity = 0, residual_parity = 0;
     const u32 residual = empty + STAGES * 8 + group * 8;
     const int thread = threadIdx.x % 128;
-    const int tiles = args.m_tiles * args.n_tiles, clusters = gridDim.x / 2;
+    const int tiles = cluster_tiles(args), clusters = gridDim.x / 2;
     float sums[BN / 2];
     for (int index = blockIdx.x / 2; index < tiles; index += clusters) {
         const Tile tile = tile_at(args, index, rank);
@@ -398,10 +436,10 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
                      : "memory");
 
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
         if (threadIdx.x == 0) produce(map_a, map_b, args, stages, full, empty, rank);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
         const int group = threadIdx.x / 128 - 1;
         consume(map_c, map_r, args, stages, out + group * (OUT_COLS / 64) * PANEL, full, empty, rank,
                 group);

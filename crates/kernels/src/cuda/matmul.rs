@@ -36,7 +36,7 @@ pub(super) struct Args {
 // SAFETY: plain numbers in the layout of `matmul.cu`.
 unsafe impl DeviceRepr for Args {}
 
-/// Tiles side by side and one above the other, for one block of a cluster.
+/// Tiles side by side and one above the other.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles {
     pub rows: usize,
@@ -121,14 +121,14 @@ impl Gpu {
         [a, b, c, residual]: [TensorMap; 4],
         args: Args,
     ) -> Result<()> {
-        let (m_tiles, n_tiles) = in_clusters(tiling, tiles);
+        let columns = if tiling.share_a { tiles.columns.div_ceil(2) } else { tiles.columns };
         let args = Args {
-            m_tiles: m_tiles as i32,
-            n_tiles: n_tiles as i32,
-            group: group(m_tiles) as i32,
+            m_tiles: tiles.rows as i32,
+            n_tiles: columns as i32,
+            group: group(tiles.rows) as i32,
             ..args
         };
-        let clusters = (m_tiles * n_tiles).min(self.properties.multiprocessors / 2);
+        let clusters = for_clusters(tiling, tiles).min(self.properties.multiprocessors / 2);
         let shared = tiling.shared_bytes();
         launch!(
             self,
@@ -155,8 +155,7 @@ impl Gpu {
         let cost = |tiling: &Tiling| {
             let width = tiling.columns as usize;
             let tiles = Tiles { rows: row_tiles, columns: columns.div_ceil(width) };
-            let (m_tiles, n_tiles) = in_clusters(*tiling, tiles);
-            let rounds = (m_tiles * n_tiles).div_ceil(clusters);
+            let rounds = for_clusters(*tiling, tiles).div_ceil(clusters);
             // Loads of a step, relative to its products.
             let loads = if tiling.share_a { 64 + width } else { 128 + width / 2 };
             let reading = loads as f64 / (128.0 * width as f64);
@@ -170,8 +169,9 @@ impl Gpu {
     }
 }
 
-fn in_clusters(tiling: Tiling, Tiles { rows, columns }: Tiles) -> (usize, usize) {
-    if tiling.share_a { (rows, columns.div_ceil(2)) } else { (rows.div_ceil(2), columns) }
+/// Work for so many clusters: two tiles side by side, or two that follow each other.
+fn for_clusters(tiling: Tiling, Tiles { rows, columns }: Tiles) -> usize {
+    if tiling.share_a { rows * columns.div_ceil(2) } else { (rows * columns).div_ceil(2) }
 }
 
 /// Rows of tiles that are worked off together, in equal groups. At the transformer's shapes 17 drew the
