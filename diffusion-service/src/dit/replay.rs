@@ -68,12 +68,15 @@ impl Replays {
         }
         // A panic in the midst of a forward leaves at worst tensors with other values.
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What another thread recorded is of no use here; the model has moved on.
+        let here = thread::current().id();
+        slots.retain(|slot| slot.thread == here);
         let known = slots.iter().position(|slot| slot.layout.same_shape(&conditioning.layout));
         let mut slot = match known {
             Some(at) => slots.remove(at),
             None => Slot::new(dit, latents, modulations, conditioning)?,
         };
-        if slot.thread != thread::current().id() || matches!(slot.state, State::Refused) {
+        if matches!(slot.state, State::Refused) {
             slots.push(slot);
             return Ok(None);
         }
