@@ -14,9 +14,7 @@
 use std::{
     error::Error,
     fs,
-    io::{BufRead as _, BufReader, Cursor},
-    path::Path,
-    process::{Child, Command, Stdio},
+    io::Cursor,
     time::{Duration, Instant},
 };
 
@@ -31,6 +29,7 @@ use llm_dit_proto::v1::{
 use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::{FastDiffusion, ScriptedEncoder},
+    process::Process,
     servers::Server,
     wire,
 };
@@ -57,11 +56,6 @@ struct Client {
     url: String,
 }
 
-struct Gateway {
-    child: Child,
-    url: String,
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     // `cargo test --all-targets` runs benches too, with this flag.
@@ -85,7 +79,11 @@ async fn main() -> Result<(), Failure> {
     let fake = FastDiffusion { cap_feat_dim: WIDTH as u32, picture, preview: None };
     let diffusion = Server::fast_diffusion(fake).await;
     let folder = tempfile::tempdir()?;
-    let gateway = Gateway::start(&encoder.url, &diffusion.url, folder.path())?;
+    let history = folder.path().to_str().ok_or("a path in UTF-8")?;
+    let gateway = Process::start(
+        "gateway",
+        &["--encoder", &encoder.url, "--diffusion", &diffusion.url, "--history", history],
+    );
     let client = Client {
         encoder: EncoderClient::new(encoder.channel()),
         diffusion: DiffusionClient::new(diffusion.channel()),
@@ -136,7 +134,7 @@ async fn main() -> Result<(), Failure> {
         number += 1;
         client.gateway(number).await?;
         if done >= WARM_UP && done % 50 == 0 {
-            memory.push(gateway.memory()?);
+            memory.push(memory_of(&gateway)?);
         }
     }
     let (first, last) = (memory[0], memory[memory.len() - 1]);
@@ -211,47 +209,11 @@ impl Client {
     }
 }
 
-impl Gateway {
-    fn start(encoder: &str, diffusion: &str, history: &Path) -> Result<Self, Failure> {
-        let bench = std::env::current_exe()?;
-        let folder = bench.parent().and_then(Path::parent).ok_or("target/PROFILE/deps")?;
-        let mut child = Command::new(folder.join("gateway"))
-            .args(["--port", "0", "--log-format", "json", "--log-filter", "warn,gateway::app=info"])
-            .args(["--encoder", encoder, "--diffusion", diffusion, "--history"])
-            .arg(history)
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("{error}; build it: cargo build --release -p gateway"))?;
-        let mut log = BufReader::new(child.stderr.take().ok_or("piped")?);
-        let mut line = String::new();
-        let url = loop {
-            line.clear();
-            if log.read_line(&mut line)? == 0 {
-                return Err("the gateway ended before it served".into());
-            }
-            let entry: serde_json::Value = serde_json::from_str(&line)?;
-            if let Some(address) = entry["address"].as_str() {
-                break format!("http://{address}");
-            }
-        };
-        std::thread::spawn(move || log.lines().for_each(drop));
-        Ok(Self { child, url })
-    }
-
-    /// Resident memory in KiB.
-    fn memory(&self) -> Result<u64, Failure> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        Ok(line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB").parse()?)
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // Has ended already if something failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Resident memory in KiB.
+fn memory_of(gateway: &Process) -> Result<u64, Failure> {
+    let status = fs::read_to_string(format!("/proc/{}/status", gateway.id()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    Ok(line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB").parse()?)
 }
 
 fn report(what: &str, direct: &mut [Duration], through: &mut [Duration]) {
