@@ -25,7 +25,7 @@ use llm_dit_proto::{
 };
 use llm_dit_serving::{
     Deadline, Door,
-    grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError},
+    grpc::{GrpcServer, MAX_MESSAGE_BYTES, Serving},
     metrics::{Direction, stage, tensor_bytes},
 };
 use tokio_util::sync::CancellationToken;
@@ -41,17 +41,17 @@ use crate::{
 };
 
 /// Serves the generator until `shutdown` fires and the running requests are done.
-pub async fn run(
-    door: impl Into<Door>,
-    handle: DiffusionHandle,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
+pub fn run(door: impl Into<Door>, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
+    serve(door.into(), handle, shutdown)
+}
+
+fn serve(door: Door, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
     handle.look_after();
     let server =
         GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.pulse().clone());
     let service =
         DiffusionServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    server.service(service).serve(door, shutdown).await
+    server.service(service).serve(door, shutdown)
 }
 
 struct Service {

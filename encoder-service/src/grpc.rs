@@ -16,7 +16,7 @@ use llm_dit_proto::{
 };
 use llm_dit_serving::{
     Deadline, Door,
-    grpc::{GrpcServer, MAX_MESSAGE_BYTES, ServeError},
+    grpc::{GrpcServer, MAX_MESSAGE_BYTES, Serving},
     metrics::{Direction, tensor_bytes},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,16 +25,16 @@ use tonic::{Request, Response, Status};
 use crate::{Embedding, EncodeRequest, EncoderHandle};
 
 /// Serves the encoder until `shutdown` fires and the running requests are done.
-pub async fn run(
-    door: impl Into<Door>,
-    handle: EncoderHandle,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
+pub fn run(door: impl Into<Door>, handle: EncoderHandle, shutdown: CancellationToken) -> Serving {
+    serve(door.into(), handle, shutdown)
+}
+
+fn serve(door: Door, handle: EncoderHandle, shutdown: CancellationToken) -> Serving {
     let server =
         GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.watch_over());
     let service =
         EncoderServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    server.service(service).serve(door, shutdown).await
+    server.service(service).serve(door, shutdown)
 }
 
 struct Service {

@@ -173,7 +173,6 @@ pub(crate) struct Request {
     pub body: GenerateBody,
     pub chat: Chat,
     pub negative_prompt: String,
-    pub options: GenerateOptions,
     pub ask: Ask,
     pub loras: Option<Loras>,
     pub image: Option<SourceImage>,
@@ -213,7 +212,7 @@ impl GenerateBody {
         let chat = around.chat(templates, false)?;
         let negative = self.negative_prompt.clone().unwrap_or_default();
         let negative = Prompt::parse_negative(negative)?;
-        let scheduler = self.scheduler.as_deref().map(str::parse).transpose()?;
+        self.options()?;
         let format = self.output_format.as_deref().map(str::parse).transpose();
         let format = format.map_err(|e: llm_dit_pictures::UnknownFormat| bad(e.to_string()))?;
         let quality = match self.output_compression {
@@ -232,18 +231,6 @@ impl GenerateBody {
         Ok(Request {
             chat,
             negative_prompt: negative.into_string(),
-            options: GenerateOptions {
-                width: self.width,
-                height: self.height,
-                steps: self.steps,
-                seed: self.seed,
-                guidance_scale: self.guidance_scale,
-                cfg_normalization: self.cfg_normalization,
-                cfg_truncation: self.cfg_truncation,
-                shift: self.shift,
-                scheduler,
-                strength: self.strength,
-            },
             ask: around.ask(),
             loras,
             image,
@@ -252,6 +239,22 @@ impl GenerateBody {
             previews: false,
             deadline: Deadline::NEVER,
             body: self,
+        })
+    }
+
+    /// What it says of the picture in numbers.
+    fn options(&self) -> Result<GenerateOptions, Error> {
+        Ok(GenerateOptions {
+            width: self.width,
+            height: self.height,
+            steps: self.steps,
+            seed: self.seed,
+            guidance_scale: self.guidance_scale,
+            cfg_normalization: self.cfg_normalization,
+            cfg_truncation: self.cfg_truncation,
+            shift: self.shift,
+            scheduler: self.scheduler.as_deref().map(str::parse).transpose()?,
+            strength: self.strength,
         })
     }
 }
@@ -328,7 +331,7 @@ pub(crate) fn loras(bodies: &[LoraBody]) -> Result<Loras, Error> {
 impl Request {
     /// What will be made, by a diffusion service with this model.
     pub fn resolve(&self, model: &Model) -> Result<GenerateParams, Error> {
-        let mut options = self.options;
+        let mut options = self.body.options()?;
         if let Some(image) = &self.image {
             let (width, height) = model.limits.size_from(image.size, options.width, options.height);
             (options.width, options.height) = (Some(width), Some(height));
@@ -355,22 +358,6 @@ impl Request {
             negative_prompt: None,
             return_latents: false,
         }
-    }
-
-    /// Fixes every value that was left open, so that it makes the same picture whenever it is run.
-    pub fn settle(&mut self, params: &GenerateParams) {
-        self.body = self.used(params);
-        self.options = GenerateOptions {
-            width: Some(params.width),
-            height: Some(params.height),
-            steps: Some(params.steps),
-            seed: Some(params.seed),
-            guidance_scale: Some(params.guidance_scale),
-            shift: Some(params.shift),
-            scheduler: Some(params.scheduler),
-            strength: self.image.is_some().then_some(params.strength),
-            ..self.options
-        };
     }
 
     /// The body with every parameter as it was used. Sent again, it makes the same picture.

@@ -23,12 +23,29 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves until `shutdown` fires and the running requests and jobs are done, or the grace period is
 /// over. Until then it answers that it is not ready, and what becomes of the jobs.
-pub async fn run(
+///
+/// Boxed here, so that who awaits it does not have to compile the whole gateway.
+pub fn run(
     door: impl Into<Door>,
     options: GatewayOptions,
     shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    boxed(door.into(), options, shutdown)
+}
+
+fn boxed(
+    door: Door,
+    options: GatewayOptions,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(answer(door, options, shutdown))
+}
+
+async fn answer(
+    door: Door,
+    options: GatewayOptions,
+    shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let door = door.into();
     let (gateway, app) = open(&options, &door.security).await?;
     let (address, scheme) = (door.address().map_err(Error::Socket)?, door.scheme());
     let listener = door.listener.into_std().map_err(Error::Socket)?;
@@ -67,8 +84,11 @@ pub async fn run(
 }
 
 /// Every route, for somebody who serves them by other means. Nothing is drained or put back in the end.
-pub async fn routes(options: &GatewayOptions, security: &Security) -> Result<Router, Error> {
-    open(options, security).await.map(|(_, app)| app)
+pub fn routes<'a>(
+    options: &'a GatewayOptions,
+    security: &'a Security,
+) -> BoxFuture<'a, Result<Router, Error>> {
+    Box::pin(async move { open(options, security).await.map(|(_, app)| app) })
 }
 
 async fn open(

@@ -6,22 +6,19 @@ Starts from PARTS (what parts.py or train.py wrote); the VAE stays as it is. Sav
 """
 import argparse
 import copy
-import json
 import math
 import os
 import random
 import time
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 
 import chats
 import nets
 import scenes
 import train as T
-from train import CUDA, DEV, RANK, WORLD, log
+from train import CUDA, DEV, RANK, log
 
 SIDE = 256 if CUDA else 64
 OTHER = [(192, 192), (224, 224), (288, 288), (320, 320), (352, 352), (384, 384), (288, 192), (192, 288), (384, 256), (256, 384)]
@@ -29,13 +26,9 @@ OTHER = [(192, 192), (224, 224), (288, 288), (320, 320), (352, 352), (384, 384),
 
 def parts(folder):
     """(encoder, transformer, vae, its figures) as train.py keeps them."""
-    enc, dit, vae = nets.build_encoder(1, 2), nets.build_dit(), nets.build_vae()
-    get = lambda part: {k[4:]: v.float() for k, v in load_file(os.path.join(folder, f"dit_{part}.safetensors")).items()}
-    enc.load_state_dict(get("enc"), strict=False)
-    dit.load_state_dict(get("dit"))
-    vae.load_state_dict({k: v.float() for k, v in load_file(os.path.join(folder, "vae.safetensors")).items()})
-    vae = vae.to(DEV).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    return enc.to(DEV), dit.to(DEV), vae, json.load(open(os.path.join(folder, "vae.json")))
+    enc, dit = nets.build_encoder(1, 2), nets.build_dit()
+    T.load_parts(folder, enc, dit)
+    return enc.to(DEV), dit.to(DEV), *T.load_vae(folder)
 
 
 def encoder_of(vae):
@@ -49,13 +42,6 @@ def levels(n):
     r = torch.rand(n, device=DEV)
     u = torch.where(r < 0.33, (u * 8).ceil() / 8, u)
     return torch.where(r < 0.85, 3 * u / (1 + 2 * u), u)
-
-
-def save(folder, enc, dit):
-    for part, net in (("enc", enc), ("dit", dit)):
-        file = os.path.join(folder, f"dit_{part}.safetensors")
-        save_file({f"{part}.{k}": v.to(torch.bfloat16).cpu().contiguous() for k, v in net.state_dict().items() if k != "lm_head.weight"}, file + ".new")
-        os.replace(file + ".new", file)
 
 
 def noised(x0, z):
@@ -93,22 +79,15 @@ def main():
     ap.add_argument("--eager", action="store_true", help="do not compile")
     a = ap.parse_args()
     os.makedirs(a.out, exist_ok=True)
-    if CUDA:
-        torch.cuda.set_device(DEV)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch._dynamo.config.recompile_limit = 64
-    if WORLD > 1:
-        dist.init_process_group("nccl" if CUDA else "gloo", **(dict(device_id=DEV) if CUDA else {}))
+    T.begin()
     concepts = T.load_concepts(a.data)
     images = T.load_images(a.data, concepts)
     paint = scenes.Paint(images, concepts)
     log(len(paint.able), "subjects can be repainted")
     enc, dit, vae, info = parts(a.resume)
-    mats, rest = T.split_params(enc, dit)
-    params = mats + rest
+    descent = T.Descent(enc, dit, a.muon_lr, a.lr, a.warmup, a.decay_from)
     N = nets.Nets(enc, dit, torch.bfloat16 if CUDA else torch.float32, compile=CUDA and not a.eager)
-    muon, ema = T.Muon(mats, a.muon_lr), T.Ema(params)
-    adam = torch.optim.AdamW(rest, lr=a.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=CUDA)
+    ema = T.Ema(descent.params)
 
     seed = a.seed * 100 + RANK
     rng = random.Random(seed)
@@ -138,23 +117,14 @@ def main():
         x, goal, s = noised(lat[i].float(), z[i])
         loss = F.mse_loss(N(x, 1 - s, N.encode(ids), ln), goal)
         loss.backward()
-        T.all_reduce_grads(params)
-        gn = torch.nn.utils.clip_grad_norm_(params, 1.0)
-        pace = min(1.0, (step + 1) / a.warmup) * (1.0 if p < a.decay_from else max(0.0, 1 - (p - a.decay_from) / (1 - a.decay_from)))
-        muon.lr = a.muon_lr * pace
-        for g in adam.param_groups:
-            g["lr"] = a.lr * pace
-        muon.step()
-        adam.step()
-        for q in params:
-            q.grad = None
+        gn = descent.step(step, p)
         ema.update(step, 0.998)
         step += 1
         acc.append(loss.detach())
         long += ids.shape[1] > 64
         if step % 250 == 0 or step in (1, 10, 50) or a.steps and not CUDA:
             v = torch.stack(acc).mean().item()
-            log(f"step {step} p {p:.3f} loss {v:.4f} gnorm {gn.item():.3f} pace {pace:.3f} long {long / len(acc):.2f} "
+            log(f"step {step} p {p:.3f} loss {v:.4f} gnorm {gn.item():.3f} lr {descent.muon.lr:.2e} long {long / len(acc):.2f} "
                 f"{(time.time() - last) / len(acc) * 1000:.0f} ms")
             acc, long, last = [], 0, time.time()
             if not math.isfinite(v):
@@ -163,16 +133,14 @@ def main():
         if (time.time() - saved > a.save or p >= 1) and RANK == 0:
             saved = time.time()
             ema.swap()
-            save(a.out, enc, dit)
+            T.save_parts(a.out, enc, dit)
             ema.swap()
     if RANK == 0:
         for f in ("vae.safetensors", "vae.json"):
             with open(os.path.join(a.resume, f), "rb") as src, open(os.path.join(a.out, f), "wb") as dst:
                 dst.write(src.read())
     log("done", step, "steps", "peak GiB", torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0)
-    if WORLD > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    T.end()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 # Nothing here is a measurement: the limit only keeps a broken page from hanging.
-expect.set_options(timeout=60_000)
+PATIENCE = 60
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 class Site:
@@ -51,6 +52,18 @@ class Site:
             with self.world.lock:
                 self.world.pace = 0
                 self.world.go(10_000)
+
+    def finish(self):
+        """Waits until no job is under way, however long it takes while there is progress."""
+        before, patience = None, PATIENCE
+        while patience > 0:
+            jobs = [(job["status"], job["progress"]) for job in self.call("GET", "api/jobs")["jobs"]]
+            if all(status not in ("queued", "running") for status, _ in jobs):
+                return
+            patience = PATIENCE if jobs != before else patience - 0.2
+            before = jobs
+            time.sleep(0.2)
+        raise AssertionError(f"no progress in {PATIENCE} s: {before}")
 
     def reset(self):
         if self.world:

@@ -107,6 +107,7 @@ def test_a_reload_finds_the_job_again(page, site):
     expect(page.locator("#running-text")).to_have_text(STEP)
     expect(page.locator("#cancel")).to_be_enabled()
     site.release()
+    site.finish()
     expect(page.locator("#outcome")).to_be_visible()
     assert len(site.call("GET", "api/jobs")["jobs"]) == 1
     page.reload()

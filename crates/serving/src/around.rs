@@ -46,19 +46,26 @@ async fn surround(mut request: Request, next: Next) -> Response {
 }
 
 /// Spans are errors' so that a log of nothing but errors has the ids as well.
+macro_rules! span {
+    ($transport:literal, $id:expr, $name:expr, $($field:ident),+) => {
+        tracing::error_span!(
+            $transport,
+            $($field,)+
+            request_id = $id.as_str(),
+            caller = Empty,
+            otel.kind = "server",
+            otel.name = $name,
+            otel.status_code = Empty
+        )
+    };
+}
+
 fn rpc(request: &Request, id: &RequestId) -> (Span, Call) {
     let (service, method) = grpc::names(request.uri().path());
-    let span = tracing::error_span!(
-        "grpc",
-        method,
-        request_id = id.as_str(),
-        caller = Empty,
-        otel.kind = "server",
-        otel.name = format!("{service}/{method}"),
-        otel.status_code = Empty
-    );
+    let name = format!("{service}/{method}");
+    let span = span!("grpc", id, name, method);
     span.set_attribute("rpc.system.name", "grpc");
-    span.set_attribute("rpc.method", format!("{service}/{method}"));
+    span.set_attribute("rpc.method", name);
     (span, Call::grpc(service, method))
 }
 
@@ -68,16 +75,7 @@ fn http(request: &Request, id: &RequestId) -> (Span, Call) {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     // Any text may be asked for; what is not there has one name.
     let route = route.unwrap_or("none");
-    let span = tracing::error_span!(
-        "http",
-        method,
-        path,
-        request_id = id.as_str(),
-        caller = Empty,
-        otel.kind = "server",
-        otel.name = format!("{method} {route}"),
-        otel.status_code = Empty
-    );
+    let span = span!("http", id, format!("{method} {route}"), method, path);
     span.set_attribute("http.request.method", method);
     span.set_attribute("http.route", route.to_owned());
     span.set_attribute("url.path", path.to_owned());

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures::Stream;
+use futures::{Stream, future::BoxFuture};
 use llm_dit_proto::FILE_DESCRIPTOR_SET;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -63,6 +63,10 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
+/// A server at work. Boxed where it is made: the code of a plain future would be compiled in every
+/// program and every test that awaits it, and half of each was a server.
+pub type Serving = BoxFuture<'static, Result<(), ServeError>>;
+
 /// Services to serve on one port.
 #[derive(Debug)]
 pub struct GrpcServer {
@@ -110,12 +114,16 @@ impl GrpcServer {
     }
 
     /// Serves until `shutdown` fires and what ran by then has ended, or the grace period has.
-    pub async fn serve(
-        self,
-        door: impl Into<Door>,
-        shutdown: CancellationToken,
-    ) -> Result<(), ServeError> {
-        let Door { listener, security, connections } = door.into();
+    pub fn serve(self, door: impl Into<Door>, shutdown: CancellationToken) -> Serving {
+        self.boxed(door.into(), shutdown)
+    }
+
+    fn boxed(self, door: Door, shutdown: CancellationToken) -> Serving {
+        Box::pin(self.run(door, shutdown))
+    }
+
+    async fn run(self, door: Door, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let Door { listener, security, connections } = door;
         let address = listener.local_addr()?;
         let Self { routes, names, grace, pulse } = self;
         let (health, health_service) = tonic_health::server::health_reporter();

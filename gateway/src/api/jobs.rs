@@ -116,7 +116,8 @@ pub(crate) async fn create(State(gateway): Shared, request: Request) -> Result<R
     let mut request = body.check(&gateway.templates)?;
     let admission = gateway.admit()?;
     let params = gateway.check(&request).await?;
-    request.settle(&params);
+    // With every value that was left open, it makes the same picture whenever it is run.
+    request.body = request.used(&params);
     request.previews = true;
     let (job, again) = Jobs::accept(&gateway, request, key, admission).await?;
     Ok(accepted(&job, again))

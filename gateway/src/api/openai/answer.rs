@@ -103,10 +103,10 @@ pub(super) async fn answer(
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let scheme = gateway.guard.scheme();
-    let first = images.request.options.seed.unwrap_or_else(llm_dit_params::random_seed);
+    let first = images.request.body.seed.unwrap_or_else(llm_dit_params::random_seed);
     let requests = (0..images.n).map(|index| {
         let mut request = images.request.clone();
-        request.options.seed = Some(first + u64::from(index));
+        request.body.seed = Some(first + u64::from(index));
         request
     });
     let requests: Vec<_> = requests.collect();
@@ -141,7 +141,7 @@ fn stream(
     kind: &'static str,
 ) -> Response {
     let mut partials = Partials { wanted: images.partial_images, sent: 0 };
-    let asked = (images.request.options.width, images.request.options.height);
+    let asked = (images.request.body.width, images.request.body.height);
     let events = live(gateway, images.request, admission).filter_map(move |live| {
         let event = match live {
             Live::Event(Event::Progress(_)) => None,

@@ -111,7 +111,7 @@ pub(crate) async fn edit(
     let strength = ours.strength.take();
     let mut images = Images::check(&gateway, theirs, ours).await?;
     images.request.image = Some(image);
-    images.request.options.strength = strength;
+    images.request.body.strength = strength;
     let admission = gateway.admit()?;
     Ok(answer::answer(gateway, images, admission, headers, "image_edit").await?)
 }

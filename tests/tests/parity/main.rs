@@ -1,0 +1,15 @@
+//! What the models compute, against diffusers and transformers in float32, and against themselves
+//! where the same picture is made in another way.
+//!
+//! One program, since linking costs more than what most of these tests do; name a module to run that
+//! alone: `cargo test --release -p llm-dit-tests --test parity tensors`.
+
+mod batches;
+mod chat;
+mod convergence;
+mod forms;
+mod loras;
+mod pictures;
+mod previews;
+mod schedulers;
+mod tensors;
