@@ -66,7 +66,8 @@ pub fn encode_png(picture: &Picture, recipe: &Recipe) -> Result<Bytes, Fault> {
         );
         return Err(Fault::Internal("the picture could not be written as PNG".to_owned()));
     }
-    let mut file = Vec::new();
+    // As much as it can take: growing would copy it again and again.
+    let mut file = Vec::with_capacity(rgb.len() + rgb.len() / 8);
     PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Avg)
         .write_image(rgb, width, height, ExtendedColorType::Rgb8)
         .map_err(|error| {
