@@ -1,5 +1,7 @@
 //! Who may ask: those with a key, and no page of somebody else's in a browser.
 
+pub(crate) mod hosts;
+
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
@@ -11,6 +13,7 @@ use llm_dit_serving::security::{Keys, Security, keys::Denied};
 
 use crate::{
     api::{openai::OpenAiProblem, page},
+    options::AccessOptions,
     problem::Problem,
 };
 
@@ -27,6 +30,8 @@ pub(crate) struct Guard {
     pub keys: Option<Keys>,
     /// Pages of these origins may use this gateway too.
     origins: Vec<HeaderValue>,
+    /// Names that lead here, beside those that nobody else can have.
+    hosts: Vec<String>,
     encrypted: bool,
 }
 
@@ -35,10 +40,11 @@ pub(crate) struct Guard {
 pub(crate) struct Known(pub bool);
 
 impl Guard {
-    pub fn new(security: &Security, origins: &[HeaderValue]) -> Self {
+    pub fn new(security: &Security, access: &AccessOptions) -> Self {
         Self {
             keys: security.keys.clone(),
-            origins: origins.to_vec(),
+            origins: access.cors_origins.clone(),
+            hosts: access.allowed_hosts.clone(),
             encrypted: security.tls.is_some(),
         }
     }
@@ -72,6 +78,20 @@ impl Guard {
         };
         tracing::Span::current().record("caller", &*name);
         Ok(())
+    }
+
+    /// A page could call us by a name of its own. It has no key, and no certificate for that name.
+    fn check_host(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.keys.is_some() || self.encrypted {
+            return Ok(());
+        }
+        let host = headers.get(header::HOST);
+        match host.and_then(|host| hosts::foreign(host, &self.hosts)) {
+            None => Ok(()),
+            Some(name) => Err(Problem::forbidden(format!(
+                "this gateway asks for no key and does not answer to the name {name}, which a page could have made lead here; --allowed-host {name} allows it"
+            ))),
+        }
     }
 
     /// A page of somebody else's could have its visitor's browser ask us: what it sends says where
@@ -120,7 +140,10 @@ pub(crate) async fn guard(
         request.headers_mut().insert(header::HOST, host);
     }
     let path = request.uri().path();
-    if let Err(problem) = guard.check_origin(request.method(), request.headers()) {
+    let headers = request.headers();
+    let checked =
+        guard.check_host(headers).and_then(|()| guard.check_origin(request.method(), headers));
+    if let Err(problem) = checked {
         return refuse(path, problem);
     }
     let known = guard.check_key(request.headers());
@@ -159,8 +182,9 @@ mod tests {
 
     #[test]
     fn pages_of_others_are_turned_away() {
-        let allowed = [HeaderValue::from_static("https://studio.example")];
-        let guard = Guard::new(&Security::default(), &allowed);
+        let cors_origins = vec![HeaderValue::from_static("https://studio.example")];
+        let access = AccessOptions { cors_origins, ..AccessOptions::default() };
+        let guard = Guard::new(&Security::default(), &access);
         let may = |method: Method, pairs: &[(&'static str, &str)]| {
             guard.check_origin(&method, &headers(pairs)).is_ok()
         };

@@ -10,6 +10,8 @@ use llm_dit_serving::{
     client::{BadUrl, service_url},
 };
 
+use crate::guard::hosts;
+
 pub const DEFAULT_ENCODER: &str = "http://127.0.0.1:50051";
 pub const DEFAULT_DIFFUSION: &str = "http://127.0.0.1:50052";
 
@@ -43,6 +45,9 @@ pub struct GatewayOptions {
 pub struct AccessOptions {
     /// Pages from elsewhere that browsers let use this gateway, as in `https://studio.example`.
     pub cors_origins: Vec<HeaderValue>,
+    /// Names that lead here and that anybody could have registered, in lower case. Only a gateway
+    /// without keys and TLS looks.
+    pub allowed_hosts: Vec<String>,
     /// Longest time for one picture, its wait included. `None`: as long as it takes.
     pub request_timeout: Option<Duration>,
 }
@@ -54,6 +59,11 @@ pub struct AccessArgs {
     /// it, or write a list with commas [default: only the gateway's own page]
     #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
+    /// Answer to this name too, as in gpu.example.org; repeat it, or write a list with commas. Without
+    /// keys and TLS a gateway answers to addresses, names without a dot, and .local, .localhost,
+    /// .internal and .home.arpa only
+    #[arg(long = "allowed-host", value_name = "NAME", value_delimiter = ',', value_parser = host)]
+    pub allowed_hosts: Vec<String>,
     /// Longest time for one picture in seconds, its wait included; clients may ask for less with
     /// X-Request-Timeout [default: as long as it takes]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -62,7 +72,8 @@ pub struct AccessArgs {
 
 impl From<AccessArgs> for AccessOptions {
     fn from(args: AccessArgs) -> Self {
-        Self { cors_origins: args.cors_origins, request_timeout: args.request_timeout }
+        let AccessArgs { cors_origins, allowed_hosts, request_timeout } = args;
+        Self { cors_origins, allowed_hosts, request_timeout }
     }
 }
 
@@ -76,6 +87,12 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
         return Err(bad());
     }
     text.to_ascii_lowercase().parse().map_err(|_| bad())
+}
+
+/// A name as in `Host`, but for the port.
+fn host(text: &str) -> Result<String, String> {
+    let name = hosts::name(text).filter(|name| name.len() == text.trim_end_matches('.').len());
+    name.ok_or_else(|| "write the name alone, as in gpu.example.org".to_owned())
 }
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {

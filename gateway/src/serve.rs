@@ -95,9 +95,9 @@ async fn open(
     options: &GatewayOptions,
     security: &Security,
 ) -> Result<(Arc<Gateway>, Router), Error> {
-    let origins = &options.access.cors_origins;
-    let gateway = Gateway::open(options, Arc::new(Guard::new(security, origins))).await?;
-    let app = app(Arc::clone(&gateway), origins);
+    let guard = Guard::new(security, &options.access);
+    let gateway = Gateway::open(options, Arc::new(guard)).await?;
+    let app = app(Arc::clone(&gateway), &options.access.cors_origins);
     Ok((gateway, app))
 }
 

@@ -273,10 +273,35 @@ async fn a_browser_gets_a_cookie_for_a_key() {
 }
 
 #[tokio::test]
+async fn names_that_a_page_could_bring_here_get_no_answer() {
+    let access =
+        AccessOptions { allowed_hosts: vec!["gpu.example.org".into()], ..Default::default() };
+    let open = secured(Security::default(), access).await;
+    for (host, expected) in [
+        ("127.0.0.1:7860", StatusCode::OK),
+        ("gpu.example.org:7860", StatusCode::OK),
+        ("evil.example", StatusCode::FORBIDDEN),
+    ] {
+        for path in ["/", "/health", "/api/model", "/v1/models", "/metrics"] {
+            let answer = open.send(Method::GET, path, &[(HOST.as_str(), host)]).await;
+            assert_eq!(answer.status(), expected, "{path} of {host}");
+        }
+    }
+    let answer = open.send(Method::GET, "/api/model", &[(HOST.as_str(), "evil.example")]).await;
+    let said = answer.text().await.expect("a problem");
+    assert!(said.contains("--allowed-host evil.example"), "{said}");
+    // Who has to show a key or a certificate is no page.
+    let keys = Some(Keys::only("alice", &key()));
+    let closed = secured(Security { keys, ..Security::default() }, AccessOptions::default()).await;
+    let answer = closed.send(Method::GET, "/health", &[(HOST.as_str(), "evil.example")]).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn pages_of_others_may_not_ask_unless_they_are_named() {
     let access = AccessOptions {
         cors_origins: vec!["https://studio.example".parse().expect("a value")],
-        request_timeout: None,
+        ..AccessOptions::default()
     };
     let closed = secured(Security::default(), AccessOptions::default()).await;
     let open = secured(Security::default(), access).await;
