@@ -13,7 +13,6 @@
 
 use std::{
     error::Error,
-    fs,
     io::Cursor,
     time::{Duration, Instant},
 };
@@ -134,7 +133,7 @@ async fn main() -> Result<(), Failure> {
         number += 1;
         client.gateway(number).await?;
         if done >= WARM_UP && done % 50 == 0 {
-            memory.push(memory_of(&gateway)?);
+            memory.push(gateway.memory().ok_or("no VmRSS")?);
         }
     }
     let (first, last) = (memory[0], memory[memory.len() - 1]);
@@ -207,13 +206,6 @@ impl Client {
         }
         first.ok_or_else(|| "no progress".into())
     }
-}
-
-/// Resident memory in KiB.
-fn memory_of(gateway: &Process) -> Result<u64, Failure> {
-    let status = fs::read_to_string(format!("/proc/{}/status", gateway.id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    Ok(line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB").parse()?)
 }
 
 fn report(what: &str, direct: &mut [Duration], through: &mut [Duration]) {

@@ -356,12 +356,9 @@ impl Stack {
     }
 }
 
-/// MiB that a program has in memory, after `/proc`; 0 where there is none.
+/// MiB that a program has in memory; 0 where that is not told.
 fn memory(program: &Process) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-    kib.unwrap_or_default() / 1024.0
+    program.memory().unwrap_or_default() as f64 / 1024.0
 }
 
 /// Seconds of processor time that a program has used, likewise.

@@ -1,7 +1,7 @@
 //! Programs in processes of their own, which can be killed.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -75,6 +75,13 @@ impl Process {
 
     pub fn id(&self) -> String {
         self.child.id().to_string()
+    }
+
+    /// Resident memory in KiB, after `/proc`; `None` where there is none.
+    pub fn memory(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        let rest = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        rest.split_whitespace().next()?.parse().ok()
     }
 
     /// The port, for one that takes its place.

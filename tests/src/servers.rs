@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use diffusion_service::{DiffusionHandle, ServiceLimits};
+use diffusion_service::{DiffusionHandle, ServiceLimits, engine::GenerateJob};
 use encoder_service::{EncoderHandle, EncoderLimits, engine::EncodeJob};
 use llm_dit_chat::ChatTokenizer;
+use llm_dit_params::GenerateOptions;
 use llm_dit_proto::v1::{diffusion_server::DiffusionServer, encoder_server::EncoderServer};
 use llm_dit_serving::{
     Credentials, Remote,
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     fakes::{Control, FakeEncoder, FakeGenerator, FastDiffusion, ScriptedEncoder},
     repository,
+    wire::tensor,
 };
 
 /// A service that runs until it is stopped or dropped.
@@ -94,6 +96,23 @@ pub fn fake_encoder(hidden_size: usize) -> (EncoderHandle, UnboundedReceiver<Enc
     let (engine, jobs) = FakeEncoder::new(hidden_size);
     let handle = EncoderHandle::spawn(Box::new(engine), tokenizer(), EncoderLimits::default());
     (handle.expect("a thread"), jobs)
+}
+
+/// What a picture takes, from embeddings that fit the model.
+///
+/// # Panics
+/// With options that do not.
+pub fn job(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
+    let info = handle.info();
+    GenerateJob {
+        params: options.resolve(&info.defaults, &info.limits).expect("valid"),
+        embeddings: tensor(&[9, info.cap_feat_dim], 1),
+        negative_embeddings: None,
+        latents: None,
+        image: None,
+        return_latents: false,
+        preview: None,
+    }
 }
 
 /// A diffusion handle over a fake; `encoder` as with `--encoder`.

@@ -15,7 +15,7 @@ use llm_dit_proto::{DType, Fault, Tensor};
 use llm_dit_tests::{
     fakes::{Control, FAILING_SEED, FakeGenerator, PANICKING_SEED, Seen},
     goldens::{Goldens, relative_error},
-    servers::fake_diffusion,
+    servers::{fake_diffusion, job},
     wire::tensor,
 };
 use llm_dit_weights::DeviceChoice;
@@ -27,26 +27,13 @@ const WIDTH: usize = 32;
 async fn busy(limit: usize) -> (DiffusionHandle, Control, Events) {
     let limits = ServiceLimits { batch: Some(BatchLimit::new(limit)), ..Default::default() };
     let (handle, mut control) = fake_diffusion(FakeGenerator::gated(WIDTH), limits, None);
-    let first = begin(&handle, job(&handle, 1)).await;
+    let first = begin(&handle, seeded(&handle, 1)).await;
     assert_eq!(control.seen().await, Seen::Began { seed: 1 });
     (handle, control, first)
 }
 
-fn job(handle: &DiffusionHandle, seed: u64) -> GenerateJob {
-    changed(handle, GenerateOptions { seed: Some(seed), ..Default::default() })
-}
-
-fn changed(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
-    let info = handle.info();
-    GenerateJob {
-        params: options.resolve(&info.defaults, &info.limits).expect("valid"),
-        embeddings: tensor(&[9, WIDTH], 1),
-        negative_embeddings: None,
-        latents: None,
-        image: None,
-        return_latents: false,
-        preview: None,
-    }
+fn seeded(handle: &DiffusionHandle, seed: u64) -> GenerateJob {
+    job(handle, GenerateOptions { seed: Some(seed), ..Default::default() })
 }
 
 async fn begin(handle: &DiffusionHandle, job: GenerateJob) -> Events {
@@ -100,7 +87,7 @@ async fn the_oldest_goes_with_those_behind_it_that_fit() {
     let (handle, mut control, first) = busy(3).await;
     let wide = |seed| {
         let options = GenerateOptions { seed: Some(seed), width: Some(128), ..Default::default() };
-        changed(&handle, options)
+        job(&handle, options)
     };
     let heun = GenerateOptions {
         seed: Some(30),
@@ -109,13 +96,13 @@ async fn the_oldest_goes_with_those_behind_it_that_fit() {
     };
     let mut waiting = Vec::new();
     for job in [
-        job(&handle, 2),
+        seeded(&handle, 2),
         wide(20),
-        job(&handle, 3),
-        changed(&handle, heun),
+        seeded(&handle, 3),
+        job(&handle, heun),
         wide(21),
-        job(&handle, 4),
-        job(&handle, 5),
+        seeded(&handle, 4),
+        seeded(&handle, 5),
     ] {
         waiting.push(begin(&handle, job).await);
     }
@@ -132,14 +119,15 @@ async fn the_oldest_goes_with_those_behind_it_that_fit() {
 #[tokio::test]
 async fn each_of_a_batch_gets_the_file_that_it_gets_alone() {
     let (handle, mut control, first) = busy(4).await;
-    let (a, b) = (begin(&handle, job(&handle, 2)).await, begin(&handle, job(&handle, 3)).await);
+    let (a, b) =
+        (begin(&handle, seeded(&handle, 2)).await, begin(&handle, seeded(&handle, 3)).await);
     control.open();
     let together = [end(a).await.expect("well").1, end(b).await.expect("well").1];
     end(first).await.expect("well");
     let seen = until_finished(&mut control, 3).await;
     assert!(seen.contains(&Seen::Together(vec![2, 3])), "{seen:?}");
     for (seed, file) in [2, 3].into_iter().zip(together) {
-        let alone = end(begin(&handle, job(&handle, seed)).await).await.expect("well").1;
+        let alone = end(begin(&handle, seeded(&handle, seed)).await).await.expect("well").1;
         assert!(alone == file);
     }
 }
@@ -147,9 +135,9 @@ async fn each_of_a_batch_gets_the_file_that_it_gets_alone() {
 #[tokio::test]
 async fn one_that_leaves_a_batch_disturbs_no_other() {
     let (handle, mut control, first) = busy(4).await;
-    let stays = begin(&handle, job(&handle, 2)).await;
+    let stays = begin(&handle, seeded(&handle, 2)).await;
     let cancel = CancellationToken::new();
-    let leaves = handle.generate(job(&handle, 3), &cancel).await.expect("accepted");
+    let leaves = handle.generate(seeded(&handle, 3), &cancel).await.expect("accepted");
     for _ in 0..3 {
         control.permit();
     }
@@ -174,7 +162,7 @@ async fn a_failure_is_the_members_and_a_panic_the_batchs() {
     let (handle, mut control, first) = busy(2).await;
     let mut waiting = Vec::new();
     for seed in [FAILING_SEED, 2, PANICKING_SEED, 3, 4] {
-        waiting.push(begin(&handle, job(&handle, seed)).await);
+        waiting.push(begin(&handle, seeded(&handle, seed)).await);
     }
     control.open();
     end(first).await.expect("well");
@@ -191,7 +179,7 @@ async fn a_failure_is_the_members_and_a_panic_the_batchs() {
 #[tokio::test]
 async fn a_change_of_loras_is_between_batches() {
     let (handle, mut control, first) = busy(4).await;
-    let before = begin(&handle, job(&handle, 2)).await;
+    let before = begin(&handle, seeded(&handle, 2)).await;
     let lora = LoraChoice {
         name: "ink".into(),
         path: "ink.safetensors".into(),
@@ -205,7 +193,7 @@ async fn a_change_of_loras_is_between_batches() {
     // It is in the queue once a newcomer is behind it.
     let mut others = Vec::new();
     let after = loop {
-        let events = begin(&handle, job(&handle, 3 + others.len() as u64)).await;
+        let events = begin(&handle, seeded(&handle, 3 + others.len() as u64)).await;
         let mut events = events;
         let Some(Ok(Event::Accepted { queue_position })) = events.next().await else {
             panic!("not accepted");
@@ -241,7 +229,7 @@ fn the_next_picture_does_not_wait_for_the_last_ones_file() {
         .expect("a runtime");
     runtime.block_on(async {
         let (handle, mut control, mut first) = busy(1).await;
-        let second = begin(&handle, job(&handle, 2)).await;
+        let second = begin(&handle, seeded(&handle, 2)).await;
         let (let_go, held) = std::sync::mpsc::channel::<()>();
         let hold = tokio::task::spawn_blocking(move || held.recv().is_ok());
         for _ in 0..4 {

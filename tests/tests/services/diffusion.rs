@@ -1,6 +1,6 @@
 //! The diffusion service from outside, over a fake engine.
 
-use diffusion_service::{DiffusionHandle, Event, ServiceLimits, engine::GenerateJob, picture};
+use diffusion_service::{DiffusionHandle, Event, ServiceLimits, picture};
 use llm_dit_params::{GenerateOptions, Scheduler};
 use llm_dit_proto::{
     Fault, Tensor,
@@ -12,7 +12,7 @@ use llm_dit_proto::{
 use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::{Control, FAILING_SEED, FakeGenerator, LASTING_SEED, PANICKING_SEED, Seen},
-    servers::{Server, fake_diffusion},
+    servers::{Server, fake_diffusion, job},
     wire::{image_parts, outcome, params, request, tensor, tensor_parts},
 };
 use tokio_util::sync::CancellationToken;
@@ -61,19 +61,6 @@ fn embeddings() -> Tensor {
 
 fn seeded(seed: u64) -> GenerateParams {
     GenerateParams { seed: Some(seed), ..Default::default() }
-}
-
-fn job(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
-    let info = handle.info();
-    GenerateJob {
-        params: options.resolve(&info.defaults, &info.limits).expect("valid"),
-        embeddings: embeddings(),
-        negative_embeddings: None,
-        latents: None,
-        image: None,
-        return_latents: false,
-        preview: None,
-    }
 }
 
 #[tokio::test]

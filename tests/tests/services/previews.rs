@@ -1,6 +1,8 @@
 //! Previews and places in the queue, over a fake engine.
 
-use diffusion_service::{DiffusionHandle, Event, ServiceLimits, preview::PreviewOptions};
+use diffusion_service::{
+    DiffusionHandle, Event, ServiceLimits, engine::GenerateJob, preview::PreviewOptions,
+};
 use llm_dit_params::GenerateOptions;
 use llm_dit_proto::v1::{
     DescribeDiffusionRequest, GenerateEvent, GenerateParams, Preview, PreviewOptions as Wanted,
@@ -9,7 +11,7 @@ use llm_dit_proto::v1::{
 use llm_dit_serving::client::WithKey;
 use llm_dit_tests::{
     fakes::{Control, FakeGenerator, LASTING_SEED, Seen},
-    servers::{Server, fake_diffusion},
+    servers::{Server, fake_diffusion, job},
     wire::{outcome, request, tensor},
 };
 use tokio_util::sync::CancellationToken;
@@ -143,17 +145,8 @@ async fn a_model_without_a_map_says_so_and_refuses() {
 async fn a_reader_that_does_not_read_holds_nothing_and_gets_the_newest() {
     let (handle, mut control) =
         fake_diffusion(FakeGenerator::free(WIDTH), ServiceLimits::default(), None);
-    let info = handle.info();
     let options = GenerateOptions { steps: Some(200), seed: Some(5), ..Default::default() };
-    let job = diffusion_service::engine::GenerateJob {
-        params: options.resolve(&info.defaults, &info.limits).expect("valid"),
-        embeddings: tensor(&[9, WIDTH], 1),
-        negative_embeddings: None,
-        latents: None,
-        image: None,
-        return_latents: false,
-        preview: PreviewOptions::new(1, 0),
-    };
+    let job = GenerateJob { preview: PreviewOptions::new(1, 0), ..job(&handle, options) };
     let mut events = handle.generate(job, &CancellationToken::new()).await.expect("accepted");
     // The engine ends although not one event has been taken.
     while control.seen().await != (Seen::Finished { seed: 5 }) {}
