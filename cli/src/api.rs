@@ -1,8 +1,9 @@
 //! `--api-url`: embeddings from heylookitsanllm instead of from a text encoder in this process.
 
 use llm_dit_chat::Chat;
+use llm_dit_fault::Fault;
 use llm_dit_heylook::{HeylookEncoder, HeylookError, format};
-use llm_dit_proto::{Fault, Tensor};
+use llm_dit_proto::Tensor;
 use tokio::runtime::Handle;
 
 use crate::{args::ChatArgs, error::CliError, progress::Progress};

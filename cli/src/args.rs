@@ -8,13 +8,14 @@ mod output;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use diffusion_service::{BatchArgs, DiffusionOptions, LoraArgs, engine::LoraChoice, vae::Tiling};
-use encoder_service::EncoderOptions;
+use diffusion_service::{BatchArgs, LoraArgs, engine::LoraChoice};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_params::Scheduler;
 use llm_dit_proto::DType;
+use llm_dit_qwen3::EncoderOptions;
 use llm_dit_recipe::Settings;
 use llm_dit_weights::{DeviceChoice, args::OffloadArgs, encoder_folder};
+use llm_dit_z_image::{DiffusionOptions, vae::Tiling};
 
 use crate::error::CliError;
 

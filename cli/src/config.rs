@@ -96,7 +96,7 @@ fn model_defaults(args: &ShowArgs) -> BTreeMap<&'static str, (Value, String)> {
     let model = &args.generate.model;
     let Ok(folder) = model.folder() else { return BTreeMap::new() };
     let options = model.diffusion(&folder, Vec::new());
-    let Ok(defaults) = diffusion_service::defaults(&options) else { return BTreeMap::new() };
+    let Ok(defaults) = llm_dit_z_image::defaults(&options) else { return BTreeMap::new() };
     let label = model_label(&folder);
     [
         ("model_path", json!(folder.to_string_lossy())),

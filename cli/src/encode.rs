@@ -68,7 +68,7 @@ fn encode_here(
     progress.stage("loading the text encoder");
     let folder = args.model.folder()?;
     let options = args.model.encoder(&folder);
-    let (mut encoder, tokenizer) = encoder_service::load(&options).map_err(CliError::failed)?;
+    let (mut encoder, tokenizer) = llm_dit_qwen3::load(&options).map_err(CliError::failed)?;
     let about = conditions::here(encoder.as_ref(), &folder);
     let mut encode = |chat: &Chat, what: &str| {
         encode_chat(encoder.as_mut(), &tokenizer, chat, what, &args.chat, progress)

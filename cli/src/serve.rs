@@ -58,20 +58,20 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     let (scheme, address) = (door.scheme(), door.address().map_err(CliError::failed)?);
     let model_path = args.model.folder()?;
     let loras = args.lora.choices().map_err(CliError::usage)?;
-    let loras_folder = args.lora.folder().map_err(CliError::usage)?;
+    let loras_folder = args.lora.folder(llm_dit_z_image::summary).map_err(CliError::usage)?;
     tracing::info!(path = %model_path.display(), device = %args.model.device, "loading");
     let limits = EncoderLimits::default();
     let encoder = match args.api.encoder().map_err(CliError::usage)? {
         Some(elsewhere) => EncoderHandle::heylook(elsewhere, limits),
         None => {
             let options = args.model.encoder(&model_path);
-            let (engine, tokenizer) = load(move || encoder_service::load(&options)).await?;
+            let (engine, tokenizer) = load(move || llm_dit_qwen3::load(&options)).await?;
             EncoderHandle::spawn(engine, tokenizer, limits)
         }
     };
     let encoder = encoder.map_err(CliError::failed)?;
     let diffusion_options = args.model.diffusion(&model_path, loras);
-    let engine = load(move || diffusion_service::load(&diffusion_options)).await?;
+    let engine = load(move || llm_dit_z_image::load(&diffusion_options)).await?;
     let limits = ServiceLimits { batch: args.batch.limit(), ..Default::default() };
     let diffusion = DiffusionHandle::spawn(engine, limits, None)
         .map_err(CliError::failed)?

@@ -11,9 +11,10 @@ use futures::{
     Stream, StreamExt as _,
     stream::{self, BoxStream},
 };
+use llm_dit_fault::Fault;
 use llm_dit_params::GenerateParams;
 use llm_dit_proto::{
-    Fault, tensor,
+    tensor,
     v1::{
         self, Accepted, ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest,
         ClearLorasResponse, DescribeDiffusionRequest, DiffusionDescription, Finished,
@@ -26,8 +27,8 @@ use llm_dit_proto::{
 use llm_dit_serving::{
     Deadline, Door,
     grpc::{GrpcServer, MAX_MESSAGE_BYTES, Serving},
-    metrics::{Direction, stage, tensor_bytes},
 };
+use llm_dit_telemetry::metrics::{Direction, stage, tensor_bytes};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
@@ -35,9 +36,8 @@ use tracing::Instrument as _;
 use self::{pull::Pulled, upload::Upload};
 use crate::{
     DiffusionHandle, Event,
-    engine::GenerateJob,
-    picture,
-    preview::{self, PreviewOptions},
+    engine::{GenerateJob, PreviewOptions},
+    picture, preview,
 };
 
 /// Serves the generator until `shutdown` fires and the running requests are done.

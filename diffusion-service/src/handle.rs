@@ -12,12 +12,12 @@ mod previews;
 
 use std::{io, sync::Arc, time::Duration};
 
+use llm_dit_engine::{Pulse, Worker};
+use llm_dit_fault::Fault;
 use llm_dit_params::Scheduler;
-use llm_dit_proto::{Fault, v1};
-use llm_dit_serving::{
-    Grace, Pulse, Remote, Worker,
-    metrics::{Observer, stage},
-};
+use llm_dit_proto::v1;
+use llm_dit_serving::{Grace, Remote};
+use llm_dit_telemetry::metrics::{Observer, stage};
 use tokio::{
     sync::mpsc,
     task::{self, JoinHandle},
@@ -33,8 +33,8 @@ use self::{
     previews::Previews,
 };
 use crate::{
-    engine::{BatchLimit, GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo},
-    picture, preview,
+    engine::{self, BatchLimit, GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo},
+    picture,
 };
 
 /// Bounds of one service.
@@ -140,7 +140,7 @@ impl DiffusionHandle {
             has_encoder: encoder.is_some(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             schedulers: Scheduler::ALL.iter().map(Scheduler::to_string).collect(),
-            max_preview_side: if info.preview.is_some() { preview::MAX_SIDE } else { 0 },
+            max_preview_side: if info.preview.is_some() { engine::MAX_SIDE } else { 0 },
             loras: self.loras().iter().map(v1::ActiveLora::from).collect(),
         }
     }

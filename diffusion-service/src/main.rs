@@ -3,9 +3,7 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use diffusion_service::{
-    BatchArgs, DiffusionHandle, DiffusionOptions, LoraArgs, ServiceLimits, load, run, vae::Tiling,
-};
+use diffusion_service::{BatchArgs, DiffusionHandle, LoraArgs, ServiceLimits, run};
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     Grace, Remote,
@@ -16,6 +14,7 @@ use llm_dit_serving::{
 };
 use llm_dit_settings::Program;
 use llm_dit_weights::{DeviceChoice, args::OffloadArgs, model_folder};
+use llm_dit_z_image::{DiffusionOptions, load, vae::Tiling};
 
 /// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, pictures out
 #[derive(Debug, Parser)]
@@ -112,7 +111,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         residency: args.offload.residency(),
         loras: args.lora.choices()?,
     };
-    let folder = args.lora.folder()?;
+    let folder = args.lora.folder(llm_dit_z_image::summary)?;
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let engine = load(&options)?;
     let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());

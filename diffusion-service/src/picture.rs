@@ -8,7 +8,7 @@ use image::{
     ExtendedColorType, ImageEncoder as _,
     codecs::png::{CompressionType, FilterType, PngEncoder},
 };
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use llm_dit_recipe::{Lora, Recipe, Settings};
 
 use crate::engine::{ActiveLora, GenerateJob, ModelInfo, Picture};

@@ -2,33 +2,19 @@
 //!
 //! The engine only hands out a guess of the clean latents. All that is in here runs elsewhere.
 
-mod map;
-
 use bytes::Bytes;
 use image::{
     ExtendedColorType, ImageEncoder as _, RgbImage, codecs::jpeg::JpegEncoder, imageops,
     imageops::FilterType,
 };
 
-use crate::engine::{Guess, Picture};
-
-pub use self::map::LatentMap;
-
-/// Longest side of a preview; those of larger pictures are shrunk.
-pub const MAX_SIDE: u32 = 256;
+use crate::engine::{Guess, LatentMap, Picture, PreviewOptions};
 
 /// What [`encode`] makes.
 pub const MEDIA_TYPE: &str = "image/jpeg";
 
 /// A preview has few edges to spoil, and is looked at for a second.
 const QUALITY: u8 = 80;
-
-/// Which previews somebody wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PreviewOptions {
-    every: u32,
-    max_side: u32,
-}
 
 /// A JPEG file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,28 +27,6 @@ pub struct Preview {
     pub jpeg: Bytes,
 }
 
-impl PreviewOptions {
-    /// One after so many forward passes each, no longer than so many pixels. 0 passes: none. 0
-    /// pixels, or too many: [`MAX_SIDE`].
-    pub fn new(every: u32, max_side: u32) -> Option<Self> {
-        let max_side = if max_side == 0 { MAX_SIDE } else { max_side.min(MAX_SIDE) };
-        (every > 0).then_some(Self { every, max_side })
-    }
-
-    pub fn every(self) -> u32 {
-        self.every
-    }
-
-    pub fn max_side(self) -> u32 {
-        self.max_side
-    }
-
-    /// Whether one follows forward pass `index`, counted from 1.
-    pub fn is_due(self, index: u32) -> bool {
-        index.is_multiple_of(self.every)
-    }
-}
-
 /// From guessed latents of this shape to a small file. `None` when they do not fit each other.
 pub fn encode(
     map: &LatentMap,
@@ -71,7 +35,7 @@ pub fn encode(
     options: PreviewOptions,
 ) -> Option<Preview> {
     let Picture { width, height, rgb } = map.picture(shape, &guess.clean)?;
-    let picture = shrink(RgbImage::from_raw(width, height, rgb)?, options.max_side);
+    let picture = shrink(RgbImage::from_raw(width, height, rgb)?, options.max_side());
     let (width, height) = picture.dimensions();
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
@@ -137,14 +101,5 @@ mod tests {
         let preview = encode_noise(256, 256, 0);
         println!("{} bytes", preview.jpeg.len());
         assert!(preview.jpeg.len() <= 64 * 1024, "{} bytes", preview.jpeg.len());
-    }
-
-    #[test]
-    fn options_say_when() {
-        assert_eq!(PreviewOptions::new(0, 100), None);
-        let options = PreviewOptions::new(3, 100).expect("some");
-        assert_eq!((options.every(), options.max_side()), (3, 100));
-        let due: Vec<u32> = (1..=8).filter(|&i| options.is_due(i)).collect();
-        assert_eq!(due, [3, 6]);
     }
 }

@@ -6,8 +6,10 @@ mod local;
 use std::{fmt::Debug, time::Instant};
 
 use llm_dit_chat::{Chat, TokenCounts};
-use llm_dit_proto::{DType, Fault, Tensor};
-use llm_dit_serving::{Pulse, Ticket, Worker, metrics::stage};
+use llm_dit_engine::{Pulse, Ticket, Worker};
+use llm_dit_fault::Fault;
+use llm_dit_proto::{DType, Tensor};
+use llm_dit_telemetry::metrics::stage;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::EncoderInfo;

@@ -5,8 +5,9 @@ use futures::{
     stream::{self, BoxStream},
 };
 use llm_dit_chat::Chat;
+use llm_dit_fault::Fault;
 use llm_dit_proto::{
-    DType, Fault,
+    DType,
     v1::{
         self, CountRequest, CountResponse, DescribeEncoderRequest, EmbeddingHeader, EncodeResponse,
         EncoderDescription,
@@ -17,8 +18,8 @@ use llm_dit_proto::{
 use llm_dit_serving::{
     Deadline, Door,
     grpc::{GrpcServer, MAX_MESSAGE_BYTES, Serving},
-    metrics::{Direction, tensor_bytes},
 };
+use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 

@@ -13,10 +13,11 @@ use std::{
 
 use futures::Stream;
 use llm_dit_chat::{Chat, ChatTokenizer, TokenCounts};
+use llm_dit_engine::{Pulse, Ticket};
+use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
-use llm_dit_proto::{Fault, Tensor, v1};
-use llm_dit_serving::{
-    Pulse, Ticket,
+use llm_dit_proto::{Tensor, v1};
+use llm_dit_telemetry::{
     metrics::{PROMPT_TOKENS, PROMPTS, PROMPTS_CUT, stage},
     request_id,
 };

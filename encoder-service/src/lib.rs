@@ -2,14 +2,12 @@
 //! here, or on a machine with heylookitsanllm.
 
 mod backend;
-pub mod engine;
 mod grpc;
 mod handle;
-mod load;
-pub mod qwen3;
 mod request;
 
 pub use grpc::run;
 pub use handle::{Embedding, Embeddings, EncoderHandle};
-pub use load::{EncoderOptions, load, load_encoder, synthetic_encoder};
+/// What the service asks of its model.
+pub use llm_dit_engine::text as engine;
 pub use request::{EncodeRequest, EncoderLimits};

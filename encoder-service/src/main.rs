@@ -4,9 +4,10 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use encoder_service::{EncoderHandle, EncoderLimits, EncoderOptions, load, run};
+use encoder_service::{EncoderHandle, EncoderLimits, run};
 use llm_dit_heylook::{HeylookEncoder, args::ApiArgs};
 use llm_dit_proto::DType;
+use llm_dit_qwen3::{EncoderOptions, load};
 use llm_dit_serving::{
     Grace,
     args::ListenArgs,

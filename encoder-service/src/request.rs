@@ -1,8 +1,9 @@
 //! What may be asked of the encoder, checked before anything is queued.
 
 use llm_dit_chat::Chat;
+use llm_dit_fault::Fault;
 use llm_dit_params::{MAX_PROMPT_BYTES, ParamError};
-use llm_dit_proto::{DType, Fault};
+use llm_dit_proto::DType;
 use llm_dit_serving::Grace;
 
 use crate::{backend::Ask, engine::EncoderInfo};

@@ -10,8 +10,9 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use llm_dit_proto::Fault;
-use llm_dit_serving::{around, metrics};
+use llm_dit_fault::Fault;
+use llm_dit_serving::around;
+use llm_dit_telemetry::metrics;
 use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer, timeout::RequestBodyTimeoutLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};

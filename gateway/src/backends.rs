@@ -6,12 +6,10 @@ mod model;
 mod names;
 mod pool;
 
+use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_params::nearest;
-use llm_dit_proto::{
-    Fault,
-    v1::{diffusion_server, encoder_server},
-};
+use llm_dit_proto::v1::{diffusion_server, encoder_server};
 use parking_lot::Mutex;
 
 use crate::{

@@ -7,8 +7,8 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use llm_dit_fault::Fault;
 use llm_dit_params::nearest;
-use llm_dit_proto::Fault;
 use serde::de::DeserializeOwned;
 
 use crate::{gateway::Gateway, problem::Problem};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use llm_dit_serving::Deadline;
 
 use crate::options::seconds;

@@ -6,11 +6,9 @@ mod pipe;
 use std::sync::Arc;
 
 use llm_dit_chat::Chat;
+use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
-use llm_dit_proto::{
-    Fault,
-    v1::{self, DescribeEncoderRequest, EncodeRequest, EncoderDescription},
-};
+use llm_dit_proto::v1::{self, DescribeEncoderRequest, EncodeRequest, EncoderDescription};
 use llm_dit_serving::Deadline;
 use prost::Message as _;
 

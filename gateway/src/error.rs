@@ -2,8 +2,8 @@
 
 use std::io;
 
+use llm_dit_fault::Fault;
 use llm_dit_params::ParamError;
-use llm_dit_proto::Fault;
 use llm_dit_serving::client::BadUrl;
 use llm_dit_templates::{TemplateError, UnknownTemplate};
 

@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use llm_dit_proto::Fault;
-use llm_dit_serving::metrics::GATEWAY_REJECTIONS;
+use llm_dit_fault::Fault;
+use llm_dit_telemetry::metrics::GATEWAY_REJECTIONS;
 use llm_dit_templates::Library;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;

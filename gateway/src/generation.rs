@@ -11,12 +11,10 @@ mod progress;
 use std::{sync::Arc, time::Instant};
 
 use llm_dit_chat::Chat;
+use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateParams, prompt};
-use llm_dit_proto::{
-    Fault,
-    v1::{self, GenerateRequest as WireRequest, generate_request::Part},
-};
-use llm_dit_serving::metrics::stage;
+use llm_dit_proto::v1::{self, GenerateRequest as WireRequest, generate_request::Part};
+use llm_dit_telemetry::metrics::stage;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument as _;

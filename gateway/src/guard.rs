@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use llm_dit_serving::security::{Keys, Security, keys::Denied};
 
 use crate::{

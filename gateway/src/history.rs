@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};

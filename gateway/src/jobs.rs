@@ -21,8 +21,8 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use llm_dit_proto::Fault;
-use llm_dit_serving::request_id::{self, RequestId};
+use llm_dit_fault::Fault;
+use llm_dit_telemetry::request_id::{self, RequestId};
 use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

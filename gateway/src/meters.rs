@@ -5,8 +5,8 @@ use std::{
     time::Instant,
 };
 
-use llm_dit_proto::Fault;
-use llm_dit_serving::metrics::{
+use llm_dit_fault::Fault;
+use llm_dit_telemetry::metrics::{
     BACKEND_REQUESTS, BACKEND_UP, CACHE_BYTES, CACHE_ENTRIES, CACHE_LIMIT, GATEWAY_LIMIT,
     GATEWAY_PICTURES, GATEWAY_RUNNING, GATEWAY_SECONDS, JOBS_ENDED, JOBS_KNOWN, Observer,
     build_info, observe,

@@ -7,8 +7,8 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use llm_dit_proto::Fault;
-use llm_dit_serving::request_id::RequestId;
+use llm_dit_fault::Fault;
+use llm_dit_telemetry::request_id::RequestId;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 

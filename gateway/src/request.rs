@@ -5,9 +5,10 @@ mod image;
 use std::collections::BTreeMap;
 
 use llm_dit_chat::{Chat, ChatOptions};
+use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateOptions, GenerateParams, MAX_PROMPT_BYTES, ParamError, Prompt};
 use llm_dit_pictures::Format;
-use llm_dit_proto::{Fault, v1};
+use llm_dit_proto::v1;
 use llm_dit_recipe::Settings;
 use llm_dit_serving::Deadline;
 use llm_dit_templates::Library;

@@ -1,9 +1,8 @@
 //! The wire: messages and services of `llmdit.v1`, the checked [`tensor::Tensor`] that travels in
-//! chunks, and the one table from our faults to gRPC status codes and back.
+//! chunks.
 //!
 //! This crate knows neither candle nor HTTP.
 
-pub mod fault;
 pub mod tensor;
 
 /// Generated from `proto/llmdit/v1/*.proto`.
@@ -13,7 +12,7 @@ pub mod v1 {
     tonic::include_proto!("llmdit.v1");
 }
 
-pub use fault::Fault;
+pub use llm_dit_fault::Fault;
 pub use tensor::{Assembler, DType, Tensor, TensorError, chunks};
 
 /// Every descriptor of the package, for gRPC server reflection.

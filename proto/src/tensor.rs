@@ -7,6 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use half::{bf16, f16};
+use llm_dit_fault::Fault;
 use thiserror::Error;
 
 use crate::v1;
@@ -113,6 +114,12 @@ pub enum TensorError {
     NoHeader,
     #[error("tensor holds NaN or infinite values")]
     NotFinite,
+}
+
+impl From<TensorError> for Fault {
+    fn from(error: TensorError) -> Self {
+        Self::BadRequest(error.to_string())
+    }
 }
 
 /// A whole tensor as plain data.

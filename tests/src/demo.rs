@@ -3,20 +3,18 @@
 use std::ops::ControlFlow;
 
 use diffusion_service::{
-    DiffusionOptions,
     engine::{GenerateJob, ImageGenerator, LoraChoice, Picture, Step},
     picture::encode_png,
     source,
 };
-use encoder_service::{
-    EncoderOptions,
-    engine::{EncodeJob, TextEncoder},
-};
+use encoder_service::engine::{EncodeJob, TextEncoder};
 use llm_dit_chat::{Chat, ChatTokenizer};
 use llm_dit_params::{GenerateOptions, Limits};
 use llm_dit_proto::Tensor;
+use llm_dit_qwen3::EncoderOptions;
 use llm_dit_recipe::Recipe;
 use llm_dit_weights::DeviceChoice;
+use llm_dit_z_image::DiffusionOptions;
 use serde::Deserialize;
 
 use crate::repository;
@@ -106,8 +104,8 @@ impl Demo {
     /// # Panics
     /// When it cannot be loaded.
     pub fn open(encoder: &EncoderOptions, diffusion: &DiffusionOptions) -> Self {
-        let (encoder, tokenizer) = encoder_service::load(encoder).expect("a text encoder");
-        let generator = diffusion_service::load(diffusion).expect("a transformer and a VAE");
+        let (encoder, tokenizer) = llm_dit_qwen3::load(encoder).expect("a text encoder");
+        let generator = llm_dit_z_image::load(diffusion).expect("a transformer and a VAE");
         Self { tokenizer, encoder, generator }
     }
 

@@ -4,16 +4,17 @@
 #![cfg(feature = "cuda")]
 
 use candle_core::Tensor;
-use diffusion_service::{DiffusionOptions, dit::Dit, load_dit};
-use encoder_service::{EncoderOptions, engine::EncodeJob};
+use encoder_service::engine::EncodeJob;
 use llm_dit_kernels::cuda_device;
 use llm_dit_proto::DType as Wire;
+use llm_dit_qwen3::EncoderOptions;
 use llm_dit_tests::{
     demo::{Demo, blueprint},
     goldens::{Goldens, relative_error},
     repository,
 };
 use llm_dit_weights::DeviceChoice;
+use llm_dit_z_image::{DiffusionOptions, dit::Dit, load_dit};
 
 /// In dB, over all channels of 8-bit pixels.
 const BOUND: f64 = 35.0;
@@ -127,7 +128,7 @@ fn hidden_states_match() {
         dtype: Some(Wire::Bf16),
         ..Default::default()
     };
-    let mut encoder = encoder_service::load_encoder(&options).expect("tiny text encoder");
+    let mut encoder = llm_dit_qwen3::load_encoder(&options).expect("tiny text encoder");
     let layers = encoder.info().layers;
     for tokens in [1, 31, 32, 33, 100] {
         let ids = goldens.ids(&format!("ids_{tokens}"));

@@ -12,9 +12,9 @@ use std::{
 };
 
 use candle_core::Device;
-use diffusion_service::load_dit;
 use llm_dit_proto::DType as Wire;
 use llm_dit_tests::forms::{NativeNames, State, demo_file};
+use llm_dit_z_image::load_dit;
 use safetensors::Dtype;
 use tempfile::TempDir;
 

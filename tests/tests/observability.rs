@@ -13,7 +13,7 @@ mod support;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use llm_dit_serving::metrics::render;
+use llm_dit_telemetry::metrics::render;
 use tokio::{
     sync::{Mutex, MutexGuard},
     time,

@@ -8,12 +8,10 @@ use std::{
 use diffusion_service::ServiceLimits;
 use gateway::{AccessOptions, EncoderTarget, GatewayOptions};
 use http::StatusCode;
-use llm_dit_proto::{
-    Fault,
-    v1::{
-        Chat, DescribeEncoderRequest, EncodeRequest, GenerateParams, TensorRole,
-        diffusion_client::DiffusionClient, encoder_client::EncoderClient,
-    },
+use llm_dit_fault::Fault;
+use llm_dit_proto::v1::{
+    Chat, DescribeEncoderRequest, EncodeRequest, GenerateParams, TensorRole,
+    diffusion_client::DiffusionClient, encoder_client::EncoderClient,
 };
 use llm_dit_serving::{
     Credentials, Deadline, Door, Remote, Security, client,

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use candle_core::{DType, Device};
-use diffusion_service::{DiffusionOptions, ZImage, load_model, synthetic_model};
-use encoder_service::{EncoderOptions, engine::TextEncoder, load_encoder, synthetic_encoder};
+use encoder_service::engine::TextEncoder;
+use llm_dit_qwen3::{EncoderOptions, load_encoder, synthetic_encoder};
 use llm_dit_weights::{LoadError, compute_dtype, model_folder, model_label};
+use llm_dit_z_image::{DiffusionOptions, ZImage, load_model, synthetic_model};
 
 use super::{BenchArgs, shape::Shape};
 use crate::error::CliError;

@@ -1,8 +1,8 @@
 //! Sizes of models that need no files.
 
 use clap::ValueEnum;
-use diffusion_service::{dit, vae};
-use encoder_service::qwen3;
+use llm_dit_qwen3 as qwen3;
+use llm_dit_z_image::{dit, vae};
 
 /// A model's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,6 @@
 //! How many floating-point operations the work is, by the shapes alone.
 
-use diffusion_service::dit::{Config, MULTIPLE};
+use llm_dit_z_image::dit::{Config, MULTIPLE};
 
 /// One forward pass for `batch` pictures of `side` pixels from captions of `text` tokens: the linear
 /// layers and the two products of attention, a multiplication and an addition each. Padding is

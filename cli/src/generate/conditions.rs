@@ -84,7 +84,7 @@ impl Texts {
             return Ok(Self { source, encoder, encoded: Vec::new() });
         }
         let options = args.model.encoder(folder);
-        let (engine, tokenizer) = encoder_service::load(&options).map_err(CliError::failed)?;
+        let (engine, tokenizer) = llm_dit_qwen3::load(&options).map_err(CliError::failed)?;
         let encoder = here(engine.as_ref(), folder);
         Ok(Self {
             source: TextSource::Here(engine, Box::new(tokenizer)),

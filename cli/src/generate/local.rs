@@ -9,7 +9,6 @@ use std::{
 };
 
 use diffusion_service::{
-    defaults,
     engine::{
         BatchLimit, Common, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice,
         Member, Step,
@@ -21,6 +20,7 @@ use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::Tensor;
 use llm_dit_recipe::{Lora, Recipe, Settings};
 use llm_dit_weights::model_label;
+use llm_dit_z_image::defaults;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -136,7 +136,7 @@ impl Studio for Local<'_> {
         let loras = self.args.lora.choices().map_err(CliError::usage)?;
         let options = self.args.model.diffusion(&self.folder, loras);
         // Both parts are read at once; the encoder is dropped before the first step.
-        let loading = thread::spawn(move || diffusion_service::load(&options));
+        let loading = thread::spawn(move || llm_dit_z_image::load(&options));
         let conditions = conditions::all(self.args, &self.folder, &guided, progress);
         let generator =
             loading.join().map_err(|_| CliError::Failed("loading the model failed".into()))?;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use llm_dit_proto::{DType, Fault};
+use llm_dit_fault::Fault;
+use llm_dit_proto::DType;
 use llm_dit_serving::{
     client::BadUrl,
     security::{SecurityError, keys::Unsendable},

@@ -94,7 +94,7 @@ pub(crate) fn layers_in(detail: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use llm_dit_proto::Fault;
+    use llm_dit_fault::Fault;
 
     use super::*;
 

@@ -16,10 +16,8 @@ use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use self::call::{Call, Counted};
-use crate::{
-    propagate,
-    request_id::{REQUEST_ID, RequestId},
-};
+use crate::propagate;
+use llm_dit_telemetry::request_id::{REQUEST_ID, RequestId};
 
 /// Surrounds all routes that are there by now.
 pub fn around<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {

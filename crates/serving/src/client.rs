@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, header::AUTHORIZATION};
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use tokio::time;
 use tonic::{
     Status, Streaming,

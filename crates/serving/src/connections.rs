@@ -14,7 +14,7 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use crate::metrics::CONNECTIONS_REFUSED;
+use llm_dit_telemetry::metrics::CONNECTIONS_REFUSED;
 
 /// Well below the 1024 files that many systems let a process open.
 pub const MAX_CONNECTIONS: usize = 512;

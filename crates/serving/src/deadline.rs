@@ -4,7 +4,7 @@
 use std::{future::Future, time::Duration};
 
 use futures::{Stream, StreamExt as _};
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use tokio::time::{self, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, metadata::MetadataMap};

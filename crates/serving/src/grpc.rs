@@ -33,14 +33,9 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{
-    Door, around,
-    connections::Counted,
-    metrics,
-    pulse::{Condition, Pulse},
-    security::guard::Guard,
-    shutdown::Grace,
-};
+use crate::{Door, around, connections::Counted, security::guard::Guard, shutdown::Grace};
+use llm_dit_engine::{Condition, Pulse};
+use llm_dit_telemetry::metrics;
 
 /// Largest gRPC message a service takes: a chunk of a tensor, or a request with its texts.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

@@ -10,7 +10,7 @@ use tower::Service;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::request_id::{REQUEST_ID, RequestId};
+use llm_dit_telemetry::request_id::{REQUEST_ID, RequestId};
 
 /// A connection whose calls carry the context of whoever makes them.
 #[derive(Clone, Debug)]

@@ -1,8 +1,9 @@
 //! The picture that a request draws from, while its file arrives.
 
 use bytes::{Bytes, BytesMut};
+use llm_dit_fault::Fault;
 use llm_dit_params::GenerateParams;
-use llm_dit_proto::{Fault, v1::ImageHeader};
+use llm_dit_proto::v1::ImageHeader;
 
 use crate::{
     engine::Picture,

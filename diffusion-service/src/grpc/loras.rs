@@ -1,17 +1,15 @@
 //! `ListLoras`, `ApplyLoras`, `ClearLoras`.
 
-use llm_dit_proto::{
-    Fault,
-    v1::{
-        ActiveLora, ApplyLorasRequest, ApplyLorasResponse, ClearLorasResponse, ListLorasResponse,
-        LoraFile, LoraSelection,
-    },
+use llm_dit_fault::Fault;
+use llm_dit_proto::v1::{
+    ActiveLora, ApplyLorasRequest, ApplyLorasResponse, ClearLorasResponse, ListLorasResponse,
+    LoraFile, LoraSelection,
 };
 
 use crate::{
     DiffusionHandle,
-    engine::LoraChoice,
-    lora::{LoraSummary, LorasFolder, LorasFolderError},
+    engine::{LoraChoice, LoraSummary},
+    loras::{LorasFolder, LorasFolderError},
 };
 
 /// More at once would say little, and their factors are all held in memory.

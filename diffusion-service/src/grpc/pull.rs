@@ -1,20 +1,17 @@
 //! Fetching embeddings straight from an encoder, so that they travel once.
 
 use llm_dit_chat::Chat;
+use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateParams, Prompt, prompt};
 use llm_dit_proto::{
-    Assembler, DType, Fault, Tensor, TensorError,
+    Assembler, DType, Tensor, TensorError,
     v1::{
         self, EmbeddingHeader, EncodeRequest, EncodeResponse, encode_response::Frame,
         encoder_client::EncoderClient,
     },
 };
-use llm_dit_serving::{
-    Deadline, Remote,
-    client::see_out,
-    grpc::MAX_MESSAGE_BYTES,
-    metrics::{Direction, tensor_bytes},
-};
+use llm_dit_serving::{Deadline, Remote, client::see_out, grpc::MAX_MESSAGE_BYTES};
+use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tonic::Streaming;
 
 use super::upload::BarePrompt;

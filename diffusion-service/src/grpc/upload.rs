@@ -6,17 +6,22 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateOptions, GenerateParams, ParamError};
 use llm_dit_proto::{
-    Assembler, DType, Fault, Tensor,
+    Assembler, DType, Tensor,
     v1::{self, GenerateRequest, ImageHeader, TensorRole, TensorStart, generate_request::Part},
 };
-use llm_dit_serving::metrics::{Direction, tensor_bytes};
+use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tokio::time;
 use tonic::Streaming;
 
 use super::image::ImageUpload;
-use crate::{DiffusionHandle, engine::ModelInfo, handle, preview::PreviewOptions};
+use crate::{
+    DiffusionHandle,
+    engine::{ModelInfo, PreviewOptions},
+    handle,
+};
 
 /// A request, whole and with checked parameters. The tensors' values are not checked yet.
 pub(super) struct Upload {

@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use llm_dit_proto::{Fault, Tensor};
+use llm_dit_fault::Fault;
+use llm_dit_proto::Tensor;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::DropGuard;

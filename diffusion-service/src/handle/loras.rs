@@ -5,14 +5,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use llm_dit_proto::{Fault, v1};
+use llm_dit_fault::Fault;
 use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 use super::{DiffusionHandle, meters};
 use crate::{
-    engine::{ActiveLora, LoraChoice, LoraReport, SetLorasError},
-    lora::{LoraSummary, LorasFolder},
+    engine::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError},
+    loras::LorasFolder,
 };
 
 /// What is known of them outside the engine's thread.
@@ -90,19 +90,6 @@ fn fault(error: SetLorasError) -> Fault {
             Fault::Internal(
                 "the LoRAs could not be changed; the service's log has the cause".into(),
             )
-        }
-    }
-}
-
-impl From<&ActiveLora> for v1::ActiveLora {
-    fn from(lora: &ActiveLora) -> Self {
-        Self {
-            name: lora.choice.name.clone(),
-            scale: lora.choice.scale,
-            trigger_words: lora.choice.trigger_words.clone(),
-            rank: lora.rank as u32,
-            matrices: lora.matrices as u32,
-            unmatched: lora.unmatched.clone(),
         }
     }
 }

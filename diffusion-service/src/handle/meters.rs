@@ -1,10 +1,8 @@
 //! What the handle tells in metrics.
 
-use llm_dit_kernels::meter::{Memory, MemoryReader};
-use llm_dit_proto::Fault;
-use llm_dit_serving::metrics::{
-    DeviceMemory, LORA_CHANGES, LORAS_ACTIVE, Observer, PICTURES, observe_service,
-};
+use llm_dit_engine::MemoryReader;
+use llm_dit_fault::Fault;
+use llm_dit_telemetry::metrics::{LORA_CHANGES, LORAS_ACTIVE, Observer, PICTURES, observe_service};
 
 use super::loras::Loras;
 use crate::engine::ModelInfo;
@@ -14,8 +12,7 @@ pub(super) fn observe(info: &ModelInfo, memory: Option<MemoryReader>, loras: &Lo
     let loras = loras.clone();
     observe_service("diffusion", info.device.clone(), move || {
         metrics::gauge!(LORAS_ACTIVE.name).set(loras.active().len() as f64);
-        let Memory { used, peak, reserved, total: size } = memory.as_ref()?()?;
-        Some(DeviceMemory { used, peak, reserved, size })
+        memory.as_ref()?()
     })
 }
 

@@ -2,12 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use llm_dit_proto::Fault;
+use llm_dit_engine::{Answer, Pulse, Together};
+use llm_dit_fault::Fault;
 use llm_dit_recipe::Recipe;
-use llm_dit_serving::{
-    Answer, Pulse, Together,
-    metrics::{STEP_SECONDS, STEPS},
-};
+use llm_dit_telemetry::metrics::{STEP_SECONDS, STEPS};
 use metrics::{Counter, Histogram};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    engine::{GenerateJob, Guess, ModelInfo},
-    preview::{self, LatentMap, Preview, PreviewOptions},
+    engine::{GenerateJob, Guess, LatentMap, ModelInfo, PreviewOptions},
+    preview::{self, Preview},
 };
 
 /// Where the engine's thread leaves its guesses. Previews end when it is dropped.

@@ -4,12 +4,10 @@
 use std::io;
 
 use llm_dit_chat::{Chat, TokenCounts};
+use llm_dit_engine::Worker;
+use llm_dit_fault::Fault;
 use llm_dit_heylook::{HeylookEncoder, HeylookError, ModelShape};
-use llm_dit_proto::Fault;
-use llm_dit_serving::{
-    Worker,
-    metrics::{Observer, observe_service},
-};
+use llm_dit_telemetry::metrics::{Observer, observe_service};
 use tokio::runtime;
 
 use crate::{

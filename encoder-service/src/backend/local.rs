@@ -3,12 +3,9 @@
 use std::io;
 
 use llm_dit_chat::{Chat, ChatError, ChatTokenizer, TokenCounts};
-use llm_dit_kernels::meter::Memory;
-use llm_dit_proto::Fault;
-use llm_dit_serving::{
-    Pulse, Worker,
-    metrics::{DeviceMemory, Observer, observe_service},
-};
+use llm_dit_engine::{Pulse, Worker};
+use llm_dit_fault::Fault;
+use llm_dit_telemetry::metrics::{Observer, observe_service};
 
 use crate::{
     backend::{Ask, Backend, Encoded, Prepared},
@@ -32,10 +29,7 @@ impl Local {
     ) -> io::Result<Self> {
         let info = engine.info();
         let memory = engine.memory();
-        let observer = observe_service("encoder", info.device.clone(), move || {
-            let Memory { used, peak, reserved, total: size } = memory.as_ref()?()?;
-            Some(DeviceMemory { used, peak, reserved, size })
-        });
+        let observer = observe_service("encoder", info.device.clone(), move || memory.as_ref()?());
         let worker = Worker::spawn("text encoder", queue_capacity, engine)?;
         Ok(Self { info, tokenizer, worker, _observer: observer })
     }

@@ -9,7 +9,8 @@ use axum::{
     extract::{Request, State},
 };
 use llm_dit_chat::Chat;
-use llm_dit_proto::{DType, Fault, v1::CountResponse};
+use llm_dit_fault::Fault;
+use llm_dit_proto::{DType, v1::CountResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 

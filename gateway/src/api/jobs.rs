@@ -10,7 +10,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{Stream, stream};
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use serde::Deserialize;
 use utoipa::ToSchema;
 

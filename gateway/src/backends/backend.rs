@@ -8,14 +8,13 @@ use std::{
     time::Duration,
 };
 
-use llm_dit_proto::{
-    Fault,
-    v1::{
-        DescribeDiffusionRequest, diffusion_client::DiffusionClient, encoder_client::EncoderClient,
-        encoder_server,
-    },
+use llm_dit_fault::Fault;
+use llm_dit_proto::v1::{
+    DescribeDiffusionRequest, diffusion_client::DiffusionClient, encoder_client::EncoderClient,
+    encoder_server,
 };
-use llm_dit_serving::{Credentials, Remote, client::Link, metrics::BACKEND_FAILURES};
+use llm_dit_serving::{Credentials, Remote, client::Link};
+use llm_dit_telemetry::metrics::BACKEND_FAILURES;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{

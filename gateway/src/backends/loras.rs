@@ -7,12 +7,10 @@
 
 use std::collections::HashSet;
 
-use llm_dit_proto::{
-    Fault,
-    v1::{
-        ActiveLora, ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest, ListLorasRequest,
-        LoraSelection,
-    },
+use llm_dit_fault::Fault;
+use llm_dit_proto::v1::{
+    ActiveLora, ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest, ListLorasRequest,
+    LoraSelection,
 };
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 

@@ -1,8 +1,9 @@
 //! What a diffusion service says of itself.
 
+use llm_dit_fault::Fault;
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto::{
-    DType, Fault,
+    DType,
     v1::{ActiveLora, DiffusionDescription},
 };
 

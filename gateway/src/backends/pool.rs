@@ -11,8 +11,9 @@ use std::{
 };
 
 use futures::future::join_all;
-use llm_dit_proto::Fault;
-use llm_dit_serving::{Credentials, metrics::BACKEND_RETRIES};
+use llm_dit_fault::Fault;
+use llm_dit_serving::Credentials;
+use llm_dit_telemetry::metrics::BACKEND_RETRIES;
 use parking_lot::Mutex;
 use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use llm_dit_serving::metrics::{CACHE_HITS, CACHE_MISSES};
+use llm_dit_telemetry::metrics::{CACHE_HITS, CACHE_MISSES};
 use lru::LruCache;
 use parking_lot::Mutex;
 use serde::Serialize;

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use llm_dit_fault::Fault;
 use llm_dit_proto::{
-    Fault, chunks,
+    chunks,
     v1::{
         EmbeddingHeader, EncodeResponse, GenerateRequest, TensorHeader, TensorRole, TensorStart,
         encode_response::Frame, generate_request::Part,
     },
 };
-use llm_dit_serving::{
-    client::see_out,
-    metrics::{Direction, tensor_bytes},
-};
+use llm_dit_serving::client::see_out;
+use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 

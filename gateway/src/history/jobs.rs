@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 
 use super::{Entry, History, Store, StoreError};
 use crate::{

@@ -1,7 +1,7 @@
 //! One job: what is stored of it, and the log of what happens.
 
 use bytes::Bytes;
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 

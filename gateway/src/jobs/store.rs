@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 
 use super::Record;
 use crate::generation::Made;

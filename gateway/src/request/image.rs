@@ -2,9 +2,10 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use llm_dit_fault::Fault;
 use llm_dit_pictures::{SourceError, media_type, size};
 use llm_dit_proto::{
-    Fault, chunks,
+    chunks,
     v1::{GenerateRequest, ImageHeader, generate_request::Part},
 };
 

@@ -2,14 +2,13 @@
 
 use std::{ops::ControlFlow, sync::mpsc, thread, time::Duration};
 
-use diffusion_service::{
-    engine::{
-        ActiveLora, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, LoraChoice,
-        LoraReport, Member, ModelInfo, Picture, SetLorasError, Step,
+use llm_dit_engine::{
+    DeviceMemory, MemoryReader,
+    image::{
+        ActiveLora, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, LatentMap,
+        LoraChoice, LoraReport, Member, ModelInfo, Picture, SetLorasError, Step,
     },
-    preview::LatentMap,
 };
-use llm_dit_kernels::meter::{Memory, MemoryReader};
 use llm_dit_params::{Limits, ModelDefaults, Scheduler};
 use llm_dit_proto::{DType, Tensor};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -231,7 +230,7 @@ impl ImageGenerator for FakeGenerator {
     }
 
     fn memory(&self) -> Option<MemoryReader> {
-        Some(Box::new(|| Some(Memory { used: 1, peak: 2, reserved: 3, total: 4 })))
+        Some(Box::new(|| Some(DeviceMemory { used: 1, peak: 2, reserved: 3, size: 4 })))
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

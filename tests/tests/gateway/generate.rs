@@ -51,7 +51,7 @@ async fn trigger_words_of_active_loras_go_before_the_prompt() {
     let encoder = Server::encoder(encoder).await;
     let fake = FakeGenerator::free(WIDTH);
     let (diffusion, _control) = fake_diffusion(fake, ServiceLimits::default(), None);
-    let loras = LorasFolder::open(folder.path()).expect("a folder");
+    let loras = LorasFolder::open(folder.path(), llm_dit_z_image::summary).expect("a folder");
     let diffusion = Server::diffusion(diffusion.with_loras_folder(Some(loras))).await;
     let selection = LoraSelection {
         name: "ink.safetensors".into(),

@@ -15,7 +15,7 @@ use crate::support::{Gateway, Stack, WIDTH, options, problem};
 async fn diffusion(folder: &Path) -> (Server, Control) {
     let fake = FakeGenerator::free(WIDTH);
     let (handle, control) = fake_diffusion(fake, ServiceLimits::default(), None);
-    let folder = LorasFolder::open(folder).expect("a folder");
+    let folder = LorasFolder::open(folder, llm_dit_z_image::summary).expect("a folder");
     (Server::diffusion(handle.with_loras_folder(Some(folder))).await, control)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use llm_dit_serving::metrics::{ALL, Kind};
+use llm_dit_telemetry::metrics::{ALL, Kind};
 use llm_dit_tests::repository;
 use serde_json::Value;
 

@@ -6,12 +6,8 @@ use gateway::{GatewayOptions, KeepOptions};
 use llm_dit_proto::v1::{
     ClearLorasRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
 };
-use llm_dit_serving::{
-    Door,
-    connections::Connections,
-    grpc::GrpcServer,
-    metrics::{ALL, Kind},
-};
+use llm_dit_serving::{Door, connections::Connections, grpc::GrpcServer};
+use llm_dit_telemetry::metrics::{ALL, Kind};
 use llm_dit_tests::{
     fakes::{FAILING_SEED, FakeGenerator, PANICKING_SEED, ScriptedEncoder, Seen},
     http,

@@ -4,14 +4,15 @@
 use std::{cell::RefCell, ops::ControlFlow};
 
 use diffusion_service::{
-    DiffusionHandle, DiffusionOptions, Event, Events, ServiceLimits,
+    DiffusionHandle, Event, Events, ServiceLimits,
     engine::{
         BatchLimit, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice, Member,
         Picture, Step,
     },
 };
+use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateOptions, Scheduler};
-use llm_dit_proto::{DType, Fault, Tensor};
+use llm_dit_proto::{DType, Tensor};
 use llm_dit_tests::{
     fakes::{Control, FAILING_SEED, FakeGenerator, PANICKING_SEED, Seen},
     goldens::{Goldens, relative_error},
@@ -19,6 +20,7 @@ use llm_dit_tests::{
     wire::tensor,
 };
 use llm_dit_weights::DeviceChoice;
+use llm_dit_z_image::DiffusionOptions;
 use tokio_util::sync::CancellationToken;
 
 const WIDTH: usize = 32;
@@ -261,7 +263,7 @@ fn tiny(dtype: DType) -> Box<dyn ImageGenerator> {
         dtype: Some(dtype),
         ..Default::default()
     };
-    diffusion_service::load(&options).expect("tiny model")
+    llm_dit_z_image::load(&options).expect("tiny model")
 }
 
 /// Unequal captions, seeds and strengths of guidance.

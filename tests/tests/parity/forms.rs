@@ -3,15 +3,16 @@
 
 use std::{fs, path::PathBuf};
 
-use diffusion_service::{DiffusionOptions, engine::Picture};
-use encoder_service::EncoderOptions;
+use diffusion_service::engine::Picture;
 use llm_dit_params::GenerateOptions;
+use llm_dit_qwen3::EncoderOptions;
 use llm_dit_tests::{
     demo::Demo,
     forms::{NativeNames, State, Stored, demo_file},
     repository,
 };
 use llm_dit_weights::{DeviceChoice, Residency};
+use llm_dit_z_image::DiffusionOptions;
 use tempfile::TempDir;
 
 /// Where the parts come from.
@@ -197,7 +198,7 @@ fn refusal_of(path: PathBuf) -> String {
         device: DeviceChoice::Cpu,
         ..Default::default()
     };
-    let error = diffusion_service::load(&options).err().expect("is refused");
+    let error = llm_dit_z_image::load(&options).err().expect("is refused");
     error.to_string()
 }
 

@@ -6,14 +6,14 @@
 use std::{collections::HashMap, fs, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
-use diffusion_service::{
-    dit::{Dit, linear_layers, names::naming},
-    engine::{ActiveLora, LoraChoice},
-    load_dit, read_loras,
-};
+use diffusion_service::engine::{ActiveLora, LoraChoice};
 use llm_dit_proto::DType as Wire;
 use llm_dit_tests::goldens::{Goldens, relative_error};
 use llm_dit_weights::{Checkpoint, LoadError, Overlay, PartFiles, lora::LoraError};
+use llm_dit_z_image::{
+    dit::{Dit, linear_layers, names::naming},
+    load_dit, read_loras,
+};
 use tempfile::TempDir;
 
 const BOUND: f64 = 1e-4;

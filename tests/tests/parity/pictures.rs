@@ -2,13 +2,13 @@
 //! seed, 45 dB or more. Pictures and their parameters are in `tests/goldens/pictures` and
 //! `tests/goldens/img2img`.
 
-use diffusion_service::DiffusionOptions;
-use encoder_service::EncoderOptions;
+use llm_dit_qwen3::EncoderOptions;
 use llm_dit_tests::{
     demo::{Demo, blueprint},
     repository,
 };
 use llm_dit_weights::DeviceChoice;
+use llm_dit_z_image::DiffusionOptions;
 
 /// In dB, over all channels of 8-bit pixels.
 const BOUND: f64 = 45.0;

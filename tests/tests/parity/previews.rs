@@ -1,6 +1,6 @@
 //! Previews of the demo model beside the pictures that they announce.
 
-use diffusion_service::{DiffusionHandle, DiffusionOptions, ServiceLimits};
+use diffusion_service::{DiffusionHandle, ServiceLimits};
 use image::{RgbImage, imageops};
 use llm_dit_proto::v1::{
     GenerateParams, Preview, PreviewOptions, TensorRole, diffusion_client::DiffusionClient,
@@ -12,6 +12,7 @@ use llm_dit_tests::{
     wire::{Outcome, outcome, request},
 };
 use llm_dit_weights::DeviceChoice;
+use llm_dit_z_image::DiffusionOptions;
 
 /// What the last preview must reach against the picture, shrunk to its size. A linear map of the
 /// true latents gets 21.6 to 30 dB on pictures that it was not fitted on (the fitting script prints
@@ -38,7 +39,7 @@ async fn the_last_preview_resembles_the_picture() {
         device: DeviceChoice::Cpu,
         ..Default::default()
     };
-    let engine = diffusion_service::load(&options).expect("demo transformer");
+    let engine = llm_dit_z_image::load(&options).expect("demo transformer");
     let handle = DiffusionHandle::spawn(engine, ServiceLimits::default(), None).expect("a thread");
     let server = Server::diffusion(handle).await;
     let mut client = DiffusionClient::new(server.channel());

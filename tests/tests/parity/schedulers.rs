@@ -2,9 +2,9 @@
 //! that do not depend on the latents. The bound is the largest difference by the largest value, for
 //! the latents after every forward.
 
-use diffusion_service::schedule::{Solver, sigmas};
 use llm_dit_params::Scheduler;
 use llm_dit_tests::goldens::Goldens;
+use llm_dit_z_image::schedule::{Solver, sigmas};
 
 const BOUND: f64 = 1e-5;
 const STEPS: [u32; 8] = [1, 2, 3, 4, 8, 9, 20, 50];

@@ -4,15 +4,16 @@
 //! to test against fresh ones. The bound is relative error in norm, 1e-4 in f32.
 
 use candle_core::{DType, Device, Tensor};
-use diffusion_service::{
+use encoder_service::engine::EncodeJob;
+use llm_dit_params::Scheduler;
+use llm_dit_proto::DType as Wire;
+use llm_dit_qwen3::EncoderOptions;
+use llm_dit_tests::goldens::{Goldens, relative_error};
+use llm_dit_weights::DeviceChoice;
+use llm_dit_z_image::{
     load_decoder, load_dit, load_encoder as load_vae_encoder, noise::randn, schedule::sigmas,
     vae::Tiling,
 };
-use encoder_service::{EncoderOptions, engine::EncodeJob};
-use llm_dit_params::Scheduler;
-use llm_dit_proto::DType as Wire;
-use llm_dit_tests::goldens::{Goldens, relative_error};
-use llm_dit_weights::DeviceChoice;
 
 const BOUND: f64 = 1e-4;
 
@@ -60,8 +61,8 @@ fn hidden_states_match() {
         dtype: Some(dtype),
         ..Default::default()
     };
-    let mut f32 = encoder_service::load_encoder(&options(Wire::F32)).expect("tiny text encoder");
-    let mut bf16 = encoder_service::load_encoder(&options(Wire::Bf16)).expect("tiny text encoder");
+    let mut f32 = llm_dit_qwen3::load_encoder(&options(Wire::F32)).expect("tiny text encoder");
+    let mut bf16 = llm_dit_qwen3::load_encoder(&options(Wire::Bf16)).expect("tiny text encoder");
     let layers = f32.info().layers;
     for tokens in [1, 31, 32, 33, 100] {
         let ids = goldens.ids(&format!("ids_{tokens}"));

@@ -1,9 +1,10 @@
 //! The diffusion service from outside, over a fake engine.
 
 use diffusion_service::{DiffusionHandle, Event, ServiceLimits, picture};
+use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateOptions, Scheduler};
 use llm_dit_proto::{
-    Fault, Tensor,
+    Tensor,
     v1::{
         DescribeDiffusionRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
         generate_event,

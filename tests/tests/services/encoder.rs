@@ -3,8 +3,9 @@
 use encoder_service::{EncodeRequest, EncoderHandle, EncoderLimits};
 use futures::StreamExt as _;
 use llm_dit_chat::Chat;
+use llm_dit_fault::Fault;
 use llm_dit_proto::{
-    DType, Fault,
+    DType,
     v1::{self, DescribeEncoderRequest, encoder_client::EncoderClient},
 };
 use llm_dit_serving::client::WithKey;

@@ -1,9 +1,10 @@
 //! The encoder service in front of heylookitsanllm: a plain gRPC client cannot tell the difference.
 
 use encoder_service::{EncoderHandle, EncoderLimits};
+use llm_dit_fault::Fault;
 use llm_dit_heylook::{HeylookEncoder, HeylookOptions};
 use llm_dit_proto::{
-    DType, Fault,
+    DType,
     v1::{self, DescribeEncoderRequest, encoder_client::EncoderClient},
 };
 use llm_dit_serving::client::WithKey;

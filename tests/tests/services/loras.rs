@@ -3,9 +3,7 @@
 
 use std::{fs, path::Path};
 
-use diffusion_service::{
-    DiffusionHandle, DiffusionOptions, LorasFolder, ServiceLimits, engine::LoraChoice, load,
-};
+use diffusion_service::{DiffusionHandle, LorasFolder, ServiceLimits, engine::LoraChoice};
 use llm_dit_chat::Chat;
 use llm_dit_proto::{
     Tensor,
@@ -24,6 +22,7 @@ use llm_dit_tests::{
     wire::{chat, outcome, request, tensor},
 };
 use llm_dit_weights::DeviceChoice;
+use llm_dit_z_image::{DiffusionOptions, load};
 use tempfile::TempDir;
 use tonic::{Code, Status};
 
@@ -38,7 +37,7 @@ struct Service {
 
 impl Service {
     async fn start(engine: DiffusionHandle, loras: TempDir) -> Self {
-        let folder = LorasFolder::open(loras.path()).expect("a folder");
+        let folder = LorasFolder::open(loras.path(), llm_dit_z_image::summary).expect("a folder");
         let server = Server::diffusion(engine.with_loras_folder(Some(folder))).await;
         let client = DiffusionClient::new(server.channel());
         Self { _server: server, client, loras }

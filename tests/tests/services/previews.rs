@@ -1,7 +1,8 @@
 //! Previews and places in the queue, over a fake engine.
 
 use diffusion_service::{
-    DiffusionHandle, Event, ServiceLimits, engine::GenerateJob, preview::PreviewOptions,
+    DiffusionHandle, Event, ServiceLimits,
+    engine::{GenerateJob, PreviewOptions},
 };
 use llm_dit_params::GenerateOptions;
 use llm_dit_proto::v1::{

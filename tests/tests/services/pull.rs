@@ -3,12 +3,10 @@
 use diffusion_service::ServiceLimits;
 use encoder_service::{EncodeRequest, engine::EncodeJob};
 use llm_dit_chat::Chat;
-use llm_dit_proto::{
-    Fault,
-    v1::{
-        self, EmbeddingHeader, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
-        encode_response::Frame,
-    },
+use llm_dit_fault::Fault;
+use llm_dit_proto::v1::{
+    self, EmbeddingHeader, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
+    encode_response::Frame,
 };
 use llm_dit_serving::Remote;
 use llm_dit_tests::{

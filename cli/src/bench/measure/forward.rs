@@ -1,7 +1,7 @@
 //! The transformer: one forward pass, from latents on the device to latents on the device.
 
 use candle_core::{DType, Device, Tensor};
-use diffusion_service::{ZImage, dit::Dit, engine::GenerateError};
+use llm_dit_z_image::{DrawError, ZImage, dit::Dit};
 
 use super::{Lines, Setup};
 use crate::{
@@ -32,7 +32,7 @@ pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<
                     let times = setup
                         .clock
                         .time(&[device], || dit.forward(&latents, &times, &conditioning))?;
-                    Ok::<_, GenerateError>(Row::new(&name, &times).with_work(operations))
+                    Ok::<_, DrawError>(Row::new(&name, &times).with_work(operations))
                 })
             })?;
         }
@@ -45,7 +45,7 @@ fn condition(
     side: usize,
     tokens: usize,
     batch: usize,
-) -> candle_core::Result<diffusion_service::dit::Conditioning> {
+) -> candle_core::Result<llm_dit_z_image::dit::Conditioning> {
     let captions = (0..batch)
         .map(|_| normal(&[tokens, dit.config().cap_feat_dim], dit.device()))
         .collect::<candle_core::Result<Vec<_>>>()?;

@@ -6,11 +6,12 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use diffusion_service::{DiffusionHandle, ServiceLimits, ZImage};
+use diffusion_service::{DiffusionHandle, ServiceLimits};
 use encoder_service::{EncoderHandle, EncoderLimits, engine::TextEncoder};
 use gateway::KeepOptions;
 use llm_dit_chat::{Chat, ChatTokenizer};
 use llm_dit_serving::{client, security::ClientTls};
+use llm_dit_z_image::ZImage;
 use serde_json::json;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

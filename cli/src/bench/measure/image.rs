@@ -3,13 +3,12 @@
 use std::ops::ControlFlow;
 
 use diffusion_service::{
-    ZImage,
     engine::{GenerateError, GenerateJob, ImageGenerator as _, Step},
-    noise::Noise,
     picture,
 };
 use llm_dit_params::GenerateOptions;
 use llm_dit_proto::Tensor;
+use llm_dit_z_image::{DrawError, ZImage, noise::Noise};
 
 use super::{Lines, Setup};
 use crate::{bench::row::Row, error::CliError};
@@ -20,8 +19,9 @@ pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<
         let name = format!("image {size}x{size} x{}", setup.forwards);
         lines.measure(&name, || {
             let job = job(setup, model, size)?;
-            let times = setup.slow_clock().time(&[&device], || make(model, &job))?;
-            Ok::<_, GenerateError>(Row::new(&name, &times))
+            let times =
+                setup.slow_clock().time(&[&device], || Ok::<_, DrawError>(make(model, &job)?))?;
+            Ok::<_, DrawError>(Row::new(&name, &times))
         })?;
     }
     Ok(())

@@ -6,11 +6,11 @@
 use std::{collections::BTreeMap, fs::File, io::Write as _, path::Path};
 
 use candle_core::{DType, Device};
-use diffusion_service::{dit, vae};
-use encoder_service::qwen3;
+use llm_dit_qwen3 as qwen3;
 use llm_dit_weights::{
     Checkpoint, LoadError, Naming, PartConfig, PartFiles, Weights, part_config, synthetic,
 };
+use llm_dit_z_image::{dit, vae};
 
 use super::{Lines, Setup};
 use crate::{

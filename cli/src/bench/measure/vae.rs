@@ -1,6 +1,6 @@
 //! The VAE's decoder: from latents on the device to pixels on the device.
 
-use diffusion_service::{ZImage, engine::GenerateError};
+use llm_dit_z_image::{DrawError, ZImage};
 
 use super::{Lines, Setup, forward::normal};
 use crate::{bench::row::Row, error::CliError};
@@ -15,7 +15,7 @@ pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<
                 let device = decoder.device();
                 let z = normal(&[1, config.latent_channels, side, side], device)?;
                 let times = setup.clock.time(&[device], || decoder.decode(&z))?;
-                Ok::<_, GenerateError>(Row::new(&name, &times))
+                Ok::<_, DrawError>(Row::new(&name, &times))
             })
         })?;
     }

@@ -18,7 +18,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::grpc;
-use crate::{
+use llm_dit_telemetry::{
     metrics::{GRPC_REQUESTS, GRPC_SECONDS, HTTP_REQUESTS, HTTP_SECONDS},
     request_id::RequestId,
 };

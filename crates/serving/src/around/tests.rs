@@ -2,7 +2,7 @@ use axum::{http::StatusCode, routing::get};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::metrics;
+use llm_dit_telemetry::metrics;
 
 fn count(line: &str) -> u64 {
     let text = metrics::render();

@@ -8,7 +8,8 @@ use std::{
 };
 
 use jiff::{Unit, Zoned};
-use llm_dit_proto::{DType, Fault};
+use llm_dit_fault::Fault;
+use llm_dit_proto::DType;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;

@@ -1,6 +1,6 @@
 //! The bodies of `/v1/images`: OpenAI's fields, and all of ours beside them.
 
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{

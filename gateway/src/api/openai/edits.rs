@@ -5,7 +5,7 @@ use axum::{
     response::Response,
 };
 use bytes::{Bytes, BytesMut};
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use serde_json::{Map, Value};
 use utoipa::{
     PartialSchema, ToSchema,

@@ -4,7 +4,7 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use llm_dit_proto::Fault;
+use llm_dit_fault::Fault;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -1,0 +1,270 @@
+//! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
+
+mod batch;
+mod latent_map;
+mod lora;
+mod preview;
+
+use std::{ops::ControlFlow, time::Duration};
+
+use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
+use llm_dit_proto::{DType, Tensor};
+
+pub use self::batch::{BatchLimit, Common, Member};
+pub use self::latent_map::LatentMap;
+pub use self::lora::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
+pub use self::preview::{MAX_SIDE, PreviewOptions};
+use crate::MemoryReader;
+
+/// What a loaded model is and accepts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// The checkpoint's label.
+    pub model: String,
+    /// Width of the embeddings it takes.
+    pub cap_feat_dim: usize,
+    pub latent_channels: usize,
+    /// Pixels a latent in each direction.
+    pub vae_scale_factor: usize,
+    /// Longest caption, in tokens.
+    pub max_caption_tokens: usize,
+    /// "cpu", "cuda:0" or "metal:0".
+    pub device: String,
+    /// What the DiT computes in.
+    pub dtype: DType,
+    pub defaults: ModelDefaults,
+    pub limits: Limits,
+    /// Makes previews of latents, if there is one for this model.
+    pub preview: Option<LatentMap>,
+}
+
+/// One picture to make.
+#[derive(Clone, Debug)]
+pub struct GenerateJob {
+    pub params: GenerateParams,
+    /// `(tokens, cap_feat_dim)`.
+    pub embeddings: Tensor,
+    /// Likewise; required exactly when `params.uses_guidance()`.
+    pub negative_embeddings: Option<Tensor>,
+    /// Initial noise `(latent_channels, height / 8, width / 8)` instead of the seed's.
+    pub latents: Option<Tensor>,
+    /// A picture to draw from, already of the size of the picture to make.
+    pub image: Option<Picture>,
+    /// Also return the final latents.
+    pub return_latents: bool,
+    /// When to hand out a [`Guess`].
+    pub preview: Option<PreviewOptions>,
+}
+
+/// A forward pass that was just done. There is one a step of the scheduler, or two with Heun's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// From 1.
+    pub index: u32,
+    pub total: u32,
+    pub duration: Duration,
+}
+
+/// The clean latents that the model aims at, as far as a forward pass tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guess {
+    pub step: Step,
+    /// `(latent_channels, height / 8, width / 8)`.
+    pub clean: Vec<f32>,
+}
+
+/// Hears of progress and may stop the work.
+pub trait StepSink {
+    /// Called after every forward pass; with `index` 0 before the first, and wherever else nothing is
+    /// to be told but whether to go on. `Break` ends the job with [`GenerateError::Cancelled`]
+    /// before more is done for it.
+    fn step(&mut self, step: Step) -> ControlFlow<()>;
+
+    /// Called after [`StepSink::step`] where the job asks for it. Work has to be done elsewhere: the
+    /// next step waits.
+    fn guess(&mut self, _guess: Guess) {}
+}
+
+impl<F: FnMut(Step) -> ControlFlow<()>> StepSink for F {
+    fn step(&mut self, step: Step) -> ControlFlow<()> {
+        self(step)
+    }
+}
+
+/// 8-bit RGB, rows from the top, no padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    pub width: u32,
+    pub height: u32,
+    pub rgb: Vec<u8>,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    pub picture: Picture,
+    /// f32 `(latent_channels, height / 8, width / 8)`, when the job asked for them.
+    pub latents: Option<Tensor>,
+    /// From noise to latents; of all that were made together, since they take every step together.
+    pub denoise: Duration,
+    /// Latents to pixels, of this picture alone.
+    pub decode: Duration,
+}
+
+/// Why nothing came out.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// The job cannot be done by this model.
+    #[error("{0}")]
+    BadJob(String),
+    #[error("the generation was cancelled")]
+    Cancelled,
+    #[error(
+        "the device has no memory left for this picture; ask for a smaller one, or run with --vae-tiling on, --cpu-offload or a smaller --max-batch"
+    )]
+    OutOfMemory,
+    /// The backend failed; the cause is for the log, not for the caller.
+    #[error("the model failed: {0}")]
+    Backend(String),
+}
+
+/// Owns the weights. Lives on one thread.
+pub trait ImageGenerator: Send {
+    fn info(&self) -> ModelInfo;
+
+    /// Makes the pictures of jobs that [fit](GenerateJob::fits) each other, each as it would be
+    /// made alone. A member leaves the batch when its sink says so, and the others go on. Each is
+    /// [answered](Member::finish) as soon as its picture is there; one that is dropped without an
+    /// answer has failed.
+    fn generate_batch(&mut self, batch: Vec<Member<'_>>);
+
+    /// A batch of one.
+    fn generate(
+        &mut self,
+        job: &GenerateJob,
+        sink: &mut dyn StepSink,
+    ) -> Result<Generated, GenerateError> {
+        let mut result = None;
+        let sink = batch::Borrowed(sink);
+        self.generate_batch(vec![Member::new(job, sink, |made| result = Some(made))]);
+        result.unwrap_or_else(|| Err(GenerateError::Backend("no result came".to_owned())))
+    }
+
+    /// Whether the device works at all, found out with next to no work.
+    fn probe(&mut self) -> Result<(), GenerateError> {
+        Ok(())
+    }
+
+    /// What reads the memory of the device it computes on, if that can be read.
+    fn memory(&self) -> Option<MemoryReader> {
+        None
+    }
+
+    /// The LoRAs that pictures are made with now.
+    fn loras(&self) -> Vec<ActiveLora>;
+    /// Makes pictures with these from now on, instead of those from before. On an error everything
+    /// is as it was.
+    fn set_loras(&mut self, choices: &[LoraChoice]) -> Result<LoraReport, SetLorasError>;
+}
+
+impl ModelInfo {
+    /// Checks everything about a job that does not need the model, with messages for the caller.
+    pub fn check(&self, job: &GenerateJob) -> Result<(), GenerateError> {
+        self.check_embeddings("embeddings", &job.embeddings)?;
+        match (&job.negative_embeddings, job.params.uses_guidance()) {
+            (Some(negative), true) => self.check_embeddings("negative embeddings", negative)?,
+            (None, true) => {
+                return Err(GenerateError::BadJob(format!(
+                    "guidance_scale {} needs negative embeddings; send them or set guidance_scale to 0",
+                    job.params.guidance_scale
+                )));
+            }
+            // Embeddings that guidance will not read are not an error.
+            (_, false) => {}
+        }
+        if let Some(image) = &job.image {
+            Self::check_image(job, image)?;
+        }
+        if let Some(latents) = &job.latents {
+            self.check_latents_shape(&job.params, latents.shape())?;
+            latents
+                .check_finite()
+                .map_err(|e| GenerateError::BadJob(format!("initial latents: {e}")))?;
+        }
+        Ok(())
+    }
+
+    fn check_image(job: &GenerateJob, image: &Picture) -> Result<(), GenerateError> {
+        let GenerateParams { width, height, steps, strength, .. } = job.params;
+        if job.latents.is_some() {
+            return Err(GenerateError::BadJob(
+                "a picture to draw from and initial latents exclude each other; send one of them"
+                    .into(),
+            ));
+        }
+        if (image.width, image.height) != (width, height)
+            || image.rgb.len() as u64 != u64::from(width) * u64::from(height) * 3
+        {
+            return Err(GenerateError::BadJob(format!(
+                "the picture to draw from is {}x{} with {} bytes; {width}x{height} RGB is needed",
+                image.width,
+                image.height,
+                image.rgb.len()
+            )));
+        }
+        if job.params.first_step() >= steps {
+            return Err(GenerateError::BadJob(format!(
+                "strength {strength} leaves none of the {steps} steps; give a strength above 0"
+            )));
+        }
+        Ok(())
+    }
+
+    /// `(channels, height / 8, width / 8)`.
+    pub fn latent_shape(&self, params: &GenerateParams) -> [usize; 3] {
+        let side = |pixels: u32| pixels as usize / self.vae_scale_factor;
+        [self.latent_channels, side(params.height), side(params.width)]
+    }
+
+    /// Whether a tensor of this shape can be the initial noise; known before its values are.
+    pub fn check_latents_shape(
+        &self,
+        params: &GenerateParams,
+        shape: &[usize],
+    ) -> Result<(), GenerateError> {
+        let expected = self.latent_shape(params);
+        if shape == expected {
+            return Ok(());
+        }
+        let (width, height) = (params.width, params.height);
+        Err(GenerateError::BadJob(format!(
+            "initial latents have shape {shape:?}; {width}x{height} needs {expected:?}"
+        )))
+    }
+
+    /// Whether a tensor of this shape can be embeddings; known before its values are.
+    pub fn check_embeddings_shape(&self, name: &str, shape: &[usize]) -> Result<(), GenerateError> {
+        let bad = |why: String| Err(GenerateError::BadJob(format!("{name}: {why}")));
+        let [tokens, width] = shape else {
+            return bad(format!("shape {shape:?}, but (tokens, {}) is needed", self.cap_feat_dim));
+        };
+        if *width != self.cap_feat_dim {
+            return bad(format!(
+                "width {width}, but {} has cap_feat_dim {}; use the text encoder that belongs to it",
+                self.model, self.cap_feat_dim
+            ));
+        }
+        if *tokens > self.max_caption_tokens {
+            return bad(format!(
+                "{tokens} tokens, but {} takes at most {}",
+                self.model, self.max_caption_tokens
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_embeddings(&self, name: &str, embeddings: &Tensor) -> Result<(), GenerateError> {
+        self.check_embeddings_shape(name, embeddings.shape())?;
+        embeddings.check_finite().map_err(|e| GenerateError::BadJob(format!("{name}: {e}")))
+    }
+}

@@ -1,0 +1,188 @@
+//! Jobs that are done together.
+
+use std::ops::ControlFlow;
+
+use llm_dit_params::{GenerateParams, Scheduler};
+
+use super::{GenerateError, GenerateJob, Generated, Guess, Step, StepSink};
+
+/// Pixels that a picture may have before it counts as more than one.
+const PIXELS: u64 = 1024 * 1024;
+
+/// A job among those that are done together.
+pub struct Member<'a> {
+    pub job: &'a GenerateJob,
+    pub sink: Box<dyn StepSink + 'a>,
+    done: Box<dyn FnOnce(Result<Generated, GenerateError>) + 'a>,
+}
+
+/// What the members of a batch have in common, so that they can take every step together: shapes, the
+/// grid, and guidance in the same steps. Seeds, prompts, the strength of guidance and previews may
+/// differ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Common {
+    size: (u32, u32),
+    steps: u32,
+    first_step: u32,
+    scheduler: Scheduler,
+    shift: f64,
+    /// Up to which time; `None` without guidance.
+    guidance: Option<Option<f32>>,
+}
+
+/// How many pictures of 1024x1024 without guidance may be made together. What is larger, or goes
+/// through the transformer twice for guidance, counts for as many as take that memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimit(usize);
+
+impl<'a> Member<'a> {
+    /// `done` gets the result.
+    pub fn new(
+        job: &'a GenerateJob,
+        sink: impl StepSink + 'a,
+        done: impl FnOnce(Result<Generated, GenerateError>) + 'a,
+    ) -> Self {
+        Self { job, sink: Box::new(sink), done: Box::new(done) }
+    }
+
+    /// Tells the caller, once. The sink is gone by then.
+    pub fn finish(self, result: Result<Generated, GenerateError>) {
+        drop(self.sink);
+        (self.done)(result);
+    }
+}
+
+/// A sink that somebody else keeps.
+pub(super) struct Borrowed<'a>(pub &'a mut dyn StepSink);
+
+impl StepSink for Borrowed<'_> {
+    fn step(&mut self, step: Step) -> ControlFlow<()> {
+        self.0.step(step)
+    }
+
+    fn guess(&mut self, guess: Guess) {
+        self.0.guess(guess);
+    }
+}
+
+impl BatchLimit {
+    /// 0 counts as 1.
+    pub fn new(pictures: usize) -> Self {
+        Self(pictures.max(1))
+    }
+
+    /// What is sensible on a device of this name: a CPU is busy with one picture, and would only
+    /// make the first wait for the last.
+    pub fn of_device(device: &str) -> Self {
+        Self(if device == "cpu" { 1 } else { 4 })
+    }
+
+    /// Whether so many that have this in common may go together. One always may.
+    pub fn allows(self, common: &Common, count: usize) -> bool {
+        let (width, height) = common.size;
+        let pixels = (u64::from(width) * u64::from(height)).max(PIXELS);
+        let passes = if common.guidance.is_some() { 2 } else { 1 };
+        count <= 1 || pixels * passes * count as u64 <= PIXELS * self.0 as u64
+    }
+}
+
+impl Common {
+    /// `from_picture`: whether there is a picture to draw from.
+    pub fn of(params: &GenerateParams, from_picture: bool) -> Self {
+        Self {
+            size: (params.width, params.height),
+            steps: params.steps,
+            first_step: if from_picture { params.first_step() } else { 0 },
+            scheduler: params.scheduler,
+            shift: params.shift,
+            guidance: params.uses_guidance().then_some(params.cfg_truncation),
+        }
+    }
+}
+
+impl GenerateJob {
+    /// Whether both can be members of one batch.
+    pub fn fits(&self, other: &Self) -> bool {
+        self.common() == other.common()
+    }
+
+    /// Steps that a picture to draw from stands for.
+    pub fn first_step(&self) -> u32 {
+        self.common().first_step
+    }
+
+    fn common(&self) -> Common {
+        Common::of(&self.params, self.image.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llm_dit_params::{GenerateOptions, Limits, ModelDefaults};
+    use llm_dit_proto::{DType, Tensor};
+
+    use super::*;
+    use crate::image::Picture;
+
+    fn job(change: impl FnOnce(&mut GenerateOptions)) -> GenerateJob {
+        let mut options =
+            GenerateOptions { width: Some(64), height: Some(64), ..Default::default() };
+        change(&mut options);
+        let params = options.resolve(&ModelDefaults::z_image_turbo(), &Limits::default());
+        GenerateJob {
+            params: params.expect("valid"),
+            embeddings: Tensor::from_f32(&[0.0], vec![1, 1], DType::F32).expect("one value"),
+            negative_embeddings: None,
+            latents: None,
+            image: None,
+            return_latents: false,
+            preview: None,
+        }
+    }
+
+    fn from_picture(strength: f64) -> GenerateJob {
+        let image = Picture { width: 64, height: 64, rgb: vec![0; 64 * 64 * 3] };
+        GenerateJob { image: Some(image), ..job(|o| o.strength = Some(strength)) }
+    }
+
+    #[test]
+    fn jobs_fit_when_they_take_the_same_steps() {
+        let plain = job(|_| {});
+        assert!(plain.fits(&job(|o| o.seed = Some(5))));
+        assert!(!plain.fits(&job(|o| o.width = Some(80))));
+        assert!(!plain.fits(&job(|o| o.height = Some(80))));
+        assert!(!plain.fits(&job(|o| o.steps = Some(5))));
+        assert!(!plain.fits(&job(|o| o.shift = Some(6.0))));
+        assert!(!plain.fits(&job(|o| o.scheduler = Some(llm_dit_params::Scheduler::UniPc))));
+
+        let guided = job(|o| o.guidance_scale = Some(2.0));
+        assert!(!plain.fits(&guided));
+        assert!(guided.fits(&job(|o| o.guidance_scale = Some(3.0))));
+        assert!(!guided.fits(&job(|o| {
+            o.guidance_scale = Some(2.0);
+            o.cfg_truncation = Some(0.5);
+        })));
+
+        assert!(!plain.fits(&from_picture(0.5)));
+        assert!(from_picture(0.5).fits(&from_picture(0.5)));
+        assert!(!from_picture(0.5).fits(&from_picture(0.9)));
+        assert!(plain.fits(&from_picture(1.0)), "all steps are taken");
+    }
+
+    #[test]
+    fn large_pictures_and_guidance_count_for_several() {
+        let most = |limit: usize, job: &GenerateJob| {
+            (1..=16).rev().find(|&count| BatchLimit::new(limit).allows(&job.common(), count))
+        };
+        let sized = |width, height| job(|o| (o.width, o.height) = (Some(width), Some(height)));
+        assert_eq!(most(4, &sized(64, 64)), Some(4));
+        assert_eq!(most(4, &sized(1024, 1024)), Some(4));
+        assert_eq!(most(4, &sized(1536, 1024)), Some(2));
+        assert_eq!(most(4, &sized(2048, 2048)), Some(1));
+        assert_eq!(most(4, &job(|o| o.guidance_scale = Some(2.0))), Some(2));
+        assert_eq!(most(1, &job(|o| o.guidance_scale = Some(2.0))), Some(1));
+        assert_eq!(most(0, &sized(64, 64)), Some(1));
+        assert_eq!(BatchLimit::of_device("cpu"), BatchLimit::new(1));
+        assert_eq!(BatchLimit::of_device("cuda:0"), BatchLimit::new(4));
+    }
+}

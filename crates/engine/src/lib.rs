@@ -1,0 +1,17 @@
+//! What a service asks of a model, and the thread that owns one.
+//!
+//! [`text::TextEncoder`] and [`image::ImageGenerator`] speak of plain data: no tensor type crosses
+//! them, so services, fakes and tests compile without a tensor library. [`Worker`] is the thread
+//! and its queue, [`Pulse`] the health of what it owns. This crate knows no transport.
+
+pub mod image;
+mod pulse;
+pub mod text;
+mod worker;
+
+pub use llm_dit_telemetry::metrics::DeviceMemory;
+pub use pulse::{Condition, Pulse};
+pub use worker::{Alone, Answer, Ticket, Together, Worker};
+
+/// Reads a device's memory, from any thread and beside whatever computes.
+pub type MemoryReader = Box<dyn Fn() -> Option<DeviceMemory> + Send + Sync>;

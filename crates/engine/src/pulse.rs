@@ -1,0 +1,158 @@
+//! Whether an engine works, as far as its last jobs tell.
+//!
+//! One job that fails says little: it may have been too large, or wrong in a way that nobody
+//! thought of. Several in a row are a device that is lost. Then health turns to NOT_SERVING, so that
+//! callers go elsewhere, and since no job comes any more, the engine is tried now and then with a
+//! little work of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time};
+
+/// Failures in a row after which an engine is taken for ill.
+const TOO_MANY: u32 = 3;
+/// Between two trials of an engine that is ill.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// What is known of one engine. All clones are of the same.
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<watch::Sender<Condition>>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// In a row.
+    failures: u32,
+    /// Its thread has ended.
+    gone: bool,
+}
+
+impl Condition {
+    pub fn is_well(self) -> bool {
+        !self.gone && self.failures < TOO_MANY
+    }
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self(Arc::new(watch::channel(Condition::default()).0))
+    }
+}
+
+impl Pulse {
+    /// A job came to its end.
+    pub fn worked(&self) {
+        self.change(|condition| condition.failures = 0);
+    }
+
+    /// The engine failed a job that it should have done.
+    pub fn failed(&self) {
+        self.change(|condition| condition.failures = condition.failures.saturating_add(1));
+    }
+
+    /// Nothing is done any more.
+    pub(crate) fn gone(&self) {
+        self.change(|condition| condition.gone = true);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.borrow().gone
+    }
+
+    pub fn is_well(&self) -> bool {
+        self.0.borrow().is_well()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Condition> {
+        self.0.subscribe()
+    }
+
+    /// Tries an engine that is ill until it is well again, for as long as it is there. After a trial
+    /// that succeeds the next failure counts as much as all those before. Must be called inside a
+    /// tokio runtime.
+    pub(crate) fn look_after<F>(&self, trial: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = bool> + Send,
+    {
+        self.look_after_every(INTERVAL, trial);
+    }
+
+    fn look_after_every<F>(&self, pause: Duration, mut trial: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = bool> + Send,
+    {
+        let mut conditions = self.watch();
+        // Nobody is held by this: it ends with the last of the others.
+        let pulse = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            while conditions.wait_for(|c| !c.is_well()).await.is_ok_and(|c| !c.gone) {
+                time::sleep(pause).await;
+                if !trial().await {
+                    continue;
+                }
+                let Some(sender) = pulse.upgrade() else { return };
+                Self(sender).change(|c| c.failures = c.failures.min(TOO_MANY - 1));
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Condition)) {
+        self.0.send_if_modified(|condition| {
+            let before = *condition;
+            change(condition);
+            match (before.is_well(), condition.is_well()) {
+                // A thread also ends when nobody needs it any more.
+                (true, false) if !condition.gone => {
+                    tracing::error!(failures = condition.failures, "the engine is ill");
+                }
+                (false, true) => tracing::info!("the engine works again"),
+                _ => {}
+            }
+            *condition != before
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_several_failures_in_a_row() {
+        let pulse = Pulse::default();
+        for _ in 0..TOO_MANY - 1 {
+            pulse.failed();
+        }
+        assert!(pulse.is_well());
+        pulse.worked();
+        for _ in 0..TOO_MANY {
+            assert!(pulse.is_well());
+            pulse.failed();
+        }
+        assert!(!pulse.is_well());
+        pulse.worked();
+        assert!(pulse.is_well());
+        pulse.gone();
+        pulse.worked();
+        assert!(!pulse.is_well(), "nobody comes back from there");
+    }
+
+    #[tokio::test]
+    async fn an_ill_engine_is_tried_until_it_works() {
+        let pulse = Pulse::default();
+        let mut trials = 0;
+        let (tried, mut all) = tokio::sync::mpsc::unbounded_channel();
+        pulse.look_after_every(Duration::from_millis(1), move || {
+            trials += 1;
+            let _ = tried.send(trials);
+            async move { trials == 3 }
+        });
+        let mut conditions = pulse.watch();
+        (0..TOO_MANY).for_each(|_| pulse.failed());
+        conditions.wait_for(|condition| condition.is_well()).await.expect("well again");
+        for trial in 1..=3 {
+            assert_eq!(all.recv().await, Some(trial));
+        }
+        pulse.failed();
+        assert!(!pulse.is_well(), "the trial proved little");
+    }
+}

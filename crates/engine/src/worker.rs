@@ -1,0 +1,334 @@
+//! One OS thread owns a model; everybody else sends it work through a bounded queue.
+//!
+//! The model never moves between threads and is never locked, and no async task ever waits on a
+//! tensor. Work whose caller left is skipped; work that finds the queue full is refused at once
+//! with the time after which to try again. A panic costs the job it happened in, not the service.
+//!
+//! A model that can do several jobs of one kind in one go says so with [`Together`].
+
+mod meter;
+mod queue;
+mod together;
+
+use std::{
+    any::Any,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::Instant,
+};
+
+use llm_dit_fault::Fault;
+use llm_dit_telemetry::{
+    metrics::{self, Observer},
+    request_id::RequestId,
+};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+use self::queue::{Entry, Line, Queue, Reply, Turn, Wait, Work};
+pub use self::together::{Alone, Answer, Together};
+use crate::pulse::Pulse;
+
+/// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
+/// ends, and drops the model, when the last handle is gone and the queue is empty.
+pub struct Worker<M, K: Together<M> = Alone> {
+    shared: Arc<Shared<M, K>>,
+}
+
+/// The answer to come.
+#[derive(Debug)]
+pub struct Ticket<T> {
+    position: usize,
+    places: watch::Receiver<usize>,
+    line: Arc<dyn Line>,
+    cancel: CancellationToken,
+    reply: oneshot::Receiver<Result<T, Fault>>,
+}
+
+/// Closes the queue with the last handle. (The thread itself holds only the queue.)
+struct Shared<M, K: Together<M>> {
+    name: &'static str,
+    queue: Arc<Queue<M, K>>,
+    pulse: Pulse,
+    _observer: Observer,
+}
+
+/// Says that the thread has ended, however it came to that, and answers those who wait.
+struct LastWill<M, K: Together<M>> {
+    queue: Arc<Queue<M, K>>,
+    pulse: Pulse,
+}
+
+impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
+    /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
+    pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
+        let queue = Arc::new(Queue::new(name, capacity));
+        let pulse = Pulse::default();
+        let will = LastWill { queue: Arc::clone(&queue), pulse: pulse.clone() };
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || serve(name, &will.queue, &will.pulse, model))?;
+        let observed = Arc::downgrade(&queue);
+        let observer = metrics::observe(move || {
+            if let Some(queue) = observed.upgrade() {
+                queue.observe();
+            }
+        });
+        Ok(Self { shared: Arc::new(Shared { name, queue, pulse, _observer: observer }) })
+    }
+
+    /// How the model is. A panic counts as a failure; of others only the work itself can tell.
+    pub fn pulse(&self) -> &Pulse {
+        &self.shared.pulse
+    }
+
+    /// Tries the model with `trial` now and then while it is ill. Must be called inside a tokio
+    /// runtime.
+    pub fn look_after(&self, trial: impl Fn(&mut M) -> bool + Clone + Send + 'static) {
+        let shared = Arc::downgrade(&self.shared);
+        self.pulse().look_after(move || {
+            let (shared, trial) = (shared.upgrade(), trial.clone());
+            async move {
+                let Some(worker) = shared.map(|shared| Self { shared }) else { return false };
+                let ticket = worker.submit(&CancellationToken::new(), move |model| trial(model));
+                drop(worker);
+                let Ok(ticket) = ticket else { return false };
+                matches!(ticket.wait().await, Ok(true))
+            }
+        });
+    }
+
+    /// Queues `work`, or says [`Fault::Busy`]. Work is skipped when `cancel` has fired before its
+    /// turn; work that takes long should look at it as well.
+    pub fn submit<T, F>(&self, cancel: &CancellationToken, work: F) -> Result<Ticket<T>, Fault>
+    where
+        F: FnOnce(&mut M) -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let (work, reply) = self.single(work);
+        self.push(cancel, work, reply)
+    }
+
+    /// As [`Worker::submit`], for what may be done together with others of its kind.
+    pub fn submit_piece(
+        &self,
+        cancel: &CancellationToken,
+        piece: K,
+    ) -> Result<Ticket<K::Output>, Fault> {
+        let (sender, reply) = together::reply();
+        self.push(cancel, Work::Piece(piece, sender), reply)
+    }
+
+    /// Queues the next part of a request whose first part went through [`Worker::submit`], even
+    /// when the queue is full: what was let in is not turned away halfway. Each caller may have
+    /// one such part waiting, so the queue stays bounded by the number of requests let in.
+    pub fn submit_next<T, F>(&self, cancel: &CancellationToken, work: F) -> Ticket<T>
+    where
+        F: FnOnce(&mut M) -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let (work, reply) = self.single(work);
+        let (entry, ticket) = self.entry(cancel, work, reply);
+        self.shared.queue.push_anyway(entry);
+        ticket.queued()
+    }
+
+    fn push<T>(
+        &self,
+        cancel: &CancellationToken,
+        work: Work<M, K>,
+        reply: oneshot::Receiver<Result<T, Fault>>,
+    ) -> Result<Ticket<T>, Fault> {
+        if self.shared.pulse.is_gone() {
+            let name = self.shared.name;
+            return Err(Fault::Internal(format!("the {name}'s thread has ended")));
+        }
+        let (entry, ticket) = self.entry(cancel, work, reply);
+        self.shared.queue.push(entry).map_err(|full| Fault::Busy {
+            message: format!(
+                "the {} is busy and {} requests wait already; try again later",
+                self.shared.name, full.waiting
+            ),
+            retry_after: full.retry_after,
+        })?;
+        Ok(ticket.queued())
+    }
+
+    fn single<T, F>(&self, work: F) -> (Work<M, K>, oneshot::Receiver<Result<T, Fault>>)
+    where
+        F: FnOnce(&mut M) -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let (sender, reply) = together::reply();
+        let (name, pulse) = (self.shared.name, self.shared.pulse.clone());
+        let (panics, id) = (self.shared.queue.panics(), RequestId::current());
+        let work = Box::new(move |model: &mut M| {
+            // A model keeps nothing from job to job but its weights, and marks them as in doubt
+            // while it changes them, so a job that panicked leaves nothing half done unnoticed.
+            let work = || RequestId::during(id, || work(model));
+            let result = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+                tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
+                pulse.failed();
+                panics.increment(1);
+                together::failed(name)
+            });
+            let reply: Box<dyn FnOnce()> = Box::new(move || {
+                // A caller that left does not read it.
+                let _ = sender.send(result);
+            });
+            reply
+        });
+        (Work::Single(work), reply)
+    }
+
+    fn entry<T>(
+        &self,
+        cancel: &CancellationToken,
+        work: Work<M, K>,
+        reply: oneshot::Receiver<Result<T, Fault>>,
+    ) -> (Entry<M, K>, Ticket<T>) {
+        let (place, places) = watch::channel(0);
+        let wait = Wait::begin(self.shared.name);
+        let entry = Entry { cancel: cancel.clone(), span: Span::current(), wait, place, work };
+        let line = Arc::clone(&self.shared.queue) as Arc<dyn Line>;
+        (entry, Ticket { position: 0, places, line, cancel: cancel.clone(), reply })
+    }
+}
+
+impl<M, K: Together<M>> Clone for Worker<M, K> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<M, K: Together<M>> std::fmt::Debug for Worker<M, K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("name", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+impl<M, K: Together<M>> Drop for Shared<M, K> {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl<M, K: Together<M>> Drop for LastWill<M, K> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("the thread that owns the model has ended; start the program again");
+        }
+        self.pulse.gone();
+        self.queue.abandon();
+    }
+}
+
+impl<T> Ticket<T> {
+    /// Now that it has a place.
+    fn queued(mut self) -> Self {
+        self.position = *self.places.borrow_and_update();
+        self
+    }
+
+    /// Jobs ahead of this one when it was queued, the running one included.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Changes of the position from then on. It falls as jobs end or their callers leave, to 0 at
+    /// the latest when this job begins.
+    pub fn places(&self) -> watch::Receiver<usize> {
+        self.places.clone()
+    }
+
+    /// The result; [`Fault::Cancelled`] as soon as the token fires.
+    pub async fn wait(self) -> Result<T, Fault> {
+        let cancelled = || Fault::Cancelled("the request was cancelled".to_owned());
+        tokio::select! {
+            // A result that is there wins over a cancellation at the same time.
+            biased;
+            reply = self.reply => match reply {
+                Ok(result) => result,
+                Err(_) if self.cancel.is_cancelled() => Err(cancelled()),
+                Err(_) => Err(Fault::Unavailable("the service is shutting down".to_owned())),
+            },
+            () = self.cancel.cancelled() => {
+                self.line.forget_the_left();
+                Err(cancelled())
+            }
+        }
+    }
+}
+
+/// The thread's life.
+fn serve<M, K: Together<M>>(
+    name: &'static str,
+    queue: &Arc<Queue<M, K>>,
+    pulse: &Pulse,
+    mut model: M,
+) {
+    while let Some(turn) = queue.next() {
+        let started = Instant::now();
+        match turn {
+            Turn::Single(span, work) => {
+                let reply = span.in_scope(|| work(&mut model));
+                // First, so that a caller who asks again on the reply finds the place free.
+                queue.done(1, started.elapsed());
+                reply();
+            }
+            Turn::Together(pieces) => {
+                let jobs = pieces.len();
+                run_together(name, queue, pulse, &mut model, pieces);
+                queue.done(jobs, started.elapsed());
+            }
+        }
+    }
+}
+
+fn run_together<M, K: Together<M>>(
+    name: &'static str,
+    queue: &Arc<Queue<M, K>>,
+    pulse: &Pulse,
+    model: &mut M,
+    pieces: Vec<(Span, K, Reply<K::Output>)>,
+) {
+    let span = match &pieces[..] {
+        [(span, ..)] => span.clone(),
+        // A span has one parent. What is each picture's own is in spans of its own request.
+        _ => {
+            let span = tracing::info_span!(parent: None, "together", jobs = pieces.len());
+            pieces.iter().for_each(|(piece, ..)| {
+                span.follows_from(piece);
+            });
+            span
+        }
+    };
+    let pieces = pieces.into_iter().map(|(_, piece, reply)| {
+        (piece, Answer { name, queue: Arc::clone(queue), reply: Some(reply) })
+    });
+    let pieces = pieces.collect();
+    // Answers that a panic drops tell their callers.
+    let run = || catch_unwind(AssertUnwindSafe(|| K::run(model, pieces)));
+    span.in_scope(|| {
+        if let Err(panic) = run() {
+            tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
+            pulse.failed();
+            queue.panics().increment(1);
+        }
+    });
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! The bounded line in front of a model.
+//!
+//! A lock and a deque instead of a channel, so that entries whose callers left free their places
+//! as soon as somebody needs them, and the position in the line is exact.
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use llm_dit_fault::Fault;
+use metrics::Counter;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+use super::{meter::WorkerMeter, together::Together};
+
+/// Where a result goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
+
+/// Does a job and returns what delivers the result.
+pub(super) type Single<M> = Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>;
+
+/// One job in the line.
+pub(super) struct Entry<M, K: Together<M>> {
+    pub cancel: CancellationToken,
+    pub span: Span,
+    pub wait: Wait,
+    /// Jobs ahead of it, for whoever waits.
+    pub place: watch::Sender<usize>,
+    pub work: Work<M, K>,
+}
+
+/// The time until a job's turn, as a span and in numbers.
+pub(super) struct Wait {
+    span: Span,
+    since: Instant,
+}
+
+/// What there is to do.
+pub(super) enum Work<M, K: Together<M>> {
+    /// By itself. Nothing from behind goes before it either.
+    Single(Single<M>),
+    /// Perhaps with others.
+    Piece(K, Reply<K::Output>),
+}
+
+/// What the model does next.
+pub(super) enum Turn<M, K: Together<M>> {
+    Single(Span, Single<M>),
+    /// At least one.
+    Together(Vec<(Span, K, Reply<K::Output>)>),
+}
+
+/// Why an entry was refused.
+#[derive(Debug)]
+pub(super) struct Full {
+    pub waiting: usize,
+    /// About when a place will be free.
+    pub retry_after: Duration,
+}
+
+/// A queue of whatever.
+pub(super) trait Line: std::fmt::Debug + Send + Sync {
+    /// Lets those behind callers that left move up.
+    fn forget_the_left(&self);
+}
+
+pub(super) struct Queue<M, K: Together<M>> {
+    capacity: usize,
+    state: Mutex<State<M, K>>,
+    changed: Condvar,
+}
+
+struct State<M, K: Together<M>> {
+    meter: WorkerMeter,
+    waiting: VecDeque<Entry<M, K>>,
+    /// Jobs that are being done and not answered yet.
+    running: usize,
+    closed: bool,
+    /// Moving average of how long a turn takes.
+    typical: Duration,
+}
+
+impl Wait {
+    pub fn begin(worker: &str) -> Self {
+        Self { span: tracing::info_span!("queue", worker), since: Instant::now() }
+    }
+
+    fn end(self, meter: &WorkerMeter) {
+        meter.waited(self.since.elapsed());
+        // The last handle closes the span.
+        drop(self.span);
+    }
+}
+
+impl<M, K: Together<M>> Queue<M, K> {
+    /// `name` is what it is called in metrics.
+    pub fn new(name: &str, capacity: usize) -> Self {
+        let state = State {
+            meter: WorkerMeter::new(name),
+            waiting: VecDeque::new(),
+            running: 0,
+            closed: false,
+            typical: Duration::ZERO,
+        };
+        Self { capacity, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Adds an entry, whose place then says how many are ahead of it.
+    pub fn push(&self, entry: Entry<M, K>) -> Result<(), Full> {
+        let mut state = self.lock();
+        state.forget_the_left();
+        // An idle worker's next job passes through `waiting` too; it takes the place of the
+        // running one, not one of the waiting.
+        if state.ahead() > self.capacity {
+            state.meter.rejected();
+            return Err(Full {
+                waiting: state.waiting.len(),
+                retry_after: state.typical.max(Duration::from_secs(1)),
+            });
+        }
+        self.add(&mut state, entry);
+        Ok(())
+    }
+
+    /// Adds an entry whatever the capacity.
+    pub fn push_anyway(&self, entry: Entry<M, K>) {
+        self.add(&mut self.lock(), entry);
+    }
+
+    /// Waits for an entry whose caller is still there, and takes those along that fit; `None` once
+    /// closed and empty.
+    pub fn next(&self) -> Option<Turn<M, K>> {
+        let mut state = self.lock();
+        loop {
+            state.forget_the_left();
+            match state.waiting.pop_front() {
+                // Those behind are as far from their turn as before: one runs now.
+                Some(Entry { span, wait, work: Work::Single(work), .. }) => {
+                    wait.end(&state.meter);
+                    state.running = 1;
+                    return Some(Turn::Single(span, work));
+                }
+                Some(Entry { span, wait, work: Work::Piece(piece, reply), .. }) => {
+                    wait.end(&state.meter);
+                    let mut together = vec![(span, piece, reply)];
+                    state.take_along(&mut together);
+                    state.running = together.len();
+                    state.tell_places();
+                    return Some(Turn::Together(together));
+                }
+                None if state.closed => return None,
+                None => {
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// Notes that one of those that were taken has its result.
+    pub fn answered(&self) {
+        let mut state = self.lock();
+        state.running = state.running.saturating_sub(1);
+        state.forget_the_left();
+        state.tell_places();
+    }
+
+    /// Notes that the turn taken last, of so many jobs, took this long.
+    pub fn done(&self, jobs: usize, took: Duration) {
+        let mut state = self.lock();
+        state.meter.turn(jobs, took);
+        state.running = 0;
+        state.typical = if state.typical.is_zero() { took } else { (state.typical * 3 + took) / 4 };
+        state.forget_the_left();
+        state.tell_places();
+    }
+
+    /// Tells how it is, in gauges.
+    pub fn observe(&self) {
+        let state = self.lock();
+        state.meter.state(self.capacity, state.waiting.len(), state.running);
+    }
+
+    /// Counts jobs that panicked.
+    pub fn panics(&self) -> Counter {
+        self.lock().meter.panics()
+    }
+
+    /// Lets `next` end when the line is empty.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Nobody is left to do the work; those who wait hear of it.
+    pub fn abandon(&self) {
+        let left = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.waiting)
+        };
+        drop(left);
+    }
+
+    fn add(&self, state: &mut State<M, K>, entry: Entry<M, K>) {
+        entry.place.send_replace(state.ahead());
+        state.waiting.push_back(entry);
+        self.changed.notify_one();
+    }
+
+    /// Nothing that runs under the lock panics halfway through a change.
+    fn lock(&self) -> MutexGuard<'_, State<M, K>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M, K: Together<M>> Line for Queue<M, K> {
+    fn forget_the_left(&self) {
+        self.lock().forget_the_left();
+    }
+}
+
+impl<M, K: Together<M>> std::fmt::Debug for Queue<M, K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
+impl<M, K: Together<M>> State<M, K> {
+    fn ahead(&self) -> usize {
+        self.waiting.len() + self.in_front()
+    }
+
+    /// What is being done counts once, however many are done together, so that a place never
+    /// grows when others are taken along past it.
+    fn in_front(&self) -> usize {
+        usize::from(self.running > 0)
+    }
+
+    /// Moves the waiting that fit to those that go. Nobody is overtaken for longer than this one
+    /// turn: the oldest that is left begins the next. A job of another kind changes the model, so
+    /// what waits behind it stays there.
+    fn take_along(&mut self, together: &mut Vec<(Span, K, Reply<K::Output>)>) {
+        let mut at = 0;
+        while let Some(Entry { work: Work::Piece(piece, _), .. }) = self.waiting.get(at) {
+            let those: Vec<&K> = together.iter().map(|(_, piece, _)| piece).collect();
+            if !piece.fits(&those) {
+                at += 1;
+            } else if let Some(Entry { span, wait, work: Work::Piece(piece, reply), .. }) =
+                self.waiting.remove(at)
+            {
+                wait.end(&self.meter);
+                together.push((span, piece, reply));
+            }
+        }
+    }
+
+    /// Drops entries whose callers left.
+    fn forget_the_left(&mut self) {
+        let before = self.waiting.len();
+        self.waiting.retain(|entry| {
+            let left = entry.cancel.is_cancelled();
+            if left {
+                entry.span.in_scope(|| tracing::debug!("skipped: the caller left"));
+            }
+            !left
+        });
+        if self.waiting.len() < before {
+            self.meter.left(before - self.waiting.len());
+            self.tell_places();
+        }
+    }
+
+    fn tell_places(&self) {
+        for (i, entry) in self.waiting.iter().enumerate() {
+            let ahead = i + self.in_front();
+            entry.place.send_if_modified(|place| std::mem::replace(place, ahead) != ahead);
+        }
+    }
+}

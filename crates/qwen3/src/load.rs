@@ -1,0 +1,172 @@
+//! From a model folder to an engine and its tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use llm_dit_chat::ChatTokenizer;
+use llm_dit_engine::{
+    DeviceMemory, MemoryReader,
+    text::{EncodeError, EncodeJob, EncoderInfo, TextEncoder},
+};
+use llm_dit_kernels::meter::memory_reader;
+use llm_dit_proto::{DType, Tensor};
+use llm_dit_weights::{
+    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, Weights, compute_dtype,
+    device_name, is_out_of_memory, model_label, part_config, synthetic, wire_dtype,
+};
+
+use crate::{config::Config, model::Qwen3, names};
+
+/// Where a model's folder has the text encoder, and the stem of its files there.
+const FOLDER: &str = "text_encoder";
+const STEM: &str = "model";
+
+/// What to load and where.
+#[derive(Clone, Debug, Default)]
+pub struct EncoderOptions {
+    /// A diffusers folder with `text_encoder/` and `tokenizer/`.
+    pub model_path: PathBuf,
+    /// Instead of its `text_encoder/`: such a folder, or a safetensors file.
+    pub text_encoder_path: Option<PathBuf>,
+    pub device: DeviceChoice,
+    /// What to compute in; `None`: f32 on the CPU, bf16 on an accelerator.
+    pub dtype: Option<DType>,
+    /// Whether the weights stay on the device, or are there only while it computes.
+    pub residency: Residency,
+}
+
+/// [`Qwen3`] behind the engine trait.
+struct Qwen3Encoder {
+    info: EncoderInfo,
+    config: Config,
+    device: Device,
+    model: Resident<Qwen3>,
+}
+
+/// Loads `text_encoder/` and `tokenizer/`.
+pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), LoadError> {
+    let folder = options.model_path.join("tokenizer");
+    let tokenizer = ChatTokenizer::from_folder(&folder)
+        .map_err(|e| LoadError::Invalid { path: folder, cause: e.to_string() })?;
+    Ok((load_encoder(options)?, tokenizer))
+}
+
+/// Loads `text_encoder/` alone, for callers that bring token ids.
+pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, LoadError> {
+    let (model_path, instead) = (&options.model_path, options.text_encoder_path.as_deref());
+    let device = options.device.open()?;
+    let dtype = compute_dtype(options.dtype, &device);
+    let part = options.files();
+    let weights = Checkpoint::open(&part, names::naming, &device, dtype)?;
+    let config: Config = part_config(&part, &model_path.join(FOLDER), &weights)?;
+    assemble(model_label(instead.unwrap_or(model_path)), config, weights, options.residency)
+}
+
+impl EncoderOptions {
+    /// The text encoder's.
+    pub fn files(&self) -> PartFiles {
+        PartFiles::find(&self.model_path, FOLDER, STEM, self.text_encoder_path.as_deref())
+    }
+}
+
+/// An encoder of this shape with random weights, to measure with. Paths of `options` are not read.
+pub fn synthetic_encoder(
+    label: &str,
+    config: Config,
+    options: &EncoderOptions,
+) -> Result<Box<dyn TextEncoder>, LoadError> {
+    let device = options.device.open()?;
+    let dtype = compute_dtype(options.dtype, &device);
+    let weights = synthetic(Path::new(label), &device, dtype);
+    assemble(label.to_owned(), config, weights, options.residency)
+}
+
+fn assemble(
+    model: String,
+    config: Config,
+    weights: Weights,
+    residency: Residency,
+) -> Result<Box<dyn TextEncoder>, LoadError> {
+    let info = EncoderInfo {
+        model,
+        hidden_size: config.hidden_size,
+        layers: config.num_hidden_layers,
+        device: device_name(weights.device()),
+        dtype: wire_dtype(weights.dtype()),
+    };
+    let device = weights.device().clone();
+    let model = {
+        let config = config.clone();
+        Resident::new(residency, move || Qwen3::load(config.clone(), &weights))?
+    };
+    Ok(Box::new(Qwen3Encoder { info, config, device, model }))
+}
+
+impl TextEncoder for Qwen3Encoder {
+    fn info(&self) -> EncoderInfo {
+        self.info.clone()
+    }
+
+    fn encode(&mut self, job: &EncodeJob) -> Result<Tensor, EncodeError> {
+        let config = &self.config;
+        let limit = config.max_position_embeddings;
+        if job.token_ids.is_empty() || job.token_ids.len() > limit {
+            let count = job.token_ids.len();
+            return Err(EncodeError::BadJob(format!(
+                "{count} tokens; the model takes 1 to {limit}"
+            )));
+        }
+        if let Some(id) = job.token_ids.iter().find(|&&id| id as usize >= config.vocab_size) {
+            let size = config.vocab_size;
+            return Err(EncodeError::BadJob(format!(
+                "token id {id} is outside the vocabulary of {size}; tokenizer/ and text_encoder/ do not belong together"
+            )));
+        }
+        if job.hidden_layer > config.num_hidden_layers {
+            let layer = job.hidden_layer;
+            return Err(EncodeError::BadJob(format!(
+                "hidden layer {layer} of {}",
+                config.num_hidden_layers
+            )));
+        }
+        let model = self.model.get().map_err(|error| failed(error.to_string()))?;
+        let encoded = model
+            .hidden_states(&job.token_ids, job.hidden_layer)
+            .and_then(|states| to_wire(&states, job.dtype));
+        self.model.release();
+        encoded.map_err(|error| failed(error.to_string()))
+    }
+
+    fn probe(&mut self) -> Result<(), EncodeError> {
+        let model = self.model.get().map_err(|error| failed(error.to_string()))?;
+        let works = model.hidden_states(&[0], 0).and_then(|states| to_wire(&states, DType::F32));
+        self.model.release();
+        works.map(drop).map_err(|error| failed(error.to_string()))
+    }
+
+    fn memory(&self) -> Option<MemoryReader> {
+        let read = memory_reader(&self.device);
+        Some(Box::new(move || {
+            let memory = read()?;
+            let (used, peak) = (memory.used, memory.peak);
+            Some(DeviceMemory { used, peak, reserved: memory.reserved, size: memory.total })
+        }))
+    }
+}
+
+/// What a library's words mean.
+fn failed(cause: String) -> EncodeError {
+    if is_out_of_memory(&cause) {
+        tracing::error!(cause, "the device has no memory left");
+        EncodeError::OutOfMemory
+    } else {
+        EncodeError::Backend(cause)
+    }
+}
+
+/// Rounds to the wire's type on the device and copies the bytes out.
+fn to_wire(states: &candle_core::Tensor, dtype: DType) -> candle_core::Result<Tensor> {
+    let shape = states.dims().to_vec();
+    let values = states.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Tensor::from_f32(&values, shape, dtype).map_err(|e| candle_core::Error::Msg(e.to_string()))
+}

@@ -1,0 +1,237 @@
+//! Numbers for Prometheus: what a process counts, and `GET /metrics`.
+//!
+//! One registry a process, so that `llm-dit serve` tells of its three services in one answer. Where
+//! work is done, counters and histograms are recorded through the `metrics` crate, an atomic
+//! operation or two each. What can be read from somewhere at any time (a queue's length, a device's
+//! memory) is read when somebody asks, and costs nothing in between.
+
+mod process;
+mod table;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    thread,
+    time::Duration,
+};
+
+use axum::{http::header, response::IntoResponse, routing::MethodRouter};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use metrics_util::MetricKindMask;
+
+pub use self::table::*;
+
+/// Samples of histograms are sorted into their buckets this often, so that they do not pile up
+/// where nobody asks.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// What is read when somebody asks, and was not for this long, is gone: a machine that has left.
+const FORGET: Duration = Duration::from_secs(600);
+
+/// Text format 0.0.4, which every Prometheus reads.
+const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+static EXPORT: OnceLock<Export> = OnceLock::new();
+
+type Observe = dyn Fn() + Send + Sync;
+
+struct Export {
+    handle: PrometheusHandle,
+    observers: Mutex<Vec<Weak<Observe>>>,
+}
+
+/// Keeps something observed for as long as it lives.
+#[derive(Clone)]
+#[must_use = "nothing is observed once this is dropped"]
+pub struct Observer {
+    _observe: Arc<Observe>,
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer").finish_non_exhaustive()
+    }
+}
+
+/// Begins to count. Handles that were made before would count nothing for ever.
+pub fn begin() {
+    export();
+}
+
+/// Has `observe` set its gauges whenever somebody asks for the metrics. It must not block.
+pub fn observe(observe: impl Fn() + Send + Sync + 'static) -> Observer {
+    let observe: Arc<Observe> = Arc::new(observe);
+    let mut observers = export().observers();
+    observers.retain(|observer| observer.strong_count() > 0);
+    observers.push(Arc::downgrade(&observe));
+    drop(observers);
+    Observer { _observe: observe }
+}
+
+/// `GET /metrics`. `observer` lives as long as the route does.
+pub fn route<S: Clone + Send + Sync + 'static>(observer: Option<Observer>) -> MethodRouter<S> {
+    // From now on everything is counted.
+    export();
+    axum::routing::get(async move || {
+        let _ = &observer;
+        // Reading a device's memory asks its driver.
+        let text = tokio::task::spawn_blocking(render).await;
+        text.map(|text| ([(header::CONTENT_TYPE, MEDIA_TYPE)], text)).map_err(|error| {
+            tracing::error!(%error, "the metrics could not be told");
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        })
+    })
+}
+
+/// Everything, in Prometheus' text format.
+pub fn render() -> String {
+    let export = export();
+    // Not under the lock, since the last holder of an observer may be the one that is called.
+    let observers: Vec<_> = export.observers().iter().filter_map(Weak::upgrade).collect();
+    observers.iter().for_each(|observe| observe());
+    process::observe();
+    export.handle.render()
+}
+
+/// Tells which version of a service this is.
+pub fn build_info(service: &'static str) {
+    let labels = [("service", service), ("version", env!("CARGO_PKG_VERSION"))];
+    ::metrics::gauge!(BUILD_INFO.name, &labels).set(1.0);
+}
+
+/// Bytes of a device, as somebody else reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    pub used: u64,
+    pub peak: u64,
+    pub reserved: u64,
+    pub size: u64,
+}
+
+/// Tells of a service that computes: its version, and the memory of its device, if that can be read.
+pub fn observe_service(
+    service: &'static str,
+    device: String,
+    memory: impl Fn() -> Option<DeviceMemory> + Send + Sync + 'static,
+) -> Observer {
+    observe(move || {
+        build_info(service);
+        let Some(DeviceMemory { used, peak, reserved, size }) = memory() else { return };
+        let labels = [("service", service.to_owned()), ("device", device.clone())];
+        let gauges = [
+            (MEMORY_USED, used),
+            (MEMORY_PEAK, peak),
+            (MEMORY_RESERVED, reserved),
+            (MEMORY_SIZE, size),
+        ];
+        for (metric, bytes) in gauges {
+            ::metrics::gauge!(metric.name, &labels).set(bytes as f64);
+        }
+    })
+}
+
+/// Notes that a stage of the work took so long.
+pub fn stage(stage: &'static str, took: Duration) {
+    ::metrics::histogram!(STAGE_SECONDS.name, "stage" => stage).record(took);
+}
+
+/// Counts bytes of tensors and pictures that a service got or gave.
+pub fn tensor_bytes(service: &'static str, direction: Direction, bytes: usize) {
+    let direction = match direction {
+        Direction::Received => "received",
+        Direction::Sent => "sent",
+    };
+    let labels = [("service", service), ("direction", direction)];
+    ::metrics::counter!(TENSOR_BYTES.name, &labels).increment(bytes as u64);
+}
+
+/// Of [`tensor_bytes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Received,
+    Sent,
+}
+
+/// The registry; begins to count with the first call.
+fn export() -> &'static Export {
+    EXPORT.get_or_init(|| {
+        process::begin();
+        let recorder = recorder().unwrap_or_else(|error| {
+            tracing::error!(%error, "histograms have no buckets");
+            PrometheusBuilder::new().build_recorder()
+        });
+        let handle = recorder.handle();
+        if ::metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("somebody else counts in this process; /metrics will be empty");
+        }
+        ALL.iter().for_each(Metric::describe);
+        let upkeep = {
+            let handle = handle.clone();
+            move || {
+                loop {
+                    thread::sleep(UPKEEP);
+                    handle.run_upkeep();
+                }
+            }
+        };
+        // Without it, samples are sorted when somebody asks.
+        if let Err(error) = thread::Builder::new().name("metrics".to_owned()).spawn(upkeep) {
+            tracing::warn!(%error, "samples of histograms pile up until /metrics is asked for");
+        }
+        Export { handle, observers: Mutex::default() }
+    })
+}
+
+fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let mut builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(FORGET));
+    for metric in ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            let name = Matcher::Full(metric.name.to_owned());
+            builder = builder.set_buckets_for_metric(name, buckets)?;
+        }
+    }
+    Ok(builder.build_recorder())
+}
+
+impl Export {
+    fn observers(&self) -> MutexGuard<'_, Vec<Weak<Observe>>> {
+        self.observers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gauges_are_set_when_somebody_asks_and_no_longer_than_their_observer_lives() {
+        let line = "llm_dit_queue_depth{worker=\"test\"}";
+        let value = Arc::new(Mutex::new(3.0));
+        let told = Arc::clone(&value);
+        let observer = observe(move || {
+            let value = *told.lock().expect("no panic");
+            ::metrics::gauge!(QUEUE_DEPTH.name, "worker" => "test").set(value);
+        });
+        assert!(render().contains(&format!("{line} 3\n")), "{}", render());
+        *value.lock().expect("no panic") = 5.0;
+        assert!(render().contains(&format!("{line} 5\n")));
+        drop(observer);
+        *value.lock().expect("no panic") = 7.0;
+        assert!(render().contains(&format!("{line} 5\n")));
+    }
+
+    #[test]
+    fn what_is_told_is_described() {
+        stage("test", Duration::from_millis(3));
+        let text = render();
+        for line in [
+            "# TYPE llm_dit_stage_seconds histogram",
+            "llm_dit_stage_seconds_bucket{stage=\"test\",le=\"0.005\"} 1",
+            "llm_dit_stage_seconds_bucket{stage=\"test\",le=\"0.0025\"} 0",
+            "llm_dit_stage_seconds_count{stage=\"test\"} 1",
+        ] {
+            assert!(text.contains(line), "no {line} in {text}");
+        }
+    }
+}

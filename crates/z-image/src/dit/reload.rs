@@ -1,0 +1,173 @@
+//! Changing weights of a loaded transformer, one part at a time.
+//!
+//! A part is loaded beside the one that it replaces, so no more than one block is in memory twice.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use llm_dit_weights::{LoadError, Overlay, Weights};
+
+use super::{Dit, block::Block, embed::TimestepEmbedder};
+
+/// What is replaced at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    XEmbedder,
+    CapEmbedder,
+    TEmbedder,
+    FinalLayer,
+    NoiseRefiner(usize),
+    ContextRefiner(usize),
+    Layer(usize),
+}
+
+impl Dit {
+    /// Puts these changes on top of the checkpoint in place of those that are there. Only parts
+    /// that have changes, now or before, are read again; without changes they are the checkpoint's,
+    /// bit for bit. When a part cannot be loaded, the changes from before stay.
+    pub fn set_overlay(&mut self, overlay: Arc<Overlay>) -> Result<(), LoadError> {
+        let before = self.weights.clone();
+        let parts: Vec<Part> = if self.settled {
+            let touched = [&**before.overlay(), &*overlay];
+            let parts: BTreeSet<Part> =
+                touched.into_iter().flat_map(Overlay::tensors).filter_map(Part::of).collect();
+            parts.into_iter().collect()
+        } else {
+            self.parts()
+        };
+        // They read the weights that are about to go.
+        self.replays.clear();
+        // Until all are done: this holds when loading panics, too.
+        self.settled = false;
+        let after = before.with_overlay(overlay);
+        for (done, &part) in parts.iter().enumerate() {
+            let Err(error) = self.reload(part, &after) else { continue };
+            tracing::warn!(%error, ?part, "changing the weights failed; taking the change back");
+            for &part in &parts[..done] {
+                self.reload(part, &before)?;
+            }
+            self.settled = true;
+            return Err(error);
+        }
+        self.weights = after;
+        self.settled = true;
+        self.weights.done()
+    }
+
+    /// What is on top of the checkpoint.
+    pub fn overlay(&self) -> &Arc<Overlay> {
+        self.weights.overlay()
+    }
+
+    /// Refuses to compute with weights of which only some were changed.
+    pub(super) fn check_settled(&self) -> candle_core::Result<()> {
+        if self.settled {
+            return Ok(());
+        }
+        candle_core::bail!("a change of LoRAs broke off midway; clear or apply LoRAs again")
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        [Part::XEmbedder, Part::CapEmbedder, Part::TEmbedder, Part::FinalLayer]
+            .into_iter()
+            .chain((0..self.noise_refiner.len()).map(Part::NoiseRefiner))
+            .chain((0..self.context_refiner.len()).map(Part::ContextRefiner))
+            .chain((0..self.layers.len()).map(Part::Layer))
+            .collect()
+    }
+
+    fn reload(&mut self, part: Part, weights: &Weights) -> Result<(), LoadError> {
+        let config = &self.config;
+        let block = |stack: &str, i: usize, modulated: bool| {
+            Block::load(config, modulated, &weights.pp(stack).pp(i))
+        };
+        match part {
+            Part::XEmbedder => self.x_embedder = Self::load_x_embedder(config, weights)?,
+            Part::CapEmbedder => self.cap_embedder = Self::load_cap_embedder(config, weights)?,
+            Part::TEmbedder => {
+                let at = weights.pp("t_embedder");
+                self.t_embedder = TimestepEmbedder::load(config.adaln_dim(), config.t_scale, &at)?;
+            }
+            Part::FinalLayer => {
+                let (modulation, linear) = Self::load_final_layer(config, weights)?;
+                (self.final_modulation, self.final_linear) = (modulation, linear);
+            }
+            Part::NoiseRefiner(i) => self.noise_refiner[i] = block("noise_refiner", i, true)?,
+            Part::ContextRefiner(i) => {
+                self.context_refiner[i] = block("context_refiner", i, false)?
+            }
+            Part::Layer(i) => self.layers[i] = block("layers", i, true)?,
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    /// The part that a tensor belongs to, if it is one that changes.
+    fn of(tensor: &str) -> Option<Self> {
+        let mut names = tensor.split('.');
+        let (first, second) = (names.next()?, names.next()?);
+        let index = || second.parse().ok();
+        Some(match first {
+            "all_x_embedder" => Self::XEmbedder,
+            "cap_embedder" => Self::CapEmbedder,
+            "t_embedder" => Self::TEmbedder,
+            "all_final_layer" => Self::FinalLayer,
+            "noise_refiner" => Self::NoiseRefiner(index()?),
+            "context_refiner" => Self::ContextRefiner(index()?),
+            "layers" => Self::Layer(index()?),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use candle_core::{Device, Tensor};
+    use llm_dit_proto::DType;
+
+    use super::*;
+    use crate::load_dit;
+
+    /// As after a panic between two parts.
+    #[test]
+    fn a_change_that_broke_off_is_not_drawn_with_and_the_next_one_mends_it() {
+        let tiny =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/tiny/transformer");
+        let mut dit = load_dit(&tiny, &Device::Cpu, Some(DType::F32)).expect("the tiny model");
+        let caption = Tensor::ones((3, 40), candle_core::DType::F32, &Device::Cpu).expect("ones");
+        let latents =
+            Tensor::ones((16, 4, 4), candle_core::DType::F32, &Device::Cpu).expect("ones");
+        let draw = |dit: &Dit| {
+            let conditioning = dit.condition(std::slice::from_ref(&caption), &[(4, 4)])?;
+            let out = dit.forward(std::slice::from_ref(&latents), &[0.5], &conditioning)?;
+            out[0].flatten_all()?.to_vec1::<f32>()
+        };
+        let whole = draw(&dit).expect("a forward");
+        dit.layers.swap(0, 1);
+        dit.settled = false;
+        let error = draw(&dit).expect_err("in doubt").to_string();
+        assert!(error.contains("broke off midway"), "{error}");
+        dit.set_overlay(Arc::default()).expect("reads everything again");
+        assert_eq!(draw(&dit).expect("a forward"), whole);
+    }
+
+    #[test]
+    fn every_matrix_belongs_to_a_part() {
+        for name in [
+            "all_x_embedder.2-1.weight",
+            "cap_embedder.1.weight",
+            "t_embedder.mlp.2.weight",
+            "all_final_layer.2-1.linear.weight",
+        ] {
+            assert!(Part::of(name).is_some(), "{name}");
+        }
+        assert_eq!(Part::of("layers.29.feed_forward.w1.weight"), Some(Part::Layer(29)));
+        assert_eq!(
+            Part::of("context_refiner.1.attention.to_q.weight"),
+            Some(Part::ContextRefiner(1))
+        );
+        assert_eq!(Part::of("x_pad_token"), None);
+    }
+}

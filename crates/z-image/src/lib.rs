@@ -1,0 +1,26 @@
+//! Z-Image: the diffusion transformer, its schedulers, the VAE and the loop from embeddings to pixels.
+//!
+//! [`ZImage`] implements [`llm_dit_engine::image::ImageGenerator`] and knows no transport: no tokio,
+//! no tonic. Names in [`dit`] and [`vae`] mirror the checkpoint.
+
+pub mod dit;
+mod error;
+mod guidance;
+mod latent_map;
+mod load;
+mod lora;
+pub mod noise;
+pub mod parts;
+mod pipeline;
+pub mod schedule;
+mod source_latents;
+pub mod vae;
+
+pub use error::DrawError;
+pub use latent_map::latent_map;
+pub use load::{
+    DiffusionOptions, defaults, load, load_decoder, load_dit, load_encoder, load_model,
+    synthetic_model,
+};
+pub use lora::{read_loras, summary};
+pub use pipeline::ZImage;

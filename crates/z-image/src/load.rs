@@ -1,0 +1,232 @@
+//! From a model folder to an engine.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use candle_core::Device;
+use llm_dit_engine::image::{ImageGenerator, LatentMap, LoraChoice};
+use llm_dit_params::ModelDefaults;
+use llm_dit_proto::DType;
+use llm_dit_weights::{
+    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Weights, compute_dtype, model_label,
+    part_config, read_config, synthetic,
+};
+use serde::Deserialize;
+
+use crate::{
+    dit::{self, Dit},
+    latent_map::{is_flux, latent_map},
+    lora,
+    parts::{Autoencoder, Transformer},
+    pipeline::ZImage,
+    vae::{self, Tiling},
+};
+
+/// Stem of the weight files that diffusers writes.
+const STEM: &str = "diffusion_pytorch_model";
+
+/// What to load and where.
+#[derive(Clone, Debug, Default)]
+pub struct DiffusionOptions {
+    /// A diffusers folder with `transformer/`, `vae/` and `scheduler/`, or as much of it as the
+    /// paths below leave.
+    pub model_path: PathBuf,
+    /// Instead of its `transformer/`: such a folder, or a safetensors file.
+    pub dit_path: Option<PathBuf>,
+    /// Instead of its `vae/`, likewise.
+    pub vae_path: Option<PathBuf>,
+    pub device: DeviceChoice,
+    /// Where the VAE computes; `None`: where the DiT does.
+    pub vae_device: Option<DeviceChoice>,
+    /// What the DiT computes in; `None`: f32 on the CPU, bf16 on an accelerator.
+    pub dtype: Option<DType>,
+    /// What the VAE computes in; `None`: bf16 on CUDA, f32 elsewhere. f16 makes black pictures with
+    /// some autoencoders: its range is too small for their activations. bf16 has the range of f32.
+    pub vae_dtype: Option<DType>,
+    /// When the VAE works in tiles.
+    pub vae_tiling: Tiling,
+    /// Whether all parts stay on their device, or only the one that computes.
+    pub residency: Residency,
+    /// LoRAs to fuse.
+    pub loras: Vec<LoraChoice>,
+}
+
+/// `scheduler/scheduler_config.json`, as far as it matters.
+#[derive(Deserialize)]
+struct SchedulerConfig {
+    shift: f64,
+    #[serde(default)]
+    use_dynamic_shifting: bool,
+}
+
+/// The part of `vae/config.json` that tells the size a model was trained for.
+#[derive(Deserialize)]
+struct SampleSize {
+    sample_size: Option<u32>,
+}
+
+/// Loads everything but the text encoder.
+pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadError> {
+    Ok(Box::new(load_model(options)?))
+}
+
+/// [`load`], for a caller that uses the parts alone.
+pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
+    let residency = options.residency;
+    let (device, vae_device) = options.open_devices()?;
+    let (config, weights) =
+        open_dit(&options.dit_files(), &options.model_path, &device, options.dtype)?;
+    // First the LoRAs, so that one that does not fit is known before gigabytes are read.
+    let (loras, overlay) = lora::read_loras(&options.loras, &config)?;
+    let (vae_config, vae_weights) = open_vae(
+        &options.vae_files(),
+        &options.model_path,
+        &vae_device,
+        options.vae_compute_dtype(&vae_device),
+    )?;
+    let (made, read) = (config.in_channels, vae_config.latent_channels);
+    if made != read {
+        let cause = format!("transformer/ works on {made} latent channels, vae/ on {read}");
+        return Err(LoadError::Invalid { path: options.model_path.clone(), cause });
+    }
+    let preview = preview(options, &vae_config)?;
+    let label = model_label(options.dit_path.as_deref().unwrap_or(&options.model_path));
+    let defaults = defaults(options)?;
+    let weights = weights.with_overlay(Arc::new(overlay));
+    let dit = Transformer::new(residency, config, weights, device)?;
+    let autoencoder = Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?;
+    Ok(ZImage { label, dit, autoencoder, defaults, preview, loras })
+}
+
+/// A model of this shape with random weights, to measure with. Paths of `options` are not read.
+pub fn synthetic_model(
+    label: &str,
+    config: dit::Config,
+    vae_config: vae::Config,
+    options: &DiffusionOptions,
+) -> Result<ZImage, LoadError> {
+    let residency = options.residency;
+    let (device, vae_device) = options.open_devices()?;
+    let path = Path::new(label);
+    let weights = synthetic(path, &device, compute_dtype(options.dtype, &device));
+    let vae_weights = synthetic(path, &vae_device, options.vae_compute_dtype(&vae_device));
+    Ok(ZImage {
+        label: label.to_owned(),
+        dit: Transformer::new(residency, config, weights, device)?,
+        autoencoder: Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?,
+        defaults: ModelDefaults::z_image_turbo(),
+        preview: None,
+        loras: Vec::new(),
+    })
+}
+
+/// A `transformer/` folder or a file.
+pub fn load_dit(path: &Path, device: &Device, dtype: Option<DType>) -> Result<Dit, LoadError> {
+    let part = PartFiles::find(path, "", STEM, Some(path));
+    let (config, weights) = open_dit(&part, path, device, dtype)?;
+    Dit::load(config, &weights)
+}
+
+/// The decoding half of a `vae/` folder or file, in f32.
+pub fn load_decoder(path: &Path, device: &Device) -> Result<vae::Decoder, LoadError> {
+    let part = PartFiles::find(path, "", STEM, Some(path));
+    let (config, weights) = open_vae(&part, path, device, candle_core::DType::F32)?;
+    vae::Decoder::load(config, &weights)
+}
+
+/// The encoding half, likewise.
+pub fn load_encoder(path: &Path, device: &Device) -> Result<vae::Encoder, LoadError> {
+    let part = PartFiles::find(path, "", STEM, Some(path));
+    let (config, weights) = open_vae(&part, path, device, candle_core::DType::F32)?;
+    vae::Encoder::load(config, &weights)
+}
+
+fn open_dit(
+    part: &PartFiles,
+    model: &Path,
+    device: &Device,
+    dtype: Option<DType>,
+) -> Result<(dit::Config, Weights), LoadError> {
+    let weights = Checkpoint::open(part, dit::names::naming, device, compute_dtype(dtype, device))?;
+    Ok((part_config(part, &model.join("transformer"), &weights)?, weights))
+}
+
+fn open_vae(
+    part: &PartFiles,
+    model: &Path,
+    device: &Device,
+    dtype: candle_core::DType,
+) -> Result<(vae::Config, Weights), LoadError> {
+    let weights = Checkpoint::open(part, vae::names::naming, device, dtype)?;
+    Ok((part_config(part, &model.join("vae"), &weights)?, weights))
+}
+
+/// The map beside the VAE's configuration. A VAE's file has none beside it; the model folder's is for
+/// a VAE of the model's own kind.
+fn preview(
+    options: &DiffusionOptions,
+    config: &vae::Config,
+) -> Result<Option<LatentMap>, LoadError> {
+    match &options.vae_path {
+        Some(folder) if folder.is_dir() => latent_map(folder, config),
+        Some(_) if is_flux(config) => Ok(Some(LatentMap::flux())),
+        _ => latent_map(&options.model_path.join("vae"), config),
+    }
+}
+
+impl DiffusionOptions {
+    /// The transformer's and the VAE's.
+    fn open_devices(&self) -> Result<(Device, Device), LoadError> {
+        let device = self.device.open()?;
+        let vae_device = match self.vae_device {
+            Some(choice) if choice != self.device => choice.open()?,
+            _ => device.clone(),
+        };
+        Ok((device, vae_device))
+    }
+
+    /// What the VAE computes in there.
+    pub fn vae_compute_dtype(&self, device: &Device) -> candle_core::DType {
+        let unasked = if device.is_cuda() { DType::Bf16 } else { DType::F32 };
+        compute_dtype(self.vae_dtype.or(Some(unasked)), device)
+    }
+
+    /// The transformer's.
+    pub fn dit_files(&self) -> PartFiles {
+        PartFiles::find(&self.model_path, "transformer", STEM, self.dit_path.as_deref())
+    }
+
+    /// The VAE's.
+    pub fn vae_files(&self) -> PartFiles {
+        PartFiles::find(&self.model_path, "vae", STEM, self.vae_path.as_deref())
+    }
+}
+
+/// What this model does when a request says nothing, read from its files without its weights.
+pub fn defaults(options: &DiffusionOptions) -> Result<ModelDefaults, LoadError> {
+    let turbo = ModelDefaults::z_image_turbo();
+    let path = options.model_path.join("scheduler").join("scheduler_config.json");
+    // A transformer from a single file may come without one.
+    let shift = if path.is_file() || options.dit_path.is_none() {
+        let scheduler: SchedulerConfig = read_config(&path)?;
+        if scheduler.use_dynamic_shifting {
+            let cause = "use_dynamic_shifting is not supported; Z-Image has a fixed shift".into();
+            return Err(LoadError::Invalid { path, cause });
+        }
+        scheduler.shift
+    } else {
+        turbo.shift
+    };
+    let path = options.model_path.join("vae").join("config.json");
+    let sample = if path.is_file() || options.vae_path.is_none() {
+        read_config::<SampleSize>(&path)?.sample_size
+    } else {
+        None
+    };
+    // Z-Image ships 1024; a model that was trained smaller says so.
+    let side = sample.filter(|s| (64..=2048).contains(s) && s.is_multiple_of(16));
+    let side = side.unwrap_or(turbo.width);
+    Ok(ModelDefaults { width: side, height: side, shift, ..turbo })
+}

@@ -1,0 +1,121 @@
+//! LoRAs: which files, what in the model they change, and changing it.
+
+mod fit;
+
+use std::{fs, path::Path, sync::Arc};
+
+use llm_dit_engine::image::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
+use llm_dit_weights::{
+    LoadError, Overlay,
+    lora::{LoraError, LoraFile},
+};
+
+use crate::{dit, pipeline::ZImage};
+
+/// Reads files and finds what they change. Nothing is changed yet.
+pub fn read_loras(
+    choices: &[LoraChoice],
+    config: &dit::Config,
+) -> Result<(Vec<ActiveLora>, Overlay), LoraError> {
+    let mut overlay = Overlay::default();
+    let active = choices.iter().map(|choice| {
+        if !choice.scale.is_finite() {
+            let (file, scale) = (choice.name.clone(), choice.scale);
+            return Err(LoraError::Scale { file, scale });
+        }
+        let file = LoraFile::open(&choice.path, &choice.name)?;
+        let (fits, unmatched) = fit::fit(&file, config)?;
+        if !unmatched.is_empty() {
+            let first: Vec<&str> = unmatched.iter().map(String::as_str).take(5).collect();
+            tracing::warn!(
+                lora = choice.name,
+                unmatched = unmatched.len(),
+                first = first.join(", "),
+                "keys of a LoRA fit nothing in the image model and are not applied"
+            );
+        }
+        let changes = fit::overlay(&file, &fits, choice.scale)?;
+        let active = ActiveLora {
+            choice: choice.clone(),
+            rank: file.rank(),
+            matrices: fits.iter().map(|fit| fit.parts.len()).sum(),
+            unmatched,
+        };
+        tracing::info!(
+            lora = choice.name,
+            scale = choice.scale,
+            rank = active.rank,
+            matrices = active.matrices,
+            "read a LoRA"
+        );
+        overlay.extend(changes);
+        Ok(active)
+    });
+    let active = active.collect::<Result<_, _>>()?;
+    Ok((active, overlay))
+}
+
+/// What a LoRA file's header says, or why it cannot be used.
+pub fn summary(path: &Path, name: String) -> LoraSummary {
+    match LoraFile::open(path, &name) {
+        Ok(file) => LoraSummary {
+            bytes: file.bytes(),
+            modules: file.modules().len(),
+            rank: file.rank(),
+            alpha: file.alpha(),
+            problem: None,
+            name,
+        },
+        Err(error) => LoraSummary {
+            bytes: fs::metadata(path).map_or(0, |about| about.len()),
+            modules: 0,
+            rank: 0,
+            alpha: None,
+            problem: Some(error.to_string()),
+            name,
+        },
+    }
+}
+
+impl ZImage {
+    /// Makes these the active LoRAs, all or none.
+    pub(crate) fn change_loras(
+        &mut self,
+        choices: &[LoraChoice],
+    ) -> Result<LoraReport, SetLorasError> {
+        let (active, overlay) = read_loras(choices, self.dit.config()).map_err(refused)?;
+        let before = Arc::clone(self.dit.overlay());
+        let (old, new) = (before.tensors(), overlay.tensors());
+        let (changed, restored) = (new.len(), old.difference(&new).count());
+        self.dit.set_overlay(Arc::new(overlay)).map_err(failed)?;
+        self.loras.clone_from(&active);
+        Ok(LoraReport { active, changed, restored })
+    }
+}
+
+/// What is wrong with a file.
+fn refused(error: LoraError) -> SetLorasError {
+    let message = error.to_string();
+    match error {
+        LoraError::NotFound { .. } => SetLorasError::NotFound(message),
+        LoraError::Pickle { .. }
+        | LoraError::Invalid { .. }
+        | LoraError::Kind { .. }
+        | LoraError::Incomplete { .. }
+        | LoraError::NotFinite { .. }
+        | LoraError::Shape { .. }
+        | LoraError::Twice { .. }
+        | LoraError::NoMatch { .. }
+        | LoraError::Scale { .. } => SetLorasError::Bad(message),
+        LoraError::Io { .. } | LoraError::Backend(_) => SetLorasError::Backend(message),
+    }
+}
+
+/// Why the weights could not be changed.
+fn failed(error: LoadError) -> SetLorasError {
+    match error {
+        LoadError::Lora(error) => refused(error),
+        LoadError::Overflow { .. } => SetLorasError::Bad(error.to_string()),
+        other => SetLorasError::Backend(other.to_string()),
+    }
+}

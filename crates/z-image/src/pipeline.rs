@@ -1,0 +1,200 @@
+//! From embeddings to pixels: noise, steps, decode. The one implementation of the engine trait.
+
+mod pixels;
+mod walk;
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use llm_dit_engine::{
+    DeviceMemory, MemoryReader,
+    image::{
+        ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap, LoraChoice,
+        LoraReport, Member, ModelInfo, Picture, SetLorasError,
+    },
+};
+use llm_dit_kernels::meter::memory_reader;
+use llm_dit_params::{Limits, ModelDefaults};
+use llm_dit_proto as proto;
+use llm_dit_weights::{LoadError, device_name, wire_dtype};
+
+use self::walk::Walker;
+use crate::{
+    dit,
+    error::DrawError,
+    noise::Noise,
+    parts::{Autoencoder, Transformer},
+    schedule::sigmas,
+    source_latents,
+};
+
+/// Z-Image, loaded.
+pub struct ZImage {
+    pub label: String,
+    pub dit: Transformer,
+    pub autoencoder: Autoencoder,
+    pub defaults: ModelDefaults,
+    pub preview: Option<LatentMap>,
+    /// What is fused into `dit`.
+    pub loras: Vec<ActiveLora>,
+}
+
+impl ImageGenerator for ZImage {
+    fn info(&self) -> ModelInfo {
+        let config = self.dit.config();
+        // The image's own position follows the padded caption's, so one is kept free; and lengths
+        // are whole multiples.
+        let caption_axis = config.axes_lens[0].saturating_sub(2) / dit::MULTIPLE * dit::MULTIPLE;
+        let scale_factor = self.autoencoder.config().scale_factor();
+        let side = config.axes_lens[1].min(config.axes_lens[2]) * 2 * scale_factor;
+        let limits = Limits::default();
+        ModelInfo {
+            model: self.label.clone(),
+            cap_feat_dim: config.cap_feat_dim,
+            latent_channels: config.in_channels,
+            vae_scale_factor: scale_factor,
+            max_caption_tokens: caption_axis,
+            device: device_name(self.dit.device()),
+            dtype: wire_dtype(self.dit.dtype()),
+            defaults: self.defaults,
+            limits: Limits {
+                side_multiple: 2 * scale_factor as u32,
+                max_side: limits.max_side.min(side as u32),
+                ..limits
+            },
+            preview: self.preview.clone(),
+        }
+    }
+
+    fn generate_batch(&mut self, batch: Vec<Member<'_>>) {
+        let info = self.info();
+        let started = Instant::now();
+        let arrived = self.denoise(&info, batch);
+        let denoise = started.elapsed();
+        // One after the other, since a picture on its way through the VAE takes far more memory
+        // than its latents.
+        for mut walker in arrived {
+            let total = walker.total();
+            if walk::wanted(&mut walker.member, total) {
+                let made = self.decode(&info, walker.member.job, walker.latents, denoise);
+                if made.is_err() {
+                    self.dit.forget();
+                }
+                walker.member.finish(made.map_err(GenerateError::from));
+            } else {
+                walker.member.finish(Err(GenerateError::Cancelled));
+            }
+        }
+    }
+
+    fn probe(&mut self) -> Result<(), GenerateError> {
+        let device = self.dit.device();
+        let sum = || Tensor::ones(8, DType::F32, device)?.sum_all()?.to_scalar::<f32>();
+        let sum = sum().map_err(DrawError::from)?;
+        if sum == 8.0 {
+            return Ok(());
+        }
+        Err(GenerateError::Backend(format!("the device says that eight ones are {sum}")))
+    }
+
+    fn memory(&self) -> Option<MemoryReader> {
+        let read = memory_reader(self.dit.device());
+        Some(Box::new(move || {
+            let memory = read()?;
+            let (used, peak) = (memory.used, memory.peak);
+            Some(DeviceMemory { used, peak, reserved: memory.reserved, size: memory.total })
+        }))
+    }
+
+    fn loras(&self) -> Vec<ActiveLora> {
+        self.loras.clone()
+    }
+
+    fn set_loras(&mut self, choices: &[LoraChoice]) -> Result<LoraReport, SetLorasError> {
+        self.change_loras(choices)
+    }
+}
+
+impl ZImage {
+    /// Noise to latents, for those who stay to the end. The others have their answer.
+    fn denoise<'a>(&mut self, info: &ModelInfo, batch: Vec<Member<'a>>) -> Vec<Walker<'a>> {
+        let mut walkers = Vec::with_capacity(batch.len());
+        for mut member in batch {
+            match self.begin(info, &mut member) {
+                Ok((latents, sigmas)) => walkers.push(Walker::new(member, latents, sigmas)),
+                Err(error) => member.finish(Err(error.into())),
+            }
+        }
+        let Some(first) = walkers.first() else {
+            return Vec::new();
+        };
+        let shape = info.latent_shape(&first.member.job.params);
+        // Taken by the walk, unless the transformer could not be loaded.
+        let mut waiting = Some(walkers);
+        let walked = self.dit.with(|dit| {
+            Ok::<_, LoadError>(walk::walk(dit, shape, waiting.take().unwrap_or_default()))
+        });
+        walked.unwrap_or_else(|error| {
+            let members = waiting.take().into_iter().flatten().map(|walker| walker.member);
+            walk::fail(members, &error.to_string());
+            Vec::new()
+        })
+    }
+
+    /// What a member's first step gets, and the grid from there on.
+    fn begin(
+        &mut self,
+        info: &ModelInfo,
+        member: &mut Member<'_>,
+    ) -> Result<(Vec<f32>, Vec<f64>), DrawError> {
+        let job = member.job;
+        info.check(job)?;
+        let (params, first) = (&job.params, job.first_step());
+        let grid = sigmas(params.scheduler, params.steps, params.shift).split_off(first as usize);
+        if !walk::wanted(member, params.scheduler.forwards(params.steps - first)) {
+            return Err(GenerateError::Cancelled.into());
+        }
+        Ok((self.start(job, info.latent_shape(params), grid[0])?, grid))
+    }
+
+    /// Noise, or a picture under as much noise as `sigma` says.
+    fn start(
+        &mut self,
+        job: &GenerateJob,
+        shape: [usize; 3],
+        sigma: f64,
+    ) -> Result<Vec<f32>, DrawError> {
+        let mut noise = Noise::new(job.params.seed);
+        match (&job.latents, &job.image) {
+            (Some(given), _) => Ok(given.to_f32()),
+            (None, Some(image)) => {
+                source_latents::noisy(&mut self.autoencoder, image, shape, sigma, &mut noise)
+            }
+            (None, None) => Ok(noise.randn(shape.iter().product())),
+        }
+    }
+
+    fn decode(
+        &mut self,
+        info: &ModelInfo,
+        job: &GenerateJob,
+        latents: Vec<f32>,
+        denoise: Duration,
+    ) -> Result<Generated, DrawError> {
+        let started = Instant::now();
+        let config = self.autoencoder.config();
+        let shape = info.latent_shape(&job.params);
+        let [channels, rows, cols] = shape;
+        let z = Tensor::from_slice(&latents, (1, channels, rows, cols), &Device::Cpu)?;
+        let z = ((z / config.scaling_factor)? + config.shift_factor)?;
+        let rgb = pixels::bytes(&self.autoencoder.decode::<DrawError>(&z)?)?;
+        let picture = Picture { width: job.params.width, height: job.params.height, rgb };
+        let decode = started.elapsed();
+        let latents = job
+            .return_latents
+            .then(|| proto::Tensor::from_f32(&latents, shape.to_vec(), proto::DType::F32))
+            .transpose()
+            .map_err(|e| GenerateError::Backend(e.to_string()))?;
+        Ok(Generated { picture, latents, denoise, decode })
+    }
+}

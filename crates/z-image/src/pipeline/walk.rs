@@ -1,0 +1,215 @@
+//! From noise to latents: pictures of one shape along one grid of sigmas.
+//!
+//! All of a batch go through the transformer in one packed forward. Each keeps its own solver and
+//! latents, so one that leaves, or a forward that is too large for the device, disturbs no other.
+
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use candle_core::{Device, Tensor};
+use llm_dit_engine::image::{GenerateError, Guess, Member, Step};
+use llm_dit_proto as proto;
+
+use crate::{
+    dit::{Conditioning, Dit},
+    error::DrawError,
+    guidance,
+    schedule::{Solver, clean},
+};
+
+/// A picture under way. Latents stay f32 on the host; only the model's input is rounded.
+pub(super) struct Walker<'a> {
+    pub member: Member<'a>,
+    pub latents: Vec<f32>,
+    solver: Solver,
+    /// Of the whole walk.
+    times: Vec<f32>,
+    /// Forward passes that are done.
+    index: u32,
+}
+
+/// What the transformer needs of a batch besides its latents.
+struct Conditions {
+    positive: Conditioning,
+    /// All positive captions, then all negative ones; with guidance only.
+    both: Option<Conditioning>,
+}
+
+impl<'a> Walker<'a> {
+    pub fn new(member: Member<'a>, latents: Vec<f32>, sigmas: Vec<f64>) -> Self {
+        // The last sigma is where the walk ends.
+        let asked = &sigmas[..sigmas.len().saturating_sub(1)];
+        let times = asked.iter().map(|sigma| (1.0 - sigma) as f32).collect();
+        let solver = Solver::new(member.job.params.scheduler, sigmas);
+        Self { member, latents, solver, times, index: 0 }
+    }
+
+    /// Forward passes of the whole walk.
+    pub fn total(&self) -> u32 {
+        let (params, first) = (&self.member.job.params, self.member.job.first_step());
+        params.scheduler.forwards(params.steps - first)
+    }
+
+    /// Moves by what the model said, and tells of it.
+    fn advance(&mut self, velocity: &[f32], sigma: f64, started: Instant) -> ControlFlow<()> {
+        self.index += 1;
+        let preview = self.member.job.preview;
+        let guess = preview
+            .is_some_and(|preview| preview.is_due(self.index))
+            .then(|| clean(&self.latents, velocity, sigma));
+        self.solver.advance(&mut self.latents, velocity);
+        let step = Step { index: self.index, total: self.total(), duration: started.elapsed() };
+        self.member.sink.step(step)?;
+        if let Some(clean) = guess {
+            self.member.sink.guess(Guess { step, clean });
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Whether the caller is still there; tells nothing else.
+pub(super) fn wanted(member: &mut Member<'_>, total: u32) -> bool {
+    member.sink.step(Step { index: 0, total, duration: Duration::ZERO }).is_continue()
+}
+
+/// Walks all to the end; returns those who arrived.
+pub(super) fn walk<'a>(
+    dit: &Dit,
+    shape: [usize; 3],
+    mut walkers: Vec<Walker<'a>>,
+) -> Vec<Walker<'a>> {
+    let walked = walk_together(dit, shape, &mut walkers);
+    if walked.is_err() {
+        // The memory may be what was missing, and what was recorded is in doubt.
+        dit.forget();
+    }
+    match walked {
+        Ok(()) => walkers,
+        Err(error) if walkers.len() > 1 => {
+            // More than fits in the device's memory, most likely; one alone may fit. No latents
+            // have moved, so each goes on from where it is.
+            let jobs = walkers.len();
+            tracing::warn!(%error, jobs, "a batch failed; its pictures go on one by one");
+            walkers.into_iter().flat_map(|walker| walk(dit, shape, vec![walker])).collect()
+        }
+        Err(error) => {
+            let cause = error.to_string();
+            fail(walkers.into_iter().map(|walker| walker.member), &cause);
+            Vec::new()
+        }
+    }
+}
+
+/// The backend failed all of these.
+pub(super) fn fail<'a>(members: impl Iterator<Item = Member<'a>>, cause: &str) {
+    for member in members {
+        member.finish(Err(DrawError::backend(cause.to_owned()).into()));
+    }
+}
+
+fn walk_together(
+    dit: &Dit,
+    shape: [usize; 3],
+    walkers: &mut Vec<Walker<'_>>,
+) -> candle_core::Result<()> {
+    let mut conditions: Option<Conditions> = None;
+    // They have the same grid, so the first speaks for all.
+    while let Some(sigma) = walkers.first().and_then(|walker| walker.solver.sigma()) {
+        let started = Instant::now();
+        let ready = match conditions.take() {
+            Some(ready) => ready,
+            None => Conditions::new(dit, shape, walkers)?,
+        };
+        let velocities = ready.velocities(dit, shape, walkers, (1.0 - sigma) as f32)?;
+        let count = walkers.len();
+        let steps = std::mem::take(walkers).into_iter().zip(velocities);
+        for (mut walker, velocity) in steps {
+            match walker.advance(&velocity, sigma, started) {
+                ControlFlow::Continue(()) => walkers.push(walker),
+                ControlFlow::Break(()) => walker.member.finish(Err(GenerateError::Cancelled)),
+            }
+        }
+        // Without those who left there are other captions to pack.
+        conditions = (walkers.len() == count).then_some(ready);
+    }
+    Ok(())
+}
+
+impl Conditions {
+    fn new(dit: &Dit, shape: [usize; 3], walkers: &[Walker<'_>]) -> candle_core::Result<Self> {
+        let jobs = || walkers.iter().map(|walker| walker.member.job);
+        let positive: Vec<&proto::Tensor> = jobs().map(|job| &job.embeddings).collect();
+        let guided = jobs().filter(|job| job.params.uses_guidance());
+        let mut both = positive.clone();
+        both.extend(guided.filter_map(|job| job.negative_embeddings.as_ref()));
+        let times = walkers.first().map(|walker| &walker.times[..]).unwrap_or_default();
+        let condition = |captions: &[&proto::Tensor]| {
+            let conditioning = condition(dit, captions, shape)?;
+            dit.prepare(&conditioning, times)?;
+            Ok::<_, candle_core::Error>(conditioning)
+        };
+        // Members of a batch all have guidance, or none has.
+        let both = (both.len() == 2 * positive.len()).then(|| condition(&both));
+        Ok(Self { positive: condition(&positive)?, both: both.transpose()? })
+    }
+
+    /// Where each goes from here.
+    fn velocities(
+        &self,
+        dit: &Dit,
+        shape: [usize; 3],
+        walkers: &[Walker<'_>],
+        time: f32,
+    ) -> candle_core::Result<Vec<Vec<f32>>> {
+        let latents = walkers
+            .iter()
+            .map(|walker| Tensor::from_slice(&walker.latents, &shape[..], dit.device()))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        // In the same steps, too.
+        let applies = walkers.iter().all(|w| guidance::applies(&w.member.job.params, time));
+        let mut predictions = match self.both.as_ref().filter(|_| applies) {
+            Some(both) => {
+                let mut outputs = forward(dit, &[&latents[..], &latents[..]].concat(), time, both)?;
+                let negative = outputs.split_off(walkers.len());
+                let pairs = outputs.iter().zip(&negative).zip(walkers);
+                let combine = |((p, n), w): ((&Vec<f32>, &Vec<f32>), &Walker<'_>)| {
+                    guidance::combine(&w.member.job.params, p, n)
+                };
+                pairs.map(combine).collect()
+            }
+            None => forward(dit, &latents, time, &self.positive)?,
+        };
+        // The model predicts x0 - noise; the velocity points the other way.
+        predictions.iter_mut().flatten().for_each(|value| *value = -*value);
+        Ok(predictions)
+    }
+}
+
+fn condition(
+    dit: &Dit,
+    captions: &[&proto::Tensor],
+    shape: [usize; 3],
+) -> candle_core::Result<Conditioning> {
+    let captions = captions
+        .iter()
+        .map(|c| Tensor::from_vec(c.to_f32(), c.shape(), &Device::Cpu))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    dit.condition(&captions, &vec![(shape[1], shape[2]); captions.len()])
+}
+
+/// Latents at one time to what the model says of each, on the host.
+fn forward(
+    dit: &Dit,
+    latents: &[Tensor],
+    time: f32,
+    conditioning: &Conditioning,
+) -> candle_core::Result<Vec<Vec<f32>>> {
+    let outputs = dit.forward(latents, &vec![time; latents.len()], conditioning)?;
+    if let [output] = &outputs[..] {
+        return Ok(vec![output.flatten_all()?.to_vec1()?]);
+    }
+    // One download for all, since the device stands still meanwhile.
+    Tensor::stack(&outputs, 0)?.flatten_from(1)?.to_vec2()
+}

@@ -1,0 +1,171 @@
+//! The flags that name LoRAs, for every program that loads a transformer.
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use super::{InspectLora, LorasFolder, LorasFolderError};
+use crate::engine::LoraChoice;
+
+/// LoRAs to fuse into the transformer.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct LoraArgs {
+    /// LoRA file to fuse, and after the last colon its scale [1 if unset]; repeat for several
+    #[arg(long, value_name = "PATH[:SCALE]")]
+    pub lora: Vec<LoraArg>,
+    /// Words to put before every prompt for the first --lora, then for the second, and so on
+    #[arg(long, value_name = "WORDS")]
+    pub lora_trigger: Vec<String>,
+    /// Folder to look for LoRAs in, and the only one that callers of a service may choose from
+    #[arg(long, value_name = "DIR")]
+    pub loras_dir: Option<PathBuf>,
+}
+
+/// `PATH` or `PATH:SCALE`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraArg {
+    pub path: PathBuf,
+    pub scale: f32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoraArgsError {
+    #[error("--lora has an empty path")]
+    Empty,
+    #[error("--lora {path}: the scale {scale} must be a finite number")]
+    Scale { path: PathBuf, scale: f32 },
+    #[error(
+        "there are more --lora-trigger ({triggers}) than --lora ({loras}); the first is for the first --lora, and so on"
+    )]
+    Triggers { triggers: usize, loras: usize },
+    #[error("--lora {path}: there is no such file, {}", looked(.folder))]
+    Missing { path: PathBuf, folder: Option<PathBuf> },
+}
+
+fn looked(folder: &Option<PathBuf>) -> String {
+    match folder {
+        Some(folder) => format!("nor in --loras-dir {}", folder.display()),
+        None => "and no --loras-dir to look for it in".to_owned(),
+    }
+}
+
+impl FromStr for LoraArg {
+    type Err = Infallible;
+
+    /// What follows the last colon is the scale if it is a number; else it belongs to the path.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let scaled = text
+            .rsplit_once(':')
+            .and_then(|(path, scale)| Some(Self { path: path.into(), scale: scale.parse().ok()? }));
+        Ok(scaled.unwrap_or_else(|| Self { path: text.into(), scale: 1.0 }))
+    }
+}
+
+impl LoraArgs {
+    /// Finds the files and joins them with their words.
+    pub fn choices(&self) -> Result<Vec<LoraChoice>, LoraArgsError> {
+        let (triggers, loras) = (self.lora_trigger.len(), self.lora.len());
+        if triggers > loras {
+            return Err(LoraArgsError::Triggers { triggers, loras });
+        }
+        let words = self.lora_trigger.iter().map(String::as_str).chain(std::iter::repeat(""));
+        self.lora.iter().zip(words).map(|(lora, words)| self.choice(lora, words)).collect()
+    }
+
+    /// The folder that callers may choose from, if there is one.
+    pub fn folder(&self, inspect: InspectLora) -> Result<Option<LorasFolder>, LorasFolderError> {
+        self.loras_dir.as_deref().map(|folder| LorasFolder::open(folder, inspect)).transpose()
+    }
+
+    fn choice(&self, lora: &LoraArg, words: &str) -> Result<LoraChoice, LoraArgsError> {
+        let LoraArg { path, scale } = lora;
+        if path.as_os_str().is_empty() {
+            return Err(LoraArgsError::Empty);
+        }
+        if !scale.is_finite() {
+            return Err(LoraArgsError::Scale { path: path.clone(), scale: *scale });
+        }
+        Ok(LoraChoice {
+            name: self.name(path),
+            path: self.find(path)?,
+            scale: *scale,
+            trigger_words: words.trim().to_owned(),
+        })
+    }
+
+    /// A relative path means a file here, or else one in the folder of LoRAs.
+    fn find(&self, path: &Path) -> Result<PathBuf, LoraArgsError> {
+        if path.exists() {
+            return Ok(path.to_owned());
+        }
+        let inside = self.loras_dir.as_ref().map(|folder| folder.join(path));
+        inside.filter(|path| path.exists()).ok_or_else(|| LoraArgsError::Missing {
+            path: path.to_owned(),
+            folder: self.loras_dir.clone(),
+        })
+    }
+
+    /// As callers of a service know it: a path in the folder, or else only the file's name.
+    fn name(&self, path: &Path) -> String {
+        let folder = self.loras_dir.as_deref();
+        let inside = folder.and_then(|folder| path.strip_prefix(folder).ok());
+        let is_in_folder = folder.is_some_and(|f| !path.exists() && f.join(path).exists());
+        let name = match inside {
+            Some(inside) => inside.as_os_str(),
+            None if is_in_folder => path.as_os_str(),
+            None => path.file_name().unwrap_or(path.as_os_str()),
+        };
+        name.to_string_lossy().into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (String, f32) {
+        let Ok(LoraArg { path, scale }) = text.parse();
+        (path.to_string_lossy().into_owned(), scale)
+    }
+
+    #[test]
+    fn the_last_colon_parts_path_and_scale() {
+        for (text, path, scale) in [
+            ("a.safetensors", "a.safetensors", 1.0),
+            ("a.safetensors:0.8", "a.safetensors", 0.8),
+            ("a:-1e-2", "a", -0.01),
+            ("a:b:2", "a:b", 2.0),
+            ("a:b", "a:b", 1.0),
+            ("a:", "a:", 1.0),
+            (r"C:\loras\a.safetensors", r"C:\loras\a.safetensors", 1.0),
+            (r"C:\loras\a.safetensors:.5", r"C:\loras\a.safetensors", 0.5),
+        ] {
+            assert_eq!(parse(text), (path.to_owned(), scale), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_flags_are_told_apart() {
+        let args = |lora: &[&str], triggers: &[&str]| LoraArgs {
+            lora: lora.iter().filter_map(|text| text.parse().ok()).collect(),
+            lora_trigger: triggers.iter().map(|t| (*t).to_owned()).collect(),
+            loras_dir: Some("nowhere".into()),
+        };
+        let says = |args: LoraArgs, word: &str| {
+            let message = args.choices().expect_err("wrong").to_string();
+            assert!(message.contains(word), "{word}: {message}");
+        };
+        says(args(&["Cargo.toml:nan"], &[]), "finite");
+        says(args(&["Cargo.toml:inf"], &[]), "finite");
+        says(args(&[":1"], &[]), "empty");
+        says(args(&["Cargo.toml"], &["a", "b"]), "more --lora-trigger (2) than --lora (1)");
+        says(args(&["no-such-file:0.5"], &[]), "nor in --loras-dir nowhere");
+        // Tests run in the package's folder.
+        let choices = args(&["Cargo.toml", "src/lib.rs:2"], &["one"]).choices().expect("fine");
+        let names: Vec<_> =
+            choices.iter().map(|c| (c.name.as_str(), c.trigger_words.as_str(), c.scale)).collect();
+        assert_eq!(names, [("Cargo.toml", "one", 1.0), ("lib.rs", "", 2.0)]);
+    }
+}

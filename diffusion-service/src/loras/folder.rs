@@ -1,0 +1,98 @@
+//! The folder that callers from the network may choose LoRAs from, and nothing outside it.
+
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use llm_dit_engine::image::LoraSummary;
+
+/// Folders inside folders that are looked into.
+const MAX_DEPTH: usize = 4;
+/// Files that are listed; a folder of more is not one of LoRAs.
+const MAX_FILES: usize = 10_000;
+
+/// `--loras-dir`, found and made absolute.
+#[derive(Clone, Debug)]
+pub struct LorasFolder {
+    root: PathBuf,
+    inspect: InspectLora,
+}
+
+/// Reads what the header of the file at a path says of the LoRA of this name. The model's crate has it.
+pub type InspectLora = fn(&Path, String) -> LoraSummary;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LorasFolderError {
+    #[error("cannot open --loras-dir {path}: {cause}")]
+    Open { path: PathBuf, cause: std::io::Error },
+    #[error("--loras-dir {path} is not a folder")]
+    NotAFolder { path: PathBuf },
+    #[error("'{0}' must be a path inside the folder of LoRAs, such as 'styles/ink.safetensors'")]
+    Outside(String),
+    #[error("no LoRA '{0}' in the folder of LoRAs; ListLoras names those that are there")]
+    NotFound(String),
+}
+
+impl LorasFolder {
+    pub fn open(path: &Path, inspect: InspectLora) -> Result<Self, LorasFolderError> {
+        let failed = |cause| LorasFolderError::Open { path: path.to_owned(), cause };
+        let root = path.canonicalize().map_err(failed)?;
+        if root.is_dir() {
+            Ok(Self { root, inspect })
+        } else {
+            Err(LorasFolderError::NotAFolder { path: path.to_owned() })
+        }
+    }
+
+    /// The file of this name. Links are followed, but not out of the folder.
+    pub fn find(&self, name: &str) -> Result<PathBuf, LorasFolderError> {
+        let mut components = Path::new(name).components();
+        let inside = !name.is_empty() && components.all(|c| matches!(c, Component::Normal(_)));
+        if !inside {
+            return Err(LorasFolderError::Outside(name.to_owned()));
+        }
+        // A NUL in the name, a missing folder and a missing file are all the same to the caller.
+        let path = self.root.join(name).canonicalize();
+        path.ok()
+            .filter(|path| path.starts_with(&self.root) && path.is_file())
+            .ok_or_else(|| LorasFolderError::NotFound(name.to_owned()))
+    }
+
+    /// All safetensors files, by name. Reads their headers.
+    pub fn list(&self) -> Vec<LoraSummary> {
+        let mut names = Vec::new();
+        collect(&self.root, "", MAX_DEPTH, &mut names);
+        names.sort();
+        names
+            .into_iter()
+            // Leaves out links that lead outside.
+            .filter_map(|name| Some((self.find(&name).ok()?, name)))
+            .map(|(path, name)| (self.inspect)(&path, name))
+            .collect()
+    }
+}
+
+fn collect(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(%error, folder = %folder.display(), "cannot look into a folder of LoRAs");
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        let (Ok(kind), Ok(file)) = (entry.file_type(), entry.file_name().into_string()) else {
+            continue;
+        };
+        if names.len() >= MAX_FILES {
+            tracing::warn!(MAX_FILES, "the folder of LoRAs has more files than are listed");
+            return;
+        }
+        if kind.is_dir() && depth > 0 {
+            collect(&entry.path(), &format!("{prefix}{file}/"), depth - 1, names);
+        } else if !kind.is_dir() && file.ends_with(".safetensors") {
+            names.push(format!("{prefix}{file}"));
+        }
+    }
+}
