@@ -26,7 +26,7 @@ use llm_dit_proto::v1::{
     generate_event::Event,
 };
 use llm_dit_serving::client::WithKey;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{FastDiffusion, ScriptedEncoder},
     process::Process,
     servers::Server,
@@ -86,7 +86,7 @@ async fn main() -> Result<(), Failure> {
     let client = Client {
         encoder: EncoderClient::new(encoder.channel()),
         diffusion: DiffusionClient::new(diffusion.channel()),
-        http: llm_dit_tests::http(),
+        http: llm_dit_testkit::http(),
         url: gateway.url.clone(),
     };
 

@@ -13,7 +13,7 @@ use image::{
     imageops,
 };
 use llm_dit_recipe::Recipe;
-use llm_dit_tests::repository;
+use llm_dit_testkit::repository;
 
 const SIDE: u32 = 1024;
 const PICTURES: usize = 4;

@@ -1,9 +1,6 @@
 //! The program as a person meets it.
 
-#[path = "../../tests/shared/program.rs"]
-mod shared;
-
-use shared::Program;
+use llm_dit_testkit::program::Program;
 
 const DIFFUSION: Program = Program(env!("CARGO_BIN_EXE_diffusion-service"));
 

@@ -1,5 +1,5 @@
 //! Kills every program again and again under load, and counts what that costs: see
-//! `llm_dit_tests::faults`. Exit status 1 when a rule is broken.
+//! `llm_dit_testkit::faults`. Exit status 1 when a rule is broken.
 //!
 //! ```sh
 //! cargo build --release -p gateway -p encoder-service -p diffusion-service
@@ -9,7 +9,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use llm_dit_tests::faults::{Plan, run};
+use llm_dit_testkit::faults::{Plan, run};
 
 /// Kills every program again and again under load, and counts what that costs
 #[derive(Debug, Parser)]

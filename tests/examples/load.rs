@@ -7,7 +7,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
-use llm_dit_tests::load::Stack;
+use llm_dit_testkit::load::Stack;
 
 /// Asks the three programs, with the demo model, for pictures of 64x64 in 4 steps
 #[derive(Debug, Parser)]

@@ -17,7 +17,7 @@ use llm_dit_weights::DeviceChoice;
 use llm_dit_z_image::DiffusionOptions;
 use serde::Deserialize;
 
-use crate::repository;
+use llm_dit_testkit::repository;
 
 /// A list of pictures that the oracle made, with how it made them.
 #[derive(Deserialize)]

@@ -9,7 +9,9 @@ use std::{
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
 
-use crate::{goldens::Goldens, repository};
+use llm_dit_testkit::repository;
+
+use crate::goldens::Goldens;
 
 /// Tensors of a checkpoint, by name.
 #[derive(Clone, Debug, Default)]

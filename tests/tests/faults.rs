@@ -1,7 +1,7 @@
 //! Machines that are killed at work; and the short form of the run that `examples/faults.rs` makes at
 //! length.
 
-use llm_dit_tests::{
+use llm_dit_testkit::{
     faults::{Plan, run},
     http,
     process::Process,

@@ -2,9 +2,6 @@
 //!
 //! A few hundred inputs each here; docs/reliability.md says how often it was done with a million.
 
-#[path = "../shared/damage.rs"]
-mod damage;
-
 use std::{fs, io::Cursor, path::Path, sync::LazyLock};
 
 use axum::{Router, body::Body};
@@ -20,7 +17,8 @@ use llm_dit_recipe::{Recipe, Settings};
 use llm_dit_serving::{Deadline, Security, security::Keys};
 use llm_dit_settings::Program;
 use llm_dit_templates::Template;
-use llm_dit_tests::{
+use llm_dit_testkit::{
+    damage::{config, damaged, damaged_text},
     repository,
     servers::tokenizer,
     wire::{chat, image_parts, params, tensor_parts},
@@ -30,8 +28,6 @@ use proptest::{collection::vec, option, prelude::*, proptest};
 use prost::Message;
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
-
-use self::damage::{config, damaged, damaged_text};
 
 /// Every kind of message that anybody sends us, whole.
 fn messages() -> Vec<Vec<u8>> {

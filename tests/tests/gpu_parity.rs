@@ -8,10 +8,10 @@ use encoder_service::engine::EncodeJob;
 use llm_dit_kernels::cuda_device;
 use llm_dit_proto::DType as Wire;
 use llm_dit_qwen3::EncoderOptions;
+use llm_dit_testkit::repository;
 use llm_dit_tests::{
     demo::{Demo, blueprint},
     goldens::{Goldens, relative_error},
-    repository,
 };
 use llm_dit_weights::DeviceChoice;
 use llm_dit_z_image::{DiffusionOptions, dit::Dit, load_dit};

@@ -7,7 +7,7 @@ use llm_dit_heylook::{
     AboutModel, ApiKey, HeylookEncoder, HeylookError, HeylookOptions, HeylookServer, format,
 };
 use llm_dit_proto::{DType, Tensor};
-use llm_dit_tests::fakes::{
+use llm_dit_testkit::fakes::{
     FakeHeylook,
     heylook::{Reply, body, hidden_states, recorded_response, response},
 };

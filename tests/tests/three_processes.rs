@@ -3,7 +3,7 @@
 
 use std::{fs, process::Command};
 
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::Collector,
     http,
     process::{Process, program},

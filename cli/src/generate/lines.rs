@@ -84,17 +84,11 @@ fn unknown_key(key: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/shared/damage.rs"]
-mod damage;
-
-#[cfg(test)]
 mod tests {
+    use llm_dit_testkit::damage::{config, damaged_text};
     use proptest::proptest;
 
-    use super::{
-        damage::{config, damaged_text},
-        *,
-    };
+    use super::*;
 
     proptest! {
         #![proptest_config(config())]

@@ -1,7 +1,7 @@
 //! Embeddings from heylookitsanllm: the same picture as with the encoder in this process.
 
 use llm_dit_proto::{DType, Tensor};
-use llm_dit_tests::fakes::{
+use llm_dit_testkit::fakes::{
     FakeHeylook,
     heylook::{Reply, body, hidden_states, recorded_response, response},
 };

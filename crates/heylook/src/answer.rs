@@ -74,17 +74,11 @@ impl<'a> Answer<'a> {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/shared/damage.rs"]
-mod damage;
-
-#[cfg(test)]
 mod tests {
+    use llm_dit_testkit::damage::{config, damaged_text};
     use proptest::proptest;
 
-    use super::{
-        damage::{config, damaged_text},
-        *,
-    };
+    use super::*;
 
     proptest! {
         #![proptest_config(config())]

@@ -13,12 +13,12 @@ use diffusion_service::{
 use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateOptions, Scheduler};
 use llm_dit_proto::{DType, Tensor};
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{Control, FAILING_SEED, FakeGenerator, PANICKING_SEED, Seen},
-    goldens::{Goldens, relative_error},
     servers::{fake_diffusion, job},
     wire::tensor,
 };
+use llm_dit_tests::goldens::{Goldens, relative_error};
 use llm_dit_weights::DeviceChoice;
 use llm_dit_z_image::DiffusionOptions;
 use tokio_util::sync::CancellationToken;

@@ -6,10 +6,10 @@ use std::{fs, path::PathBuf};
 use diffusion_service::engine::Picture;
 use llm_dit_params::GenerateOptions;
 use llm_dit_qwen3::EncoderOptions;
+use llm_dit_testkit::repository;
 use llm_dit_tests::{
     demo::Demo,
     forms::{NativeNames, State, Stored, demo_file},
-    repository,
 };
 use llm_dit_weights::{DeviceChoice, Residency};
 use llm_dit_z_image::DiffusionOptions;

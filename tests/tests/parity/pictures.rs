@@ -3,10 +3,8 @@
 //! `tests/goldens/img2img`.
 
 use llm_dit_qwen3::EncoderOptions;
-use llm_dit_tests::{
-    demo::{Demo, blueprint},
-    repository,
-};
+use llm_dit_testkit::repository;
+use llm_dit_tests::demo::{Demo, blueprint};
 use llm_dit_weights::DeviceChoice;
 use llm_dit_z_image::DiffusionOptions;
 

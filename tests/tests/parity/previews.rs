@@ -5,12 +5,12 @@ use image::{RgbImage, imageops};
 use llm_dit_proto::v1::{
     GenerateParams, Preview, PreviewOptions, TensorRole, diffusion_client::DiffusionClient,
 };
-use llm_dit_tests::{
-    demo::{Demo, psnr},
+use llm_dit_testkit::{
     repository,
     servers::Server,
     wire::{Outcome, outcome, request},
 };
+use llm_dit_tests::demo::{Demo, psnr};
 use llm_dit_weights::DeviceChoice;
 use llm_dit_z_image::DiffusionOptions;
 

@@ -11,7 +11,7 @@ use llm_dit_proto::{
     },
 };
 use llm_dit_serving::client::WithKey;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{Control, FAILING_SEED, FakeGenerator, LASTING_SEED, PANICKING_SEED, Seen},
     servers::{Server, fake_diffusion, job},
     wire::{image_parts, outcome, params, request, tensor, tensor_parts},

@@ -9,7 +9,7 @@ use llm_dit_proto::{
     v1::{self, DescribeEncoderRequest, encoder_client::EncoderClient},
 };
 use llm_dit_serving::client::WithKey;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::FakeEncoder,
     servers::{Server, fake_encoder, tokenizer},
     wire::{chat, embeddings},

@@ -8,7 +8,7 @@ use llm_dit_proto::{
     v1::{self, DescribeEncoderRequest, encoder_client::EncoderClient},
 };
 use llm_dit_serving::client::WithKey;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{
         FakeHeylook,
         heylook::{Reply, body, recorded_response, response},

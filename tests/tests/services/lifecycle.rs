@@ -8,7 +8,7 @@ use llm_dit_proto::v1::{
     encoder_server::EncoderServer,
 };
 use llm_dit_serving::grpc::GrpcServer;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{FakeGenerator, ScriptedEncoder, Seen},
     servers::{Server, fake_diffusion, fake_encoder},
     wire::{outcome, request, tensor},

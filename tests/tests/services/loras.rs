@@ -15,12 +15,12 @@ use llm_dit_proto::{
 };
 use llm_dit_serving::Remote;
 use llm_dit_serving::client::WithKey;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{Control, FakeGenerator, Seen},
-    goldens::Goldens,
     servers::{Server, fake_encoder, tokenizer},
     wire::{chat, outcome, request, tensor},
 };
+use llm_dit_tests::goldens::Goldens;
 use llm_dit_weights::DeviceChoice;
 use llm_dit_z_image::{DiffusionOptions, load};
 use tempfile::TempDir;

@@ -10,7 +10,7 @@ use llm_dit_proto::v1::{
     TensorRole, diffusion_client::DiffusionClient, generate_event,
 };
 use llm_dit_serving::client::WithKey;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{Control, FakeGenerator, LASTING_SEED, Seen},
     servers::{Server, fake_diffusion, job},
     wire::{outcome, request, tensor},

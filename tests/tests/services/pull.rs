@@ -9,7 +9,7 @@ use llm_dit_proto::v1::{
     encode_response::Frame,
 };
 use llm_dit_serving::Remote;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{FakeGenerator, ScriptedEncoder},
     servers::{Server, fake_diffusion, fake_encoder},
     wire::{Outcome, chat, outcome, request, tensor},

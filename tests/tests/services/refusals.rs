@@ -13,7 +13,7 @@ use llm_dit_proto::{
         diffusion_client::DiffusionClient, generate_request::Part,
     },
 };
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::FakeGenerator,
     servers::{Server, fake_diffusion},
     wire::{data, image_parts, outcome, params, request, start, tensor, tensor_parts},

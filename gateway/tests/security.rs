@@ -17,7 +17,7 @@ use llm_dit_serving::{
     Credentials, Deadline, Door, Remote, Security, client,
     security::{ClientTls, Key, Keys},
 };
-use llm_dit_tests::{
+use llm_dit_testkit::{
     certificates::Authority,
     fakes::{Control, FakeGenerator, LASTING_SEED, Seen},
     http as plain_http,

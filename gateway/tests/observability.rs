@@ -7,7 +7,7 @@ mod observability {
     pub mod traces;
 }
 
-#[path = "gateway/support.rs"]
+#[path = "http/support.rs"]
 #[expect(dead_code, reason = "most of it is for the gateway's own tests")]
 mod support;
 

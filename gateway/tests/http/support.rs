@@ -1,6 +1,5 @@
 //! A gateway on port 0 before services over fakes.
 
-use llm_dit_tests::http;
 use std::{collections::HashMap, net::Ipv4Addr};
 
 use diffusion_service::{
@@ -13,8 +12,9 @@ use gateway::{EncoderTarget, GatewayOptions};
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateOptions;
 use llm_dit_proto::{DType, Tensor};
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{Control, FakeEncoder, FakeGenerator},
+    http,
     servers::{Server, fake_diffusion, fake_encoder, tokenizer},
 };
 use reqwest::{Response, StatusCode};

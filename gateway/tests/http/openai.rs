@@ -3,9 +3,9 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateOptions;
-use llm_dit_tests::http;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::FastDiffusion,
+    http,
     servers::{Server, fake_encoder},
 };
 use reqwest::Response;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use futures::future;
 use gateway::{GatewayOptions, History, KeepOptions};
-use llm_dit_tests::{http, process::Process, servers::Server};
+use llm_dit_testkit::{http, process::Process, servers::Server};
 use serde_json::{Value, json};
 
 use crate::support::{Gateway, Stack, options, problem};

@@ -4,7 +4,7 @@ use gateway::GatewayOptions;
 use llm_dit_chat::Chat;
 use llm_dit_heylook::{HeylookEncoder, HeylookOptions};
 use llm_dit_proto::v1::{DescribeEncoderRequest, EncodeRequest, encoder_client::EncoderClient};
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{
         FAILING_SEED, FakeHeylook,
         heylook::{self, Reply},

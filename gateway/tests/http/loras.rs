@@ -4,8 +4,8 @@ use std::path::Path;
 
 use diffusion_service::{LorasFolder, ServiceLimits};
 use llm_dit_chat::Chat;
-use llm_dit_tests::{
-    fakes::{Control, FakeGenerator, Seen},
+use llm_dit_testkit::{
+    fakes::{Control, FakeGenerator, Seen, lora_summary},
     servers::{Server, fake_diffusion, fake_encoder, tokenizer},
 };
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::support::{Gateway, Stack, WIDTH, options, problem};
 async fn diffusion(folder: &Path) -> (Server, Control) {
     let fake = FakeGenerator::free(WIDTH);
     let (handle, control) = fake_diffusion(fake, ServiceLimits::default(), None);
-    let folder = LorasFolder::open(folder, llm_dit_z_image::summary).expect("a folder");
+    let folder = LorasFolder::open(folder, lora_summary).expect("a folder");
     (Server::diffusion(handle.with_loras_folder(Some(folder))).await, control)
 }
 

@@ -6,12 +6,12 @@ use gateway::{EncoderTarget, GatewayOptions};
 use llm_dit_chat::Chat;
 use llm_dit_heylook::{HeylookEncoder, HeylookOptions};
 use llm_dit_params::GenerateOptions;
-use llm_dit_tests::http;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{
         Control, FakeGenerator, FakeHeylook, Seen,
         heylook::{self, Reply},
     },
+    http,
     servers::{Server, fake_diffusion, fake_encoder},
 };
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use diffusion_service::ServiceLimits;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{FakeGenerator, Seen},
     http,
     process::{Process, program},

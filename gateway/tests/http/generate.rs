@@ -1,20 +1,21 @@
 //! `POST /api/generate` before real services over fakes: what goes through, and what stops.
 
-use llm_dit_tests::http;
 use std::{process::Command, time::Duration};
 
-use crate::support::{Gateway, Stack, WIDTH, expected_png, problem};
 use diffusion_service::{LorasFolder, ServiceLimits};
 use futures::future;
 use llm_dit_chat::{Chat, ChatOptions, ThinkBlock};
 use llm_dit_params::GenerateOptions;
 use llm_dit_proto::v1::{ApplyLorasRequest, LoraSelection, diffusion_client::DiffusionClient};
 use llm_dit_templates::Library;
-use llm_dit_tests::{
-    fakes::{FakeGenerator, LASTING_SEED, Seen},
+use llm_dit_testkit::{
+    fakes::{FakeGenerator, LASTING_SEED, Seen, lora_summary},
+    http,
     servers::{Server, fake_diffusion, fake_encoder, tokenizer},
 };
 use serde_json::json;
+
+use crate::support::{Gateway, Stack, WIDTH, expected_png, problem};
 
 fn seeded(seed: u64) -> GenerateOptions {
     GenerateOptions { seed: Some(seed), ..Default::default() }
@@ -51,7 +52,7 @@ async fn trigger_words_of_active_loras_go_before_the_prompt() {
     let encoder = Server::encoder(encoder).await;
     let fake = FakeGenerator::free(WIDTH);
     let (diffusion, _control) = fake_diffusion(fake, ServiceLimits::default(), None);
-    let loras = LorasFolder::open(folder.path(), llm_dit_z_image::summary).expect("a folder");
+    let loras = LorasFolder::open(folder.path(), lora_summary).expect("a folder");
     let diffusion = Server::diffusion(diffusion.with_loras_folder(Some(loras))).await;
     let selection = LoraSelection {
         name: "ink.safetensors".into(),
@@ -247,7 +248,7 @@ fn the_gateway_depends_on_no_tensor_library() {
     let output = Command::new(cargo)
         .args(["tree", "-p", "gateway", "--offline", "--locked", "--prefix", "none"])
         .args(["--edges", "normal,build"])
-        .current_dir(llm_dit_tests::repository("."))
+        .current_dir(llm_dit_testkit::repository("."))
         .output()
         .expect("cargo is here, it runs this test");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

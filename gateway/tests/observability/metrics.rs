@@ -8,7 +8,7 @@ use llm_dit_proto::v1::{
 };
 use llm_dit_serving::{Door, connections::Connections, grpc::GrpcServer};
 use llm_dit_telemetry::metrics::{ALL, Kind};
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{FAILING_SEED, FakeGenerator, PANICKING_SEED, ScriptedEncoder, Seen},
     http,
     servers::{Server, fake_diffusion},

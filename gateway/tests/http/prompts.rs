@@ -2,7 +2,7 @@
 
 use gateway::KeepOptions;
 use llm_dit_chat::Chat;
-use llm_dit_tests::servers::tokenizer;
+use llm_dit_testkit::servers::tokenizer;
 use serde_json::{Value, json};
 
 use crate::support::{Gateway, Stack, WIDTH, expected_embeddings, options, problem};
@@ -124,7 +124,7 @@ async fn the_document_has_every_endpoint() {
     let stack = Stack::start().await;
     let document = stack.gateway.json("/openapi.json").await;
     let paths = document["paths"].as_object().expect("paths");
-    let page = std::fs::read_to_string(llm_dit_tests::repository("docs/web_server_api.md"));
+    let page = std::fs::read_to_string(llm_dit_testkit::repository("docs/web_server_api.md"));
     let page = page.expect("docs");
     for (path, methods) in paths {
         let tail = path.rsplit('/').next().expect("a path");

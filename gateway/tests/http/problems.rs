@@ -3,9 +3,9 @@
 use crate::support::{Gateway, Stack, WIDTH, problem};
 use diffusion_service::ServiceLimits;
 use llm_dit_proto::v1::{EmbeddingHeader, encode_response::Frame};
-use llm_dit_tests::http;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{FAILING_SEED, FakeGenerator, LARGE_SEED, PANICKING_SEED, ScriptedEncoder},
+    http,
     servers::{Server, fake_diffusion},
     wire::tensor,
 };

@@ -1,12 +1,12 @@
 //! An image generator whose steps wait for the test's permission.
 
-use std::{ops::ControlFlow, sync::mpsc, thread, time::Duration};
+use std::{ops::ControlFlow, path::Path, sync::mpsc, thread, time::Duration};
 
 use llm_dit_engine::{
     DeviceMemory, MemoryReader,
     image::{
         ActiveLora, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, LatentMap,
-        LoraChoice, LoraReport, Member, ModelInfo, Picture, SetLorasError, Step,
+        LoraChoice, LoraReport, LoraSummary, Member, ModelInfo, Picture, SetLorasError, Step,
     },
 };
 use llm_dit_params::{Limits, ModelDefaults, Scheduler};
@@ -269,4 +269,10 @@ impl Control {
     pub async fn seen(&mut self) -> Seen {
         self.seen.recv().await.expect("the engine is alive")
     }
+}
+
+/// What the header of a LoRA file says, without a look at it.
+pub fn lora_summary(path: &Path, name: String) -> LoraSummary {
+    let bytes = std::fs::metadata(path).map_or(0, |about| about.len());
+    LoraSummary { name, bytes, modules: 1, rank: 4, alpha: None, problem: None }
 }

@@ -3,7 +3,7 @@
 use encoder_service::{EncoderHandle, EncoderLimits};
 use gateway::KeepOptions;
 use llm_dit_proto::DType;
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::FakeEncoder,
     servers::{Server, tokenizer},
 };

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use llm_dit_telemetry::metrics::{ALL, Kind};
-use llm_dit_tests::repository;
+use llm_dit_testkit::repository;
 use serde_json::Value;
 
 fn read(path: &str) -> String {

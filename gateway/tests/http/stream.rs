@@ -1,13 +1,15 @@
 //! `Accept` on `POST /api/generate`: events on the way, JSON, other files.
 
-use llm_dit_tests::http;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use diffusion_service::ServiceLimits;
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateOptions;
-use llm_dit_tests::fakes::{FAILING_SEED, FakeGenerator, LASTING_SEED, Seen};
+use llm_dit_testkit::{
+    fakes::{FAILING_SEED, FakeGenerator, LASTING_SEED, Seen},
+    http,
+};
 use serde_json::{Value, json};
 
 use crate::support::{Events, Stack, WIDTH, expected_png, problem};

@@ -13,6 +13,7 @@ pub use diffusion::FastDiffusion;
 pub use encoder::FakeEncoder;
 pub use generator::{
     Control, FAILING_SEED, FakeGenerator, LARGE_SEED, LASTING_SEED, PANICKING_SEED, Seen,
+    lora_summary,
 };
 pub use heylook::FakeHeylook;
 pub use script::ScriptedEncoder;

@@ -1,13 +1,15 @@
 //! `/api/jobs`.
 
-use llm_dit_tests::http;
 use std::time::Duration;
 
 use diffusion_service::ServiceLimits;
 use gateway::KeepOptions;
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateOptions;
-use llm_dit_tests::fakes::{FAILING_SEED, FakeGenerator, LASTING_SEED, Seen};
+use llm_dit_testkit::{
+    fakes::{FAILING_SEED, FakeGenerator, LASTING_SEED, Seen},
+    http,
+};
 use reqwest::Response;
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! OpenTelemetry: one trace from a client's request to the engines' threads.
 
 use llm_dit_serving::telemetry::{self, LogArgs, LogFormat, TraceArgs};
-use llm_dit_tests::{
+use llm_dit_testkit::{
     fakes::{Collector, Span},
     http,
 };
