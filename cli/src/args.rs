@@ -1,4 +1,4 @@
-//! Flags that commands share.
+//! Flags that several commands share.
 
 mod chat;
 mod gateway;
@@ -24,46 +24,46 @@ pub use gateway::GatewayArgs;
 pub use given::Given;
 pub use output::{OutputArgs, PreviewWhen};
 
-/// Which model, where and how.
+/// Which model to load, on which devices and in which dtypes.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Diffusers folder with model_index.json; if the three paths below name all weights, one with
-    /// tokenizer/ is enough [default: the demo model]
+    /// Model folder in the diffusers layout, with model_index.json. If the three paths below
+    /// provide all weights, a folder with tokenizer/ is enough [default: the demo model]
     #[arg(long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
-    /// Transformer in its own file or folder, instead of the one in --model-path: a diffusers
-    /// folder, or one safetensors file of ComfyUI or the model's authors
+    /// Transformer weights to use instead of those in --model-path: a diffusers folder, or a
+    /// safetensors file of ComfyUI or of the model's authors
     #[arg(long, value_name = "FILE")]
     pub dit_path: Option<PathBuf>,
-    /// Text encoder likewise; --model-path is then needed for its tokenizer
+    /// Text encoder weights, likewise. --model-path still provides the tokenizer
     #[arg(long, value_name = "FILE")]
     pub text_encoder_path: Option<PathBuf>,
-    /// VAE likewise
+    /// VAE weights, likewise
     #[arg(long, value_name = "FILE")]
     pub vae_path: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    /// Device: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
-    /// Where the text encoder computes [default: --device]
+    /// Device of the text encoder [default: --device]
     #[arg(long, value_name = "DEVICE")]
     pub text_encoder_device: Option<DeviceChoice>,
-    /// Where the transformer computes [default: --device]
+    /// Device of the transformer [default: --device]
     #[arg(long, value_name = "DEVICE")]
     pub dit_device: Option<DeviceChoice>,
-    /// Where the VAE computes [default: as the transformer]
+    /// Device of the VAE [default: the transformer's]
     #[arg(long, value_name = "DEVICE")]
     pub vae_device: Option<DeviceChoice>,
-    /// What to compute in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
+    /// Compute dtype: f32, bf16 or f16 [default: f32 on the CPU, bf16 elsewhere]
     #[arg(long)]
     pub dtype: Option<DType>,
-    /// What the text encoder computes in [default: --dtype]
+    /// Compute dtype of the text encoder [default: --dtype]
     #[arg(long, value_name = "DTYPE")]
     pub text_encoder_dtype: Option<DType>,
-    /// What the VAE computes in [default: f32]
+    /// Compute dtype of the VAE [default: bf16 on CUDA, f32 elsewhere]
     #[arg(long, value_name = "DTYPE")]
     pub vae_dtype: Option<DType>,
-    /// When the VAE works on a picture in overlapping tiles: auto (where it would take more than
-    /// 6 GiB otherwise), on (where it is larger than a tile) or off
+    /// When to decode and encode images in overlapping VAE tiles: auto (if the VAE would need more
+    /// than 6 GiB), on (if the image is larger than one tile) or off
     #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
     pub vae_tiling: Tiling,
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub struct ModelArgs {
 }
 
 /// Headings in the help of `generate`.
-const PICTURE: &str = "Picture";
+const PICTURE: &str = "Image";
 const TENSORS: &str = "Tensors (safetensors files)";
 
 /// `llm-dit generate`
@@ -80,7 +80,7 @@ const TENSORS: &str = "Tensors (safetensors files)";
 pub struct GenerateArgs {
     #[command(flatten)]
     pub given: Given,
-    /// What to draw; not needed with --load-embeddings, --from or --prompts
+    /// The prompt. Optional with --load-embeddings, --from or --prompts
     pub prompt: Option<String>,
     #[command(flatten, next_help_heading = "Files")]
     pub files: OutputArgs,
@@ -88,65 +88,71 @@ pub struct GenerateArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub batch: BatchArgs,
-    /// A number that names the initial noise, as in PyTorch on the CPU; the same one gives the same
-    /// picture [default: random, and reported]
+    /// Seed of the initial noise, the same noise as PyTorch generates on the CPU. The same seed
+    /// gives the same image [default: random, and reported]
     #[arg(long, help_heading = PICTURE)]
     pub seed: Option<u64>,
-    /// Pixels, a multiple of 16 [default: the model's]
+    /// Width in pixels, a multiple of 16 [default: the model's]
     #[arg(long, help_heading = PICTURE)]
     pub width: Option<u32>,
-    /// Pixels, a multiple of 16 [default: the model's]
+    /// Height in pixels, a multiple of 16 [default: the model's]
     #[arg(long, help_heading = PICTURE)]
     pub height: Option<u32>,
-    /// Steps from noise to picture; one forward pass of the transformer each [default: the model's]
+    /// Denoising steps, each one forward pass of the transformer (flow_heun: two) [default: the
+    /// model's]
     #[arg(long, alias = "num-inference-steps", help_heading = PICTURE)]
     pub steps: Option<u32>,
-    /// Classifier-free guidance, pred + G * (pred - negative); 0 is off [default: the model's]
+    /// Classifier-free guidance scale: pred + G * (pred - negative); 0 turns guidance off [default:
+    /// the model's]
     #[arg(long, value_name = "G", help_heading = PICTURE)]
     pub guidance_scale: Option<f32>,
-    /// Clamp the guided prediction's norm to this multiple of the unguided one's [default: 0, off]
+    /// Limit the norm of the guided prediction to K times that of the unguided one [default: 0,
+    /// off]
     #[arg(long, value_name = "K", help_heading = PICTURE)]
     pub cfg_normalization: Option<f32>,
-    /// No guidance once 1 - sigma exceeds this, which grows from 0 to 1 [default: 1, never]
+    /// Turn guidance off once 1 - sigma exceeds T; 1 - sigma grows from 0 to 1 [default: 1, never]
     #[arg(long, value_name = "T", help_heading = PICTURE)]
     pub cfg_truncation: Option<f32>,
     /// Time shift of the sigma grid [default: the model's]
     #[arg(long, help_heading = PICTURE)]
     pub shift: Option<f64>,
-    /// flow_euler, flow_heun (two forward passes a step), dpm_solver or unipc [default: the model's]
+    /// Scheduler: flow_euler, flow_heun (two forward passes per step), dpm_solver or unipc
+    /// [default: the model's]
     #[arg(long, value_name = "ID", help_heading = PICTURE)]
     pub scheduler: Option<Scheduler>,
-    /// What guidance leads away from; of no effect without guidance
+    /// Prompt to guide away from; has no effect without guidance
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = PICTURE)]
     pub negative_prompt: String,
-    #[command(flatten, next_help_heading = "Chat around the prompt")]
+    #[command(flatten, next_help_heading = "Chat template")]
     pub chat: ChatArgs,
     #[command(flatten, next_help_heading = "LoRA")]
     pub lora: LoraArgs,
-    #[command(flatten, next_help_heading = "Text encoder on another machine")]
+    #[command(flatten, next_help_heading = "Remote text encoder")]
     pub api: ApiArgs,
     #[command(flatten, next_help_heading = "Gateway")]
     pub gateway: GatewayArgs,
-    /// Use these embeddings instead of a prompt: safetensors with `embeddings` (tokens, width) and,
-    /// for guidance, `negative_embeddings`
+    /// Read embeddings instead of encoding a prompt: safetensors with `embeddings` (tokens, width)
+    /// and, for guidance, `negative_embeddings`
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub load_embeddings: Option<PathBuf>,
-    /// Also write the embeddings
+    /// Also write the embeddings to this file
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub save_embeddings: Option<PathBuf>,
-    /// Draw from this picture (PNG, JPEG or WebP) instead of from noise alone
+    /// Init image for image-to-image: PNG, JPEG or WebP
     #[arg(long, value_name = "FILE", help_heading = PICTURE)]
     pub image: Option<PathBuf>,
-    /// How much of --image to redraw, and so how many of the steps to run: 1 is all [default: 0.6]
+    /// Fraction of --image to regenerate, and of the steps to run: 1 regenerates all of it
+    /// [default: 0.6]
     #[arg(long, value_name = "S", help_heading = PICTURE)]
     pub strength: Option<f64>,
-    /// Start from this noise instead of the seed's: safetensors with `latents` (16, H/8, W/8)
+    /// Read the initial noise instead of deriving it from the seed: safetensors with `latents` (16,
+    /// H/8, W/8)
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub latents: Option<PathBuf>,
-    /// Also write the final latents
+    /// Also write the final latents to this file
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub output_latents: Option<PathBuf>,
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -162,26 +168,26 @@ Examples:
   llm-dit generate --prompts prompts.txt --output-dir pictures
   llm-dit generate --from image.png --steps 20
 
-Encode on one machine, draw on another:
+Encode on one machine, generate on another:
   llm-dit encode \"a rocket\" --output rocket.safetensors
   llm-dit generate --load-embeddings rocket.safetensors";
 
 /// `llm-dit encode`
 #[derive(Clone, Debug, Args)]
 pub struct EncodeArgs {
-    /// What to draw; several prompts become `embeddings`, `embeddings_1`, `embeddings_2`, ...
+    /// Prompts. The tensors are named `embeddings`, `embeddings_1`, `embeddings_2`, ...
     #[arg(required = true)]
     pub prompts: Vec<String>,
-    /// Where to write the embeddings (safetensors)
+    /// Output file for the embeddings (safetensors)
     #[arg(short, long, value_name = "FILE", default_value = "embeddings.safetensors")]
     pub output: PathBuf,
     #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
-    #[command(flatten, next_help_heading = "Chat around the prompt")]
+    #[command(flatten, next_help_heading = "Chat template")]
     pub chat: ChatArgs,
-    #[command(flatten, next_help_heading = "Text encoder on another machine")]
+    #[command(flatten, next_help_heading = "Remote text encoder")]
     pub api: ApiArgs,
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -193,7 +199,7 @@ impl ModelArgs {
             .map_err(CliError::failed)
     }
 
-    /// The model folder's text encoder, where and how it is to compute.
+    /// Options of the model folder's text encoder.
     pub fn encoder(&self, folder: &Path) -> EncoderOptions {
         EncoderOptions {
             model_path: folder.to_owned(),
@@ -204,7 +210,7 @@ impl ModelArgs {
         }
     }
 
-    /// The rest of the model folder, likewise.
+    /// Options of the transformer and the VAE.
     pub fn diffusion(&self, folder: &Path, loras: Vec<LoraChoice>) -> DiffusionOptions {
         DiffusionOptions {
             model_path: folder.to_owned(),
@@ -222,7 +228,7 @@ impl ModelArgs {
 }
 
 impl GenerateArgs {
-    /// Everything that the flags say of a picture, defaults included.
+    /// The settings of one image, defaults included.
     pub fn settings(&self) -> Settings {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned());
         let parts = &self.chat.parts;

@@ -1,8 +1,7 @@
-//! `llm-dit bench`: how fast this machine runs each stage, without a model's files if need be.
-//!
-//! [`model`] holds what is measured, `measure/` has a file for each kind of row, [`clock`] decides
-//! what a time is, and [`report`] keeps the rows. Rows are printed as they come, so that a run that
-//! is cut short was not for nothing.
+//! `llm-dit bench`: times each stage on this machine, with or without model files. [`model`] holds
+//! what is measured, `measure/` has a file for each kind of row, [`clock`] defines a measurement,
+//! and [`report`] collects the rows. Rows are printed as they are measured, so that an interrupted
+//! run keeps its results.
 
 mod clock;
 mod compare;
@@ -25,14 +24,13 @@ use crate::{args::ModelArgs, error::CliError, files, progress::Progress};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct BenchArgs {
-    /// Random weights of this shape, made on the device; no files are needed. turbo is
-    /// Z-Image-Turbo's true size [default: turbo on a GPU, demo on the CPU, and the files of
-    /// --model-path where that is given]
+    /// Shape of random weights created on the device; no files are needed. turbo has the shapes of
+    /// Z-Image-Turbo [default: turbo on a GPU, demo on the CPU; with --model-path, its files]
     #[arg(long, value_enum,
           conflicts_with_all = ["model_path", "dit_path", "text_encoder_path", "vae_path"])]
     shape: Option<Shape>,
-    /// What to measure, with commas between: load, encode, forward, vae, image, gateway
-    /// [default: all]
+    /// Stages to measure, comma-separated: load, encode, forward, vae, image, gateway [default:
+    /// all]
     #[arg(
         long,
         value_enum,
@@ -41,45 +39,45 @@ pub struct BenchArgs {
         hide_possible_values = true
     )]
     only: Vec<What>,
-    /// Sides of the square pictures, in pixels [default: 512,768,1024,1536,2048; 256,512 for the
-    /// demo shape, 64,128 for the tiny one]
+    /// Side lengths of the square images in pixels, comma-separated [default:
+    /// 512,768,1024,1536,2048; 256,512 for the demo shape, 64,128 for tiny]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     sizes: Vec<u32>,
-    /// Pictures in one forward pass
+    /// Batch sizes, comma-separated
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,2,4",
           value_parser = clap::value_parser!(u32).range(1..=64))]
     batches: Vec<u32>,
-    /// Tokens of the captions that are drawn from
+    /// Prompt length in tokens
     #[arg(long, value_name = "N", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(1..=1504))]
     text_tokens: u32,
-    /// Forward passes of a whole picture
+    /// Forward passes per image
     #[arg(long, value_name = "N", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=200))]
     forwards: u32,
-    /// Runs of each row, of which the median is told
+    /// Measured runs per row; the median is reported
     #[arg(long, value_name = "N", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Runs before those, which do not count
+    /// Warm-up runs per row, not measured
     #[arg(long, value_name = "N", default_value_t = 2,
           value_parser = clap::value_parser!(u32).range(0..=1000))]
     warm_up: u32,
-    /// Also write the rows as JSON
+    /// Also write the rows to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Rows of another program, as benches/diffusers_gpu.py prints them; ratios below 1 mean that
-    /// this one is faster
+    /// JSON rows of another program to compare with, as printed by benches/diffusers_gpu.py; a
+    /// ratio below 1 means that llm-dit is faster
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Model")]
     model: ModelArgs,
-    /// Say nothing but the table and errors
+    /// Print only the table and errors
     #[arg(short, long)]
     quiet: bool,
 }
 
-/// A kind of row.
+/// A stage to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum What {
     /// Weights from files to the device.
@@ -99,14 +97,14 @@ pub enum What {
 const EXAMPLES: &str = "\
 Examples:
   llm-dit bench
-      Everything, with random weights
+      All stages, with random weights
   llm-dit bench --only forward --sizes 1024 --batches 1 --runs 20
   llm-dit bench --model-path ~/models/Z-Image-Turbo --json today.json
   python3 benches/diffusers_gpu.py --compile > diffusers.jsonl
   llm-dit bench --compare diffusers.jsonl
-      The same stages of diffusers beside ours, by the rows' names
+      Prints the rows of diffusers beside those of llm-dit, matched by name
 
-What each row means: docs/performance.md.";
+docs/performance.md explains each row.";
 
 /// Off the async threads, which the gateway's row needs.
 pub async fn bench(args: BenchArgs) -> Result<(), CliError> {

@@ -1,7 +1,6 @@
-//! `llm-dit certificates`: everything that machines need to trust each other and nobody else.
-//!
-//! An authority of one's own signs a certificate for each machine; beside them lie two bearer keys.
-//! A second run in the same folder adds machines to what is there, and changes nothing of it.
+//! `llm-dit certificates`: creates the certificates and API keys that the machines need to trust
+//! each other only. A private CA signs one certificate per machine; two API keys are created beside
+//! them. Another run in the same folder adds machines and keeps the existing files.
 
 use std::{
     fmt::Write as _,
@@ -30,24 +29,24 @@ const AUTHORITY_DAYS: i64 = 3650;
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CertificatesArgs {
-    /// A name for the files of a machine, and what others call that machine: host names and
-    /// addresses, with commas between them
+    /// File name prefix for a machine, and the host names and addresses by which others reach it,
+    /// comma-separated
     #[arg(required = true, value_name = "NAME=HOST[,HOST]")]
     machines: Vec<Machine>,
-    /// Where to write
+    /// Output folder
     #[arg(short, long, value_name = "DIR", default_value = "certificates")]
     output: PathBuf,
-    /// Days that a machine's certificate is good for
+    /// Validity of the machine certificates in days
     #[arg(long, value_name = "N", default_value_t = 825, value_parser = clap::value_parser!(u16).range(1..=3650))]
     days: u16,
 }
 
 const EXAMPLES: &str = "\
-Example, for a text encoder on a Mac and the rest on a machine with a GPU:
+Example: the text encoder on a Mac, everything else on a GPU machine
   llm-dit certificates encoder=mac.local gpu=gpu.local,192.168.1.7
-      Writes certificates/, and says which files belong where and how to use them
+      Writes certificates/, and prints where to copy each file and how to use it
 
-Copy ca-key.pem nowhere: who has it can make certificates that your machines trust.";
+Do not copy ca-key.pem: its owner can sign certificates that your machines trust.";
 
 /// `NAME=HOST,HOST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +63,10 @@ impl FromStr for Machine {
         let (name, hosts) = text.split_once('=').ok_or_else(bad)?;
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || !name.chars().all(plain) {
-            return Err(format!("'{name}' cannot be a file's name; use letters, digits, - and _"));
+            return Err(format!("'{name}' is not a valid file name; use letters, digits, - and _"));
         }
         if ["ca", "client", "clients", "service", "services"].contains(&name) {
-            return Err(format!("'{name}' is the name of a file that is written anyway"));
+            return Err(format!("'{name}' is reserved for a file that this command writes"));
         }
         let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().to_owned()).collect();
         if hosts.iter().any(String::is_empty) {
@@ -84,13 +83,13 @@ pub fn certificates(args: &CertificatesArgs) -> Result<(), CliError> {
         let path = folder.join(format!("{}.pem", machine.name));
         if path.exists() {
             return Err(CliError::Failed(format!(
-                "{} is there already; remove it to have another one made",
+                "{} already exists; remove it to create a new one",
                 path.display()
             )));
         }
     }
     fs::create_dir_all(folder).map_err(|cause| {
-        CliError::Failed(format!("cannot make the folder {}: {cause}", folder.display()))
+        CliError::Failed(format!("cannot create the folder {}: {cause}", folder.display()))
     })?;
     let issuer = authority(folder)?;
     for Machine { name, hosts } in &args.machines {
@@ -127,7 +126,7 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
         }
         (true, false) | (false, true) => {
             return Err(CliError::Failed(format!(
-                "of {} and {} only one is there; put the other one back, or choose another folder",
+                "only one of {} and {} exists; restore the other, or choose another folder",
                 certificate.display(),
                 key.display()
             )));
@@ -140,7 +139,7 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
 fn machine(name: &str, hosts: &[String], days: u16) -> Result<CertificateParams, CliError> {
     let hosts = hosts.iter().cloned().chain(LOCAL.map(str::to_owned));
     let mut params = CertificateParams::new(hosts.collect::<Vec<_>>()).map_err(|error| {
-        CliError::Usage(format!("{name}: a host's name cannot be in a certificate: {error}"))
+        CliError::Usage(format!("{name}: invalid host name for a certificate: {error}"))
     })?;
     params.distinguished_name = named(name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -173,7 +172,10 @@ fn keys(folder: &Path, what: &str, owner: &str) -> Result<(), CliError> {
     private(&one, &format!("{}\n", key.expose()))?;
     private(
         &list,
-        &format!("# One key a line, before it the name of who has it.\n{owner} {}\n", key.expose()),
+        &format!(
+            "# One key per line, preceded by the name of its owner.\n{owner} {}\n",
+            key.expose()
+        ),
     )
 }
 
@@ -189,15 +191,15 @@ fn what_now(folder: &Path, machines: &[Machine]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {left:<26} {right}");
     };
-    line("ca.pem", "the authority: to every machine, and into browsers that use the page");
-    line("ca-key.pem", "the authority's key: keep it here");
+    line("ca.pem", "CA certificate: copy to every machine, import into browsers that use the page");
+    line("ca-key.pem", "CA key: keep it here");
     for Machine { name, hosts } in machines {
-        line(&format!("{name}.pem, {name}-key.pem"), &format!("to {}", hosts.join(", ")));
+        line(&format!("{name}.pem, {name}-key.pem"), &format!("copy to {}", hosts.join(", ")));
     }
-    line("services.keys", "which keys the services take: to machines with a service");
-    line("service.key", "the key to show to them: to the gateway");
-    line("clients.keys", "which keys the gateway takes: to the gateway");
-    line("client.key", "the key to show to it: to those who may ask");
+    line("services.keys", "keys that the services accept: copy to the machines that run them");
+    line("service.key", "key for the services: copy to the gateway");
+    line("clients.keys", "keys that the gateway accepts: copy to the gateway");
+    line("client.key", "key for the gateway: give to its clients");
     let shown = machines.first().map_or("NAME", |machine| machine.name.as_str());
     let host = machines.first().and_then(|machine| machine.hosts.first());
     let host = host.map_or("HOST", String::as_str);

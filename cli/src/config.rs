@@ -1,4 +1,4 @@
-//! `llm-dit config`: what is in force, and where each value came from.
+//! `llm-dit config`: shows the settings in effect and the source of each value.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -17,10 +17,10 @@ const EXAMPLE: &str = include_str!("../../config.example.toml");
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print every setting that is in force, as TOML, and where it came from; takes the flags of
-    /// `generate` and `serve`, so that a command line can be tried out
+    /// Print every setting in effect as TOML, with the source of each value. Accepts the flags of
+    /// `generate` and `serve`, to try out a command line
     Show(Box<ShowArgs>),
-    /// Print a configuration with every key explained, to begin one's own with
+    /// Print a commented example configuration with every key
     #[command(after_help = "Example:\n  llm-dit config example > config.toml")]
     Example,
 }
@@ -39,7 +39,7 @@ pub struct ShowArgs {
     grace: Grace,
     #[command(flatten)]
     traces: TraceArgs,
-    /// Print JSON: an object of keys, each with its value and origin
+    /// Print a JSON object of keys, each with its value and origin
     #[arg(long)]
     json: bool,
 }
@@ -47,7 +47,7 @@ pub struct ShowArgs {
 /// One setting as it is printed.
 #[derive(Serialize)]
 struct Shown {
-    /// `None` when nobody set it and the model has no say.
+    /// `None` if the setting is unset and the model has no default for it.
     value: Option<Value>,
     origin: String,
 }

@@ -1,4 +1,5 @@
-//! `llm-dit format`: a prompt as the text encoder will see it, and what it costs in tokens.
+//! `llm-dit format`: prints the formatted prompt that the text encoder receives, and its token
+//! counts.
 
 use std::path::PathBuf;
 
@@ -17,14 +18,14 @@ use crate::{
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct FormatArgs {
-    /// What to draw
+    /// The prompt
     pub prompt: String,
-    /// Diffusers folder whose tokenizer counts; nothing else of it is read [default: the demo model]
+    /// Model folder whose tokenizer to use; nothing else in it is read [default: the demo model]
     #[arg(long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
     #[command(flatten)]
     pub parts: PartArgs,
-    /// Tokens that a prompt may take before it is cut
+    /// Maximum prompt length in tokens
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
     pub max_tokens: usize,
     /// Print everything as JSON
@@ -39,10 +40,10 @@ Examples:
 
 #[derive(Serialize)]
 struct Formatted {
-    /// The whole of it; what would be cut is still there.
+    /// The whole formatted prompt, before truncation.
     formatted_prompt: String,
     char_count: usize,
-    /// Before anything is cut.
+    /// Tokens before truncation.
     token_count: usize,
     max_tokens: usize,
     tokens: TokenCounts,

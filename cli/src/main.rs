@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 use llm_dit_serving::args::report;
 use llm_dit_settings::{Parsed, Program};
 
-/// Text-to-image with Z-Image: one command that does it all, or drives the services
+/// Text-to-image with Z-Image, in one process or through a gateway
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
@@ -35,21 +35,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a picture from a prompt
+    /// Generate images from a prompt
     Generate(Box<args::GenerateArgs>),
-    /// Write a prompt's embeddings to a file, to generate from on another machine
+    /// Write the embeddings of prompts to a file, to generate from on another machine
     Encode(Box<args::EncodeArgs>),
-    /// Show a prompt as the text encoder gets it, and how many tokens it takes
+    /// Show the formatted prompt that the text encoder receives, and its token counts
     Format(format::FormatArgs),
     /// List the prompt templates, or show one
     Templates(templates::TemplatesArgs),
-    /// Run encoder, diffusion and gateway in this process and answer HTTP
+    /// Run text encoder, diffusion service and gateway in one process and serve HTTP
     Serve(Box<serve::ServeArgs>),
-    /// Make certificates and keys, so that your machines trust each other and nobody else
+    /// Create TLS certificates and API keys for your machines
     Certificates(certificates::CertificatesArgs),
-    /// Time every stage on this machine; needs no model files
+    /// Benchmark every stage on this machine; needs no model files
     Bench(Box<bench::BenchArgs>),
-    /// Show what is configured, and where each value came from
+    /// Show the configuration and the source of each value
     #[command(subcommand)]
     Config(config::ConfigCommand),
 }
@@ -57,16 +57,16 @@ enum Command {
 const EXAMPLES: &str = "\
 Examples:
   llm-dit generate \"a red apple on a blue background\"
-      With the demo model; writes image.png
+      Uses the demo model; writes image.png
   llm-dit generate \"a fox in the snow\" --model-path ~/models/Z-Image-Turbo --seed 7
   llm-dit serve
       Then: curl -d '{\"prompt\": \"a rocket\"}' -H 'content-type: application/json' \\
                  http://127.0.0.1:7860/api/generate -o rocket.png
 
-Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_STEPS=4), and
-most of them in a configuration file: see llm-dit config --help.
+Every flag has an environment variable: LLM_DIT_ and the flag's name in capitals (LLM_DIT_STEPS=4).
+Most flags have a key in the configuration file: see llm-dit config --help.
 
-Exit status: 0 done, 64 wrong command line, 130 interrupted, 1 anything else.";
+Exit status: 0 success, 64 wrong command line, 130 interrupted, 1 any other failure.";
 
 #[tokio::main]
 async fn main() -> ExitCode {

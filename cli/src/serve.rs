@@ -1,5 +1,5 @@
-//! `llm-dit serve`: the three services in one process, each behind its own port of the loopback
-//! interface, so that there is one path and not two.
+//! `llm-dit serve`: runs the three services in one process, each on its own loopback port, so that
+//! requests take the same path as between machines.
 
 use std::{
     future::Future,
@@ -33,11 +33,11 @@ pub struct ServeArgs {
     access: AccessArgs,
     #[command(flatten)]
     batch: BatchArgs,
-    #[command(flatten, next_help_heading = "What is kept")]
+    #[command(flatten, next_help_heading = "Storage")]
     keep: KeepArgs,
     #[command(flatten, next_help_heading = "LoRA")]
     lora: LoraArgs,
-    #[command(flatten, next_help_heading = "Text encoder on another machine")]
+    #[command(flatten, next_help_heading = "Remote text encoder")]
     api: ApiArgs,
     #[command(flatten)]
     grace: Grace,
@@ -53,7 +53,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
 }
 
 async fn run(args: ServeArgs) -> Result<(), CliError> {
-    // First the port, so that a taken one is known before gigabytes are read.
+    // Binds first: a port in use is reported before gigabytes are read.
     let door = args.listen.bind().await.map_err(CliError::failed)?;
     let (scheme, address) = (door.scheme(), door.address().map_err(CliError::failed)?);
     let model_path = args.model.folder()?;
@@ -90,9 +90,9 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     answered.map_err(CliError::failed)
 }
 
-/// Encoder and diffusion behind ports of the loopback interface, which ask for a key that only this
-/// process knows: other users of this machine can connect as well. They go on until the gateway
-/// before them has answered everyone.
+/// Encoder and diffusion services on loopback ports. They require an API key that only this process
+/// knows, because other users of this machine can connect too. They run until the gateway has
+/// answered all requests.
 pub struct Services {
     encoder_url: String,
     diffusion_url: String,
@@ -102,7 +102,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// One that ends early fires `stop`.
+    /// A service that ends early fires `stop`.
     pub async fn start(
         encoder: EncoderHandle,
         diffusion: DiffusionHandle,
@@ -123,7 +123,7 @@ impl Services {
         Ok(Self { encoder_url, diffusion_url, key, tasks, end })
     }
 
-    /// How a gateway finds them.
+    /// Options of a gateway in front of these services.
     pub fn gateway(&self, keep: KeepOptions) -> GatewayOptions {
         GatewayOptions {
             encoders: vec![EncoderTarget::local(self.encoder_url.clone())],
@@ -136,7 +136,7 @@ impl Services {
         }
     }
 
-    /// To be called when the gateway has ended.
+    /// Stops the services. Call it after the gateway has ended.
     pub async fn end(self) -> Result<(), CliError> {
         self.end.cancel();
         for task in self.tasks {

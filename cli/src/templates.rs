@@ -1,4 +1,4 @@
-//! `llm-dit templates`: which there are, and what is in one.
+//! `llm-dit templates`: lists the templates, or shows one.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ pub struct TemplatesArgs {
     show: Option<TemplatesCommand>,
     #[command(flatten)]
     library: LibraryArgs,
-    /// Only those of one category
+    /// List only this category
     #[arg(long, value_name = "NAME")]
     category: Option<String>,
     /// Print everything as JSON
@@ -26,15 +26,15 @@ pub struct TemplatesArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum TemplatesCommand {
-    /// Show one template, and the chat that it makes of a prompt
+    /// Show one template and the chat that it produces
     Show(ShowArgs),
 }
 
 #[derive(Clone, Debug, Args)]
 struct ShowArgs {
-    /// Its name, with or without z_image_
+    /// Name of the template, with or without the prefix z_image_
     name: String,
-    /// What the example draws
+    /// Prompt of the example
     #[arg(long, value_name = "TEXT", default_value = "a red apple on a blue background")]
     prompt: String,
     /// Print everything as JSON

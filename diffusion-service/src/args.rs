@@ -1,12 +1,12 @@
-//! Flags that every program with a transformer has.
+//! Flags of every program that loads a transformer.
 
 use crate::engine::BatchLimit;
 
-/// How many pictures are made together.
+/// The batch size.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct BatchArgs {
-    /// Pictures of one size that are made together; larger than 1024x1024, or with guidance, each
-    /// counts for more [default: 1 on the CPU, else 4]
+    /// Maximum batch size: images of the same size computed together. An image larger than
+    /// 1024x1024, or with guidance, counts as more than one [default: 1 on the CPU, 4 elsewhere]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub max_batch: Option<u16>,
 }

@@ -1,4 +1,5 @@
-//! `diffusion-service`: the Z-Image DiT and VAE on this machine, embeddings from anywhere.
+//! `diffusion-service`: the Z-Image transformer and VAE on this machine; embeddings come from
+//! requests or an encoder service.
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
@@ -16,41 +17,41 @@ use llm_dit_settings::Program;
 use llm_dit_weights::{DeviceChoice, args::OffloadArgs, model_folder};
 use llm_dit_z_image::{DiffusionOptions, load, vae::Tiling};
 
-/// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, pictures out
+/// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, images out
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Args {
     /// Diffusers folder with transformer/, vae/ and scheduler/ [default: the demo model]
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
-    /// Transformer in its own file or folder, instead of the one in --model-path
+    /// Transformer weights to use instead of those in --model-path: a file or folder
     #[arg(long, value_name = "FILE")]
     dit_path: Option<PathBuf>,
-    /// VAE likewise
+    /// VAE weights to use instead of those in --model-path: a file or folder
     #[arg(long, value_name = "FILE")]
     vae_path: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    /// Device: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// What the DiT computes in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
+    /// Compute dtype of the transformer: f32, bf16 or f16 [default: f32 on the CPU, bf16 elsewhere]
     #[arg(long)]
     dtype: Option<DType>,
-    /// Where the VAE computes [default: --device]
+    /// Device of the VAE [default: --device]
     #[arg(long, value_name = "DEVICE")]
     vae_device: Option<DeviceChoice>,
-    /// What the VAE computes in [default: f32]
+    /// Compute dtype of the VAE [default: bf16 on CUDA, f32 elsewhere]
     #[arg(long, value_name = "DTYPE")]
     vae_dtype: Option<DType>,
-    /// When the VAE works on a picture in overlapping tiles: auto (where it would take more than
-    /// 6 GiB otherwise), on (where it is larger than a tile) or off
+    /// When to decode and encode images in overlapping VAE tiles: auto (if the VAE would need more
+    /// than 6 GiB), on (if the image is larger than one tile) or off
     #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
     vae_tiling: Tiling,
     #[command(flatten)]
     offload: OffloadArgs,
-    /// Encoder service to fetch embeddings from when a request brings only a prompt
+    /// Encoder service that encodes the prompts of requests without embeddings
     #[arg(long, value_name = "URL", value_parser = client::service_url)]
     encoder: Option<String>,
-    /// Pictures that may wait while one is made; more are told to try again
+    /// Maximum number of queued images; further requests are rejected and told when to retry
     #[arg(long, value_name = "N", default_value_t = ServiceLimits::default().queue_capacity)]
     queue_capacity: usize,
     #[command(flatten)]
@@ -70,16 +71,16 @@ struct Args {
 const EXAMPLES: &str = "\
 Examples:
   diffusion-service
-      The demo model on this machine, at http://127.0.0.1:50052
+      The demo model; listens on http://127.0.0.1:50052
   diffusion-service --model-path ~/models/Z-Image-Turbo --device cuda \\
       --encoder https://MAC:50051 --tls-ca ca.pem --service-key service.key
       On a CUDA machine, with the text encoder on a Mac (see encoder-service --help)
 
-Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_PORT=8080), and
-most of them in a configuration file (see docs/configuration.md).
+Every flag has an environment variable: LLM_DIT_ and the flag's name in capitals (LLM_DIT_PORT=8080).
+Most flags have a key in the configuration file (see docs/configuration.md).
 
-SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
-Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
+SIGINT or SIGTERM lets running requests finish, then exits; a second one exits at once.
+Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for any other failure.";
 
 impl ServiceArgs for Args {
     const PROGRAM: Program = Program::Diffusion;
@@ -97,7 +98,7 @@ async fn main() -> ExitCode {
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let credentials = args.credentials.read(&args.listen.identity)?;
     let encoder = args.encoder.map(|url| Remote::new("encoder", &url, &credentials)).transpose()?;
-    // First the port, so that a taken one is known before gigabytes are read.
+    // Binds first: a port in use is reported before gigabytes are read.
     let door = args.listen.bind().await?;
     let options = DiffusionOptions {
         model_path: model_folder(args.model_path.as_deref())?,

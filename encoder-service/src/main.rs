@@ -1,5 +1,4 @@
-//! `encoder-service`: Qwen3 on this machine, or behind heylookitsanllm, for diffusion services
-//! elsewhere.
+//! `encoder-service`: serves Qwen3 embeddings, computed on this machine or by heylookitsanllm.
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
@@ -25,19 +24,19 @@ struct Args {
     /// Diffusers folder with text_encoder/ and tokenizer/ [default: the demo model]
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
-    /// Text encoder in its own file or folder, instead of the one in --model-path, which is then
-    /// needed for its tokenizer
+    /// Text encoder weights to use instead of those in --model-path: a file or folder. --model-path
+    /// still provides the tokenizer
     #[arg(long, value_name = "FILE")]
     text_encoder_path: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    /// Device: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// What to compute in: f32, bf16 or f16 [default: f32 on the CPU, else bf16]
+    /// Compute dtype: f32, bf16 or f16 [default: f32 on the CPU, bf16 elsewhere]
     #[arg(long)]
     dtype: Option<DType>,
     #[command(flatten)]
     offload: OffloadArgs,
-    /// Requests that may wait while one is encoded; more are told to try again
+    /// Maximum number of queued requests; further ones are rejected and told when to retry
     #[arg(long, value_name = "N", default_value_t = EncoderLimits::default().queue_capacity)]
     queue_capacity: usize,
     #[command(flatten)]
@@ -53,19 +52,19 @@ struct Args {
 const EXAMPLES: &str = "\
 Examples:
   encoder-service
-      The demo model on this machine, at http://127.0.0.1:50051
+      The demo model; listens on http://127.0.0.1:50051
   encoder-service --model-path ~/models/Z-Image-Turbo --device metal --host 0.0.0.0 \\
       --tls-cert mac.pem --tls-key mac-key.pem --keys services.keys
       On a Mac, for a diffusion service on another machine:
       diffusion-service --encoder https://MAC:50051 --tls-ca ca.pem --service-key service.key
   encoder-service --api-url http://mac:8000 --api-model Qwen3-4B
-      No model here: hands on what heylookitsanllm on a Mac computes
+      Loads no model: forwards requests to heylookitsanllm on a Mac
 
-Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_PORT=8080), and
-most of them in a configuration file (see docs/configuration.md).
+Every flag has an environment variable: LLM_DIT_ and the flag's name in capitals (LLM_DIT_PORT=8080).
+Most flags have a key in the configuration file (see docs/configuration.md).
 
-SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
-Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
+SIGINT or SIGTERM lets running requests finish, then exits; a second one exits at once.
+Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for any other failure.";
 
 impl ServiceArgs for Args {
     const PROGRAM: Program = Program::Encoder;
@@ -81,7 +80,7 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
-    // First the port, so that a taken one is known before gigabytes are read.
+    // Binds first: a port in use is reported before gigabytes are read.
     let door = args.listen.bind().await?;
     let limits = EncoderLimits {
         queue_capacity: args.queue_capacity,
@@ -115,15 +114,14 @@ fn load_local(args: &Args, limits: EncoderLimits) -> Result<EncoderHandle, Box<d
     Ok(handle)
 }
 
-/// Says in the log what is at the other end. Services may start in any order, so nothing is an
-/// error yet.
+/// Logs which server answers. Services may start in any order, so a failure is not an error yet.
 async fn introduce(encoder: HeylookEncoder) {
     let (url, model) = (encoder.url(), encoder.model());
     match encoder.about().await {
         Ok(about) => match about.objection(model) {
             None => {
                 let version = about.version.as_deref().unwrap_or("unknown");
-                tracing::info!(url, model, version, "heylookitsanllm is there");
+                tracing::info!(url, model, version, "connected to heylookitsanllm");
             }
             Some(objection) => tracing::warn!(url, "{objection}"),
         },

@@ -1,4 +1,4 @@
-//! `gateway`: HTTP in front of an encoder and a diffusion service.
+//! `gateway`: the HTTP server in front of encoder and diffusion services.
 
 use std::{error::Error, process::ExitCode};
 
@@ -15,17 +15,18 @@ use llm_dit_serving::{
 };
 use llm_dit_settings::Program;
 
-/// Serves pictures over HTTP, made by an encoder service and a diffusion service
+/// Serves text-to-image over HTTP, in front of encoder and diffusion services
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Args {
-    /// Encoder services whose embeddings are sent to a diffusion service; repeat it, or write a
-    /// list with commas. NAME=URL gives one a name that requests can choose, the others are "local"
-    /// [default: the diffusion service's own, if it has one, else http://127.0.0.1:50051]
+    /// Encoder service whose embeddings the gateway sends to a diffusion service. Repeatable or
+    /// comma-separated. NAME=URL gives it a name that requests can select; without one it is
+    /// "local" [default: the diffusion service's own encoder, if it has one, else
+    /// http://127.0.0.1:50051]
     #[arg(long = "encoder", value_name = "[NAME=]URL", value_delimiter = ',')]
     encoders: Vec<EncoderTarget>,
-    /// Diffusion services; repeat it, or write a list with commas. A name with several addresses is
-    /// several services
+    /// Diffusion service. Repeatable or comma-separated. Each address of a host name counts as one
+    /// service
     #[arg(long, value_name = "URL", value_parser = service_url, value_delimiter = ',', default_value = DEFAULT_DIFFUSION)]
     diffusion: Vec<String>,
     #[command(flatten)]
@@ -47,27 +48,28 @@ struct Args {
 const EXAMPLES: &str = "\
 Examples:
   gateway
-      In front of the services on this machine, at http://127.0.0.1:7860
+      For services on this machine; listens on http://127.0.0.1:7860
   gateway --encoder https://mac:50051 --diffusion https://gpu:50052 --tls-ca ca.pem \\
       --host 0.0.0.0 --tls-cert here.pem --tls-key here-key.pem --keys clients.keys
-      In front of services on two others, for everybody who has a key; llm-dit certificates makes
-      the files
+      For services on two other machines; clients need a key. llm-dit certificates creates the
+      files
   gateway --encoder http://mac:50051 --diffusion http://gpu-1:50052,http://gpu-2:50052
-      Several machines: the least busy one gets the next picture, one that fails is left alone
+      Several services: the least busy one gets the next image, a failed one is skipped until it
+      is healthy again
   gateway --diffusion http://gpu:50052 --api-url http://mac:8000 --api-model Qwen3-4B
       Embeddings from heylookitsanllm
 
   curl http://127.0.0.1:7860/api/generate -H 'Content-Type: application/json' \\
       -d '{\"prompt\": \"a red apple\", \"seed\": 42}' -o apple.png
 
-GET / is a web page, GET /openapi.json describes every endpoint for programs,
-docs/web_server_api.md for people. Errors are problems after RFC 9457.
+GET / is the web page, GET /openapi.json the OpenAPI description. docs/web_server_api.md documents
+every endpoint. Errors are RFC 9457 problem documents.
 
-Every flag can also be set by a variable, LLM_DIT_ and its name in capitals (LLM_DIT_PORT=8080), and
-most of them in a configuration file (see docs/configuration.md).
+Every flag has an environment variable: LLM_DIT_ and the flag's name in capitals (LLM_DIT_PORT=8080).
+Most flags have a key in the configuration file (see docs/configuration.md).
 
-SIGINT or SIGTERM finishes the running requests and ends; a second one ends at once.
-Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for anything else.";
+SIGINT or SIGTERM lets running requests finish, then exits; a second one exits at once.
+Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for any other failure.";
 
 impl ServiceArgs for Args {
     const PROGRAM: Program = Program::Gateway;

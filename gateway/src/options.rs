@@ -1,4 +1,4 @@
-//! What a gateway is started with.
+//! The options of a gateway.
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -15,57 +15,58 @@ use crate::guard::hosts;
 pub const DEFAULT_ENCODER: &str = "http://127.0.0.1:50051";
 pub const DEFAULT_DIFFUSION: &str = "http://127.0.0.1:50052";
 
-/// What encoders are called that nobody gave a name.
+/// The name of encoders without a name of their own.
 pub const LOCAL: &str = "local";
-/// What the encoder of `--api-url` is called.
+/// The name of the encoder of `--api-url`.
 pub const HEYLOOK: &str = "heylookitsanllm";
-/// What the diffusion services' own encoder is called.
+/// The name of the diffusion services' own encoder.
 pub const DIFFUSION: &str = "diffusion";
 
-/// Which services there are, and what the gateway keeps.
+/// The upstream services, and what the gateway stores.
 #[derive(Clone, Debug, Default)]
 pub struct GatewayOptions {
-    /// Encoders whose embeddings are sent to a diffusion service. Empty: the diffusion services'
-    /// own if they have one, which takes the gateway out of the data path, else the one at
+    /// Encoders whose embeddings the gateway sends to a diffusion service. If empty: the diffusion
+    /// services' own encoder if they have one (embeddings then bypass the gateway), else the one at
     /// [`DEFAULT_ENCODER`].
     pub encoders: Vec<EncoderTarget>,
-    /// Empty: the one at [`DEFAULT_DIFFUSION`].
+    /// If empty: the one at [`DEFAULT_DIFFUSION`].
     pub diffusion: Vec<String>,
-    /// A heylookitsanllm server; what requests use when `encoders` is empty.
+    /// A heylookitsanllm server; requests use it when `encoders` is empty.
     pub heylook: Option<HeylookEncoder>,
     pub keep: KeepOptions,
     pub access: AccessOptions,
-    /// What is shown to the services, and asked of them.
+    /// Credentials for calls to the services.
     pub credentials: Credentials,
     pub grace: Grace,
 }
 
-/// Who may ask, and for how long.
+/// Access rules and time limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessOptions {
-    /// Pages from elsewhere that browsers let use this gateway, as in `https://studio.example`.
+    /// Origins of other pages that may call this gateway from a browser, such as
+    /// `https://studio.example`.
     pub cors_origins: Vec<HeaderValue>,
-    /// Names that lead here and that anybody could have registered, in lower case. Only a gateway
-    /// without keys and TLS looks.
+    /// Additional accepted host names, in lower case. Checked only on a gateway without keys and
+    /// TLS, where a registered domain could be pointed at it (DNS rebinding).
     pub allowed_hosts: Vec<String>,
-    /// Longest time for one picture, its wait included. `None`: as long as it takes.
+    /// Time limit for one image, queueing included. `None`: no limit.
     pub request_timeout: Option<Duration>,
 }
 
-/// The flags behind [`AccessOptions`], for every program that runs a gateway.
+/// The flags of [`AccessOptions`], for every program that runs a gateway.
 #[derive(Clone, Debug, Args)]
 pub struct AccessArgs {
-    /// Let pages of this origin use the gateway in a browser, as in https://HOST; repeat
-    /// it, or write a list with commas [default: only the gateway's own page]
+    /// Allow pages of this origin to call the gateway from a browser, written as https://HOST.
+    /// Repeatable or comma-separated [default: only the gateway's own page]
     #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
-    /// Answer to this name too, as in gpu.example.org; repeat it, or write a list with commas. Without
-    /// keys and TLS a gateway answers to addresses, names without a dot, and .local, .localhost,
-    /// .internal and .home.arpa only
+    /// Accept this host name too, such as gpu.example.org. Repeatable or comma-separated. Without
+    /// keys and TLS the gateway accepts only IP addresses, names without a dot, and .local,
+    /// .localhost, .internal and .home.arpa
     #[arg(long = "allowed-host", value_name = "NAME", value_delimiter = ',', value_parser = host)]
     pub allowed_hosts: Vec<String>,
-    /// Longest time for one picture in seconds, its wait included; clients may ask for less with
-    /// X-Request-Timeout [default: as long as it takes]
+    /// Time limit in seconds for one image, queueing included. Clients can set a shorter one with
+    /// X-Request-Timeout [default: no limit]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub request_timeout: Option<Duration>,
 }
@@ -77,7 +78,7 @@ impl From<AccessArgs> for AccessOptions {
     }
 }
 
-/// As browsers write one: scheme and authority, and nothing after it.
+/// An origin as browsers send it: scheme and authority, nothing after it.
 fn origin(text: &str) -> Result<HeaderValue, String> {
     let bad = || "write it as https://HOST or https://HOST:PORT, as browsers do".to_owned();
     let uri: http::Uri = text.parse().map_err(|_| bad())?;
@@ -89,7 +90,7 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     text.to_ascii_lowercase().parse().map_err(|_| bad())
 }
 
-/// A name as in `Host`, but for the port.
+/// A host name without a port.
 fn host(text: &str) -> Result<String, String> {
     let name = hosts::name(text).filter(|name| name.len() == text.trim_end_matches('.').len());
     name.ok_or_else(|| "write the name alone, as in gpu.example.org".to_owned())
@@ -101,17 +102,17 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     if number > 0.0 { Duration::try_from_secs_f64(number).map_err(|_| bad()) } else { Err(bad()) }
 }
 
-/// An encoder service. Those of one name share the work.
+/// An encoder service. Encoders of the same name share the work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncoderTarget {
     pub name: String,
     pub url: String,
 }
 
-/// Bounds, folders, and what is remembered.
+/// Limits, folders and caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeepOptions {
-    /// Templates beside the built-in ones.
+    /// Templates in addition to the built-in ones.
     pub templates_dir: Option<PathBuf>,
     pub history: History,
     pub history_max: usize,
@@ -119,74 +120,76 @@ pub struct KeepOptions {
     /// `None`: `embeddings` in the data folder.
     pub embeddings_dir: Option<PathBuf>,
     pub embedding_cache_bytes: usize,
-    /// Pictures that may be asked for at the same time.
+    /// Maximum number of image requests in flight.
     pub max_requests: usize,
     pub jobs: JobLimits,
 }
 
-/// Bounds of jobs.
+/// Limits for jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobLimits {
-    /// Jobs that are over and still known.
+    /// Maximum number of finished jobs to remember.
     pub max: usize,
-    /// Days for which they are.
+    /// Days to remember finished jobs.
     pub days: u32,
-    /// Times that a job's picture is begun before its failure is final.
+    /// Attempts at a job before it fails.
     pub attempts: u32,
 }
 
-/// Where pictures are kept.
+/// Where the history of images is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum History {
     #[default]
     Off,
-    /// Must be there and ours alone.
+    /// The folder must be usable, and no other gateway may use it.
     Folder(PathBuf),
-    /// In the user's data folder, unless another gateway has it.
+    /// In the user's data folder, unless another gateway already uses it.
     DataFolder,
 }
 
-/// The flags behind [`KeepOptions`], for every program that runs a gateway.
+/// The flags of [`KeepOptions`], for every program that runs a gateway.
 #[derive(Clone, Debug, Args)]
 pub struct KeepArgs {
-    /// Folder of prompt templates beside the built-in ones; one of the same name replaces it
+    /// Folder of additional prompt templates; a template with the name of a built-in one replaces
+    /// it
     #[arg(long, value_name = "DIR")]
     pub templates_dir: Option<PathBuf>,
-    /// Folder for the pictures that were made [default: history in the user's data folder]
+    /// Folder for the image history [default: history in the user's data folder]
     #[arg(long, value_name = "DIR", conflicts_with = "no_history")]
     pub history: Option<PathBuf>,
-    /// Keep no pictures
+    /// Store no image history
     #[arg(long)]
     pub no_history: bool,
-    /// Pictures that are kept; the oldest go first
+    /// Maximum number of images in the history; the oldest are removed first
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub history_max: usize,
-    /// MiB of pictures that are kept
+    /// Maximum size of the history in MiB
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     pub history_mib: u64,
     /// Folder that /api/save-embeddings writes to [default: embeddings in the user's data folder]
     #[arg(long, value_name = "DIR")]
     pub embeddings_dir: Option<PathBuf>,
-    /// MiB of embeddings that are remembered; 0 for none
+    /// Size of the embedding cache in MiB; 0 disables it
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     pub embedding_cache_mib: usize,
-    /// Pictures that may be asked for at the same time; more are told to try again
+    /// Maximum number of image requests in flight; further ones are rejected and told when to retry
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_requests: usize,
     #[command(flatten)]
     pub jobs: JobArgs,
 }
 
-/// The flags behind [`JobLimits`].
+/// The flags of [`JobLimits`].
 #[derive(Clone, Debug, Args)]
 pub struct JobArgs {
-    /// Jobs that are over and still known; the oldest are forgotten first, their pictures are not
+    /// Maximum number of finished jobs to remember; the oldest are forgotten first, their images
+    /// stay in the history
     #[arg(long, value_name = "N", default_value_t = JobLimits::default().max)]
     pub jobs_max: usize,
-    /// Days for which jobs that are over are known
+    /// Days to remember finished jobs
     #[arg(long, value_name = "DAYS", default_value_t = JobLimits::default().days)]
     pub jobs_days: u32,
-    /// Times that a job is begun, when services go away while it is made, before it has failed
+    /// Maximum number of attempts at a job; it is retried when a service fails while making it
     #[arg(long, value_name = "N", default_value_t = JobLimits::default().attempts,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub job_attempts: u32,
@@ -205,7 +208,7 @@ impl Default for JobLimits {
 }
 
 impl Default for KeepOptions {
-    /// What the flags say when there are none, but no history.
+    /// The defaults of the flags, but without a history.
     fn default() -> Self {
         Self {
             templates_dir: None,
@@ -240,13 +243,13 @@ impl From<KeepArgs> for KeepOptions {
     }
 }
 
-/// Why a value of `--encoder` is none.
+/// Why a value of `--encoder` is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadTarget {
     #[error(transparent)]
     Url(#[from] BadUrl),
     #[error(
-        "'{0}' cannot be the name of an encoder; use letters, digits, - and _, and neither '{HEYLOOK}' nor '{DIFFUSION}'"
+        "'{0}' is not a valid encoder name; use letters, digits, - and _, but not '{HEYLOOK}' or '{DIFFUSION}'"
     )]
     Name(String),
 }
@@ -264,7 +267,7 @@ impl FromStr for EncoderTarget {
 
     fn from_str(text: &str) -> Result<Self, BadTarget> {
         let (name, url) = match text.split_once('=') {
-            // A URL of ours has no query, so an equals sign belongs to a name.
+            // Service URLs have no query, so an equals sign ends a name.
             Some((name, url)) => (name, url),
             None => (LOCAL, text),
         };

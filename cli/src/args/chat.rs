@@ -1,4 +1,4 @@
-//! Flags about the conversation that a prompt is put into.
+//! Flags of the chat template.
 
 use std::path::PathBuf;
 
@@ -9,24 +9,24 @@ use llm_dit_templates::{Library, Template};
 
 use crate::error::CliError;
 
-/// The second to last, as Z-Image was trained with.
+/// The second to last hidden state, which Z-Image was trained on.
 pub const DEFAULT_HIDDEN_LAYER: i32 = -2;
 pub const DEFAULT_MAX_TOKENS: usize = 512;
 
-/// The other parts of the conversation, and how it is encoded.
+/// The other parts of the chat template, and how it is encoded.
 #[derive(Clone, Debug, Args)]
 pub struct ChatArgs {
     #[command(flatten)]
     pub parts: PartArgs,
-    /// Which of the text encoder's hidden states to use, as transformers counts them
+    /// Hidden state of the text encoder that conditions the image, indexed as in transformers
     #[arg(long, value_name = "INDEX", allow_hyphen_values = true, default_value_t = DEFAULT_HIDDEN_LAYER)]
     pub hidden_layer: i32,
-    /// Longer prompts are cut, and it is said so
+    /// Maximum prompt length in tokens; longer prompts are truncated, and a note says so
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
     pub max_tokens: usize,
 }
 
-/// The other parts of the conversation that the prompt is put into.
+/// The other parts of the chat template.
 #[derive(Clone, Debug, Args)]
 pub struct PartArgs {
     /// Prompt template, such as photorealistic; `llm-dit templates` lists them
@@ -34,37 +34,40 @@ pub struct PartArgs {
     pub template: Option<String>,
     #[command(flatten)]
     pub library: LibraryArgs,
-    /// System prompt: how to draw [default: the template's]
+    /// System prompt [default: the template's]
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
     /// Content of the think block [default: the template's]
     #[arg(long, value_name = "TEXT")]
     pub thinking_content: Option<String>,
-    /// Beginning of the assistant's answer [default: the template's]
+    /// Start of the assistant's turn [default: the template's]
     #[arg(long, value_name = "TEXT")]
     pub assistant_content: Option<String>,
-    /// Write a think block even when it is empty
+    /// Write the think block even if it is empty
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
           require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
     pub force_think_block: bool,
-    /// The last word on the think block: write it, or with =false drop it, whatever else asks for it
+    /// Write the think block, or omit it with =false. Overrides --force-think-block,
+    /// --thinking-content and the template
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true,
           hide_possible_values = true)]
     pub enable_thinking: Option<bool>,
-    /// Remove double quotes from the prompt; Z-Image letters what stands between them
+    /// Remove double quotes from the prompt. Z-Image renders quoted words as text in the image
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
           require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
     pub strip_quotes: bool,
-    /// Take special tokens in texts, such as a typed end of turn, for what they say
+    /// Tokenize special tokens in prompts (such as <|im_end|>) as special tokens instead of plain
+    /// text
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
           require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
     pub raw_special_tokens: bool,
 }
 
-/// Where templates are looked for.
+/// The template folder.
 #[derive(Clone, Debug, Args)]
 pub struct LibraryArgs {
-    /// Folder of prompt templates beside the built-in ones; one of the same name replaces it
+    /// Folder of additional prompt templates; a template with the name of a built-in one replaces
+    /// it
     #[arg(long, value_name = "DIR", global = true)]
     pub templates_dir: Option<PathBuf>,
 }

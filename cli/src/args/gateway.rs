@@ -1,4 +1,4 @@
-//! Which gateway to ask, and what to show to it.
+//! The gateway to call, and its credentials.
 
 use std::path::PathBuf;
 
@@ -13,24 +13,25 @@ use crate::error::CliError;
 
 #[derive(Clone, Debug, Args)]
 pub struct GatewayArgs {
-    /// Ask a gateway instead of computing here, such as http://127.0.0.1:7860
+    /// URL of a gateway that generates the images, such as http://127.0.0.1:7860 [default: generate
+    /// locally]
     #[arg(id = "gateway", long = "gateway", value_name = "URL")]
     pub url: Option<String>,
-    /// File with a key of that gateway in its first line; comes before --gateway-key
+    /// File whose first line is the gateway's API key; takes precedence over --gateway-key
     #[arg(long, value_name = "FILE")]
     pub gateway_key_file: Option<PathBuf>,
-    /// The key itself. Other users of this machine can read a command line: better use the variable
-    /// or --gateway-key-file
+    /// The gateway's API key. Other users of this machine can read command lines: prefer
+    /// --gateway-key-file or the environment variable
     #[arg(long, value_name = "KEY", env = "LLM_DIT_GATEWAY_KEY", hide_env_values = true)]
     pub gateway_key: Option<Key>,
-    /// Authorities that may have signed its certificate, for https:// (PEM) [default: those that this
-    /// system trusts]
+    /// PEM file of CA certificates trusted for an https:// gateway [default: those that the system
+    /// trusts]
     #[arg(long, value_name = "FILE")]
     pub gateway_ca: Option<PathBuf>,
 }
 
 impl GatewayArgs {
-    /// Somebody who asks at `url` with this key.
+    /// An HTTP client for `url` that sends the API key.
     pub fn client(&self, url: &str) -> Result<reqwest::Client, CliError> {
         let key = match &self.gateway_key_file {
             Some(path) => Some(Key::from_file(path).map_err(CliError::failed)?),

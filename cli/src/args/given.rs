@@ -1,11 +1,12 @@
-//! Which flags the person typed: with `--from`, those and only those override the picture's own.
+//! Records which flags were typed: with `--from`, only those override the settings in the image
+//! file.
 
 use std::collections::BTreeSet;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 
-/// Ids of the flags that stand on the command line. Has no flags of its own; it must be the first
-/// field of its struct, since parsing takes the values of the other fields away.
+/// Ids of the flags on the command line. Declares no flags of its own. It must be the first field
+/// of its struct, because parsing the other fields removes their values.
 #[derive(Clone, Debug, Default)]
 pub struct Given(BTreeSet<String>);
 

@@ -1,15 +1,15 @@
-//! Sizes of models that need no files.
+//! Model shapes for random weights.
 
 use clap::ValueEnum;
 use llm_dit_qwen3 as qwen3;
 use llm_dit_z_image::{dit, vae};
 
-/// A model's size.
+/// The shape of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Shape {
-    /// A second on any machine; says that the bench works, and nothing about speed.
+    /// Takes a second on any machine; tests the benchmark, not the speed.
     Tiny,
-    /// The model that ships with the repository.
+    /// The demo model of the repository.
     Demo,
     /// Z-Image-Turbo with Qwen3-4B.
     Turbo,

@@ -50,7 +50,7 @@ fn certificates_and_keys_are_made_once_and_kept_private() {
         ("gpu", "write NAME=HOST"),
         ("../x=y", "letters, digits"),
         ("x=", "write NAME=HOST"),
-        ("ca=y", "written anyway"),
+        ("ca=y", "reserved for a file"),
     ] {
         let said = room.fail(64, &["certificates", words]);
         assert!(said.contains(why), "{words}: {said}");

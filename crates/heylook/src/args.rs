@@ -1,4 +1,4 @@
-//! The flags that name a server, the same in every program that can use one.
+//! Flags that select a heylookitsanllm server.
 
 use std::path::PathBuf;
 
@@ -7,40 +7,42 @@ use llm_dit_serving::{client::service_url, security::ClientTls};
 
 use crate::{ApiKey, HeylookEncoder, HeylookOptions, SetupError};
 
-/// Which heylookitsanllm server to ask, if any.
+/// The heylookitsanllm server to use, if any.
 #[derive(Clone, Debug, Args)]
 pub struct ApiArgs {
-    /// Get embeddings from heylookitsanllm instead of computing them, such as http://mac:8000
+    /// URL of a heylookitsanllm server that computes the embeddings, such as http://mac:8000
     #[arg(long, value_name = "URL", value_parser = service_url)]
     pub api_url: Option<String>,
-    /// The text encoder's name there
+    /// Name of the text encoder on that server
     #[arg(long, value_name = "NAME", default_value = "Qwen3-4B")]
     pub api_model: String,
-    /// File with that server's HEYLOOK_API_KEY in its first line; comes before --api-key
+    /// File whose first line is the server's HEYLOOK_API_KEY; takes precedence over --api-key
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
-    /// The key itself. Other users of this machine can read a command line: better use the variable
-    /// or --api-key-file
+    /// The server's API key. Other users of this machine can read command lines: prefer
+    /// --api-key-file or the environment variable
     #[arg(long, value_name = "KEY", env = "LLM_DIT_API_KEY", hide_env_values = true)]
     pub api_key: Option<ApiKey>,
-    /// Authorities that may have signed its certificate, for https:// (PEM) [default: those that this
-    /// system trusts]
+    /// PEM file of CA certificates trusted for an https:// server [default: those that the system
+    /// trusts]
     #[arg(long, value_name = "FILE")]
     pub api_ca: Option<PathBuf>,
-    /// Width of its embeddings; others are refused [default: that of the first answer]
+    /// Width of the server's embeddings; any other width is rejected [default: the width of the
+    /// first response]
     #[arg(long, value_name = "N", value_parser = count)]
     pub api_hidden_size: Option<usize>,
-    /// Decoder layers of its model, for --hidden-layer [default: 36, as Qwen3-4B]
+    /// Number of decoder layers of the server's model, to resolve --hidden-layer [default: 36, as
+    /// in Qwen3-4B]
     #[arg(long, value_name = "N", value_parser = count)]
     pub api_layers: Option<usize>,
-    /// Encode here, even if --api-url is set
+    /// Encode locally, even if --api-url is set
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
           require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
     pub local_encoder: bool,
 }
 
 impl ApiArgs {
-    /// The encoder that the flags name; `None` if the program is to encode by itself.
+    /// The encoder that the flags select; `None` if the program encodes locally.
     pub fn encoder(&self) -> Result<Option<HeylookEncoder>, SetupError> {
         let Some(url) = self.api_url.as_ref().filter(|_| !self.local_encoder) else {
             return Ok(None);

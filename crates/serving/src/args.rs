@@ -1,4 +1,4 @@
-//! Flags that every program of ours takes, and what a wrong one costs.
+//! Flags that every program takes, and how a wrong command line is reported.
 
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
@@ -10,63 +10,65 @@ use crate::{
     security::{ClientTls, Identity, Key, Keys, SecurityError, ServerTls},
 };
 
-/// Exit status for a wrong command line, `EX_USAGE` of sysexits.h. 1 is left to failures at work,
-/// so that a supervisor can tell "do not restart" from "restart".
+/// Exit status for a wrong command line, `EX_USAGE` of sysexits.h. Status 1 stays for run-time
+/// failures, so that a supervisor can tell "do not restart" from "restart".
 pub const EXIT_USAGE: u8 = 64;
 
-/// Where to listen, and who may connect. `PORT` is the program's own default.
+/// Listen address and access rules. `PORT` is the program's default.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ListenArgs<const PORT: u16> {
-    /// Address to listen on; 0.0.0.0 or :: serves other machines too, and needs --tls-cert
+    /// Address to listen on. Any address but loopback (such as 0.0.0.0 or ::) needs --tls-cert or
+    /// --insecure
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: IpAddr,
-    /// Port to listen on; 0 takes a free one and logs it
+    /// Port to listen on; 0 picks a free port and logs it
     #[arg(long, default_value_t = PORT)]
     pub port: u16,
     #[command(flatten)]
     pub identity: IdentityArgs,
-    /// Only those may connect whose certificate one of these authorities has signed (PEM): mutual
-    /// TLS
+    /// PEM file of CA certificates; clients must present a certificate signed by one of them
+    /// (mutual TLS)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Only those may ask who show one of these keys: one a line, before it a name if you like
+    /// File of accepted API keys, one per line, each optionally preceded by a name
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
-    /// Connections that may be open at the same time; more are closed
+    /// Maximum number of open connections; further ones are closed
     #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS)]
     pub max_connections: usize,
-    /// Serve other machines without encryption; everybody in between can read, and change, all that
-    /// is said
+    /// Allow a non-loopback address without TLS. Anyone on the network path can read and change the
+    /// traffic
     #[arg(long)]
     pub insecure: bool,
 }
 
-/// Who we are.
+/// The certificate of this program.
 #[derive(Clone, Debug, clap::Args)]
 pub struct IdentityArgs {
-    /// Certificate to show, with those between it and its authority (PEM): to those who connect,
-    /// which makes it https, and to services that ask for one. `llm-dit certificates` makes some
+    /// PEM certificate chain. Presented to clients (enables HTTPS) and to upstreams that request a
+    /// client certificate. `llm-dit certificates` creates one
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
-    /// Its private key (PEM)
+    /// PEM private key of --tls-cert
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 }
 
-/// How to call other services.
+/// Credentials for calls to other services.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CredentialsArgs {
-    /// Authorities that may have signed the certificates of services at https:// (PEM) [default:
-    /// those that this system trusts]
+    /// PEM file of CA certificates trusted for https:// services [default: those that the system
+    /// trusts]
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// File with the key to show to services, in its first line
+    /// File whose first line is the API key to send to the services
     #[arg(long, value_name = "FILE")]
     pub service_key: Option<PathBuf>,
 }
 
 impl<const PORT: u16> ListenArgs<PORT> {
-    /// Reads certificates and keys, and binds. Strangers are let in only when that was asked for.
+    /// Reads certificates and keys, and binds the port. A non-loopback address needs TLS or
+    /// --insecure.
     pub async fn bind(&self) -> Result<Door, ListenError> {
         let Self { host, port, .. } = *self;
         let security = self.security()?;
@@ -75,11 +77,11 @@ impl<const PORT: u16> ListenArgs<PORT> {
                 (None, _, false) => return Err(ListenError::Insecure { host }),
                 (None, ..) => tracing::warn!(
                     %host,
-                    "listening beyond this machine without encryption; keep it inside a network you trust"
+                    "listening on a non-loopback address without TLS; use this only on a trusted network"
                 ),
                 (Some(_), None, _) if self.tls_client_ca.is_none() => tracing::warn!(
                     %host,
-                    "listening beyond this machine, and whoever can connect may ask; --keys or --tls-client-ca lets only some in"
+                    "listening on a non-loopback address without client authentication; restrict access with --keys or --tls-client-ca"
                 ),
                 (Some(_), ..) => {}
             }
@@ -118,23 +120,23 @@ impl CredentialsArgs {
     }
 }
 
-/// Why a port is not open.
+/// Why the port could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error(transparent)]
     Security(#[from] SecurityError),
     #[error(
-        "--host {host} serves other machines, and without encryption everybody in between reads along; give a certificate with --tls-cert and --tls-key (`llm-dit certificates` makes one), or say --insecure"
+        "--host {host} is not a loopback address and TLS is not configured; set --tls-cert and --tls-key (`llm-dit certificates` creates them), or pass --insecure"
     )]
     Insecure { host: IpAddr },
-    /// The port is taken, or the address is not ours.
-    #[error("cannot listen on {host} port {port}: {cause}; choose others with --host and --port")]
+    /// The port is in use, or the address does not belong to this machine.
+    #[error("cannot listen on {host} port {port}: {cause}; choose another with --host and --port")]
     Bind { host: IpAddr, port: u16, cause: std::io::Error },
 }
 
-/// Says what is wrong with a command line (or what `--help` asked for), and the status for it.
+/// Prints a command-line error (or the help that was requested) and returns its exit status.
 pub fn report(error: &clap::Error) -> ExitCode {
-    // Nothing is left to do when the terminal is gone.
+    // A closed terminal leaves nothing to report to.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
 }

@@ -5,10 +5,10 @@ use std::{io, process, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How long running work may go on after the shutdown began.
+/// Time for running work to finish once the shutdown has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
 pub struct Grace {
-    /// Seconds that running work may go on after SIGINT or SIGTERM
+    /// Seconds to let running work finish after SIGINT or SIGTERM
     #[arg(long, value_name = "SECONDS", default_value_t = Grace::default().grace)]
     pub grace: u64,
 }
@@ -43,10 +43,7 @@ async fn watch(token: CancellationToken, mut interrupt: Signal, mut terminate: S
         }
     };
     let signal = next().await;
-    tracing::info!(
-        signal,
-        "shutting down; running work is finished first, send it again to quit now"
-    );
+    tracing::info!(signal, "shutting down; running work may finish, a second signal quits at once");
     token.cancel();
     let signal = next().await;
     tracing::warn!(signal, "quitting at once");

@@ -1,5 +1,5 @@
-//! Logs and traces. Logs are for people by default, JSON for collectors; always to stderr, so that
-//! stdout stays the program's own. Spans go to an OpenTelemetry collector, where one is named.
+//! Logs and traces. Logs are human-readable by default or JSON, and always go to stderr: stdout
+//! belongs to the program. Spans are exported to an OpenTelemetry collector if one is configured.
 
 mod fields;
 mod traces;
@@ -16,14 +16,14 @@ pub use self::traces::{TraceArgs, Traces, TracesError};
 /// Environment variable that sets `--log-filter`.
 pub const LOG_ENV: &str = "LLM_DIT_LOG";
 
-/// How and how much to log, and who gets the traces.
+/// Log format, log filter and trace export.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
-    /// How log lines look: for people, or one JSON object a line
+    /// Log format: human-readable, or one JSON object per line
     #[arg(long, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
     pub log_format: LogFormat,
-    /// What to log: a level (error, warn, info, debug, trace), or levels by module as in
-    /// RUST_LOG, such as `info,diffusion_service=debug`
+    /// Log level (error, warn, info, debug, trace), or levels by module as in RUST_LOG, such as
+    /// `info,diffusion_service=debug`
     #[arg(long, env = LOG_ENV, default_value = "info", value_name = "FILTER", value_parser = filter)]
     pub log_filter: String,
     #[command(flatten)]
@@ -36,8 +36,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log, and to trace as `program` where that is asked for. The first call in a process
-/// counts. Must be called inside a tokio runtime.
+/// Installs the logger, and trace export under the name `program` if it is configured. Only the
+/// first call in a process has an effect. Must be called inside a tokio runtime.
 pub fn init(args: &LogArgs, program: &str) -> Result<Traces, TracesError> {
     let filter = EnvFilter::new(&args.log_filter);
     let lines = fmt::layer().with_writer(io::stderr);
@@ -52,12 +52,12 @@ pub fn init(args: &LogArgs, program: &str) -> Result<Traces, TracesError> {
     };
     let (layer, traces) = args.traces.begin::<Registry>(program)?.unzip();
     let subscriber = Registry::default().with(layer).with(lines);
-    // An error means that a logger is there already, as in a test binary; it serves as well.
+    // An error means that a logger is already installed, as in a test binary; that one is used.
     let _ = subscriber.try_init();
     Ok(traces.unwrap_or_default())
 }
 
-/// Refuses a filter that would silently log nothing.
+/// Rejects a filter that would silently log nothing.
 fn filter(text: &str) -> Result<String, String> {
     match EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),

@@ -1,14 +1,14 @@
-//! Flags that every program with a model takes.
+//! Flags of every program that loads a model.
 
 use clap::{ArgAction, Args};
 
 use crate::Residency;
 
-/// How long the weights keep their memory.
+/// When weights occupy device memory.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OffloadArgs {
-    /// Keep only the part that computes on its device: needs less memory there, and reads each part
-    /// again when its turn comes
+    /// Keep only the part that is computing (text encoder, transformer or VAE) in device memory.
+    /// Saves memory, but each part is loaded again before each use
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false,
           require_equals = true, action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
     pub cpu_offload: bool,

@@ -1,4 +1,4 @@
-//! The flags that name LoRAs, for every program that loads a transformer.
+//! Flags that select LoRAs, for every program that loads a transformer.
 
 use std::{
     convert::Infallible,
@@ -12,13 +12,15 @@ use crate::engine::LoraChoice;
 /// LoRAs to fuse into the transformer.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LoraArgs {
-    /// LoRA file to fuse, and after the last colon its scale [1 if unset]; repeat for several
+    /// LoRA file to fuse into the transformer, with an optional scale after the last colon [default
+    /// scale: 1]. Repeatable
     #[arg(long, value_name = "PATH[:SCALE]")]
     pub lora: Vec<LoraArg>,
-    /// Words to put before every prompt for the first --lora, then for the second, and so on
+    /// Trigger words to put before every prompt: the first value belongs to the first --lora, and
+    /// so on
     #[arg(long, value_name = "WORDS")]
     pub lora_trigger: Vec<String>,
-    /// Folder to look for LoRAs in, and the only one that callers of a service may choose from
+    /// Folder to search for LoRA files. Clients of a service can select files from this folder only
     #[arg(long, value_name = "DIR")]
     pub loras_dir: Option<PathBuf>,
 }
@@ -37,17 +39,17 @@ pub enum LoraArgsError {
     #[error("--lora {path}: the scale {scale} must be a finite number")]
     Scale { path: PathBuf, scale: f32 },
     #[error(
-        "there are more --lora-trigger ({triggers}) than --lora ({loras}); the first is for the first --lora, and so on"
+        "there are more --lora-trigger ({triggers}) than --lora ({loras}); the first --lora-trigger belongs to the first --lora, and so on"
     )]
     Triggers { triggers: usize, loras: usize },
-    #[error("--lora {path}: there is no such file, {}", looked(.folder))]
+    #[error("--lora {path}: no such file{}", looked(.folder))]
     Missing { path: PathBuf, folder: Option<PathBuf> },
 }
 
 fn looked(folder: &Option<PathBuf>) -> String {
     match folder {
-        Some(folder) => format!("nor in --loras-dir {}", folder.display()),
-        None => "and no --loras-dir to look for it in".to_owned(),
+        Some(folder) => format!(", nor in --loras-dir {}", folder.display()),
+        None => ", and --loras-dir is not set".to_owned(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Spans for an OpenTelemetry collector, over OTLP (gRPC). Off unless a collector is named.
+//! Exports spans to an OpenTelemetry collector over OTLP (gRPC). Off unless a collector is
+//! configured.
 
 use opentelemetry::{KeyValue, trace::TracerProvider as _};
 use opentelemetry_otlp::{
@@ -14,19 +15,19 @@ use crate::{
     security::tls::install_provider,
 };
 
-/// Who gets the traces.
+/// The collector that receives traces.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TraceArgs {
-    /// OpenTelemetry collector that gets traces, over OTLP/gRPC; such as http://localhost:4317
-    /// [default: nobody does]
+    /// OTLP/gRPC endpoint of an OpenTelemetry collector, such as http://localhost:4317 [default: no
+    /// trace export]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", value_parser = endpoint)]
     pub otlp_endpoint: Option<String>,
-    /// What this program is called in traces [default: its name]
+    /// Service name in traces [default: the program's name]
     #[arg(long, env = "OTEL_SERVICE_NAME", value_name = "NAME")]
     pub otlp_service_name: Option<String>,
 }
 
-/// The way to the collector, if there is one.
+/// The exporter, if a collector is configured.
 #[derive(Debug, Default)]
 #[must_use = "the last spans are lost unless it is ended"]
 pub struct Traces(Option<SdkTracerProvider>);
