@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use diffusion_service::{BatchArgs, LoraArgs, engine::LoraChoice};
 use llm_dit_heylook::args::ApiArgs;
-use llm_dit_params::Scheduler;
+use llm_dit_params::{GenerateOptions, generation_fields};
 use llm_dit_proto::DType;
 use llm_dit_qwen3::EncoderOptions;
 use llm_dit_recipe::Settings;
@@ -74,6 +74,28 @@ pub struct ModelArgs {
 const PICTURE: &str = "Image";
 const TENSORS: &str = "Tensors (safetensors files)";
 
+macro_rules! image_args {
+    (generation {
+        $($(#[doc = $doc:literal])* $name:ident: $type:ty,
+            serde [$($serde:tt)*], flag [$($flag:tt)*], schema [$($schema:tt)*];)*
+    }) => {
+        /// What is asked of an image in numbers and names.
+        #[derive(Clone, Debug, Default, Args)]
+        pub struct ImageArgs {
+            $($(#[doc = $doc])* #[arg(long, help_heading = PICTURE, $($flag)*)]
+            pub $name: Option<$type>,)*
+        }
+
+        impl ImageArgs {
+            fn options(&self) -> GenerateOptions {
+                GenerateOptions { $($name: self.$name.clone()),* }
+            }
+        }
+    };
+}
+
+generation_fields!(image_args! {});
+
 /// `llm-dit generate`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = GENERATE_EXAMPLES)]
@@ -88,38 +110,8 @@ pub struct GenerateArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub batch: BatchArgs,
-    /// Seed of the initial noise, the same noise as PyTorch generates on the CPU. The same seed
-    /// gives the same image [default: random, and reported]
-    #[arg(long, help_heading = PICTURE)]
-    pub seed: Option<u64>,
-    /// Width in pixels, a multiple of 16 [default: the model's]
-    #[arg(long, help_heading = PICTURE)]
-    pub width: Option<u32>,
-    /// Height in pixels, a multiple of 16 [default: the model's]
-    #[arg(long, help_heading = PICTURE)]
-    pub height: Option<u32>,
-    /// Denoising steps, each one forward pass of the transformer (flow_heun: two) [default: the
-    /// model's]
-    #[arg(long, alias = "num-inference-steps", help_heading = PICTURE)]
-    pub steps: Option<u32>,
-    /// Classifier-free guidance scale: pred + G * (pred - negative); 0 turns guidance off [default:
-    /// the model's]
-    #[arg(long, value_name = "G", help_heading = PICTURE)]
-    pub guidance_scale: Option<f32>,
-    /// Limit the norm of the guided prediction to K times that of the unguided one [default: 0,
-    /// off]
-    #[arg(long, value_name = "K", help_heading = PICTURE)]
-    pub cfg_normalization: Option<f32>,
-    /// Turn guidance off once 1 - sigma exceeds T; 1 - sigma grows from 0 to 1 [default: 1, never]
-    #[arg(long, value_name = "T", help_heading = PICTURE)]
-    pub cfg_truncation: Option<f32>,
-    /// Time shift of the sigma grid [default: the model's]
-    #[arg(long, help_heading = PICTURE)]
-    pub shift: Option<f64>,
-    /// Scheduler: flow_euler, flow_heun (two forward passes per step), dpm_solver or unipc
-    /// [default: the model's]
-    #[arg(long, value_name = "ID", help_heading = PICTURE)]
-    pub scheduler: Option<Scheduler>,
+    #[command(flatten)]
+    pub image_options: ImageArgs,
     /// Prompt to guide away from; has no effect without guidance
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = PICTURE)]
     pub negative_prompt: String,
@@ -141,10 +133,6 @@ pub struct GenerateArgs {
     /// Init image for image-to-image: PNG, JPEG or WebP
     #[arg(long, value_name = "FILE", help_heading = PICTURE)]
     pub image: Option<PathBuf>,
-    /// Fraction of --image to regenerate, and of the steps to run: 1 regenerates all of it
-    /// [default: 0.6]
-    #[arg(long, value_name = "S", help_heading = PICTURE)]
-    pub strength: Option<f64>,
     /// Read the initial noise instead of deriving it from the seed: safetensors with `latents` (16,
     /// H/8, W/8)
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
@@ -245,19 +233,10 @@ impl GenerateArgs {
             raw_special_tokens: Some(parts.raw_special_tokens),
             hidden_layer: Some(self.chat.hidden_layer),
             max_tokens: Some(self.chat.max_tokens),
-            width: self.width,
-            height: self.height,
-            steps: self.steps,
-            seed: self.seed,
-            guidance_scale: self.guidance_scale,
-            cfg_normalization: self.cfg_normalization,
-            cfg_truncation: self.cfg_truncation,
-            shift: self.shift,
-            scheduler: self.scheduler.map(|scheduler| scheduler.to_string()),
             image: path(&self.image),
-            strength: self.strength,
             load_embeddings: path(&self.load_embeddings),
             latents: path(&self.latents),
+            ..self.image_options.options().into()
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     answer::{Answer, Unanswered},
-    body::Body,
+    body::body,
     events::EVENTS,
 };
 use crate::{
@@ -83,7 +83,7 @@ impl<'a> Remote<'a> {
     }
 
     async fn post(&self, item: &Item, report: Report<'_>) -> Result<Answer, CliError> {
-        let body = Body::from(&item.settings);
+        let body = body(&item.settings);
         // Older gateways know no events, and answer with the picture alone.
         let request = self.client.post(&self.url).header(ACCEPT, EVENTS).json(&body);
         let answer = match request.send().await {

@@ -252,26 +252,13 @@ impl Context {
 
     /// Every parameter as it is used.
     fn params(&self) -> v1::GenerateParams {
-        let params = &self.params;
         v1::GenerateParams {
-            width: Some(params.width),
-            height: Some(params.height),
-            steps: Some(params.steps),
-            seed: Some(params.seed),
-            guidance_scale: Some(params.guidance_scale),
-            // The wire's ways of saying "off".
-            cfg_normalization: Some(params.cfg_normalization.unwrap_or(0.0)),
-            cfg_truncation: Some(params.cfg_truncation.unwrap_or(1.0)),
-            prompt: None,
-            negative_prompt: None,
             return_latents: self.return_latents,
-            shift: Some(params.shift),
-            scheduler: Some(params.scheduler.to_string()),
-            strength: self.from_picture.then_some(params.strength),
             preview: self.preview.map(|preview| v1::PreviewOptions {
                 every_steps: preview.every(),
                 max_side: preview.max_side(),
             }),
+            ..v1::GenerateParams::used(&self.params, self.from_picture)
         }
     }
 }

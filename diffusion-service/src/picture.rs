@@ -20,17 +20,8 @@ pub const MEDIA_TYPE: &str = "image/png";
 pub fn recipe(info: &ModelInfo, loras: &[ActiveLora], job: &GenerateJob) -> Recipe {
     let params = &job.params;
     let settings = Settings {
-        width: Some(params.width),
-        height: Some(params.height),
-        steps: Some(params.steps),
-        seed: Some(params.seed),
-        guidance_scale: Some(params.guidance_scale),
-        cfg_normalization: params.cfg_normalization,
-        cfg_truncation: params.cfg_truncation,
-        shift: Some(params.shift),
-        scheduler: Some(params.scheduler.to_string()),
         strength: job.image.is_some().then_some(params.strength),
-        ..Settings::default()
+        ..params.options().into()
     };
     Recipe {
         program: Some(concat!("llm-dit ", env!("CARGO_PKG_VERSION")).to_owned()),

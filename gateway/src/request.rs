@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_fault::Fault;
-use llm_dit_params::{GenerateOptions, GenerateParams, MAX_PROMPT_BYTES, ParamError, Prompt};
+use llm_dit_params::{
+    GenerateOptions, GenerateParams, MAX_PROMPT_BYTES, ParamError, Prompt, generation_fields,
+};
 use llm_dit_pictures::Format;
 use llm_dit_proto::v1;
 use llm_dit_recipe::Settings;
@@ -29,6 +31,34 @@ const DEFAULT_QUALITY: u8 = 90;
 const MAX_LORAS: usize = 32;
 
 macro_rules! body {
+    // With the parameters of an image, which are declared in llm-dit-params.
+    (
+        $(#[$about:meta])* $name:ident { $($before:tt)* } { $($after:tt)* }
+        generation {
+            $($(#[doc = $doc:literal])* $field:ident: $type:ty,
+                serde [$($serde:tt)*], flag [$($flag:tt)*], schema [$($schema:tt)*];)*
+        }
+    ) => {
+        body! {
+            $(#[$about])* $name {
+                $($before)*
+                $($(#[doc = $doc])* #[serde($($serde)*)] #[schema($($schema)*)] $field: $type,)*
+                $($after)*
+            }
+        }
+
+        impl $name {
+            /// What it says of the image in numbers and names.
+            fn options(&self) -> GenerateOptions {
+                GenerateOptions { $($field: self.$field.clone()),* }
+            }
+
+            /// The same body with these numbers and names.
+            fn with_options(self, options: GenerateOptions) -> Self {
+                Self { $($field: options.$field,)* ..self }
+            }
+        }
+    };
     ($(#[$about:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$about])*
         #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
@@ -48,7 +78,7 @@ macro_rules! body {
     };
 }
 
-body! {
+generation_fields! { body! {
     /// Everything but the prompt is optional and takes the model's default.
     GenerateBody {
         /// What to draw; at most 64 KiB.
@@ -57,33 +87,7 @@ body! {
         /// What guidance leads away from.
         #[schema(max_length = 65536)]
         negative_prompt: String,
-        /// Pixels; `/api/model` has the limits.
-        #[schema(example = 256)]
-        width: u32,
-        /// Pixels.
-        #[schema(example = 256)]
-        height: u32,
-        /// Steps of the scheduler; `num_inference_steps` is another name for it.
-        #[serde(alias = "num_inference_steps")]
-        #[schema(minimum = 1, maximum = 200, example = 8)]
-        steps: u32,
-        /// Names the noise. Drawn at random if left out, and told.
-        seed: u64,
-        /// 0 is off.
-        #[schema(minimum = 0, maximum = 100)]
-        guidance_scale: f32,
-        /// Clamps the guided prediction's norm to this multiple of the unguided one's; 0 is off.
-        #[schema(minimum = 0, maximum = 100)]
-        cfg_normalization: f32,
-        /// No guidance once 1 - sigma exceeds this; 1 is never.
-        #[schema(minimum = 0, maximum = 1)]
-        cfg_truncation: f32,
-        /// Time shift of the sigma grid.
-        #[schema(minimum = 0.01, maximum = 100)]
-        shift: f64,
-        /// One of `/api/schedulers`.
-        #[schema(example = "flow_euler")]
-        scheduler: String,
+    } {
         /// One of `/api/templates`, with or without `z_image_`.
         template: String,
         system_prompt: String,
@@ -108,9 +112,6 @@ body! {
         loras: Vec<LoraBody>,
         /// A picture to draw from: a PNG, JPEG or WebP file in base64, or a `data:` URL of one.
         image: String,
-        /// How much of `image` is redrawn.
-        #[schema(minimum = 0, maximum = 1)]
-        strength: f64,
         /// `png`, `jpeg` or `webp`.
         #[schema(example = "png")]
         output_format: String,
@@ -118,7 +119,7 @@ body! {
         #[schema(minimum = 1, maximum = 100)]
         output_compression: u8,
     }
-}
+}}
 
 body! {
     /// A prompt with what stands around it.
@@ -213,7 +214,7 @@ impl GenerateBody {
         let chat = around.chat(templates, false)?;
         let negative = self.negative_prompt.clone().unwrap_or_default();
         let negative = Prompt::parse_negative(negative)?;
-        self.options()?;
+        self.options().scheduler()?;
         let format = self.output_format.as_deref().map(str::parse).transpose();
         let format = format.map_err(|e: llm_dit_pictures::UnknownFormat| bad(e.to_string()))?;
         let quality = match self.output_compression {
@@ -240,22 +241,6 @@ impl GenerateBody {
             previews: false,
             deadline: Deadline::NEVER,
             body: self,
-        })
-    }
-
-    /// What it says of the picture in numbers.
-    fn options(&self) -> Result<GenerateOptions, Error> {
-        Ok(GenerateOptions {
-            width: self.width,
-            height: self.height,
-            steps: self.steps,
-            seed: self.seed,
-            guidance_scale: self.guidance_scale,
-            cfg_normalization: self.cfg_normalization,
-            cfg_truncation: self.cfg_truncation,
-            shift: self.shift,
-            scheduler: self.scheduler.as_deref().map(str::parse).transpose()?,
-            strength: self.strength,
         })
     }
 }
@@ -332,7 +317,7 @@ pub(crate) fn loras(bodies: &[LoraBody]) -> Result<Loras, Error> {
 impl Request {
     /// What will be made, by a diffusion service with this model.
     pub fn resolve(&self, model: &Model) -> Result<GenerateParams, Error> {
-        let mut options = self.body.options()?;
+        let mut options = self.body.options();
         if let Some(image) = &self.image {
             let (width, height) = model.limits.size_from(image.size, options.width, options.height);
             (options.width, options.height) = (Some(width), Some(height));
@@ -343,37 +328,23 @@ impl Request {
     /// Checked parameters for the wire.
     pub fn wire(&self, params: &GenerateParams, model: &Model) -> v1::GenerateParams {
         v1::GenerateParams {
-            width: Some(params.width),
-            height: Some(params.height),
-            steps: Some(params.steps),
-            seed: Some(params.seed),
-            guidance_scale: Some(params.guidance_scale),
-            cfg_normalization: params.cfg_normalization,
-            cfg_truncation: params.cfg_truncation,
-            shift: Some(params.shift),
-            scheduler: Some(params.scheduler.to_string()),
             strength: self.image.is_some().then_some(params.strength),
             preview: (self.previews && model.has_previews)
                 .then_some(v1::PreviewOptions { every_steps: 1, max_side: 0 }),
-            prompt: None,
-            negative_prompt: None,
-            return_latents: false,
+            ..params.options().into()
         }
     }
 
     /// The body with every parameter as it was used. Sent again, it makes the same picture.
     pub fn used(&self, params: &GenerateParams) -> GenerateBody {
-        GenerateBody {
-            width: Some(params.width),
-            height: Some(params.height),
-            steps: Some(params.steps),
-            seed: Some(params.seed),
-            guidance_scale: Some(params.guidance_scale),
-            shift: Some(params.shift),
-            scheduler: Some(params.scheduler.to_string()),
+        let options = GenerateOptions {
             strength: self.image.is_some().then_some(params.strength),
-            ..self.body.clone()
-        }
+            // Values that say "off" stay as the client said them.
+            cfg_normalization: self.body.cfg_normalization,
+            cfg_truncation: self.body.cfg_truncation,
+            ..params.options()
+        };
+        self.body.clone().with_options(options)
     }
 
     /// What the picture's recipe has to say beside what the diffusion service wrote.

@@ -3,6 +3,7 @@
 //!
 //! This crate knows neither candle nor HTTP.
 
+mod params;
 pub mod tensor;
 
 /// Generated from `proto/llmdit/v1/*.proto`.

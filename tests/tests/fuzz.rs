@@ -196,7 +196,7 @@ proptest! {
     ) {
         let options = GenerateOptions {
             width, height, steps, guidance_scale, cfg_truncation, shift, strength,
-            scheduler: scheduler.parse::<Scheduler>().ok(),
+            scheduler: scheduler.parse::<Scheduler>().ok().map(|known| known.to_string()),
             ..GenerateOptions::default()
         };
         let limits = Limits::default();

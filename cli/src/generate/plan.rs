@@ -6,7 +6,7 @@ use std::{
 };
 
 use llm_dit_chat::Chat;
-use llm_dit_params::{GenerateOptions, ParamError, Prompt, random_seed};
+use llm_dit_params::{GenerateOptions, Prompt, random_seed};
 use llm_dit_recipe::{Recipe, Settings};
 
 use super::{
@@ -51,21 +51,14 @@ pub struct Plan {
 }
 
 impl Item {
+    /// What is asked of the image in numbers and names.
+    ///
+    /// # Errors
+    /// There is no scheduler of that name.
     pub fn options(&self) -> Result<GenerateOptions, CliError> {
-        let settings = &self.settings;
-        let scheduler = settings.scheduler.as_deref().map(str::parse).transpose();
-        Ok(GenerateOptions {
-            width: settings.width,
-            height: settings.height,
-            steps: settings.steps,
-            seed: settings.seed,
-            guidance_scale: settings.guidance_scale,
-            cfg_normalization: settings.cfg_normalization,
-            cfg_truncation: settings.cfg_truncation,
-            shift: settings.shift,
-            scheduler: scheduler.map_err(|error: ParamError| self.usage(error))?,
-            strength: settings.strength,
-        })
+        let options = self.settings.options();
+        options.scheduler().map_err(|error| self.usage(error))?;
+        Ok(options)
     }
 
     /// A wrong setting of this picture.

@@ -3,6 +3,7 @@
 //! HTTP, gRPC, flags and files all build a [`GenerateOptions`]; [`GenerateOptions::resolve`] is the
 //! only way to a [`GenerateParams`], so limits and messages cannot differ by door.
 
+mod fields;
 mod limits;
 mod nearest;
 mod options;
@@ -13,7 +14,7 @@ pub use limits::{Limits, ModelDefaults};
 pub use nearest::nearest;
 pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
-pub use scheduler::Scheduler;
+pub use scheduler::{Scheduler, scheduler_id};
 
 /// Why a request was refused; the message says what would be accepted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -1,21 +1,21 @@
 //! Parameters before and after the model's defaults have filled the gaps.
 
-use crate::{Limits, ModelDefaults, ParamError, Scheduler};
+use crate::{Limits, ModelDefaults, ParamError, Scheduler, generation_fields};
 
-/// What the caller said. `None` means "as the model likes it".
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct GenerateOptions {
-    pub width: Option<u32>,
-    pub height: Option<u32>,
-    pub steps: Option<u32>,
-    pub seed: Option<u64>,
-    pub guidance_scale: Option<f32>,
-    pub cfg_normalization: Option<f32>,
-    pub cfg_truncation: Option<f32>,
-    pub shift: Option<f64>,
-    pub scheduler: Option<Scheduler>,
-    pub strength: Option<f64>,
+macro_rules! options {
+    (generation {
+        $($(#[doc = $doc:literal])* $name:ident: $type:ty,
+            serde [$($serde:tt)*], flag [$($flag:tt)*], schema [$($schema:tt)*];)*
+    }) => {
+        /// What the caller asked for. `None` takes the model's default.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct GenerateOptions {
+            $($(#[doc = $doc])* pub $name: Option<$type>,)*
+        }
+    };
 }
+
+generation_fields!(options! {});
 
 /// What will be made. Every value has been checked against the limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,9 +51,17 @@ pub fn random_seed() -> u64 {
 }
 
 impl GenerateOptions {
+    /// The scheduler that was named.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn scheduler(&self) -> Result<Option<Scheduler>, ParamError> {
+        self.scheduler.as_deref().map(str::parse).transpose()
+    }
+
     /// Fills the gaps and checks every value. A missing seed is drawn at random.
     pub fn resolve(
-        self,
+        &self,
         defaults: &ModelDefaults,
         limits: &Limits,
     ) -> Result<GenerateParams, ParamError> {
@@ -101,13 +109,29 @@ impl GenerateOptions {
             cfg_normalization,
             cfg_truncation,
             shift,
-            scheduler: self.scheduler.unwrap_or(defaults.scheduler),
+            scheduler: self.scheduler()?.unwrap_or(defaults.scheduler),
             strength,
         })
     }
 }
 
 impl GenerateParams {
+    /// Every parameter as it is used, so that the same image can be asked for again.
+    pub fn options(&self) -> GenerateOptions {
+        GenerateOptions {
+            width: Some(self.width),
+            height: Some(self.height),
+            steps: Some(self.steps),
+            seed: Some(self.seed),
+            guidance_scale: Some(self.guidance_scale),
+            cfg_normalization: self.cfg_normalization,
+            cfg_truncation: self.cfg_truncation,
+            shift: Some(self.shift),
+            scheduler: Some(self.scheduler.to_string()),
+            strength: Some(self.strength),
+        }
+    }
+
     /// DiT forwards, each of which is a reported step. Guidance packs two captions into one.
     pub fn forwards(&self) -> u32 {
         self.scheduler.forwards(self.steps)

@@ -74,6 +74,14 @@ impl fmt::Display for Scheduler {
     }
 }
 
+/// The name of a scheduler that there is, for flags.
+///
+/// # Errors
+/// There is none of that name.
+pub fn scheduler_id(text: &str) -> Result<String, ParamError> {
+    text.parse::<Scheduler>().map(|scheduler| scheduler.to_string())
+}
+
 impl FromStr for Scheduler {
     type Err = ParamError;
 

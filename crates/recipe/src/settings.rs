@@ -1,9 +1,39 @@
 //! What can be asked of one picture, every part of it optional: the same names in a picture's
 //! recipe, in a line of a prompt file and on the command line.
 
+use llm_dit_params::{GenerateOptions, generation_fields};
 use serde::{Deserialize, Serialize};
 
 macro_rules! settings {
+    // The parameters of an image among the rest, which are declared in llm-dit-params.
+    (
+        before { $($before:tt)* }
+        after { $($after:tt)* }
+        generation {
+            $($(#[doc = $doc:literal])* $name:ident: $type:ty,
+                serde [$($serde:tt)*], flag [$($flag:tt)*], schema [$($schema:tt)*];)*
+        }
+    ) => {
+        settings! {
+            $($before)*
+            $($(#[doc = $doc])* #[serde($($serde)*)] $name: $type,)*
+            $($after)*
+        }
+
+        impl Settings {
+            /// What is asked of the image in numbers and names.
+            #[must_use]
+            pub fn options(&self) -> GenerateOptions {
+                GenerateOptions { $($name: self.$name.clone()),* }
+            }
+        }
+
+        impl From<GenerateOptions> for Settings {
+            fn from(options: GenerateOptions) -> Self {
+                Self { $($name: options.$name,)* ..Self::default() }
+            }
+        }
+    };
     ($($(#[$attribute:meta])* $name:ident: $type:ty,)*) => {
         /// One picture's settings; what is `None` was not said.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,7 +77,8 @@ macro_rules! settings {
     };
 }
 
-settings! {
+generation_fields! { settings! {
+    before {
     prompt: String,
     negative_prompt: String,
     /// Name of a template. In a recipe the texts below are already what came of it.
@@ -61,24 +92,16 @@ settings! {
     raw_special_tokens: bool,
     hidden_layer: i32,
     max_tokens: usize,
-    width: u32,
-    height: u32,
-    #[serde(alias = "num_inference_steps")]
-    steps: u32,
-    seed: u64,
-    guidance_scale: f32,
-    cfg_normalization: f32,
-    cfg_truncation: f32,
-    shift: f64,
-    scheduler: String,
-    /// Path of the picture to draw from.
+    }
+    after {
+    /// Path of the init image.
     image: String,
-    strength: f64,
     /// Path of the embeddings that stood for a prompt.
     load_embeddings: String,
     /// Path of the initial noise.
     latents: String,
-}
+    }
+}}
 
 impl Settings {
     /// Without what is said about the chat around the prompt.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use llm_dit_fault::Fault;
-use llm_dit_params::{GenerateOptions, GenerateParams, ParamError};
+use llm_dit_params::{GenerateOptions, GenerateParams};
 use llm_dit_proto::{
     Assembler, DType, Tensor,
     v1::{self, GenerateRequest, ImageHeader, TensorRole, TensorStart, generate_request::Part},
@@ -81,7 +81,7 @@ impl Upload {
             }
             None => return bad("the request ended before the parameters"),
         };
-        let params = options(&first)?.resolve(&info.defaults, &info.limits)?;
+        let params = GenerateOptions::from(&first).resolve(&info.defaults, &info.limits)?;
         let preview = preview(&first, info)?;
 
         let mut tensors = Tensors::new(info, &params);
@@ -250,21 +250,6 @@ async fn next(
         Some(GenerateRequest { part: None }) => bad("a message was empty"),
         None => Ok(None),
     }
-}
-
-fn options(params: &v1::GenerateParams) -> Result<GenerateOptions, ParamError> {
-    Ok(GenerateOptions {
-        width: params.width,
-        height: params.height,
-        steps: params.steps,
-        seed: params.seed,
-        guidance_scale: params.guidance_scale,
-        cfg_normalization: params.cfg_normalization,
-        cfg_truncation: params.cfg_truncation,
-        shift: params.shift,
-        scheduler: params.scheduler.as_deref().map(str::parse).transpose()?,
-        strength: params.strength,
-    })
 }
 
 fn preview(params: &v1::GenerateParams, info: &ModelInfo) -> Result<Option<PreviewOptions>, Fault> {

@@ -93,7 +93,7 @@ async fn the_oldest_goes_with_those_behind_it_that_fit() {
     };
     let heun = GenerateOptions {
         seed: Some(30),
-        scheduler: Some(Scheduler::FlowHeun),
+        scheduler: Some(Scheduler::FlowHeun.to_string()),
         ..Default::default()
     };
     let mut waiting = Vec::new();
@@ -279,7 +279,7 @@ fn unequal(
     let job = |index: usize| {
         let guidance_scale = options.guidance_scale.map(|scale| scale + index as f32);
         let seed = Some(index as u64);
-        let options = GenerateOptions { seed, guidance_scale, ..options };
+        let options = GenerateOptions { seed, guidance_scale, ..options.clone() };
         GenerateJob {
             params: options.resolve(&info.defaults, &info.limits).expect("valid"),
             embeddings: caption([5, 40, 70][index], index),
@@ -343,19 +343,25 @@ fn apart(generator: &mut dyn ImageGenerator, jobs: &[GenerateJob], leaves: Optio
 fn a_batch_makes_the_pictures_that_are_made_alone() {
     let options =
         GenerateOptions { width: Some(96), height: Some(80), steps: Some(4), ..Default::default() };
-    let guided = GenerateOptions { guidance_scale: Some(1.5), ..options };
+    let guided = GenerateOptions { guidance_scale: Some(1.5), ..options.clone() };
     let cases = [
-        ("plain", options),
-        ("guided", guided),
-        ("guided in some steps", GenerateOptions { cfg_truncation: Some(0.3), ..guided }),
-        ("normed", GenerateOptions { cfg_normalization: Some(0.9), ..guided }),
-        ("heun", GenerateOptions { scheduler: Some(Scheduler::FlowHeun), ..options }),
-        ("unipc", GenerateOptions { scheduler: Some(Scheduler::UniPc), ..guided }),
+        ("plain", options.clone()),
+        ("guided", guided.clone()),
+        ("guided in some steps", GenerateOptions { cfg_truncation: Some(0.3), ..guided.clone() }),
+        ("normed", GenerateOptions { cfg_normalization: Some(0.9), ..guided.clone() }),
+        (
+            "heun",
+            GenerateOptions { scheduler: Some(Scheduler::FlowHeun.to_string()), ..options.clone() },
+        ),
+        (
+            "unipc",
+            GenerateOptions { scheduler: Some(Scheduler::UniPc.to_string()), ..guided.clone() },
+        ),
     ];
     for (dtype, bound) in [(DType::F32, 1e-5), (DType::Bf16, 1e-2)] {
         let mut generator = tiny(dtype);
         let info = generator.info();
-        for (name, options) in cases {
+        for (name, options) in cases.clone() {
             let jobs = unequal(&info, options);
             for leaves in [None, Some(1)] {
                 let worst = apart(generator.as_mut(), &jobs, leaves);

@@ -13,7 +13,7 @@ fn draw(demo: &mut Demo, scheduler: Scheduler, steps: u32) -> Vec<u8> {
         height: Some(128),
         steps: Some(steps),
         seed: Some(1),
-        scheduler: Some(scheduler),
+        scheduler: Some(scheduler.to_string()),
         ..Default::default()
     };
     demo.draw(PROMPT, "", options)

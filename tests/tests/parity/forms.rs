@@ -60,7 +60,7 @@ impl Paths {
             guidance_scale: Some(1.0),
             ..Default::default()
         };
-        let mut pixels = demo.draw("a red apple", "blurry", options);
+        let mut pixels = demo.draw("a red apple", "blurry", options.clone());
         let rgb = (0..128 * 96 * 3).map(|i| (i % 251) as u8).collect();
         let picture = Picture { width: 128, height: 96, rgb };
         pixels.extend(demo.draw_from("a rocket", "", options, Some(picture)));
@@ -174,11 +174,11 @@ fn a_tokenizer_and_single_files_are_a_model() {
         seed: Some(5),
         ..Default::default()
     };
-    let expected = Paths::default().open().draw("a red apple", "", options);
-    assert!(paths.open().draw("a red apple", "", options) == expected);
+    let expected = Paths::default().open().draw("a red apple", "", options.clone());
+    assert!(paths.open().draw("a red apple", "", options.clone()) == expected);
     // What the folder does not say is as in Z-Image Turbo.
     (options.width, options.height) = (None, Some(64));
-    assert_eq!(paths.open().draw("a red apple", "", options).len(), 1024 * 64 * 3);
+    assert_eq!(paths.open().draw("a red apple", "", options.clone()).len(), 1024 * 64 * 3);
 }
 
 /// Refuses a transformer that was changed, and returns what it said.

@@ -99,7 +99,7 @@ async fn embeddings_become_the_picture_of_exactly_this_job() {
             seed: Some(u64::MAX),
             guidance_scale: Some(2.0),
             cfg_truncation: Some(0.5),
-            scheduler: Some(Scheduler::FlowHeun),
+            scheduler: Some(Scheduler::FlowHeun.to_string()),
             ..Default::default()
         },
     );

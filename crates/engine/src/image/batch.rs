@@ -153,7 +153,7 @@ mod tests {
         assert!(!plain.fits(&job(|o| o.height = Some(80))));
         assert!(!plain.fits(&job(|o| o.steps = Some(5))));
         assert!(!plain.fits(&job(|o| o.shift = Some(6.0))));
-        assert!(!plain.fits(&job(|o| o.scheduler = Some(llm_dit_params::Scheduler::UniPc))));
+        assert!(!plain.fits(&job(|o| o.scheduler = Some("unipc".into()))));
 
         let guided = job(|o| o.guidance_scale = Some(2.0));
         assert!(!plain.fits(&guided));

@@ -1,0 +1,40 @@
+//! Parameters of an image between the wire's message and `llm-dit-params`.
+//!
+//! A parameter has the same name on both sides, so the conversions are made from its declaration.
+
+use llm_dit_params::{GenerateOptions, GenerateParams, generation_fields};
+
+use crate::v1;
+
+macro_rules! conversions {
+    (generation {
+        $($(#[doc = $doc:literal])* $name:ident: $type:ty,
+            serde [$($serde:tt)*], flag [$($flag:tt)*], schema [$($schema:tt)*];)*
+    }) => {
+        impl From<&v1::GenerateParams> for GenerateOptions {
+            fn from(params: &v1::GenerateParams) -> Self {
+                Self { $($name: params.$name.clone().map(Into::into)),* }
+            }
+        }
+
+        impl From<GenerateOptions> for v1::GenerateParams {
+            fn from(options: GenerateOptions) -> Self {
+                Self { $($name: options.$name.map(Into::into),)* ..Self::default() }
+            }
+        }
+    };
+}
+
+generation_fields!(conversions! {});
+
+impl v1::GenerateParams {
+    /// Every parameter as it is used, with the wire's ways of saying that one is off.
+    pub fn used(params: &GenerateParams, from_image: bool) -> Self {
+        Self {
+            cfg_normalization: Some(params.cfg_normalization.unwrap_or(0.0)),
+            cfg_truncation: Some(params.cfg_truncation.unwrap_or(1.0)),
+            strength: from_image.then_some(params.strength),
+            ..params.options().into()
+        }
+    }
+}
