@@ -1,14 +1,14 @@
-//! Every metric there is. `docs/observability.md` says the same for people; a test compares.
+//! The table of all metrics. `docs/observability.md` documents them; a test compares the two.
 
 use Kind::{Counter, Gauge, Histogram};
 
 /// One family of time series.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// As Prometheus wants names: the unit at the end, `_total` for what only grows.
+    /// Named by Prometheus' conventions: the unit at the end, `_total` for counters.
     pub name: &'static str,
     pub kind: Kind,
-    /// Their values come from a short list or from who runs the program, never from a client.
+    /// Values come from a fixed list or from the operator, never from a client.
     pub labels: &'static [&'static str],
     pub help: &'static str,
 }
@@ -17,11 +17,11 @@ pub struct Metric {
 pub enum Kind {
     Counter,
     Gauge,
-    /// With the upper bounds of its buckets.
+    /// The upper bounds of the buckets.
     Histogram(&'static [f64]),
 }
 
-/// From a tokenizer's time to that of a large picture.
+/// From the time of a tokenizer to that of a large image.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0, 300.0, 600.0,
@@ -42,107 +42,107 @@ macro_rules! metrics {
 
 metrics! {
     BUILD_INFO Gauge, "llm_dit_build_info", ["service", "version"],
-        "1, with the version as a label";
+        "Always 1; the version is a label";
     PROCESS_START Gauge, "process_start_time_seconds", [],
-        "When the process began, in seconds since 1970";
+        "Start time of the process, in seconds since 1970";
     PROCESS_MEMORY Gauge, "process_resident_memory_bytes", [],
-        "Memory of the process that is in RAM";
+        "Resident memory of the process";
     PROCESS_FDS Gauge, "process_open_fds", [],
-        "Open files and connections of the process";
+        "Open file descriptors of the process";
 
     HTTP_REQUESTS Counter, "llm_dit_http_requests_total", ["method", "route", "status"],
-        "HTTP requests that were answered, or whose client left (499)";
+        "HTTP requests that were answered or cancelled by the client (499)";
     HTTP_SECONDS Histogram(SECONDS), "llm_dit_http_request_seconds", ["method", "route"],
-        "From an HTTP request's head to the end of its answer";
+        "Duration of HTTP requests, from the request head to the end of the response";
     GRPC_REQUESTS Counter, "llm_dit_grpc_requests_total", ["grpc_service", "grpc_method", "grpc_code"],
-        "gRPC calls that were answered, or whose client left (Cancelled)";
+        "gRPC calls that were answered or cancelled by the client (Cancelled)";
     GRPC_SECONDS Histogram(SECONDS), "llm_dit_grpc_request_seconds", ["grpc_service", "grpc_method"],
-        "From a gRPC call's head to its status";
+        "Duration of gRPC calls, from the request head to the status";
 
     CONNECTIONS_REFUSED Counter, "llm_dit_connections_refused_total", [],
-        "Connections that were closed because there were as many as there may be";
+        "Connections closed because the limit on open connections was reached";
 
     QUEUE_DEPTH Gauge, "llm_dit_queue_depth", ["worker"],
-        "Jobs that wait for the thread that owns a model";
+        "Jobs waiting for the worker";
     QUEUE_CAPACITY Gauge, "llm_dit_queue_capacity", ["worker"],
-        "Jobs that may wait before more are refused";
+        "Maximum number of waiting jobs";
     QUEUE_RUNNING Gauge, "llm_dit_queue_running", ["worker"],
-        "Jobs that are being done";
+        "Jobs in progress";
     QUEUE_WAIT Histogram(SECONDS), "llm_dit_queue_wait_seconds", ["worker"],
-        "How long jobs waited for their turn";
+        "Time that jobs waited in the queue";
     QUEUE_REJECTIONS Counter, "llm_dit_queue_rejections_total", ["worker"],
-        "Jobs that were refused because the queue was full";
+        "Jobs rejected because the queue was full";
     QUEUE_CANCELS Counter, "llm_dit_queue_cancels_total", ["worker"],
-        "Jobs whose caller left while they waited";
+        "Jobs cancelled while they waited";
     BATCH_SIZE Histogram(JOBS), "llm_dit_batch_size", ["worker"],
-        "Jobs that were done in one go";
+        "Jobs per batch";
     TURN_SECONDS Histogram(SECONDS), "llm_dit_turn_seconds", ["worker"],
-        "How long the model was busy with what it does in one go";
+        "Time that the worker was busy with a batch";
     WORKER_PANICS Counter, "llm_dit_worker_panics_total", ["worker"],
-        "Jobs, or batches, that ended in a panic";
+        "Batches that ended in a panic";
 
     STAGE_SECONDS Histogram(SECONDS), "llm_dit_stage_seconds", ["stage"],
-        "Seconds by stage of the work";
+        "Duration of each stage of the work";
     STEPS Counter, "llm_dit_steps_total", [],
-        "Forward passes of the transformer, counted for each picture";
+        "Forward passes of the transformer, counted per image";
     STEP_SECONDS Histogram(SECONDS), "llm_dit_step_seconds", [],
-        "One forward pass; of a batch, every picture's";
+        "Duration of a forward pass, observed once per image of the batch";
     PROMPTS Counter, "llm_dit_prompts_total", ["outcome"],
-        "Prompts that were queued to be encoded, by outcome";
+        "Prompts queued for encoding, by outcome";
     PROMPT_TOKENS Counter, "llm_dit_prompt_tokens_total", [],
-        "Tokens that were encoded";
+        "Encoded tokens";
     PROMPTS_CUT Counter, "llm_dit_prompts_truncated_total", [],
-        "Prompts that were longer than was allowed";
+        "Prompts that were truncated";
     PICTURES Counter, "llm_dit_pictures_total", ["outcome"],
-        "Pictures that were queued at a diffusion service, by outcome";
+        "Images queued at a diffusion service, by outcome";
     TENSOR_BYTES Counter, "llm_dit_tensor_bytes_total", ["service", "direction"],
-        "Bytes of embeddings, latents and pictures that a service received or sent";
+        "Bytes of embeddings, latents and images that a service received or sent";
     LORA_CHANGES Counter, "llm_dit_lora_changes_total", ["outcome"],
-        "Changes of the LoRAs of a running service";
+        "LoRA changes at run time, by outcome";
     LORAS_ACTIVE Gauge, "llm_dit_loras_active", [],
-        "LoRAs that the next picture is made with";
+        "LoRAs that are fused into the transformer";
 
     MEMORY_USED Gauge, "llm_dit_device_memory_used_bytes", ["service", "device"],
-        "In tensors now; on the CPU, memory of the process";
+        "Memory used by tensors; on the CPU, resident memory of the process";
     MEMORY_PEAK Gauge, "llm_dit_device_memory_peak_bytes", ["service", "device"],
-        "The most that was in tensors since the start";
+        "Peak memory used by tensors since the start";
     MEMORY_RESERVED Gauge, "llm_dit_device_memory_reserved_bytes", ["service", "device"],
-        "The most that was taken from the device, by everybody";
+        "Peak memory allocated on the device, by all programs";
     MEMORY_SIZE Gauge, "llm_dit_device_memory_size_bytes", ["service", "device"],
-        "What the device has";
+        "Total memory of the device";
 
     GATEWAY_PICTURES Counter, "llm_dit_gateway_pictures_total", ["outcome"],
-        "Pictures that the gateway was asked for, by outcome";
+        "Image requests to the gateway, by outcome";
     GATEWAY_SECONDS Histogram(SECONDS), "llm_dit_gateway_picture_seconds", [],
-        "From request to picture, of those that were made";
+        "Duration of successful image requests";
     GATEWAY_RUNNING Gauge, "llm_dit_gateway_pictures_in_progress", [],
-        "Pictures that are being asked for";
+        "Image requests in flight";
     GATEWAY_LIMIT Gauge, "llm_dit_gateway_pictures_limit", [],
-        "Pictures that may be asked for at the same time";
+        "Maximum number of image requests in flight";
     GATEWAY_REJECTIONS Counter, "llm_dit_gateway_rejections_total", ["what"],
-        "Requests that the gateway had no room for";
+        "Requests rejected because a limit was reached";
     CACHE_HITS Counter, "llm_dit_embedding_cache_hits_total", [],
-        "Prompts whose embeddings were remembered";
+        "Prompts found in the embedding cache";
     CACHE_MISSES Counter, "llm_dit_embedding_cache_misses_total", [],
-        "Prompts whose embeddings had to be computed";
+        "Prompts not found in the embedding cache";
     CACHE_ENTRIES Gauge, "llm_dit_embedding_cache_entries", [],
-        "Prompts whose embeddings are remembered";
+        "Prompts in the embedding cache";
     CACHE_BYTES Gauge, "llm_dit_embedding_cache_bytes", [],
-        "Bytes of the embeddings that are remembered";
+        "Size of the embedding cache";
     CACHE_LIMIT Gauge, "llm_dit_embedding_cache_limit_bytes", [],
-        "Bytes that may be";
+        "Maximum size of the embedding cache";
     BACKEND_UP Gauge, "llm_dit_backend_up", ["kind", "backend"],
-        "1 where a service takes requests, 0 where it is left alone";
+        "1 if the backend gets requests, 0 if it is unhealthy";
     BACKEND_REQUESTS Gauge, "llm_dit_backend_requests", ["kind", "backend"],
-        "Requests of this gateway that a service is busy with";
+        "Requests of this gateway in flight at the backend";
     BACKEND_FAILURES Counter, "llm_dit_backend_failures_total", ["kind"],
-        "Times that a service failed a request";
+        "Requests that failed because of a backend";
     BACKEND_RETRIES Counter, "llm_dit_backend_retries_total", ["kind"],
-        "Requests that went on to another machine";
+        "Requests that were sent to another backend";
     JOBS_KNOWN Gauge, "llm_dit_jobs", ["state"],
-        "Jobs that the gateway knows, by state";
+        "Jobs that the gateway remembers, by state";
     JOBS_ENDED Counter, "llm_dit_jobs_total", ["outcome"],
-        "Jobs that have ended, by outcome";
+        "Jobs that ended, by outcome";
 }
 
 impl Metric {
