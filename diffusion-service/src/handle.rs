@@ -158,7 +158,7 @@ impl DiffusionHandle {
         let job = task::spawn_blocking(check)
             .await
             .map_err(|error| {
-                tracing::error!(%error, "checking a job failed");
+                tracing::error!(%error, "validating a job failed");
                 Fault::Internal("the request could not be checked".to_owned())
             })?
             .map_err(fault)?;
@@ -201,7 +201,7 @@ async fn finish(
     let (width, height) = (picture.width, picture.height);
     let write = task::spawn_blocking(move || picture::encode_png(&picture, &recipe));
     let png = write.instrument(tracing::info_span!("image")).await.map_err(|error| {
-        tracing::error!(%error, "writing the PNG failed");
+        tracing::error!(%error, "encoding the PNG failed");
         Fault::Internal("the picture could not be written as PNG".to_owned())
     })??;
     let timings = Timings { queue: done.queued, denoise, decode, image: begun.elapsed() };
@@ -215,7 +215,7 @@ async fn finish(
         queue = timings.queue.as_secs_f64(),
         denoise = denoise.as_secs_f64(),
         decode = decode.as_secs_f64(),
-        "made a picture"
+        "generated an image"
     );
     // Nothing is shown of a picture once it is there.
     if let Some(previewing) = previewing {

@@ -49,12 +49,7 @@ pub fn encode_png(picture: &Picture, recipe: &Recipe) -> Result<Bytes, Fault> {
     let Picture { width, height, ref rgb } = *picture;
     // The encoder would panic.
     if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
-        tracing::error!(
-            width,
-            height,
-            bytes = rgb.len(),
-            "a picture has the wrong number of bytes"
-        );
+        tracing::error!(width, height, bytes = rgb.len(), "an image has the wrong number of bytes");
         return Err(Fault::Internal("the picture could not be written as PNG".to_owned()));
     }
     // As much as it can take: growing would copy it again and again.
@@ -62,11 +57,11 @@ pub fn encode_png(picture: &Picture, recipe: &Recipe) -> Result<Bytes, Fault> {
     PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Avg)
         .write_image(rgb, width, height, ExtendedColorType::Rgb8)
         .map_err(|error| {
-            tracing::error!(%error, "a picture could not be written as PNG");
+            tracing::error!(%error, "failed to encode an image as PNG");
             Fault::Internal("the picture could not be written as PNG".to_owned())
         })?;
     llm_dit_recipe::write(file.into(), recipe).map_err(|error| {
-        tracing::error!(%error, "a picture's parameters could not be written");
+        tracing::error!(%error, "failed to write the settings of an image");
         Fault::Internal("the picture could not be written as PNG".to_owned())
     })
 }

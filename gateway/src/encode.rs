@@ -179,7 +179,7 @@ pub(crate) async fn count(choice: Choice<'_>, chat: &Chat) -> Option<v1::CountRe
     match lease.encoder().count(request).await {
         Ok(answer) => Some(answer.into_inner()),
         Err(status) => {
-            tracing::debug!(url = lease.url(), %status, "tokens were not counted");
+            tracing::debug!(url = lease.url(), %status, "counting tokens failed");
             None
         }
     }

@@ -180,7 +180,7 @@ impl Gateway {
         let truncated = [truncated[0].max(cut[0]), truncated[1].max(cut[1])];
         let seed = accepted.params.and_then(|params| params.seed);
         if seed.is_some_and(|seed| seed != params.seed) {
-            tracing::warn!(seed, asked = params.seed, "the diffusion service took another seed");
+            tracing::warn!(seed, asked = params.seed, "the diffusion service used another seed");
         }
         Ok(Drawn { png, params, truncated, cached, chat })
     }

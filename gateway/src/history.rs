@@ -102,7 +102,7 @@ impl History {
                 Some(data) => (data.join("history"), false),
                 None => {
                     tracing::warn!(
-                        "no history is kept: this user has no data folder; name one with --history"
+                        "no history: this user has no data folder; set one with --history"
                     );
                     return Ok(None);
                 }
@@ -112,7 +112,7 @@ impl History {
             Ok(store) => Ok(Some(Self::on(store)?)),
             Err(error) if must => Err(Error::History(error.to_string())),
             Err(error) => {
-                tracing::warn!(%error, "no history is kept; name a folder with --history, or say --no-history");
+                tracing::warn!(%error, "no history; set a folder with --history, or pass --no-history");
                 Ok(None)
             }
         }
@@ -152,7 +152,7 @@ impl History {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         place.send(Box::new(move |store: &mut Store| {
             if let Err(error) = store.add(id, &entry, &file) {
-                tracing::error!(id, %error, "a picture could not be kept in the history");
+                tracing::error!(id, %error, "failed to store an image in the history");
             }
         }));
         Some(id)

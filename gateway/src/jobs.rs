@@ -85,7 +85,7 @@ impl Jobs {
         jobs.list.lock().extend(all.iter().cloned());
         let unfinished: Vec<_> = all.into_iter().filter(|job| !job.is_over()).collect();
         if !unfinished.is_empty() {
-            tracing::info!(jobs = unfinished.len(), "jobs of an earlier gateway are run again");
+            tracing::info!(jobs = unfinished.len(), "resuming unfinished jobs of an earlier run");
         }
         let mut previous = None;
         for job in unfinished {
@@ -171,7 +171,9 @@ impl Jobs {
         self.stop.cancel();
         self.tasks.close();
         if time::timeout(LAST_WORDS, self.tasks.wait()).await.is_err() {
-            tracing::warn!("the state of some jobs could not be stored; they are run again");
+            tracing::warn!(
+                "failed to store the state of some jobs; they will run again after a restart"
+            );
         }
     }
 
@@ -191,7 +193,7 @@ impl Jobs {
         }
         // They come back with the next gateway, which tries as well.
         if let Err(fault) = self.store.remove(old).await {
-            tracing::warn!(%fault, "old jobs could not be taken out of the store");
+            tracing::warn!(%fault, "failed to remove old jobs from the store");
         }
     }
 

@@ -147,7 +147,7 @@ impl From<Error> for Problem {
         match error {
             Error::Fault(fault) => fault.into(),
             Error::Lost(detail) => {
-                tracing::warn!(detail, "a service was lost in the middle of its answer");
+                tracing::warn!(detail, "lost a service in the middle of its response");
                 Self::new(StatusCode::BAD_GATEWAY, "Service lost", detail)
             }
             Error::BadUrl(error) => Self::internal(&error.to_string()),

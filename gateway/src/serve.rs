@@ -75,7 +75,7 @@ async fn answer(
         result = serving => result.map_err(Error::Socket),
         () = drain => {
             let seconds = options.grace.grace;
-            tracing::warn!(seconds, "the grace period is over; unfinished requests are cut off");
+            tracing::warn!(seconds, "the grace period is over; unfinished requests are aborted");
             Ok(())
         }
     };

@@ -92,8 +92,8 @@ async fn three_processes_tell_of_one_request_under_one_id_and_in_one_trace() {
 
     // Each sends its last spans when it ends.
     for (process, span, message) in [
-        (gateway, "http", "made a picture"),
-        (diffusion, "grpc", "made a picture"),
+        (gateway, "http", "generated an image"),
+        (diffusion, "grpc", "generated an image"),
         (encoder, "grpc", "encoded"),
     ] {
         let (code, log) = process.end();

@@ -47,10 +47,10 @@ pub fn read(path: &Path) -> Result<Vec<Other>, CliError> {
 pub fn print(ours: &[Row], others: &[Other]) {
     let pairs = pair(ours, others);
     if pairs.is_empty() {
-        println!("\nno row of the other program has the name of one of these");
+        println!("\nno row of the other program matches the name of a row above");
         return;
     }
-    println!("\n{:<24}{:>9}{:>11}{:>8}", "row", "ours ms", "theirs ms", "ratio");
+    println!("\n{:<24}{:>9}{:>11}{:>8}", "row", "ours ms", "other ms", "ratio");
     for Pair { name, variant, ours, theirs } in pairs {
         let line = format!("{name:<24}{ours:>9.2}{theirs:>11.2}{:>8.3}  {variant}", ours / theirs);
         println!("{}", line.trim_end());

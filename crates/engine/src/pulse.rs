@@ -102,9 +102,9 @@ impl Pulse {
             match (before.is_well(), condition.is_well()) {
                 // A thread also ends when nobody needs it any more.
                 (true, false) if !condition.gone => {
-                    tracing::error!(failures = condition.failures, "the engine is ill");
+                    tracing::error!(failures = condition.failures, "engine marked unhealthy");
                 }
-                (false, true) => tracing::info!("the engine works again"),
+                (false, true) => tracing::info!("engine is healthy again"),
                 _ => {}
             }
             *condition != before

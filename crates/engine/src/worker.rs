@@ -219,7 +219,7 @@ impl<M, K: Together<M>> Drop for Shared<M, K> {
 impl<M, K: Together<M>> Drop for LastWill<M, K> {
     fn drop(&mut self) {
         if thread::panicking() {
-            tracing::error!("the thread that owns the model has ended; start the program again");
+            tracing::error!("the engine thread has ended; restart the program");
         }
         self.pulse.gone();
         self.queue.abandon();

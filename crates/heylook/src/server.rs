@@ -118,7 +118,7 @@ impl HeylookServer {
             let first = inner.attempt(&method, &path, &carried, json.clone()).await;
             match first {
                 Err(Attempt { error, again: true }) => {
-                    tracing::warn!(%error, "asking heylookitsanllm once more");
+                    tracing::warn!(%error, "retrying the request to heylookitsanllm");
                     inner.attempt(&method, &path, &carried, json).await
                 }
                 first => first,

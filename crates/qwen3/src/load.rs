@@ -157,7 +157,7 @@ impl TextEncoder for Qwen3Encoder {
 /// What a library's words mean.
 fn failed(cause: String) -> EncodeError {
     if is_out_of_memory(&cause) {
-        tracing::error!(cause, "the device has no memory left");
+        tracing::error!(cause, "the device is out of memory");
         EncodeError::OutOfMemory
     } else {
         EncodeError::Backend(cause)

@@ -41,7 +41,7 @@ impl Connections {
             Ok(place) => Some(Counted { inner, _place: place }),
             Err(_) => {
                 metrics::counter!(CONNECTIONS_REFUSED.name).increment(1);
-                tracing::warn!("a connection was closed: there are as many as there may be");
+                tracing::warn!("closed a connection: the limit on open connections is reached");
                 None
             }
         }

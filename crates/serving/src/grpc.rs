@@ -170,12 +170,12 @@ impl GrpcServer {
         };
         tokio::select! {
             result = serving => {
-                tracing::info!(%address, "served the last request");
+                tracing::info!(%address, "gRPC server stopped");
                 Ok(result?)
             }
             () = overtime => {
                 let seconds = grace.as_secs();
-                tracing::warn!(%address, seconds, "the grace period is over; unfinished requests are cut off");
+                tracing::warn!(%address, seconds, "the grace period is over; unfinished requests are aborted");
                 Ok(())
             }
         }

@@ -78,7 +78,7 @@ pub fn route<S: Clone + Send + Sync + 'static>(observer: Option<Observer>) -> Me
         // Reading a device's memory asks its driver.
         let text = tokio::task::spawn_blocking(render).await;
         text.map(|text| ([(header::CONTENT_TYPE, MEDIA_TYPE)], text)).map_err(|error| {
-            tracing::error!(%error, "the metrics could not be told");
+            tracing::error!(%error, "failed to render the metrics");
             axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
         })
     })
@@ -158,12 +158,14 @@ fn export() -> &'static Export {
     EXPORT.get_or_init(|| {
         process::begin();
         let recorder = recorder().unwrap_or_else(|error| {
-            tracing::error!(%error, "histograms have no buckets");
+            tracing::error!(%error, "failed to configure the histogram buckets");
             PrometheusBuilder::new().build_recorder()
         });
         let handle = recorder.handle();
         if ::metrics::set_global_recorder(recorder).is_err() {
-            tracing::warn!("somebody else counts in this process; /metrics will be empty");
+            tracing::warn!(
+                "another metrics recorder is installed in this process; /metrics will be empty"
+            );
         }
         ALL.iter().for_each(Metric::describe);
         let upkeep = {
@@ -177,7 +179,7 @@ fn export() -> &'static Export {
         };
         // Without it, samples are sorted when somebody asks.
         if let Err(error) = thread::Builder::new().name("metrics".to_owned()).spawn(upkeep) {
-            tracing::warn!(%error, "samples of histograms pile up until /metrics is asked for");
+            tracing::warn!(%error, "histogram samples accumulate until /metrics is scraped");
         }
         Export { handle, observers: Mutex::default() }
     })

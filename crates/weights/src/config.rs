@@ -35,7 +35,7 @@ pub fn part_config<C: PartConfig>(
             }
         }
     };
-    tracing::debug!(part = %part.path().display(), configuration = %path.display(), "configured");
+    tracing::debug!(part = %part.path().display(), configuration = %path.display(), "read the configuration of a part");
     config.check().map_err(|cause| LoadError::Invalid { path, cause })?;
     Ok(config)
 }

@@ -42,7 +42,7 @@ impl DeviceChoice {
                     match open_cuda(0) {
                         Ok(device) => return Ok(device),
                         Err(error) => {
-                            tracing::warn!(%error, "no CUDA device answers; using the CPU")
+                            tracing::warn!(%error, "no CUDA device available; using the CPU")
                         }
                     }
                 }
@@ -50,7 +50,7 @@ impl DeviceChoice {
                     match Device::new_metal(0) {
                         Ok(device) => return Ok(device),
                         Err(error) => {
-                            tracing::warn!(%error, "no Metal device answers; using the CPU")
+                            tracing::warn!(%error, "no Metal device available; using the CPU")
                         }
                     }
                 }

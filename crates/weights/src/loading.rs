@@ -56,7 +56,7 @@ impl Loading {
             gigabytes = round(gigabytes),
             seconds = round(seconds),
             gigabytes_per_second = round(gigabytes / seconds.max(1e-9)),
-            "weights are loaded"
+            "loaded weights"
         );
         Ok(())
     }

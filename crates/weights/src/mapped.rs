@@ -94,7 +94,7 @@ impl Mapped {
     /// A disk is faster when it knows all that will be wanted than when it hears of page after page.
     fn announce(&self, bytes: &Range<usize>) {
         if let Err(error) = self.map.advise_range(Advice::WillNeed, bytes.start, bytes.len()) {
-            tracing::debug!(%error, "the system took no advice about a mapped file");
+            tracing::debug!(%error, "madvise of a mapped file failed");
         }
     }
 
@@ -107,7 +107,7 @@ impl Mapped {
         };
         if let Err(error) = done {
             // It only costs memory.
-            tracing::debug!(%error, "mapped pages could not be given back");
+            tracing::debug!(%error, "failed to release mapped pages");
         }
     }
 }

@@ -12,7 +12,7 @@ impl DrawError {
     /// The backend failed with these words.
     pub(crate) fn backend(cause: String) -> Self {
         Self(if is_out_of_memory(&cause) {
-            tracing::error!(cause, "the device has no memory left");
+            tracing::error!(cause, "the device is out of memory");
             GenerateError::OutOfMemory
         } else {
             GenerateError::Backend(cause)

@@ -31,7 +31,7 @@ pub fn read_loras(
                 lora = choice.name,
                 unmatched = unmatched.len(),
                 first = first.join(", "),
-                "keys of a LoRA fit nothing in the image model and are not applied"
+                "keys of a LoRA match no module of the transformer and are ignored"
             );
         }
         let changes = fit::overlay(&file, &fits, choice.scale)?;

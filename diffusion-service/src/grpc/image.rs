@@ -49,7 +49,7 @@ impl ImageUpload {
 pub(super) async fn decode(file: Bytes, params: GenerateParams) -> Result<Picture, Fault> {
     let work = move || source::read(&file, params.width, params.height);
     let read = tokio::task::spawn_blocking(work).await.map_err(|error| {
-        tracing::error!(%error, "reading a picture failed");
+        tracing::error!(%error, "reading the init image failed");
         Fault::Internal("the picture could not be read".to_owned())
     })?;
     read.map_err(fault)

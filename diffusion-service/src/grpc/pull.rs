@@ -67,7 +67,7 @@ pub(super) async fn embeddings(
     };
     see_out(reader.frames);
     if truncated_tokens > 0 || negative_truncated_tokens > 0 {
-        tracing::warn!(truncated_tokens, negative_truncated_tokens, "a prompt was cut");
+        tracing::warn!(truncated_tokens, negative_truncated_tokens, "truncated a prompt");
     }
     Ok(Pulled { embeddings, negative_embeddings, truncated_tokens, negative_truncated_tokens })
 }

@@ -77,7 +77,7 @@ fn collect(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
-            tracing::warn!(%error, folder = %folder.display(), "cannot look into a folder of LoRAs");
+            tracing::warn!(%error, folder = %folder.display(), "cannot read a LoRA folder");
             return;
         }
     };
@@ -86,7 +86,7 @@ fn collect(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) {
             continue;
         };
         if names.len() >= MAX_FILES {
-            tracing::warn!(MAX_FILES, "the folder of LoRAs has more files than are listed");
+            tracing::warn!(MAX_FILES, "the LoRA folder has too many files; some are not listed");
             return;
         }
         if kind.is_dir() && depth > 0 {

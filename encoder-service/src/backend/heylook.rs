@@ -62,7 +62,7 @@ impl Backend for Heylook {
             if encoded.full {
                 tracing::warn!(
                     max_tokens,
-                    "a prompt fills all tokens that were allowed; if it was longer, the server cut its end"
+                    "a prompt has exactly the maximum number of tokens; if it was longer, the server truncated it"
                 );
             }
             Ok(Encoded {

@@ -186,7 +186,7 @@ pub(crate) fn last(result: Result<ResultBody, Problem>) -> sse::Event {
 pub(crate) fn named(name: &str, data: &impl Serialize) -> sse::Event {
     let event = sse::Event::default().event(name);
     event.json_data(data).unwrap_or_else(|error| {
-        tracing::error!(%error, "an event could not be written");
+        tracing::error!(%error, "failed to serialize an event");
         sse::Event::default().event(name).data("{}")
     })
 }

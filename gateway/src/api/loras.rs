@@ -186,7 +186,7 @@ impl Gateway {
                 Err(fault) => {
                     for (backend, before) in done {
                         if let Err(error) = backend.set_loras(&before).await {
-                            tracing::error!(url = backend.url(), %error, "LoRAs could not be put back");
+                            tracing::error!(url = backend.url(), %error, "failed to restore the LoRAs");
                         }
                     }
                     return Err(fault.into());

@@ -37,7 +37,7 @@ pub(crate) async fn begin(
     let Some(keys) = &gateway.guard.keys else { return Ok(answer(None)) };
     let name = keys.check_key(key.trim());
     let name = name.map_err(|denied| Fault::Unauthenticated(denied.to_string()))?;
-    tracing::info!(caller = &*name, "a session has begun");
+    tracing::info!(caller = &*name, "started a session");
     Ok(answer(gateway.guard.session(key.trim())))
 }
 

@@ -195,7 +195,7 @@ impl Backend {
         match (before.is_usable(), condition.is_usable()) {
             (false, true) => {
                 self.recoveries.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(url, "a service is back");
+                tracing::info!(url, "a service is healthy again");
             }
             (true, false) => tracing::warn!(url, ?condition, "a service is left alone"),
             _ => tracing::debug!(url, ?condition, "a service has changed"),

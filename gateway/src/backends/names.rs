@@ -55,7 +55,7 @@ pub(crate) async fn look_up(url: &str) -> Option<Vec<SocketAddr>> {
     match found {
         Ok(addresses) => Some(addresses.collect()),
         Err(error) => {
-            tracing::debug!(url, %error, "the name of a service cannot be looked up");
+            tracing::debug!(url, %error, "failed to resolve the host name of a service");
             None
         }
     }

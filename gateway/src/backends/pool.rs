@@ -174,7 +174,7 @@ impl Tried {
             Error::Fault(Fault::Busy { .. } | Fault::OutOfMemory(_)) => {}
             _ => return Err(error),
         }
-        tracing::info!(url = backend.url(), %error, "trying another machine");
+        tracing::info!(url = backend.url(), %error, "retrying on another service");
         metrics::counter!(BACKEND_RETRIES.name, "kind" => backend.kind()).increment(1);
         self.backends.push(Arc::clone(backend));
         self.error = Some(error);
@@ -232,12 +232,12 @@ impl Names {
             let backend = known.map_or_else(new, Ok);
             match backend {
                 Ok(backend) => next.push(backend),
-                Err(error) => tracing::warn!(url, %error, "an address cannot be used"),
+                Err(error) => tracing::warn!(url, %error, "an address is unusable"),
             }
         }
         if next.iter().map(|b| b.url()).ne(list.iter().map(|b| b.url())) {
             let urls: Vec<&str> = next.iter().map(|backend| backend.url()).collect();
-            tracing::info!(what = self.what, ?urls, "the addresses of a service have changed");
+            tracing::info!(what = self.what, ?urls, "the addresses of a service changed");
         }
         *list = next;
     }

@@ -68,7 +68,7 @@ impl Gateway {
             seed = params.seed,
             bytes = file.len(),
             seconds = about.seconds,
-            "made a picture"
+            "generated an image"
         );
         Ok(Made { file, format, about })
     }
@@ -84,7 +84,7 @@ fn file(png: Bytes, settings: Settings, format: Format, quality: u8) -> Result<B
     match llm_dit_recipe::write(file.clone(), &recipe) {
         Ok(file) => Ok(file),
         Err(error @ RecipeError::TooLong(_)) => {
-            tracing::warn!(%error, "a picture goes without its recipe");
+            tracing::warn!(%error, "an image is sent without its settings");
             Ok(file)
         }
         Err(error) => Err(broken(&error)),

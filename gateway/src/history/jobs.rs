@@ -20,7 +20,7 @@ impl JobStore for History {
     async fn accept(&self, record: Record, source: Option<Bytes>) -> Result<(), Fault> {
         let kept = self.ask_for(move |store| store.add_job(&record, source.as_deref())).await?;
         kept.map_err(|error| {
-            tracing::error!(%error, "a job was refused, since it cannot be kept");
+            tracing::error!(%error, "rejected a job because it cannot be stored");
             let why = error.room().unwrap_or_else(|| "its database has failed".to_owned());
             Fault::Unavailable(format!(
                 "the gateway cannot keep the job: {why}. POST /api/generate works without"

@@ -121,7 +121,7 @@ impl Store {
         let small = match thumbnail(&picture.file, THUMBNAIL_SIDE) {
             Ok(small) => small,
             Err(error) => {
-                tracing::warn!(id, %error, "a picture of the history cannot be read");
+                tracing::warn!(id, %error, "failed to read an image of the history");
                 return Ok(None);
             }
         };
@@ -130,7 +130,7 @@ impl Store {
             tables.grow(small.len() as u64)
         });
         if let Err(error) = kept {
-            tracing::warn!(id, %error, "a thumbnail could not be kept");
+            tracing::warn!(id, %error, "failed to store a thumbnail");
         }
         Ok(Some(small))
     }

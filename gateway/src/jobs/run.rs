@@ -100,7 +100,7 @@ async fn work(
         let attempts = record.attempts;
         if let Err(fault) = gateway.jobs.store.note(record).await {
             // At worst it has an attempt more than it is said to have.
-            tracing::warn!(%fault, "that a job has begun could not be stored");
+            tracing::warn!(%fault, "failed to store the start of a job");
         }
         let error = match patiently(gateway, job, &request).await {
             None => return End::PutBack,
@@ -110,7 +110,7 @@ async fn work(
         if !is_away(&error) || attempts >= gateway.jobs.limits.attempts {
             return End::Failed(error);
         }
-        tracing::warn!(%error, attempts, seconds = pause.as_secs_f64(), "a job is tried again");
+        tracing::warn!(%error, attempts, seconds = pause.as_secs_f64(), "retrying a job");
         job.change(|record| record.state = State::Queued);
         job.passed.cancel();
         if !rest(gateway, pause).await {
@@ -126,7 +126,7 @@ async fn patiently(gateway: &Gateway, job: &Job, request: &Request) -> Option<Re
     loop {
         match gateway.make_only(request, Some(&report)).await {
             Err(Error::Fault(Fault::Busy { retry_after, message })) => {
-                tracing::debug!(message, "a job waits for its place");
+                tracing::debug!(message, "a job waits for capacity");
                 if !rest(gateway, retry_after.min(MAX_BUSY_PAUSE)).await {
                     return None;
                 }
@@ -168,7 +168,7 @@ async fn put_back(gateway: &Gateway, job: &Job) {
         record.state = State::Queued;
     });
     if let Err(fault) = gateway.jobs.store.note(record).await {
-        tracing::warn!(%fault, "a job could not be put back; it is run again all the same");
+        tracing::warn!(%fault, "failed to requeue a job in the store; retrying it anyway");
     }
 }
 
@@ -189,7 +189,7 @@ async fn finish(gateway: &Gateway, job: &Job, state: State, made: Option<Made>) 
                 return job.end(record, file.filter(|_| history_id.is_none()), None);
             }
             Err(fault) => {
-                tracing::error!(%fault, "the end of a job could not be stored");
+                tracing::error!(%fault, "failed to store the end of a job");
                 job.end(record.clone(), file, Some(fault));
             }
         }

@@ -264,7 +264,7 @@ impl<M, K: Together<M>> State<M, K> {
         self.waiting.retain(|entry| {
             let left = entry.cancel.is_cancelled();
             if left {
-                entry.span.in_scope(|| tracing::debug!("skipped: the caller left"));
+                entry.span.in_scope(|| tracing::debug!("skipped a cancelled job"));
             }
             !left
         });

@@ -141,7 +141,7 @@ pub fn attention(gpu: &Gpu, shape: Shape, qkv: u64, out: u64) -> Result<bool> {
     let plan = session.plans.entry(shape).or_insert_with(|| {
         Plan::new(api, handle, shape)
             .map_err(
-                |error| tracing::info!(%error, ?shape, "cuDNN has no attention for this shape"),
+                |error| tracing::info!(%error, ?shape, "cuDNN does not support attention of this shape"),
             )
             .ok()
     });
@@ -156,7 +156,7 @@ fn api() -> Option<&'static Api> {
     API.get_or_init(|| match Api::load() {
         Ok(api) => Some(api),
         Err(error) => {
-            tracing::info!(%error, "no cuDNN; attention is computed by a slower kernel of our own");
+            tracing::info!(%error, "cuDNN not found; using the slower built-in attention kernel");
             None
         }
     })

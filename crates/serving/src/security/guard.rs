@@ -63,7 +63,7 @@ where
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(denied) => {
                 let path = request.uri().path();
-                tracing::info!(path, %denied, "a caller was turned away");
+                tracing::info!(path, %denied, "rejected an unauthenticated request");
                 Either::Right(ready(Ok(refusal(&request, &denied))))
             }
         }

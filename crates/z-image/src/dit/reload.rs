@@ -41,7 +41,7 @@ impl Dit {
         let after = before.with_overlay(overlay);
         for (done, &part) in parts.iter().enumerate() {
             let Err(error) = self.reload(part, &after) else { continue };
-            tracing::warn!(%error, ?part, "changing the weights failed; taking the change back");
+            tracing::warn!(%error, ?part, "changing the weights failed; reverting");
             for &part in &parts[..done] {
                 self.reload(part, &before)?;
             }

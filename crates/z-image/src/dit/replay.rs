@@ -167,7 +167,7 @@ impl Slot {
             Ok(Some(recording)) => State::Recorded(recording),
             Ok(None) => State::Refused,
             Err(error) => {
-                tracing::warn!(%error, "a forward could not be recorded; it is launched step by step");
+                tracing::warn!(%error, "failed to record a forward pass as a CUDA graph; launching its kernels one by one");
                 State::Refused
             }
         };

@@ -108,7 +108,7 @@ fn without_repeats<'a>(file: &LoraFile, fits: Vec<Fit<'a>>) -> Result<Vec<Fit<'a
     for fit in own.into_iter().chain(native) {
         let repeated = fit.parts.iter().filter(|part| taken.contains_key(&part.name)).count();
         if repeated == fit.parts.len() && !is_own(&fit) {
-            tracing::debug!(key = fit.module.key, "says again what other keys of the file say");
+            tracing::debug!(key = fit.module.key, "ignored a duplicate of other keys in the file");
             continue;
         }
         for part in &fit.parts {

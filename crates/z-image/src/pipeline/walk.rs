@@ -91,7 +91,7 @@ pub(super) fn walk<'a>(
             // More than fits in the device's memory, most likely; one alone may fit. No latents
             // have moved, so each goes on from where it is.
             let jobs = walkers.len();
-            tracing::warn!(%error, jobs, "a batch failed; its pictures go on one by one");
+            tracing::warn!(%error, jobs, "a batch failed; continuing its images one by one");
             walkers.into_iter().flat_map(|walker| walk(dit, shape, vec![walker])).collect()
         }
         Err(error) => {

@@ -22,7 +22,7 @@ impl Store {
                 Ok(record) => jobs.push(record),
                 // Of another version. The others must not suffer for it.
                 Err(error) => {
-                    tracing::error!(number = number.value(), %error, "a stored job cannot be read");
+                    tracing::error!(number = number.value(), %error, "failed to read a stored job");
                 }
             }
         }
