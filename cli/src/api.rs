@@ -27,7 +27,7 @@ pub fn encode_chat(
     })?;
     if encoded.full {
         progress.note(&format!(
-            "the prompt fills all {} tokens of --max-tokens; if it was longer, heylookitsanllm cut its end and with it the header that opens the answer",
+            "the prompt has all {} tokens of --max-tokens; if it was longer, heylookitsanllm truncated it, including the header of the assistant's turn",
             args.max_tokens
         ));
     }

@@ -93,7 +93,7 @@ pub fn check_writable(path: &Path) -> Result<(), CliError> {
     if sidecar == path {
         let path = path.display();
         return Err(CliError::Usage(format!(
-            "{path} would be both the embeddings and the file about them; use .safetensors"
+            "{path} would be both the embeddings file and its sidecar; use .safetensors"
         )));
     }
     files::check_writable(path)?;
@@ -139,7 +139,7 @@ fn prompt(path: &Path, embeddings: &Tensor) -> (Option<String>, Vec<String>) {
     let path = sidecar_path(path);
     let note = |why: &str| format!("{}: {why}", path.display());
     let Ok(json) = std::fs::read(&path) else {
-        return (None, vec![note("not there, so the prompt is not known")]);
+        return (None, vec![note("missing, so the prompt is unknown")]);
     };
     let mut unknown = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(&json);
@@ -147,19 +147,19 @@ fn prompt(path: &Path, embeddings: &Tensor) -> (Option<String>, Vec<String>) {
         serde_ignored::deserialize(&mut reader, |key| unknown.push(key.to_string()));
     let sidecar = match read {
         Ok(sidecar) => sidecar,
-        Err(error) => return (None, vec![note(&format!("ignored, since {error}"))]),
+        Err(error) => return (None, vec![note(&format!("ignored: {error}"))]),
     };
     let [tokens, width] = sizes(embeddings);
     if (sidecar.sequence_length, sidecar.embedding_dim) != (tokens, width) {
         let (said, dim) = (sidecar.sequence_length, sidecar.embedding_dim);
         let why = format!(
-            "ignored: it tells of {said} x {dim} values, the tensor has {tokens} x {width}"
+            "ignored: it describes {said} x {dim} values, but the tensor has {tokens} x {width}"
         );
         return (None, vec![note(&why)]);
     }
     let mut notes = Vec::new();
     if !unknown.is_empty() {
-        notes.push(note(&format!("keys of no meaning here: {}", unknown.join(", "))));
+        notes.push(note(&format!("unknown keys: {}", unknown.join(", "))));
     }
     (Some(sidecar.prompt).filter(|prompt| !prompt.is_empty()), notes)
 }

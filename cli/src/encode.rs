@@ -48,7 +48,7 @@ fn run(args: &EncodeArgs) -> Result<(), CliError> {
     let named: Vec<(String, &Tensor)> =
         tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     let Some((_, embeddings)) = tensors.first() else {
-        return Err(CliError::Usage("say what to encode".into()));
+        return Err(CliError::Usage("there is no prompt to encode".into()));
     };
     // The sidecar is about the first, which is the one that is read.
     let sidecar = Sidecar::new(&first, args.chat.parts.template.as_deref(), embeddings, &encoder);

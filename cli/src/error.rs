@@ -29,7 +29,7 @@ impl CliError {
 
     /// Ctrl-C before anything was made.
     pub fn interrupted() -> Self {
-        Self::Interrupted("no picture was written".to_owned())
+        Self::Interrupted("no image was written".to_owned())
     }
 
     pub fn failed(error: impl std::fmt::Display) -> Self {

@@ -122,7 +122,9 @@ fn run(
     if let (Some(was), Some(is)) = (&was, &model)
         && was != is
     {
-        progress.note(&format!("the picture was made with the model {was}, this is {is}"));
+        progress.note(&format!(
+            "the image was made with the model {was}, but the loaded model is {is}"
+        ));
     }
     let mut steps = Vec::with_capacity(items.len());
     for item in &mut items {
@@ -137,14 +139,15 @@ fn run(
                 State::Done => continue,
                 State::Missing => {}
                 State::Stale(why) => {
-                    progress.note(&format!("{}: {why}; made again", item.output.display()));
+                    progress
+                        .note(&format!("{}: {why}; generating it again", item.output.display()));
                 }
             }
             todo.push((item, steps));
         }
         (items, steps) = todo.into_iter().unzip();
         if items.len() < count {
-            progress.note(&format!("{} of {count} pictures are there", count - items.len()));
+            progress.note(&format!("{} of {count} images exist", count - items.len()));
         }
         if items.is_empty() {
             return Ok(());
@@ -197,8 +200,8 @@ fn make_all(
     }
     if done < items.len() {
         return Err(CliError::Interrupted(match done {
-            0 => "no picture was written".to_owned(),
-            done => format!("{done} of {} pictures were written", items.len()),
+            0 => "no image was written".to_owned(),
+            done => format!("{done} of {} images were written", items.len()),
         }));
     }
     progress.end();

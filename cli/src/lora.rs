@@ -26,7 +26,7 @@ pub fn note(loras: &[ActiveLora], progress: &Progress) {
             let first: Vec<&str> = unmatched.iter().map(String::as_str).take(FEW).collect();
             let more = if unmatched.len() > FEW { ", ..." } else { "" };
             progress.note(&format!(
-                "LoRA {name}: not applied, since they fit nothing in the image model, {}: {}{more}",
+                "LoRA {name}: ignored, because they match no module of the transformer, {}: {}{more}",
                 unmatched.len(),
                 first.join(", "),
             ));

@@ -59,7 +59,7 @@ impl Progress {
                 bar.set_length(steps.into());
                 style(bar, BAR);
             }
-            bar.set_message(self.what(1, "").unwrap_or_else(|| "waiting for the picture".into()));
+            bar.set_message(self.what(1, "").unwrap_or_else(|| "waiting for the image".into()));
             bar.reset();
         }
     }
@@ -138,8 +138,8 @@ impl Progress {
         let (done, pictures) = (self.done.get(), self.pictures.get());
         let first = done + 1;
         (pictures > 1).then(|| match together {
-            0 | 1 => format!("picture {first}/{pictures}{end}"),
-            _ => format!("pictures {first} to {}/{pictures}{end}", done + together),
+            0 | 1 => format!("image {first}/{pictures}{end}"),
+            _ => format!("images {first} to {}/{pictures}{end}", done + together),
         })
     }
 }

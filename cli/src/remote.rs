@@ -75,9 +75,7 @@ impl<'a> Remote<'a> {
     /// when this machine computes.
     pub fn check(settings: &Settings) -> Result<(), CliError> {
         match LOCAL.iter().find(|flag| settings.is_explicit(&flag.replace('-', "_"))) {
-            Some(flag) => Err(CliError::Usage(format!(
-                "--{flag} works in this process only; leave out --gateway"
-            ))),
+            Some(flag) => Err(CliError::Usage(format!("--{flag} is not supported with --gateway"))),
             None => Ok(()),
         }
     }
@@ -94,7 +92,7 @@ impl<'a> Remote<'a> {
             let (url, place) = (&self.url, &item.place);
             CliError::Failed(match unanswered {
                 Unanswered::Lost(cause) => {
-                    format!("no answer from {url}: {cause}; is the gateway running there?")
+                    format!("no response from {url}: {cause}; check that the gateway is running")
                 }
                 Unanswered::Problem(said) => format!("{place}the gateway answered {said}"),
                 Unanswered::Strange(why) => format!("{place}the gateway at {url} {why}"),
@@ -123,9 +121,7 @@ impl Studio for Remote<'_> {
             ("max_tokens", settings.max_tokens.is_some_and(|n| n != DEFAULT_MAX_TOKENS)),
         ];
         match local.iter().find(|(_, given)| *given) {
-            Some((name, _)) => {
-                Err(item.usage(format!("{name} works in this process only; leave out --gateway")))
-            }
+            Some((name, _)) => Err(item.usage(format!("{name} is not supported with --gateway"))),
             None => {
                 item.settings.strength = None;
                 Ok(0)
@@ -166,7 +162,7 @@ impl Remote<'_> {
         let cut = [("prompt", answer.truncated), ("negative prompt", answer.negative_truncated)];
         let notes = cut.into_iter().filter_map(|(what, tokens)| {
             Some(format!(
-                "{}the {what} is {} tokens too long; its end was cut",
+                "{}the {what} is {} tokens too long; its end was truncated",
                 item.place, tokens?
             ))
         });

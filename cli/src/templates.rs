@@ -115,7 +115,7 @@ fn details(template: &Template, prompt: &str) -> Result<String, CliError> {
         ("System prompt", Some(&template.system_prompt)),
         ("Thinking content", template.thinking_content.as_ref()),
         ("Assistant content", template.assistant_content.as_ref()),
-        ("As the model gets it", Some(&chat.render())),
+        ("Formatted chat", Some(&chat.render())),
     ];
     for (title, part) in parts {
         if let Some(part) = part.filter(|part| !part.is_empty()) {

@@ -159,7 +159,7 @@ impl DiffusionHandle {
             .await
             .map_err(|error| {
                 tracing::error!(%error, "validating a job failed");
-                Fault::Internal("the request could not be checked".to_owned())
+                Fault::Internal("validating the request failed".to_owned())
             })?
             .map_err(fault)?;
 
@@ -202,7 +202,7 @@ async fn finish(
     let write = task::spawn_blocking(move || picture::encode_png(&picture, &recipe));
     let png = write.instrument(tracing::info_span!("image")).await.map_err(|error| {
         tracing::error!(%error, "encoding the PNG failed");
-        Fault::Internal("the picture could not be written as PNG".to_owned())
+        Fault::Internal("encoding the PNG failed".to_owned())
     })??;
     let timings = Timings { queue: done.queued, denoise, decode, image: begun.elapsed() };
     stage("denoise", denoise);

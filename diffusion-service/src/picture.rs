@@ -50,7 +50,7 @@ pub fn encode_png(picture: &Picture, recipe: &Recipe) -> Result<Bytes, Fault> {
     // The encoder would panic.
     if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
         tracing::error!(width, height, bytes = rgb.len(), "an image has the wrong number of bytes");
-        return Err(Fault::Internal("the picture could not be written as PNG".to_owned()));
+        return Err(Fault::Internal("encoding the PNG failed".to_owned()));
     }
     // As much as it can take: growing would copy it again and again.
     let mut file = Vec::with_capacity(rgb.len() + rgb.len() / 8);
@@ -58,11 +58,11 @@ pub fn encode_png(picture: &Picture, recipe: &Recipe) -> Result<Bytes, Fault> {
         .write_image(rgb, width, height, ExtendedColorType::Rgb8)
         .map_err(|error| {
             tracing::error!(%error, "failed to encode an image as PNG");
-            Fault::Internal("the picture could not be written as PNG".to_owned())
+            Fault::Internal("encoding the PNG failed".to_owned())
         })?;
     llm_dit_recipe::write(file.into(), recipe).map_err(|error| {
         tracing::error!(%error, "failed to write the settings of an image");
-        Fault::Internal("the picture could not be written as PNG".to_owned())
+        Fault::Internal("encoding the PNG failed".to_owned())
     })
 }
 

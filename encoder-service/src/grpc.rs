@@ -68,7 +68,7 @@ impl Encoder for Service {
         &self,
         request: Request<CountRequest>,
     ) -> Result<Response<CountResponse>, Status> {
-        let no_chat = || Fault::BadRequest("the request holds no chat".to_owned());
+        let no_chat = || Fault::BadRequest("the request contains no chat".to_owned());
         let chat = request.into_inner().chat.ok_or_else(no_chat)?;
         let counts = self.handle.count(chat.into()).await?;
         Ok(Response::new(CountResponse {

@@ -53,7 +53,7 @@ impl EncodeRequest {
     pub(crate) fn check(&self, limits: &EncoderLimits) -> Result<Ask, Fault> {
         let bad = |message: String| Err(Fault::BadRequest(message));
         if self.chats.is_empty() {
-            return bad("the request holds no prompt; send at least one".to_owned());
+            return bad("the request contains no prompt; send at least one".to_owned());
         }
         if self.chats.len() > limits.max_prompts {
             let (n, max) = (self.chats.len(), limits.max_prompts);

@@ -17,7 +17,7 @@ function refuse(why) {
 }
 
 async function take(file) {
-  if (!TYPES.includes(file.type)) return refuse(`${file.name || 'This'} is no PNG, JPEG or WebP picture.`);
+  if (!TYPES.includes(file.type)) return refuse(`${file.name || 'This'} is not a PNG, JPEG or WebP image.`);
   if (file.size > MAX_BYTES) return refuse(`${file.name || 'This picture'} has ${Math.ceil(file.size / 2 ** 20)} MiB; at most 16 are taken.`);
   const url = await readAsUrl(file);
   const image = $('source-image');

@@ -41,7 +41,7 @@ const CORS_AGE: Duration = Duration::from_secs(3600);
 #[openapi(
     info(
         title = "llm-dit",
-        description = "Pictures from text. docs/web_server_api.md says the same for people."
+        description = "Text to image. docs/web_server_api.md documents the same endpoints."
     ),
     components(schemas(Problem, Progress, PreviewBody, OpenAiProblemBody))
 )]
@@ -128,7 +128,7 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
 
 async fn not_found(request: Request) -> Problem {
     Fault::NotFound(format!(
-        "there is nothing at {}; POST /api/generate makes a picture, GET /health tells how the services are, GET /openapi.json what else there is",
+        "there is no endpoint {}; POST /api/generate generates an image, GET /health reports the health of the services, GET /openapi.json lists all endpoints",
         request.uri().path()
     ))
     .into()
@@ -136,7 +136,7 @@ async fn not_found(request: Request) -> Problem {
 
 async fn method_not_allowed(request: Request) -> Problem {
     Problem::method_not_allowed(format!(
-        "{} does not take {}",
+        "{} does not support {}",
         request.uri().path(),
         request.method()
     ))

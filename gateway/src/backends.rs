@@ -124,7 +124,7 @@ impl Backends {
             .map(|name| format!("did you mean '{name}'? "))
             .unwrap_or_default();
         Fault::BadRequest(format!(
-            "there is no encoder '{shown}'; {hint}known are {}",
+            "unknown encoder '{shown}'; {hint}known are {}",
             names.join(", ")
         ))
     }

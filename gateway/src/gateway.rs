@@ -54,7 +54,7 @@ impl Gateway {
     /// With all that an earlier gateway left.
     pub async fn open(options: &GatewayOptions, guard: Arc<Guard>) -> Result<Arc<Self>, Error> {
         let gateway = Arc::new(Self::new(options, guard)?);
-        let failed = |fault| Error::History(format!("the stored jobs cannot be had: {fault}"));
+        let failed = |fault| Error::History(format!("cannot load the stored jobs: {fault}"));
         Jobs::recover(&gateway).await.map_err(failed)?;
         Ok(gateway)
     }
@@ -96,7 +96,7 @@ impl Gateway {
         let permit = permit.map_err(|_| {
             full(
                 "pictures",
-                format!("the gateway is busy with {} pictures; try again later", self.max_requests),
+                format!("the gateway is busy with {} images; try again later", self.max_requests),
             )
         })?;
         Ok(Admission { _permit: permit })
@@ -132,7 +132,7 @@ impl Gateway {
     /// A place to read a large body.
     pub fn admit_upload(&self) -> Result<OwnedSemaphorePermit, Fault> {
         Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| {
-            full("uploads", format!("{MAX_UPLOADS} pictures are being uploaded; try again later"))
+            full("uploads", format!("{MAX_UPLOADS} images are being uploaded; try again later"))
         })
     }
 }

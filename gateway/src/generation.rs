@@ -191,7 +191,7 @@ impl Gateway {
         let asks = request.body.hidden_layer.is_some() || request.body.max_tokens.is_some();
         if asks && matches!(choice, Choice::Theirs) {
             return Err(Fault::Unsupported(
-                "the diffusion service's own encoder takes neither hidden_layer nor max_tokens; name another encoder".to_owned(),
+                "the diffusion service's own encoder supports neither hidden_layer nor max_tokens; select another encoder".to_owned(),
             ));
         }
         Ok(choice)

@@ -89,7 +89,7 @@ impl Guard {
         match host.and_then(|host| hosts::foreign(host, &self.hosts)) {
             None => Ok(()),
             Some(name) => Err(Problem::forbidden(format!(
-                "this gateway asks for no key and does not answer to the name {name}, which a page could have made lead here; --allowed-host {name} allows it"
+                "this gateway has no API keys and rejects the host name {name}, which could be part of a DNS rebinding attack; --allowed-host {name} allows it"
             ))),
         }
     }
@@ -105,7 +105,7 @@ impl Guard {
         }
         let shown = origin.to_str().unwrap_or("elsewhere");
         Err(Problem::forbidden(format!(
-            "a page from {shown} may not use this gateway; --cors-origin allows it"
+            "pages of the origin {shown} may not use this gateway; --cors-origin allows them"
         )))
     }
 }

@@ -80,7 +80,7 @@ impl From<AccessArgs> for AccessOptions {
 
 /// An origin as browsers send it: scheme and authority, nothing after it.
 fn origin(text: &str) -> Result<HeaderValue, String> {
-    let bad = || "write it as https://HOST or https://HOST:PORT, as browsers do".to_owned();
+    let bad = || "write it as https://HOST or https://HOST:PORT".to_owned();
     let uri: http::Uri = text.parse().map_err(|_| bad())?;
     let is_origin = uri.scheme().is_some() && uri.authority().is_some() && !text.ends_with('/');
     let is_bare = uri.path_and_query().is_none_or(|path| path == "/");

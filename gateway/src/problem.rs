@@ -99,7 +99,7 @@ impl Problem {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "Internal error",
-            "something failed inside; the server's log has the cause under this X-Request-Id",
+            "internal error; the server's log has the cause under this X-Request-Id",
         )
     }
 }

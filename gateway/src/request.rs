@@ -227,7 +227,7 @@ impl GenerateBody {
             }
         };
         if image.is_none() && self.strength.is_some() {
-            return Err(bad("strength needs an image to draw from".to_owned()));
+            return Err(bad("strength needs an init image".to_owned()));
         }
         let loras = self.loras.as_deref().map(loras).transpose()?;
         Ok(Request {

@@ -125,7 +125,7 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Counting {
         let connections = self.0.clone();
         Box::pin(async move {
             let (stream, service) = NoDelayAcceptor::new().accept(stream, service).await?;
-            let full = || io::Error::other("there are as many connections as there may be");
+            let full = || io::Error::other("the limit on open connections is reached");
             connections.count(stream).map(|stream| (stream, service)).ok_or_else(full)
         })
     }

@@ -237,13 +237,13 @@ def check(world, body):
     """A request with its gaps filled, as the real one checks it."""
     check_fields(body, GENERATE)
     if not body["prompt"].strip():
-        raise Problem(400, "the prompt is empty; say what to draw")
+        raise Problem(400, "the prompt is empty; describe the image")
     full = DEFAULTS | {"seed": WIDE_SEED if world.switches["wide_seed"] else random.randrange(2**53)} | body
     for side in ("width", "height"):
         check_side(side, full[side])
     if full["width"] * full["height"] > LIMITS["max_pixels"]:
-        raise Problem(400, f"{full['width']}x{full['height']} is {full['width'] * full['height']} pixels; this service "
-                           f"makes at most {LIMITS['max_pixels']}")
+        raise Problem(400, f"{full['width']}x{full['height']} is {full['width'] * full['height']} pixels; the "
+                           f"maximum is {LIMITS['max_pixels']}")
     if not isinstance(full["steps"], int) or not 1 <= full["steps"] <= LIMITS["max_steps"]:
         raise Problem(400, f"steps {full['steps']} is out of range; use 1 to 200")
     if not isinstance(full["seed"], int) or not 0 <= full["seed"] < 2**64:
@@ -273,7 +273,7 @@ def check_image(full, body):
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(body["image"].split(",")[-1])))
     except Exception:
-        raise Problem(400, "image is no PNG, JPEG or WebP file")
+        raise Problem(400, "the image is not a PNG, JPEG or WebP file")
     if "width" not in body:
         full["width"], full["height"] = (max(64, side // 16 * 16) for side in picture.size)
 
@@ -303,7 +303,7 @@ class Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(url.query)
         try:
             if not self.page(url.path) and not self.session(url.path) and not self.route(url.path):
-                raise Problem(404, f"there is nothing at {url.path}")
+                raise Problem(404, f"there is no endpoint {url.path}")
         except Problem as problem:
             self.answer(problem.status, problem.body, "application/problem+json", **problem.headers)
         except (BrokenPipeError, ConnectionResetError):
@@ -323,14 +323,14 @@ class Handler(BaseHTTPRequestHandler):
         key = self.world.switches["key"]
         if path == "/api/session" and self.command == "POST":
             if self.body() != {"key": key}:
-                raise Problem(401, "the key is not one of ours", WWW_Authenticate="Bearer")
+                raise Problem(401, "unknown API key", WWW_Authenticate="Bearer")
             self.send_response(204)
             self.send_header("Set-Cookie", "llm-dit-session=00ff; Path=/; HttpOnly; SameSite=Strict")
             self.end_headers()
             return True
         if key and "llm-dit-session=00ff" not in self.headers.get("Cookie", ""):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            raise Problem(401, "a key is needed", WWW_Authenticate="Bearer")
+            raise Problem(401, "an API key is required", WWW_Authenticate="Bearer")
         return False
 
     def route(self, path):
@@ -387,7 +387,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def find_job(self, known):
         if known not in self.world.jobs:
-            raise Problem(404, "there is no such job; those from before a restart are forgotten")
+            raise Problem(404, "there is no such job; a restart forgets all jobs")
         return self.world.jobs[known]
 
     def get_job(self, known):
@@ -409,7 +409,7 @@ class Handler(BaseHTTPRequestHandler):
     def job_image(self, known):
         job = self.find_job(known)
         if not job.file:
-            raise Problem(409, "the picture is not finished; /events tells when it is")
+            raise Problem(409, "the image is not finished; /events reports when it is")
         self.answer(200, job.file, job.result["media_type"])
 
     def job_events(self, known):
@@ -434,12 +434,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def needs_history(self):
         if not self.world.switches["history"]:
-            raise Problem(501, "this gateway keeps no history; it was started with --no-history")
+            raise Problem(501, "this gateway has no history; it was started with --no-history")
 
     def entry(self, known):
         self.needs_history()
         if int(known) not in self.world.history:
-            raise Problem(404, f"there is no picture {known} in the history")
+            raise Problem(404, f"there is no image {known} in the history")
         return self.world.history[int(known)]
 
     def list_history(self):

@@ -208,7 +208,7 @@ def test_tokens_follow_the_prompt(page):
 
 def test_a_wrong_value_is_told_beside_its_field(page):
     page.click("#generate")
-    expect(page.locator("#problem-prompt")).to_have_text("the prompt is empty; say what to draw")
+    expect(page.locator("#problem-prompt")).to_have_text("the prompt is empty; describe the image")
     expect(page.locator("#prompt")).to_be_focused()
     page.fill("#prompt", APPLE)
     expect(page.locator("#problem-prompt")).to_have_count(0)

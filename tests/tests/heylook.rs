@@ -230,7 +230,7 @@ async fn keys_are_sent_and_never_shown() {
     let encode = async |key| with(key).encode("a b", -2, 512, None).await;
     assert_eq!(encode(Some("opensesame")).await.expect("well").tensor.shape(), [2, 64]);
     let error = encode(None).await.expect_err("no key").to_string();
-    assert!(error.contains("wants an API key") && error.contains("--api-key-file"), "{error}");
+    assert!(error.contains("requires an API key") && error.contains("--api-key-file"), "{error}");
     let error = encode(Some("opensesames")).await.expect_err("another key");
     assert!(matches!(error, HeylookError::Unauthorized { key_sent: true, .. }), "{error}");
     assert!(!format!("{error} {error:?} {:?}", with(Some("opensesame"))).contains("opensesame"));

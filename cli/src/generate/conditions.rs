@@ -166,7 +166,7 @@ pub fn encode_chat(
     let tokenized = tokenizer.tokenize(chat, args.max_tokens).map_err(CliError::usage)?;
     if tokenized.truncated_tokens > 0 {
         progress.note(&format!(
-            "{what} is {} tokens over --max-tokens {}; its end was cut",
+            "{what} is {} tokens over --max-tokens {}; its end was truncated",
             tokenized.truncated_tokens, args.max_tokens
         ));
     }

@@ -19,7 +19,7 @@ pub fn format_of(path: &Path) -> Result<Format, CliError> {
         None => Ok(Format::Png),
         Some(end) => end.parse().map_err(|_| {
             CliError::Usage(format!(
-                "cannot write {}: .{end} is not known; use .png, .jpg, .jpeg or .webp",
+                "cannot write {}: .{end} is not supported; use .png, .jpg, .jpeg or .webp",
                 path.display()
             ))
         }),
@@ -47,7 +47,8 @@ pub fn finish(
     match llm_dit_recipe::write(file.clone(), &recipe) {
         Ok(file) => Ok(Finished { file, note: None }),
         Err(error @ RecipeError::TooLong(_)) => {
-            let note = format!("{}: without its parameters: {error}", item.output.display());
+            let note =
+                format!("{}: written without its parameters: {error}", item.output.display());
             Ok(Finished { file, note: Some(note) })
         }
         Err(error) => Err(CliError::failed(error)),

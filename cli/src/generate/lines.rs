@@ -40,7 +40,7 @@ pub fn read(path: &Path) -> Result<Vec<Line>, CliError> {
         lines.push(line);
     }
     if lines.is_empty() {
-        return Err(CliError::Usage(format!("{} holds no prompt", path.display())));
+        return Err(CliError::Usage(format!("{} contains no prompt", path.display())));
     }
     Ok(lines)
 }
@@ -68,7 +68,7 @@ fn object(number: usize, text: &str) -> Result<Line, String> {
         ("latents", settings.latents.is_some()),
     ] {
         if given {
-            return Err(format!("{key} is for one picture, not for a line of many"));
+            return Err(format!("{key} applies to one image and cannot be set per line"));
         }
     }
     Ok(Line { number, settings, num_images })
@@ -129,8 +129,8 @@ mod tests {
             ("{\"width\": -1}", "line 1: invalid value"),
             ("\n{\"prompt\": ", "line 2: EOF"),
             ("{\"num_images\": 0}", "num_images 0 is out of range"),
-            ("{\"latents\": \"x\"}", "latents is for one picture"),
-            ("# nothing", "holds no prompt"),
+            ("{\"latents\": \"x\"}", "latents applies to one image"),
+            ("# nothing", "contains no prompt"),
         ] {
             let error = lines(text).expect_err("wrong");
             assert!(error.contains(words), "{error}");

@@ -99,7 +99,7 @@ impl Studio for Local<'_> {
         let first = if item.image.is_some() { params.first_step() } else { 0 };
         if first >= params.steps {
             return Err(item.usage(format!(
-                "strength {} leaves none of the {} steps; give a strength above 0",
+                "strength {} leaves none of the {} steps; use a strength above 0",
                 params.strength, params.steps
             )));
         }
@@ -221,7 +221,7 @@ impl Studio for Local<'_> {
         match failure.into_inner() {
             Some(error) => Err(error),
             None if done.get() < items.len() => {
-                Err(CliError::Failed("the model left a picture unfinished".into()))
+                Err(CliError::Failed("the model did not finish an image".into()))
             }
             None => Ok(()),
         }
@@ -237,7 +237,7 @@ impl Loaded {
         return_latents: bool,
     ) -> Result<(GenerateJob, Option<String>), CliError> {
         let Some(conditions) = self.conditions.next() else {
-            return Err(CliError::Failed("a picture has no embeddings".into()));
+            return Err(CliError::Failed("an image has no embeddings".into()));
         };
         let image = item.image.as_ref().map(|file| {
             source::read(&file.bytes, params.width, params.height)

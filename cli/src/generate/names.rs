@@ -108,7 +108,7 @@ fn parts(pattern: &str) -> Result<Vec<Part>, CliError> {
             continue;
         }
         if brace == "}" {
-            return Err(bad("a } closes nothing"));
+            return Err(bad("a } has no matching {"));
         }
         let Some((inner, after)) = rest.split_once('}') else {
             return Err(bad("a { is not closed"));

@@ -31,7 +31,8 @@ pub fn recipe(args: &GenerateArgs) -> Result<Option<Recipe>, CliError> {
     let fail = |why: String| CliError::Failed(format!("--from {}: {why}", path.display()));
     let recipe = llm_dit_recipe::read(file.into()).map_err(|e| fail(e.to_string()))?;
     let Some(mut recipe) = recipe else {
-        let why = "it holds no parameters of this program; a picture that was converted or edited elsewhere may have lost them";
+        let why =
+            "it contains no parameters of llm-dit; converting or editing an image may remove them";
         return Err(fail(why.to_owned()));
     };
     let settings = &mut recipe.settings;
@@ -86,7 +87,7 @@ fn find(folder: &Path, named: &Path, sha256: Option<&str>) -> Option<String> {
 
 fn missing(from: &Path, named: &str, flag: &str) -> CliError {
     CliError::Failed(format!(
-        "{} was made with {named}, which is not there or has changed; give it with --{}",
+        "{} was made with {named}, which is missing or has changed; set it with --{}",
         from.display(),
         flag.replace('_', "-")
     ))
@@ -100,7 +101,7 @@ pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliErr
     }
     if args.gateway.url.is_some() {
         return Err(CliError::Usage(
-            "the picture was made with LoRAs, which cannot be asked of a gateway; leave out --gateway"
+            "the image was made with LoRAs, which are not supported with --gateway; remove --gateway"
                 .into(),
         ));
     }

@@ -106,14 +106,13 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError
         let count = line.num_images.unwrap_or(args.files.num_images);
         let item = item(args, settings, place, &mut read)?;
         if many && names.has_seed() && !item.seed_given {
-            return Err(item.usage(
-                "names with {seed} could not be found again, since no seed is given; give --seed",
-            ));
+            return Err(
+                item.usage("file names with {seed} cannot be resumed without a seed; set --seed")
+            );
         }
         if count > 1 && (item.settings.latents.is_some() || args.output_latents.is_some()) {
-            return Err(item.usage(
-                "--latents and --output-latents are for one picture; leave out --num-images",
-            ));
+            return Err(item
+                .usage("--latents and --output-latents apply to one image; remove --num-images"));
         }
         let first = item.settings.seed.unwrap_or_else(random_seed);
         let prompt = item.settings.prompt.clone().unwrap_or_default();
@@ -127,10 +126,7 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError
         }
     }
     if args.given.has("strength") && items.iter().all(|item| item.image.is_none()) {
-        return Err(CliError::Usage(
-            "--strength says how much of a picture to redraw; give that picture with --image"
-                .into(),
-        ));
+        return Err(CliError::Usage("--strength needs an init image; set --image".into()));
     }
     check_outputs(args, &items)?;
     Ok(Plan { items, resumable: many })
@@ -153,7 +149,7 @@ fn item(
     let usage = |why: String| CliError::Usage(format!("{place}{why}"));
     let chat = match (&settings.prompt, &settings.load_embeddings) {
         (Some(_), Some(_)) => {
-            return Err(usage("give a prompt or --load-embeddings, not both".into()));
+            return Err(usage("set a prompt or --load-embeddings, not both".into()));
         }
         (None, Some(_)) => None,
         (Some(prompt), None) => {
@@ -172,7 +168,7 @@ fn item(
     let negative = settings.negative_prompt.clone().unwrap_or_default();
     let negative = Prompt::parse_negative(negative).map_err(|e| usage(e.to_string()))?;
     if settings.image.is_some() && settings.latents.is_some() {
-        return Err(usage("--image and --latents exclude each other; leave out one".into()));
+        return Err(usage("--image and --latents exclude each other; remove one".into()));
     }
     let mut source = |path: &Option<String>| -> Result<Option<SourceFile>, CliError> {
         let Some(path) = path else { return Ok(None) };
@@ -252,7 +248,7 @@ fn check_files(args: &GenerateArgs) -> Result<(), CliError> {
     ];
     match alone.iter().find(|(_, given)| *given) {
         Some((what, _)) => Err(CliError::Usage(format!(
-            "{what} is for one picture and --prompts for many; leave out one of them"
+            "{what} applies to one image and cannot be combined with --prompts"
         ))),
         None => Ok(()),
     }
@@ -262,7 +258,7 @@ fn check_files(args: &GenerateArgs) -> Result<(), CliError> {
 fn check_outputs(args: &GenerateArgs, items: &[Item]) -> Result<(), CliError> {
     if let Some(folder) = &args.files.output_dir {
         std::fs::create_dir_all(folder).map_err(|e| {
-            CliError::Usage(format!("cannot make --output-dir {}: {e}", folder.display()))
+            CliError::Usage(format!("cannot create --output-dir {}: {e}", folder.display()))
         })?;
     }
     let mut seen: HashMap<&Path, &Item> = HashMap::new();
@@ -270,7 +266,7 @@ fn check_outputs(args: &GenerateArgs, items: &[Item]) -> Result<(), CliError> {
         files::check_writable(&item.output)?;
         if seen.insert(&item.output, item).is_some() {
             return Err(CliError::Usage(format!(
-                "two pictures would be written to {}; put {{index}} or {{image}} into --output",
+                "two images would be written to {}; add {{index}} or {{image}} to --output",
                 item.output.display()
             )));
         }

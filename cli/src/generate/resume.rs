@@ -21,7 +21,7 @@ pub fn state(item: &Item, model: Option<&str>, loras: Option<&[Lora]>) -> State 
     let stale = |why: &str| State::Stale(why.to_owned());
     let recipe = match llm_dit_recipe::read(file.clone()) {
         Ok(Some(recipe)) => recipe,
-        Ok(None) => return stale("it does not tell its parameters"),
+        Ok(None) => return stale("it contains no parameters"),
         Err(error) => return State::Stale(error.to_string()),
     };
     if let Err(error) = format::pixels(&file) {
@@ -40,7 +40,7 @@ pub fn state(item: &Item, model: Option<&str>, loras: Option<&[Lora]>) -> State 
         return State::Stale(format!("another {}", differences.join(", ")));
     }
     if item.sha256 != recipe.sha256 {
-        return stale("made of other files");
+        return stale("made from other input files");
     }
     State::Done
 }

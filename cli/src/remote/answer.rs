@@ -41,7 +41,7 @@ impl Answer {
             let body = answer.bytes().await?;
             let detail = serde_json::from_slice::<Problem>(&body).map(|p| p.detail);
             let detail =
-                detail.unwrap_or_else(|_| "the answer is not from a gateway of ours".into());
+                detail.unwrap_or_else(|_| "the response is not from an llm-dit gateway".into());
             return Err(Unanswered::Problem(format!("{status}: {detail}")));
         }
         let header = |name: &str| {

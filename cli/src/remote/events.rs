@@ -68,17 +68,18 @@ pub(super) async fn read(answer: Response, report: Report<'_>) -> Result<Answer,
             _ => {}
         }
     }
-    Err(Unanswered::Strange("broke off before the picture came".to_owned()))
+    Err(Unanswered::Strange("ended before the image arrived".to_owned()))
 }
 
 fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Unanswered> {
     serde_json::from_str(data)
-        .map_err(|error| Unanswered::Strange(format!("sent an event that makes no sense: {error}")))
+        .map_err(|error| Unanswered::Strange(format!("sent an invalid event: {error}")))
 }
 
 fn finish(outcome: Outcome) -> Result<Answer, Unanswered> {
     let png = STANDARD.decode(outcome.image);
-    let png = png.map_err(|e| Unanswered::Strange(format!("sent a picture in bad base64: {e}")))?;
+    let png =
+        png.map_err(|e| Unanswered::Strange(format!("sent an image in invalid base64: {e}")))?;
     let cut = |tokens: u64| (tokens > 0).then(|| tokens.to_string());
     Ok(Answer {
         seed: outcome.parameters.seed.to_string(),
@@ -92,8 +93,8 @@ impl Told {
     fn tell(&mut self, progress: &Progress, report: Report<'_>) {
         let stage = match (progress.stage.as_str(), progress.queue_position) {
             ("encoding", _) => "encoding the prompt".to_owned(),
-            ("queued", Some(1)) => "waiting behind 1 picture".to_owned(),
-            ("queued", Some(ahead)) if ahead > 1 => format!("waiting behind {ahead} pictures"),
+            ("queued", Some(1)) => "waiting behind 1 image".to_owned(),
+            ("queued", Some(ahead)) if ahead > 1 => format!("waiting behind {ahead} images"),
             ("queued", _) => "waiting".to_owned(),
             ("decoding", _) => "decoding".to_owned(),
             // The steps tell.

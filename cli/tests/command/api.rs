@@ -78,7 +78,7 @@ async fn the_key_is_read_and_not_told() {
     assert!(output.expect("starts").status.success());
 
     let said = room.fail(1, &base);
-    assert!(said.contains("wants an API key"), "{said}");
+    assert!(said.contains("requires an API key"), "{said}");
     let said = room.fail(1, &[&base[..], &["--api-key-file", "wrong"]].concat());
     assert!(said.contains("does not accept the API key") && !said.contains("sesame"), "{said}");
     let said = room.fail(64, &[&base[..], &["--api-key-file", "nowhere"]].concat());

@@ -106,8 +106,8 @@ fn wrong_files_are_refused_before_any_work() {
     let said = room.fail(64, &["generate", "x", "--config", "c.toml", "--profile", "defualt"]);
     assert!(said.contains("has no profile 'defualt'; did you mean 'default'?"), "{said}");
     for (file, words) in [
-        ("steps = 4\n", "put it under [default.generation]"),
-        ("stepz = 4\n", "put it under [default]"),
+        ("steps = 4\n", "move it to [default.generation]"),
+        ("stepz = 4\n", "move it to [default]"),
         (
             "[generation]\nsteps = 4\n",
             "c.toml:1: [generation] is a table of a profile; write [default.generation]",

@@ -98,9 +98,9 @@ fn an_odd_sidecar_is_a_note() {
         serde_json::to_vec(&object).expect("JSON")
     };
     for (sidecar, words) in [
-        (with("colour", "red".into()), "no meaning here: colour"),
+        (with("colour", "red".into()), "unknown keys: colour"),
         (with("sequence_length", 7.into()), "tells of 7 x 192 values"),
-        (b"{\"prompt\": 1}".to_vec(), "ignored, since"),
+        (b"{\"prompt\": 1}".to_vec(), "ignored: "),
     ] {
         fs::write(room.path("e.json"), sidecar).expect("ours");
         let said = generate();
@@ -108,7 +108,7 @@ fn an_odd_sidecar_is_a_note() {
     }
     fs::remove_file(room.path("e.json")).expect("ours");
     let said = generate();
-    assert!(said.contains("not there, so the prompt is not known"), "{said}");
+    assert!(said.contains("missing, so the prompt is unknown"), "{said}");
 }
 
 #[test]

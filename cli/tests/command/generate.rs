@@ -53,10 +53,10 @@ fn quiet_says_nothing() {
 fn a_long_prompt_is_cut_and_it_is_said() {
     let prompt = "apple ".repeat(2000);
     let said = Room::new().succeed(&small(&["generate", &prompt]));
-    assert!(said.contains("512") && said.contains("cut"), "{said}");
+    assert!(said.contains("512") && said.contains("truncated"), "{said}");
     let guided = ["--guidance-scale", "1", "--negative-prompt", &prompt];
     let said = Room::new().succeed(&small(&[&["generate", "x"], &guided[..]].concat()));
-    assert!(said.contains("the negative prompt is") && said.contains("cut"), "{said}");
+    assert!(said.contains("the negative prompt is") && said.contains("truncated"), "{said}");
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn strength_says_how_much_is_redrawn() {
     assert!(said.contains("leaves none of the 4 steps"), "{said}");
     let gateway = ["generate", "x", "--image", "s.png", "--gateway", "http://127.0.0.1:9"];
     let said = room.fail(64, &small(&gateway));
-    assert!(said.contains("--image works in this process only"), "{said}");
+    assert!(said.contains("--image is not supported with --gateway"), "{said}");
 }
 
 #[test]
@@ -64,5 +64,5 @@ fn the_source_must_be_the_same_to_draw_again() {
     assert!(said.contains("exclude each other"), "{said}");
     std::fs::write(room.path("s.jpg"), "no picture").expect("ours");
     let said = room.fail(64, &small(&["generate", "x", "--image", "s.jpg"]));
-    assert!(said.contains("s.jpg") && said.contains("no PNG, JPEG or WebP"), "{said}");
+    assert!(said.contains("s.jpg") && said.contains("not a PNG, JPEG or WebP"), "{said}");
 }

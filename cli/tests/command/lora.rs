@@ -105,7 +105,10 @@ fn keys_that_fit_nothing_are_named() {
     let modules = ["layers.0.attention.to_q", "layers.8.attention.to_q"];
     write(&room, "style.safetensors", &modules);
     let (said, _) = generate(&room, &["--lora", "style.safetensors"]);
-    assert!(said.contains("not applied, since they fit nothing in the image model, 1: "), "{said}");
+    assert!(
+        said.contains("ignored, because they match no module of the transformer, 1: "),
+        "{said}"
+    );
     assert!(said.contains("layers.8.attention.to_q.lora_A.weight"), "{said}");
 
     write(&room, "other.safetensors", &["single_blocks.0.linear1"]);

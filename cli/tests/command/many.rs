@@ -26,7 +26,7 @@ fn names(room: &Room, folder: &str) -> Vec<String> {
 fn seeds_count_up() {
     let room = Room::new();
     let said = room.succeed(&small(&["generate", "x", "--num-images", "3", "--seed", "41"]));
-    assert!(said.contains("picture 3/3, step 2/2") && said.contains("seed 43"), "{said}");
+    assert!(said.contains("image 3/3, step 2/2") && said.contains("seed 43"), "{said}");
     assert_eq!(said.matches("load and encode").count(), 1, "{said}");
     assert_eq!(room.files(), ["image-2.png", "image-3.png", "image.png"]);
     room.succeed(&small(&["generate", "x", "--seed", "43", "-o", "one.png"]));
@@ -46,8 +46,7 @@ fn pictures_of_one_size_are_made_together() {
     let room = Room::new();
     let five = ["generate", "x", "--num-images", "5", "--seed", "1", "--max-batch", "2"];
     let said = room.succeed(&small(&[&five[..], &["-o", "{seed}.png"]].concat()));
-    for batch in ["pictures 1 to 2/5, step 2/2", "pictures 3 to 4/5, step 1/2", "picture 5/5, step"]
-    {
+    for batch in ["images 1 to 2/5, step 2/2", "images 3 to 4/5, step 1/2", "image 5/5, step"] {
         assert_eq!(
             said.matches(batch).count(),
             if batch.ends_with("step") { 2 } else { 1 },
@@ -67,7 +66,7 @@ fn pictures_of_one_size_are_made_together() {
     fs::write(room.path("p.jsonl"), lines).expect("ours");
     let files = ["generate", "--prompts", "p.jsonl", "--output-dir", "out", "--max-batch", "4"];
     let said = room.succeed(&small(&files));
-    for batch in ["pictures 1 to 2/4, step 1/2", "picture 3/4, step 1/2", "picture 4/4, step 1/2"] {
+    for batch in ["images 1 to 2/4, step 1/2", "image 3/4, step 1/2", "image 4/4, step 1/2"] {
         assert!(said.contains(batch), "{said}");
     }
     assert_eq!(names(&room, "out").len(), 4);
@@ -89,16 +88,16 @@ fn what_cannot_be_is_refused() {
         (&["x", "-o", "{sed}.png"], "{sed} is not known"),
         (&["x", "--quality", "101"], "--quality"),
         (&["x", "--strength", "2", "--image", "p.png"], "strength"),
-        (&["x", "--image", "p.txt"], "p.txt: the picture is no PNG, JPEG or WebP file"),
-        (&["x", "--prompts", "p.txt"], "a prompt is for one picture"),
-        (&["--prompts", "p.txt", "--output-latents", "l"], "--output-latents is for one picture"),
-        (&["--prompts", "p.txt", "-o", "{seed}.png"], "give --seed"),
+        (&["x", "--image", "p.txt"], "p.txt: the image is not a PNG, JPEG or WebP file"),
+        (&["x", "--prompts", "p.txt"], "a prompt applies to one image"),
+        (&["--prompts", "p.txt", "--output-latents", "l"], "--output-latents applies to one image"),
+        (&["--prompts", "p.txt", "-o", "{seed}.png"], "set --seed"),
         (
             &["--prompts", "bad.jsonl"],
             "bad.jsonl line 2: unknown key 'widht'; did you mean 'width'",
         ),
         (&["--prompts", "wide.jsonl"], "wide.jsonl line 2: width 250"),
-        (&["--prompts", "two.txt", "-o", "a.png"], "two pictures would be written to a.png"),
+        (&["--prompts", "two.txt", "-o", "a.png"], "two images would be written to a.png"),
     ] {
         let said = room.fail(64, &[&["generate"], args].concat());
         assert!(said.contains(words), "{args:?}: {said}");
@@ -112,7 +111,7 @@ fn a_file_of_prompts_is_taken_up_where_it_was_left() {
     fs::write(room.path("p.txt"), format!("# two\na red apple\n\n{line}\n")).expect("ours");
     let args = small(&["generate", "--prompts", "p.txt", "--output-dir", "out/deep"]);
     let said = room.succeed(&args);
-    assert!(said.contains("picture 1/3") && said.contains("3 steps"), "{said}");
+    assert!(said.contains("image 1/3") && said.contains("3 steps"), "{said}");
     let all = ["0001-a-red-apple.png", "0002-a-blue-car-2.png", "0002-a-blue-car.png"];
     assert_eq!(names(&room, "out/deep"), all);
     let read = || all.map(|name| room.read(&format!("out/deep/{name}")));
@@ -120,7 +119,7 @@ fn a_file_of_prompts_is_taken_up_where_it_was_left() {
     assert_eq!(png_size(&first[0]), (64, 64));
 
     let said = room.succeed(&args);
-    assert!(said.contains("3 of 3 pictures are there") && !said.contains("step 1"), "{said}");
+    assert!(said.contains("3 of 3 images exist") && !said.contains("step 1"), "{said}");
     assert!(first == read());
 
     // One is cut short, one is missing.
@@ -128,13 +127,13 @@ fn a_file_of_prompts_is_taken_up_where_it_was_left() {
         .expect("ours");
     fs::remove_file(room.path("out/deep/0002-a-blue-car-2.png")).expect("ours");
     let said = room.succeed(&args);
-    assert!(said.contains("1 of 3 pictures are there") && said.contains("damaged"), "{said}");
+    assert!(said.contains("1 of 3 images exist") && said.contains("damaged"), "{said}");
     assert!(first == read(), "the same seeds, the same files");
 
     // Other parameters are other pictures.
     let said = room.succeed(&[&args[..], &["--guidance-scale", "1"]].concat());
-    assert!(said.contains("another guidance_scale; made again"), "{said}");
-    assert!(!said.contains("are there"), "{said}");
+    assert!(said.contains("another guidance_scale; generating it again"), "{said}");
+    assert!(!said.contains("images exist"), "{said}");
 }
 
 #[test]
@@ -144,14 +143,14 @@ fn ctrl_c_leaves_whole_files_only() {
     let args = ["generate", "--prompts", "p.txt", "--output-dir", "out", "--steps", "60"];
     let mut child = room.command(&args).stderr(Stdio::piped()).spawn().expect("starts");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let begun = lines.by_ref().any(|l| l.expect("text").starts_with("picture 2/3, step 2/60"));
+    let begun = lines.by_ref().any(|l| l.expect("text").starts_with("image 2/3, step 2/60"));
     assert!(begun);
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill is here").success());
     let rest: Vec<String> = lines.map(|line| line.expect("text")).collect();
     assert_eq!(child.wait().expect("ended").code(), Some(130), "{rest:?}");
     let last = rest.last().expect("a last word");
-    assert!(last.contains("interrupted; 1 of 3 pictures were written"), "{rest:?}");
+    assert!(last.contains("interrupted; 1 of 3 images were written"), "{rest:?}");
     assert_eq!(names(&room, "out"), ["0001-one.png"]);
     png_size(&room.read("out/0001-one.png"));
 }

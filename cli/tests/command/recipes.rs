@@ -100,8 +100,8 @@ fn files_that_tell_nothing_are_refused() {
     fs::write(room.path("cut.png"), &whole[..100]).expect("ours");
     for (file, words) in [
         ("none.png", "cannot read none.png"),
-        ("plain.png", "holds no parameters"),
-        ("text.png", "no PNG, JPEG or WebP"),
+        ("plain.png", "contains no parameters"),
+        ("text.png", "not a PNG, JPEG or WebP"),
         ("cut.png", "damaged"),
     ] {
         let said = room.fail(1, &["generate", "--from", file]);

@@ -105,7 +105,7 @@ fn a_gateway_s_progress_is_shown_and_its_picture_written() {
         [
             "encoding the prompt",
             "waiting behind 2 pictures",
-            "waiting behind 1 picture",
+            "waiting behind 1 image",
             "step 1/3",
             "step 2/3",
             "step 3/3",
@@ -128,11 +128,11 @@ fn what_ends_without_a_picture_is_an_error() {
                 .to_owned(),
             "answered 503: the encoder sleeps",
         ),
-        (progress("queued", "1", 0), "broke off"),
-        ("event: result\ndata: {}\n\n".to_owned(), "makes no sense"),
+        (progress("queued", "1", 0), "ended before the image arrived"),
+        ("event: result\ndata: {}\n\n".to_owned(), "invalid event"),
         (
             "event: result\ndata: {\"image\":\"*\",\"parameters\":{\"seed\":1}}\n\n".to_owned(),
-            "bad base64",
+            "invalid base64",
         ),
     ] {
         let gateway = Gateway::telling(&events);

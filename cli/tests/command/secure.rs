@@ -45,7 +45,7 @@ fn certificates_and_keys_are_made_once_and_kept_private() {
     assert!(list.contains(key.trim()));
 
     let said = room.fail(1, &["certificates", "gpu=gpu.local"]);
-    assert!(said.contains("gpu.pem is there already"), "{said}");
+    assert!(said.contains("gpu.pem already exists"), "{said}");
     for (words, why) in [
         ("gpu", "write NAME=HOST"),
         ("../x=y", "letters, digits"),

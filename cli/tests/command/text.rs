@@ -138,7 +138,7 @@ fn one_template_is_shown_whole() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let shown = stdout(&room, &["templates", "show", "default", "--prompt", "a cat"]);
-    assert!(shown.contains("As the model gets it:\n<|im_start|>user\na cat<|im_end|>"), "{shown}");
+    assert!(shown.contains("Formatted chat:\n<|im_start|>user\na cat<|im_end|>"), "{shown}");
     let said = room.fail(64, &["templates", "show", "noirr"]);
     assert!(said.contains("did you mean 'noir'?"), "{said}");
 }

@@ -53,7 +53,7 @@ fn wrong_flags_end_with_64_before_any_work() {
         (&["generate", "x", "--output", "nowhere/image.png"], "there is no folder nowhere"),
         (&["generate", "x", "--output-latents", "nowhere/x"], "there is no folder nowhere"),
         (&["generate", "x", "--load-embeddings", "x"], "not both"),
-        (&["generate", "x", "--strength", "0.5"], "give that picture with --image"),
+        (&["generate", "x", "--strength", "0.5"], "set --image"),
         (&["encode"], "<PROMPTS>"),
         (&["serve", "--port", "70000"], "--port"),
         (&["draw", "x"], "unrecognized subcommand"),

@@ -35,7 +35,7 @@ pub enum ChatError {
     #[error("{path} has no token '{token}', so it is not the tokenizer of a Qwen3 chat model")]
     MissingToken { path: PathBuf, token: &'static str },
     #[error(
-        "the prompt's frame (system, thinking and assistant text and the chat headers) takes {needed} tokens, but only {max_tokens} are allowed; shorten it or allow more tokens"
+        "the chat without the prompt (system, thinking and assistant text, headers) has {needed} tokens, but max_tokens is {max_tokens}; shorten it or increase max_tokens"
     )]
     NoRoom { needed: usize, max_tokens: usize },
     /// The tokenizer failed; the cause is for the log, not for the caller.

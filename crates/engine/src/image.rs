@@ -120,7 +120,7 @@ pub enum GenerateError {
     #[error("the generation was cancelled")]
     Cancelled,
     #[error(
-        "the device has no memory left for this picture; ask for a smaller one, or run with --vae-tiling on, --cpu-offload or a smaller --max-batch"
+        "the device is out of memory for this image; request a smaller one, or run with --vae-tiling on, --cpu-offload or a smaller --max-batch"
     )]
     OutOfMemory,
     /// The backend failed; the cause is for the log, not for the caller.
@@ -198,15 +198,14 @@ impl ModelInfo {
         let GenerateParams { width, height, steps, strength, .. } = job.params;
         if job.latents.is_some() {
             return Err(GenerateError::BadJob(
-                "a picture to draw from and initial latents exclude each other; send one of them"
-                    .into(),
+                "an init image and initial latents exclude each other; send one of them".into(),
             ));
         }
         if (image.width, image.height) != (width, height)
             || image.rgb.len() as u64 != u64::from(width) * u64::from(height) * 3
         {
             return Err(GenerateError::BadJob(format!(
-                "the picture to draw from is {}x{} with {} bytes; {width}x{height} RGB is needed",
+                "the init image is {}x{} with {} bytes; {width}x{height} RGB is needed",
                 image.width,
                 image.height,
                 image.rgb.len()
@@ -214,7 +213,7 @@ impl ModelInfo {
         }
         if job.params.first_step() >= steps {
             return Err(GenerateError::BadJob(format!(
-                "strength {strength} leaves none of the {steps} steps; give a strength above 0"
+                "strength {strength} leaves none of the {steps} steps; use a strength above 0"
             )));
         }
         Ok(())

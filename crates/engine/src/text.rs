@@ -37,7 +37,7 @@ pub enum EncodeError {
     /// The job cannot be done by this model.
     #[error("{0}")]
     BadJob(String),
-    #[error("the device has no memory left for this prompt; shorten it, or run with --cpu-offload")]
+    #[error("the device is out of memory for this prompt; shorten it, or run with --cpu-offload")]
     OutOfMemory,
     /// The backend failed; the cause is for the log, not for the caller.
     #[error("the model failed: {0}")]

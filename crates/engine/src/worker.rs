@@ -149,7 +149,7 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         let (entry, ticket) = self.entry(cancel, work, reply);
         self.shared.queue.push(entry).map_err(|full| Fault::Busy {
             message: format!(
-                "the {} is busy and {} requests wait already; try again later",
+                "the {} is busy and {} requests are queued; try again later",
                 self.shared.name, full.waiting
             ),
             retry_after: full.retry_after,

@@ -58,13 +58,13 @@ impl About {
     /// What stands against encoding with `model`, in a sentence; `None` if nothing is known to.
     pub fn objection(&self, model: &str) -> Option<String> {
         match self.models.iter().find(|m| m.id == model) {
-            Some(AboutModel { hidden_states: Some(false), .. }) => {
-                Some(format!("'{model}' gives no hidden states there; use one that runs under MLX"))
-            }
+            Some(AboutModel { hidden_states: Some(false), .. }) => Some(format!(
+                "'{model}' returns no hidden states on that server; use a model that runs under MLX"
+            )),
             Some(_) => None,
             None => {
                 let names: Vec<&str> = self.models.iter().map(|m| m.id.as_str()).collect();
-                Some(format!("there is no model '{model}' there; it has {}", names.join(", ")))
+                Some(format!("the server has no model '{model}'; it has {}", names.join(", ")))
             }
         }
     }

@@ -43,7 +43,7 @@ impl<'a> Answer<'a> {
             return Err(format!("shape {:?} has an empty axis", self.shape));
         }
         if tokens > max_length as u64 {
-            return Err(format!("{tokens} tokens came where at most {max_length} were asked for"));
+            return Err(format!("it has {tokens} tokens, but the request allowed {max_length}"));
         }
         let bytes = match self.encoding_format.as_deref() {
             Some("base64") => self.base64()?,

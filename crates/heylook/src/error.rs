@@ -16,11 +16,11 @@ pub enum SetupError {
     Url(#[from] BadUrl),
     /// The URL is not repeated, since it holds a secret.
     #[error(
-        "the heylookitsanllm URL holds a user name or a password; leave them out and give a key with --api-key-file"
+        "the heylookitsanllm URL contains a user name or password; remove them and set the key with --api-key-file"
     )]
     SecretInUrl,
     #[error(
-        "the name of the model is empty; give the name that heylookitsanllm has for it, such as Qwen3-4B"
+        "the model name is empty; use its name on the heylookitsanllm server, such as Qwen3-4B"
     )]
     EmptyModel,
     #[error(transparent)]
@@ -36,7 +36,7 @@ pub enum SetupError {
 #[derive(Debug, thiserror::Error)]
 pub enum HeylookError {
     #[error(
-        "the {part} holds the special token {token}, which heylookitsanllm would take for the token and not for text; write it differently, or use the local encoder, which keeps it text"
+        "the {part} contains the special token {token}, which heylookitsanllm would not treat as text; remove it, or use the local encoder, which treats it as text"
     )]
     SpecialToken { part: &'static str, token: &'static str },
     #[error("there is no text to encode")]
@@ -45,9 +45,9 @@ pub enum HeylookError {
     BadMaxLength(usize),
     #[error("hidden_layer {layer} is out of range; {model} has {layers} layers, so use -{layers} to -2 or 1 to {last}", last = .layers.saturating_sub(1))]
     LayerOutOfRange { layer: i32, layers: usize, model: String },
-    #[error("hidden_layer {layer} is {what}, which heylookitsanllm does not give; use -{max} to -2 or 1 to {last}, or the local encoder", max = .last + 1)]
+    #[error("hidden_layer {layer} is {what}, which heylookitsanllm does not return; use -{max} to -2 or 1 to {last}, or the local encoder", max = .last + 1)]
     UnreachableLayer { layer: i32, what: &'static str, last: i64 },
-    #[error("the hidden states hold values that {0} cannot; ask for bf16 or f32")]
+    #[error("the hidden states contain values outside the range of {0}; request bf16 or f32")]
     DoesNotFit(DType),
     #[error("heylookitsanllm at {url} cannot be reached: {cause}")]
     Unreachable { url: String, cause: String },
@@ -58,7 +58,7 @@ pub enum HeylookError {
     #[error("heylookitsanllm at {url} {}", if *.key_sent {
         "does not accept the API key; check --api-key-file against its HEYLOOK_API_KEY"
     } else {
-        "wants an API key; give its HEYLOOK_API_KEY with --api-key-file"
+        "requires an API key; set its HEYLOOK_API_KEY with --api-key-file"
     })]
     Unauthorized { url: String, key_sent: bool },
     #[error(
@@ -70,24 +70,24 @@ pub enum HeylookError {
     )]
     UnknownModel { url: String, detail: String },
     #[error(
-        "the server at {url} redirects to {location}; redirects are not followed, so give the final address as --api-url"
+        "the server at {url} redirects to {location}; redirects are not followed, so use the final URL for --api-url"
     )]
     Redirected { url: String, location: String },
-    #[error("heylookitsanllm at {url} takes no request of this size: {detail}")]
+    #[error("heylookitsanllm at {url} does not accept a request of this size: {detail}")]
     TooLarge { url: String, detail: String },
     #[error("heylookitsanllm at {url} refused ({status}): {detail}")]
     Refused { url: String, status: u16, detail: String },
     #[error("heylookitsanllm at {url} failed ({status}): {detail}")]
     Failed { url: String, status: u16, detail: String },
     #[error(
-        "heylookitsanllm at {url} took layer {got} where {asked} was asked for; remove default_hidden_layer from its models.toml, or use --hidden-layer {instead}, which it does not replace"
+        "heylookitsanllm at {url} returned layer {got} instead of {asked}; remove default_hidden_layer from its models.toml, or use --hidden-layer {instead}, which it does not replace"
     )]
     LayerReplaced { url: String, asked: i64, got: i64, instead: usize },
     #[error(
-        "heylookitsanllm at {url} gave embeddings of width {got}, not {expected}; {model} is not the text encoder that is expected here"
+        "heylookitsanllm at {url} returned embeddings of width {got}, not {expected}; {model} is not the expected text encoder"
     )]
     WrongWidth { url: String, model: String, got: usize, expected: usize },
-    #[error("heylookitsanllm at {url} gave an answer that cannot be used: {reason}")]
+    #[error("heylookitsanllm at {url} returned an invalid response: {reason}")]
     BadAnswer { url: String, reason: String },
 }
 

@@ -23,7 +23,7 @@ pub enum ParamError {
     NotMultiple { name: &'static str, value: u32, multiple: u32, below: u32, above: u32 },
     #[error("{name} {value} is out of range; use {min} to {max}")]
     OutOfRange { name: &'static str, value: u64, min: u64, max: u64 },
-    #[error("{width}x{height} is {pixels} pixels; this service makes at most {limit}")]
+    #[error("{width}x{height} is {pixels} pixels; the maximum is {limit}")]
     TooManyPixels { width: u32, height: u32, pixels: u64, limit: u64 },
     #[error("{name} {value} is out of range; use a finite number from {min} to {max}")]
     BadNumber { name: &'static str, value: f64, min: f64, max: f64 },
@@ -33,8 +33,8 @@ pub enum ParamError {
         Scheduler::list()
     )]
     UnknownScheduler { name: String, nearest: Option<Scheduler> },
-    #[error("the prompt is empty; say what to draw")]
+    #[error("the prompt is empty; describe the image")]
     EmptyPrompt,
-    #[error("{name} of {bytes} bytes is too long; at most {MAX_PROMPT_BYTES} are taken")]
+    #[error("{name} of {bytes} bytes is too long; the maximum is {MAX_PROMPT_BYTES} bytes")]
     PromptTooLong { name: &'static str, bytes: usize },
 }

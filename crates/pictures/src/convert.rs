@@ -80,7 +80,7 @@ impl FromStr for Format {
 
 /// Pictures are not written so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown picture format '{0}'; known are png, jpeg, webp")]
+#[error("unknown image format '{0}'; use png, jpeg or webp")]
 pub struct UnknownFormat(String);
 
 /// A JPEG of at most `side` x `side` pixels.

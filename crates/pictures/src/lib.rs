@@ -27,13 +27,13 @@ const FORMATS: [(ImageFormat, &str); 3] = [
 /// Why a file is no picture for us.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    #[error("the picture is no PNG, JPEG or WebP file")]
+    #[error("the image is not a PNG, JPEG or WebP file")]
     Format,
-    #[error("pictures of type '{0}' are not read; send image/png, image/jpeg or image/webp")]
+    #[error("images of type '{0}' are not supported; send image/png, image/jpeg or image/webp")]
     MediaType(String),
-    #[error("the picture's file has {0} bytes; at most {MAX_FILE_BYTES} are read")]
+    #[error("the image file has {0} bytes; the maximum is {MAX_FILE_BYTES}")]
     TooLarge(u64),
-    #[error("the picture cannot be read: {0}")]
+    #[error("the image cannot be decoded: {0}")]
     Broken(String),
 }
 
@@ -94,7 +94,7 @@ fn open(file: &[u8]) -> Result<(impl ImageDecoder + '_, Orientation), SourceErro
     decoder.set_limits(limits).map_err(broken)?;
     if decoder.total_bytes() > MAX_DECODED_BYTES {
         let (width, height) = decoder.dimensions();
-        return Err(SourceError::Broken(format!("{width}x{height} is more than is taken")));
+        return Err(SourceError::Broken(format!("{width}x{height} is too large")));
     }
     // EXIF that makes no sense turns nothing.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);

@@ -31,15 +31,17 @@ const UNDEFINED_CODE: &[u8] = b"\0\0\0\0\0\0\0\0";
 /// Why a file's recipe could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
-    #[error("it is no PNG, JPEG or WebP file")]
+    #[error("it is not a PNG, JPEG or WebP file")]
     Format,
     #[error("the file is damaged: {0}")]
     Damaged(String),
     #[error("its parameters cannot be read: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("its parameters have version {0}, and this program knows {VERSION}; use a newer one")]
+    #[error(
+        "its parameters have version {0}, but this program supports {VERSION}; use a newer version"
+    )]
     Version(u32),
-    #[error("{0} bytes of parameters do not fit into this kind of file; PNG has room for them")]
+    #[error("{0} bytes of parameters do not fit into this file format; use PNG")]
     TooLong(usize),
 }
 

@@ -149,7 +149,7 @@ impl Remote {
         }
         match Fault::from(status) {
             Fault::Unauthenticated(message) => {
-                Fault::Unavailable(format!("the {service} at {url} turns us away: {message}"))
+                Fault::Unavailable(format!("the {service} at {url} refuses access: {message}"))
             }
             Fault::Unavailable(message) => {
                 Fault::Unavailable(format!("the {service} at {url} is unavailable: {message}"))

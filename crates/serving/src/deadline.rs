@@ -109,7 +109,7 @@ impl Timer {
 }
 
 fn over() -> Fault {
-    Fault::Deadline("the time that was given for this request is over".to_owned())
+    Fault::Deadline("the deadline of the request has passed".to_owned())
 }
 
 /// At most eight digits and a unit.

@@ -35,7 +35,7 @@ pub enum SecurityError {
     File { path: PathBuf, cause: io::Error },
     #[error("{path}: {why}")]
     Keys { path: PathBuf, why: String },
-    #[error("{path} is not usable for encryption: {why}")]
+    #[error("{path} cannot be used for TLS: {why}")]
     Tls { path: PathBuf, why: String },
 }
 

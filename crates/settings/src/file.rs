@@ -63,9 +63,7 @@ pub(crate) fn read(path: &Path, profile: Option<&str>) -> Result<FileValues, Set
             let table = keys::table_of(name).map(|table| format!(".{table}")).unwrap_or_default();
             return Err(reader.problem(
                 line,
-                format!(
-                    "'{name}' stands outside a profile; put it under [{DEFAULT_PROFILE}{table}]"
-                ),
+                format!("'{name}' is outside a profile; move it to [{DEFAULT_PROFILE}{table}]"),
             ));
         };
         // A profile may be called so, but then it holds no keys of that table.
@@ -127,7 +125,7 @@ impl<'a> Reader<'a> {
                     tables.dedup();
                     let tables = tables.iter().copied().filter(|t| *t != SERVER);
                     let elsewhere = if name == SERVER {
-                        "; [server] belongs to no profile".to_owned()
+                        "; [server] is not part of a profile".to_owned()
                     } else {
                         hint(name, tables)
                     };
@@ -215,7 +213,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let problem =
-            format!("{} and {} are one setting and differ; leave one out", old.key, new.key);
+            format!("{} and {} set the same value and differ; remove one", old.key, new.key);
         Err(self.problem_in(new.line, problem))
     }
 

@@ -49,11 +49,11 @@ const fn key(path: &'static str, kind: Kind, used: Use) -> Key {
 }
 
 const UNQUANTIZED: &str = "quantized text encoders are not supported; use \"none\"";
-const NO_CODE: &str = "no code from a model folder is ever run";
-const ALL_PARTS: &str = "the encoder follows optimization.cpu_offload as all parts do";
+const NO_CODE: &str = "code in model folders is never run";
+const ALL_PARTS: &str = "optimization.cpu_offload applies to all parts";
 const WHOLE_PARTS: &str =
     "parts are offloaded whole, not layer by layer; use optimization.cpu_offload";
-const FUSED: &str = "the attention and all other kernels are built in and need no switch";
+const FUSED: &str = "all kernels are built in";
 
 /// In the order in which `config show` prints them.
 pub const KEYS: &[Key] = &[

@@ -152,10 +152,10 @@ fn what_is_unknown_is_refused_by_name_with_the_nearest() {
             "unknown table 'generations'; did you mean 'generation'?",
         ),
         ("[default]\nmodel = 'x'", "unknown key 'model'; did you mean 'model_path'?"),
-        ("steps = 4", "'steps' stands outside a profile; put it under [default.generation]"),
-        ("stepz = 4", "'stepz' stands outside a profile; put it under [default]"),
+        ("steps = 4", "'steps' is outside a profile; move it to [default.generation]"),
+        ("stepz = 4", "'stepz' is outside a profile; move it to [default]"),
         ("[generation]\nsteps = 4", "c.toml:1: [generation] is a table of a profile"),
-        ("[default.server]\nport = 1", "[server] belongs to no profile"),
+        ("[default.server]\nport = 1", "[server] is not part of a profile"),
         ("[server]\nprt = 1", "unknown key 'server.prt'; did you mean 'server.port'?"),
         (
             "[default.lora]\nentries = [{ pth = 'x' }]",
@@ -191,7 +191,10 @@ fn wrong_values_are_refused_with_file_and_line() {
             "parts are offloaded whole, not layer by layer",
         ),
         ("[default.encoder]\nquantization = '4bit'", "quantized text encoders are not supported"),
-        ("[default.generation]\nsteps = 4\nnum_inference_steps = 5", "are one setting and differ"),
+        (
+            "[default.generation]\nsteps = 4\nnum_inference_steps = 5",
+            "set the same value and differ",
+        ),
         ("[default.lora]\nscales = [1.0]", "lora has 1 scales for 0 paths"),
         ("[default\n", "is not valid TOML"),
     ] {

@@ -19,7 +19,7 @@ pub enum TemplateError {
     Io { path: PathBuf, cause: std::io::Error },
     #[error("{path}, line {line}: {cause}")]
     Invalid { path: PathBuf, line: u64, cause: String },
-    #[error("there is no template in {path}: no file there ends in .md")]
+    #[error("{path} contains no templates (files that end in .md)")]
     Empty { path: PathBuf },
     #[error("{first} and {second} are both named '{name}'; rename one of them")]
     Twice { name: String, first: PathBuf, second: PathBuf },

@@ -164,7 +164,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path();
         let error = Library::open(path).expect_err("nothing there").to_string();
-        assert!(error.contains("there is no template"), "{error}");
+        assert!(error.contains("contains no templates"), "{error}");
         write(path, "noir.md", "Mine.");
         write(path, "brass.md", "---\ncategory: metal\n---\nBrass.");
         write(path, "README.md", "About these.");

@@ -34,9 +34,11 @@ pub enum LoadError {
     MissingTensor { path: PathBuf, name: String, expected: Vec<usize> },
     #[error("tensor '{name}' in {path} has shape {found:?}, but {expected:?} is expected")]
     Shape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
-    #[error("{path} has tensors that this model does not have: {names}; is it another model's?")]
+    #[error(
+        "{path} has tensors that this model does not have: {names}; it may belong to another model"
+    )]
     ExtraTensors { path: PathBuf, names: String },
-    #[error("with the LoRAs, tensor '{name}' has values that are not finite; lower their scales")]
+    #[error("with the LoRAs, tensor '{name}' has NaN or infinite values; lower their scales")]
     Overflow { name: String },
     #[error(transparent)]
     Lora(#[from] LoraError),

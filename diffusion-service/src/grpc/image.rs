@@ -27,10 +27,7 @@ impl ImageUpload {
 
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), Fault> {
         if (self.bytes.len() + chunk.len()) as u64 > self.announced {
-            return bad(format!(
-                "picture: more than the announced {} bytes arrived",
-                self.announced
-            ));
+            return bad(format!("image: more than the announced {} bytes arrived", self.announced));
         }
         self.bytes.extend_from_slice(chunk);
         Ok(())
@@ -39,7 +36,7 @@ impl ImageUpload {
     pub fn finish(self) -> Result<Bytes, Fault> {
         if self.bytes.len() as u64 != self.announced {
             let (got, announced) = (self.bytes.len(), self.announced);
-            return bad(format!("picture: {got} of {announced} bytes arrived"));
+            return bad(format!("image: {got} of {announced} bytes arrived"));
         }
         Ok(self.bytes.freeze())
     }
@@ -50,7 +47,7 @@ pub(super) async fn decode(file: Bytes, params: GenerateParams) -> Result<Pictur
     let work = move || source::read(&file, params.width, params.height);
     let read = tokio::task::spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "reading the init image failed");
-        Fault::Internal("the picture could not be read".to_owned())
+        Fault::Internal("the init image could not be read".to_owned())
     })?;
     read.map_err(fault)
 }

@@ -29,7 +29,7 @@ pub(super) async fn apply(
     let folder = handle.loras_folder()?;
     let count = request.loras.len();
     if count > MAX_LORAS {
-        return bad(format!("{count} LoRAs at once; at most {MAX_LORAS} are taken"));
+        return bad(format!("{count} LoRAs; the maximum is {MAX_LORAS}"));
     }
     let choices = request.loras.into_iter().map(|selection| choice(folder, selection));
     let report = handle.set_loras(choices.collect::<Result<_, _>>()?).await?;
@@ -58,7 +58,7 @@ fn choice(folder: &LorasFolder, selection: LoraSelection) -> Result<LoraChoice, 
     }
     if trigger_words.len() > MAX_TRIGGER_BYTES {
         return bad(format!(
-            "trigger words of '{name}' have {} bytes; at most {MAX_TRIGGER_BYTES} are taken",
+            "trigger words of '{name}' have {} bytes; the maximum is {MAX_TRIGGER_BYTES}",
             trigger_words.len()
         ));
     }

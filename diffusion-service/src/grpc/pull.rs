@@ -48,7 +48,7 @@ pub(super) async fn embeddings(
     let negative = Prompt::parse_negative(negative.unwrap_or_default())?;
     let Some(encoder) = handle.encoder() else {
         return Err(Fault::Unsupported(
-            "this diffusion service has no encoder to turn a prompt into embeddings; start it with --encoder URL, or send embeddings"
+            "this diffusion service has no encoder; start it with --encoder URL, or send embeddings"
                 .to_owned(),
         ));
     };

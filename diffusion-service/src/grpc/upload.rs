@@ -87,7 +87,7 @@ impl Upload {
         let mut tensors = Tensors::new(info, &params);
         while let Some(part) = next(&mut requests, timeout).await? {
             match part {
-                Part::Params(_) => return bad("the parameters came twice; send them once"),
+                Part::Params(_) => return bad("the parameters were sent twice; send them once"),
                 Part::Tensor(start) => tensors.begin(&start)?,
                 Part::Data(chunk) => tensors.push(&chunk)?,
                 Part::Image(header) => tensors.begin_image(&header)?,
@@ -98,7 +98,9 @@ impl Upload {
         let prompt = match (&embeddings, first.prompt) {
             (Some(_), _) => None,
             (None, _) if negative_embeddings.is_some() => {
-                return bad("negative embeddings came without embeddings; send both or a prompt");
+                return bad(
+                    "negative embeddings were sent without embeddings; send both, or a prompt",
+                );
             }
             (None, Some(chat)) => Some(BarePrompt { chat, negative: first.negative_prompt }),
             (None, None) => return bad("neither embeddings nor a prompt; send one of them"),
@@ -135,7 +137,7 @@ impl<'a> Tensors<'a> {
         let role = Role::from_wire(start.role)?;
         let name = role.name();
         if self.slot(role).is_some() {
-            return bad(format!("{name} came twice; send them once"));
+            return bad(format!("{name} were sent twice; send them once"));
         }
         let Some(header) = &start.header else {
             return bad(format!("{name}: the tensor starts without a header"));
@@ -146,7 +148,7 @@ impl<'a> Tensors<'a> {
                 self.info.check_embeddings_shape(name, &shape)
             }
             Role::Latents if header.dtype != DType::F32.to_wire() => {
-                return bad("initial latents must be f32; rounded noise is other noise");
+                return bad("initial latents must be f32");
             }
             Role::Latents => self.info.check_latents_shape(self.params, &shape),
         };
@@ -159,7 +161,7 @@ impl<'a> Tensors<'a> {
     fn begin_image(&mut self, header: &ImageHeader) -> Result<(), Fault> {
         self.end()?;
         if self.image.is_some() {
-            return bad("the picture came twice; send it once");
+            return bad("the init image was sent twice; send it once");
         }
         self.current = Some(Current::Image(ImageUpload::begin(header)?));
         Ok(())
@@ -242,12 +244,12 @@ async fn next(
     let Ok(message) = time::timeout(timeout, requests.message()).await else {
         let seconds = timeout.as_secs_f32();
         return Err(Fault::Deadline(format!(
-            "the request paused for more than {seconds} s; open the call when the data is at hand"
+            "the client paused for more than {seconds} s; open the call when the data is ready"
         )));
     };
     match message? {
         Some(GenerateRequest { part: Some(part) }) => Ok(Some(part)),
-        Some(GenerateRequest { part: None }) => bad("a message was empty"),
+        Some(GenerateRequest { part: None }) => bad("a message is empty"),
         None => Ok(None),
     }
 }
@@ -256,7 +258,7 @@ fn preview(params: &v1::GenerateParams, info: &ModelInfo) -> Result<Option<Previ
     let asked = params.preview.and_then(|p| PreviewOptions::new(p.every_steps, p.max_side));
     if asked.is_some() && info.preview.is_none() {
         return Err(Fault::Unsupported(format!(
-            "{} has no previews; leave `preview` out, or put a latent_preview.json into its vae folder",
+            "{} does not support previews; remove `preview`, or add latent_preview.json to its vae folder",
             info.model
         )));
     }

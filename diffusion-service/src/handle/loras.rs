@@ -44,7 +44,7 @@ impl DiffusionHandle {
     pub fn loras_folder(&self) -> Result<&Arc<LorasFolder>, Fault> {
         self.loras.folder.as_ref().ok_or_else(|| {
             Fault::Unsupported(
-                "this diffusion service has no folder of LoRAs; start it with --loras-dir DIR"
+                "this diffusion service has no LoRA folder; start it with --loras-dir DIR"
                     .to_owned(),
             )
         })
@@ -60,7 +60,7 @@ impl DiffusionHandle {
         let folder = Arc::clone(self.loras_folder()?);
         task::spawn_blocking(move || folder.list()).await.map_err(|error| {
             tracing::error!(%error, "listing LoRAs failed");
-            Fault::Internal("the folder of LoRAs could not be listed".to_owned())
+            Fault::Internal("listing the LoRA folder failed".to_owned())
         })
     }
 
@@ -87,9 +87,7 @@ fn fault(error: SetLorasError) -> Fault {
         SetLorasError::Bad(message) => Fault::BadRequest(message),
         SetLorasError::Backend(cause) => {
             tracing::error!(cause, "changing LoRAs failed");
-            Fault::Internal(
-                "the LoRAs could not be changed; the service's log has the cause".into(),
-            )
+            Fault::Internal("changing the LoRAs failed; the service's log has the cause".into())
         }
     }
 }

@@ -28,9 +28,9 @@ pub enum LorasFolderError {
     Open { path: PathBuf, cause: std::io::Error },
     #[error("--loras-dir {path} is not a folder")]
     NotAFolder { path: PathBuf },
-    #[error("'{0}' must be a path inside the folder of LoRAs, such as 'styles/ink.safetensors'")]
+    #[error("'{0}' must be a path inside the LoRA folder, such as 'styles/ink.safetensors'")]
     Outside(String),
-    #[error("no LoRA '{0}' in the folder of LoRAs; ListLoras names those that are there")]
+    #[error("no LoRA '{0}' in the LoRA folder; ListLoras lists its files")]
     NotFound(String),
 }
 

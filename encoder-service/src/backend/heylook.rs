@@ -76,7 +76,7 @@ impl Backend for Heylook {
 
     fn count(&self, _: &Chat) -> Result<TokenCounts, Fault> {
         Err(Fault::Unsupported(
-            "heylookitsanllm turns text into tokens by itself, and does not count them".to_owned(),
+            "heylookitsanllm tokenizes prompts itself and does not report token counts".to_owned(),
         ))
     }
 }

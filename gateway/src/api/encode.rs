@@ -195,7 +195,10 @@ impl Gateway {
         let begun = Instant::now();
         let chat = body.chat(&self.templates, false)?;
         let Choice::Ours(encoder) = self.backends.encoder(body.encoder.as_deref(), false)? else {
-            return Err(Fault::Unsupported("embeddings do not pass here".to_owned()).into());
+            return Err(Fault::Unsupported(
+                "embeddings do not pass through this gateway".to_owned(),
+            )
+            .into());
         };
         let chats = [chat.clone()];
         let mut tried = Tried::default();

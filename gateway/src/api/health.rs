@@ -101,8 +101,8 @@ pub(crate) struct Requests {
 #[utoipa::path(
     get, path = "/health", tag = "health",
     responses(
-        (status = 200, description = "A picture could be made", body = Health),
-        (status = 503, description = "None could, or the gateway is about to end", body = Health),
+        (status = 200, description = "The server can generate an image now", body = Health),
+        (status = 503, description = "The server cannot generate an image now, or it is shutting down", body = Health),
     )
 )]
 pub(crate) async fn health(

@@ -174,7 +174,7 @@ pub(crate) async fn thumbnail(
 impl Gateway {
     fn history(&self) -> Result<&History, Fault> {
         self.history.as_deref().ok_or_else(|| {
-            Fault::Unsupported("this gateway keeps no history; its log says why".to_owned())
+            Fault::Unsupported("this gateway has no history; its log has the reason".to_owned())
         })
     }
 }
@@ -188,9 +188,9 @@ fn unchanging(file: bytes::Bytes, media_type: &str) -> Response {
 }
 
 fn number(id: &str) -> Result<u64, Fault> {
-    id.parse().map_err(|_| Fault::NotFound("there is no such picture; ids are numbers".to_owned()))
+    id.parse().map_err(|_| Fault::NotFound("no such image; ids are numbers".to_owned()))
 }
 
 fn missing(id: u64) -> Fault {
-    Fault::NotFound(format!("there is no picture {id} in the history"))
+    Fault::NotFound(format!("there is no image {id} in the history"))
 }

@@ -140,7 +140,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     match value.to_str() {
         Ok(text) if (1..=MAX_KEY_BYTES).contains(&text.len()) => Ok(Some(text.to_owned())),
         _ => Err(Fault::BadRequest(format!(
-            "Idempotency-Key must be 1 to {MAX_KEY_BYTES} visible characters of ASCII, a UUID for example"
+            "Idempotency-Key must be 1 to {MAX_KEY_BYTES} visible ASCII characters, such as a UUID"
         ))
         .into()),
     }
@@ -183,7 +183,7 @@ pub(crate) async fn delete(
         while !job.is_over() && changes.changed().await.is_ok() {}
         if let Some(fault) = job.unstored() {
             let why = format!(
-                "the job has stopped, but that could not be stored, so a restart of the gateway would run it again: {fault}"
+                "the job was stopped, but this could not be stored, so it would run again after a restart of the gateway: {fault}"
             );
             return Err(Fault::Unavailable(why).into());
         }
@@ -210,7 +210,7 @@ pub(crate) async fn image(
         Some(Outcome::Done(about)) => match file(&gateway, &job, about.history_id).await? {
             Some(file) => Ok(answer::file(&about, file)),
             None => Err(Problem::gone(
-                "the picture was removed from the history; the job's parameters make it again",
+                "the image was removed from the history; a request with the job's parameters generates it again",
             )),
         },
         Some(Outcome::Failed(problem)) => {
@@ -218,7 +218,7 @@ pub(crate) async fn image(
             Err(Problem::conflict(why))
         }
         Some(Outcome::Cancelled) => Err(Problem::conflict("the job was cancelled")),
-        None => Err(Problem::conflict("the picture is not finished; /events tells when it is")),
+        None => Err(Problem::conflict("the image is not finished; /events reports when it is")),
     }
 }
 
@@ -284,9 +284,9 @@ fn find(gateway: &Gateway, id: &str) -> Result<Arc<Job>, Problem> {
     let job = id.parse::<Uuid>().ok().and_then(|id| gateway.jobs.get(id));
     job.ok_or_else(|| {
         let why = if gateway.history.is_some() {
-            "there is no such job; those that have been over for long are forgotten"
+            "there is no such job; old finished jobs are forgotten"
         } else {
-            "there is no such job; without a history, those from before a restart are forgotten"
+            "there is no such job; without a history, a restart forgets all jobs"
         };
         Fault::NotFound(why.to_owned()).into()
     })

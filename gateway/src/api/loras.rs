@@ -164,7 +164,7 @@ pub(crate) async fn apply(
 #[utoipa::path(post, path = "/api/loras/clear", tag = "LoRAs", responses((status = 200, body = ClearedLorasBody), Problems))]
 pub(crate) async fn clear(State(gateway): Shared) -> Result<Json<ClearedLorasBody>, Problem> {
     gateway.set_loras(Loras::default()).await?;
-    let message = "the weights are those of the checkpoint again".to_owned();
+    let message = "restored the weights of the checkpoint".to_owned();
     Ok(Json(ClearedLorasBody { success: true, message }))
 }
 
@@ -194,7 +194,7 @@ impl Gateway {
             }
         }
         *self.backends.loras.lock() = Some(loras);
-        answer.ok_or_else(|| Error::Lost("every diffusion service has gone".to_owned()))
+        answer.ok_or_else(|| Error::Lost("no diffusion service is available".to_owned()))
     }
 }
 

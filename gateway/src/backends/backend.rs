@@ -172,7 +172,7 @@ impl Backend {
             }
             Err(_) => {
                 let detail =
-                    format!("{} gave no answer within {} s", self.url(), PATIENCE.as_secs());
+                    format!("{} did not answer within {} s", self.url(), PATIENCE.as_secs());
                 (Condition::Unreachable, Some(detail))
             }
         };

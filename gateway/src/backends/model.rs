@@ -42,7 +42,7 @@ impl TryFrom<DiffusionDescription> for Model {
         };
         let defaults = complete().filter(|_| description.side_multiple > 0).ok_or_else(|| {
             Fault::Unavailable(
-                "the diffusion service does not say what it accepts; is it another version?"
+                "the diffusion service does not report its limits; it may be another version"
                     .to_owned(),
             )
         })?;

@@ -120,9 +120,9 @@ impl Pool {
         let what = self.what;
         let said = |backend: &Arc<Backend>| {
             let state = backend.state();
-            state
-                .detail
-                .unwrap_or_else(|| format!("the {what} at {} takes no requests now", backend.url()))
+            state.detail.unwrap_or_else(|| {
+                format!("the {what} at {} is not accepting requests", backend.url())
+            })
         };
         let all: Vec<String> = left.iter().map(said).collect();
         Fault::Unavailable(if all.is_empty() {

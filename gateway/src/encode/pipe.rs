@@ -200,7 +200,7 @@ impl Source {
             return Err(self.broke("sent a header without a shape"));
         };
         if tensor.total_bytes > MAX_TENSOR_BYTES {
-            return Err(self.broke("announced embeddings of absurd size"));
+            return Err(self.broke("announced embeddings of an invalid size"));
         }
         let missing = tensor.total_bytes;
         let keep = self.cache.has_room_for(missing);

@@ -67,7 +67,7 @@ impl<'a> Events<'a> {
                 Event::Preview(_) => {}
                 Event::Image(header) => break header,
                 Event::Accepted(_) | Event::Latents(_) | Event::Data(_) | Event::Finished(_) => {
-                    return Err(Failure::Final(self.broke("sent no picture")));
+                    return Err(Failure::Final(self.broke("sent no image")));
                 }
             }
         };
@@ -82,7 +82,7 @@ impl<'a> Events<'a> {
 
     async fn file(&mut self, header: &ImageHeader) -> Result<Bytes, Error> {
         if header.total_bytes > MAX_IMAGE_BYTES {
-            return Err(self.broke("announced a picture of absurd size"));
+            return Err(self.broke("announced an image of an invalid size"));
         }
         let mut file = BytesMut::new();
         loop {
@@ -102,7 +102,7 @@ impl<'a> Events<'a> {
                 | Event::Queued(_)
                 | Event::Preview(_)
                 | Event::Latents(_)
-                | Event::Image(_) => return Err(self.broke("cut the picture short")),
+                | Event::Image(_) => return Err(self.broke("ended the image early")),
             }
         }
     }

@@ -52,7 +52,7 @@ impl Gateway {
         let file = if format == Format::Png {
             write()
         } else {
-            let failed = |error| Error::Lost(format!("converting the picture failed: {error}"));
+            let failed = |error| Error::Lost(format!("converting the image failed: {error}"));
             task::spawn_blocking(write).await.map_err(failed)?
         }?;
         let about = About {
@@ -76,7 +76,7 @@ impl Gateway {
 
 fn file(png: Bytes, settings: Settings, format: Format, quality: u8) -> Result<Bytes, Error> {
     let broken = |error: &dyn std::fmt::Display| {
-        Error::Lost(format!("the diffusion service sent a picture that cannot be read: {error}"))
+        Error::Lost(format!("the diffusion service sent an image that cannot be read: {error}"))
     };
     let known = llm_dit_recipe::read(png.clone()).map_err(|e| broken(&e))?.unwrap_or_default();
     let recipe = Recipe { settings: known.settings.or(settings), ..known };

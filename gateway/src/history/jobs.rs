@@ -23,7 +23,7 @@ impl JobStore for History {
             tracing::error!(%error, "rejected a job because it cannot be stored");
             let why = error.room().unwrap_or_else(|| "its database has failed".to_owned());
             Fault::Unavailable(format!(
-                "the gateway cannot keep the job: {why}. POST /api/generate works without"
+                "the gateway cannot store the job: {why}. POST /api/generate works without storage"
             ))
         })
     }

@@ -35,7 +35,7 @@ impl SourceImage {
             },
         };
         if encoded.starts_with("http:") || encoded.starts_with("https:") {
-            let why = "image: addresses are not fetched; send the file itself in base64";
+            let why = "image: URLs are not fetched; send the file itself in base64";
             return Err(bad(why.to_owned()));
         }
         // Lines as `base64` prints them.

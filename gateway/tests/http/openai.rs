@@ -164,7 +164,7 @@ async fn an_edit_draws_from_its_picture() {
     let strong: [(&str, &[u8]); 3] = [("prompt", b"x"), ("image", &source), ("strength", b"7")];
     for (fields, status, words) in [
         (&without[..], 400, "missing field `image`"),
-        (&broken, 400, "no PNG, JPEG or WebP"),
+        (&broken, 400, "not a PNG, JPEG or WebP"),
         (&number, 400, "steps: invalid type"),
         (&mask, 501, "mask is not supported"),
         (&strong, 400, "strength"),

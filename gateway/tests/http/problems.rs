@@ -47,11 +47,11 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
         (json!({"prompt": "x", "hidden_layer": 99}), 400, "hidden_layer"),
         (json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens 0"),
         (json!({"prompt": "x", "encoder": "locla"}), 400, "did you mean 'local'?"),
-        (json!({"prompt": "x", "strength": 0.5}), 400, "strength needs an image"),
+        (json!({"prompt": "x", "strength": 0.5}), 400, "strength needs an init image"),
         (json!({"prompt": "x", "image": "http://elsewhere/x.png"}), 400, "not fetched"),
         (json!({"prompt": "x", "image": "****"}), 400, "not base64"),
-        (json!({"prompt": "x", "image": "aGVsbG8="}), 400, "no PNG, JPEG or WebP"),
-        (json!({"prompt": "x", "output_format": "gif"}), 400, "png, jpeg, webp"),
+        (json!({"prompt": "x", "image": "aGVsbG8="}), 400, "not a PNG, JPEG or WebP"),
+        (json!({"prompt": "x", "output_format": "gif"}), 400, "png, jpeg or webp"),
         (json!({"prompt": "x", "output_compression": 0}), 400, "1 to 100"),
         (json!({"prompt": "x", "loras": [{"nam": "a"}]}), 400, "loras[0]"),
         (json!({"prompt": "x", "loras": [{"name": "a"}, {"name": "a"}]}), 400, "named twice"),
@@ -164,7 +164,7 @@ async fn failures_inside_stay_inside() {
     }
     let detail =
         problem(stack.gateway.post(&json!({"prompt": "x", "seed": LARGE_SEED})).await, 507);
-    assert!(detail.await.contains("ask for a smaller one"));
+    assert!(detail.await.contains("request a smaller one"));
     assert_eq!(stack.gateway.post(&json!({"prompt": "x"})).await.status(), 200);
 }
 

@@ -247,7 +247,7 @@ async fn a_full_disk_costs_what_would_be_kept_and_nothing_else() {
     limit("1");
     let detail = problem(post(&gateway, "/api/jobs", &json!({"prompt": "x"}), None).await, 503);
     let detail = detail.await;
-    assert!(detail.contains("cannot keep the job") && detail.contains("disk"), "{detail}");
+    assert!(detail.contains("cannot store the job") && detail.contains("disk"), "{detail}");
     let health = json_of(&gateway, "/health").await;
     assert_eq!(
         (&health["status"], &health["history"]["status"]),

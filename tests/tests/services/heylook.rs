@@ -128,7 +128,7 @@ async fn the_other_machines_errors_become_ours() {
     let full = response("503 Service Unavailable", "retry-after: 7\r\n", r#"{"detail":"full"}"#);
     for (reply, code, words) in [
         (recorded_response("err_unknown_model"), Code::FailedPrecondition, "Available: ["),
-        (recorded_response("auth_none"), Code::FailedPrecondition, "wants an API key"),
+        (recorded_response("auth_none"), Code::FailedPrecondition, "requires an API key"),
         (not_found, Code::FailedPrecondition, "/v1/hidden_states"),
         (full, Code::ResourceExhausted, "busy"),
         (recorded_response("err_list0"), Code::Internal, "log has the cause"),

@@ -20,7 +20,7 @@ pub struct Key(String);
 
 /// A key that no HTTP header can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the key holds characters that no HTTP header can carry")]
+#[error("the key contains characters that are not allowed in an HTTP header")]
 pub struct Unsendable;
 
 /// Keys that are taken. Only their hashes are kept.
@@ -38,9 +38,9 @@ struct Accepted {
 /// Why somebody may not ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    #[error("a key is needed; send it as `Authorization: Bearer KEY`")]
+    #[error("an API key is required; send it as `Authorization: Bearer KEY`")]
     Missing,
-    #[error("the key is not one of ours; look it up in the file behind this server's --keys")]
+    #[error("unknown API key; the --keys file of this server lists the accepted keys")]
     Wrong,
 }
 
@@ -119,7 +119,7 @@ impl Keys {
             accepted.push(Accepted::new(name, key));
         }
         if accepted.is_empty() {
-            return Err(bad("it holds no key, so nobody could ask".to_owned()));
+            return Err(bad("it contains no key".to_owned()));
         }
         Ok(Self(accepted.into()))
     }

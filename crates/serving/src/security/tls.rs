@@ -167,7 +167,7 @@ fn certificates(text: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let all = all.map_err(|error| unusable(path, &error))?;
     if all.is_empty() {
-        let none = io::Error::other("it holds no certificate in PEM");
+        let none = io::Error::other("it contains no PEM certificate");
         return Err(unusable(path, &none));
     }
     Ok(all)

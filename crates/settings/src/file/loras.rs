@@ -25,7 +25,7 @@ impl Reader<'_> {
     pub(super) fn lora_entry(&mut self, entry: &Spanned<DeValue<'_>>) -> Result<(), SettingsError> {
         let at = entry.span().start;
         let DeValue::Table(table) = entry.get_ref() else {
-            return Err(self.problem(at, "lora.entries must hold tables".into()));
+            return Err(self.problem(at, "lora.entries must contain tables".into()));
         };
         if let Some(name) = table.keys().find(|k| !LORA_ENTRY.contains(&k.get_ref().as_ref())) {
             let hint = hint(name.get_ref(), LORA_ENTRY.iter().copied());

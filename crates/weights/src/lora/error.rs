@@ -8,7 +8,7 @@ pub enum LoraError {
     #[error("cannot read LoRA {file}: {cause}")]
     Io { file: String, cause: std::io::Error },
     #[error(
-        "LoRA {file} is no safetensors file; pickled files (.bin, .pt, .ckpt) can run code and are not read: convert it with safetensors.torch.save_file"
+        "LoRA {file} is not a safetensors file; pickled files (.bin, .pt, .ckpt) can run code and are not supported: convert it with safetensors.torch.save_file"
     )]
     Pickle { file: String },
     #[error("LoRA {file} is not valid: {cause}")]
@@ -17,7 +17,7 @@ pub enum LoraError {
     Kind { file: String, key: String, kind: &'static str },
     #[error("LoRA {file} has '{key}', but its other factor, {lacks}, is missing")]
     Incomplete { file: String, key: String, lacks: &'static str },
-    #[error("LoRA {file}: '{key}' is NaN or infinite, or holds such values")]
+    #[error("LoRA {file}: '{key}' contains NaN or infinite values")]
     NotFinite { file: String, key: String },
     #[error(
         "LoRA {file}: '{key}' changes a matrix of {found:?}, but '{tensor}' is {expected:?}; it was trained for another model"
@@ -26,7 +26,7 @@ pub enum LoraError {
     #[error("LoRA {file}: '{first}' and '{second}' both change '{tensor}'")]
     Twice { file: String, first: String, second: String, tensor: String },
     #[error(
-        "LoRA {file} fits nothing in this model: it has {theirs}; the model has {ours}; it was trained for another architecture"
+        "LoRA {file} matches no module of this model: it has {theirs}; the model has {ours}; it was trained for another architecture"
     )]
     NoMatch { file: String, theirs: String, ours: String },
     #[error("LoRA {file}: the scale {scale} is not a finite number")]

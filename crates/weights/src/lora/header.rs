@@ -61,7 +61,7 @@ impl Header {
         file.read_exact(&mut length).map_err(|_| invalid("it is too short".into()))?;
         let length = u64::from_le_bytes(length);
         if length > MAX_HEADER || length > bytes - LENGTH {
-            return Err(invalid("it does not begin as safetensors files do".into()));
+            return Err(invalid("it has no safetensors header".into()));
         }
         let mut text = vec![0; length as usize];
         file.read_exact(&mut text).map_err(io)?;
@@ -77,7 +77,9 @@ impl Header {
             let needed = count.and_then(|n| n.checked_mul(dtype.size_in_bytes()));
             let inside = (end as u64).checked_add(data).is_some_and(|end| end <= bytes);
             if end < start || needed != Some(end - start) || !inside {
-                return Err(invalid(format!("'{name}' reaches past its place; is it whole?")));
+                return Err(invalid(format!(
+                    "'{name}' extends past the end of the data; the file may be truncated"
+                )));
             }
             let (shape, start) = (info.shape.clone(), data + start as u64);
             tensors.insert(name, Stored { shape, dtype, start, len: end - info.data_offsets.0 });

@@ -63,7 +63,7 @@ impl Dit {
         if self.settled {
             return Ok(());
         }
-        candle_core::bail!("a change of LoRAs broke off midway; clear or apply LoRAs again")
+        candle_core::bail!("a LoRA change failed midway; clear or apply LoRAs again")
     }
 
     fn parts(&self) -> Vec<Part> {
@@ -148,7 +148,7 @@ mod tests {
         dit.layers.swap(0, 1);
         dit.settled = false;
         let error = draw(&dit).expect_err("in doubt").to_string();
-        assert!(error.contains("broke off midway"), "{error}");
+        assert!(error.contains("failed midway"), "{error}");
         dit.set_overlay(Arc::default()).expect("reads everything again");
         assert_eq!(draw(&dit).expect("a forward"), whole);
     }

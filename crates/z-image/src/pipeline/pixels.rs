@@ -26,7 +26,7 @@ fn check(finite: bool) -> Result<(), DrawError> {
     if finite {
         return Ok(());
     }
-    let cause = "the picture holds NaN or infinite values; a wider dtype may help (bf16 or f32)";
+    let cause = "the image contains NaN or infinite values; a wider dtype may help (bf16 or f32)";
     Err(GenerateError::Backend(cause.to_owned()).into())
 }
 

@@ -158,7 +158,7 @@ impl FromStr for Tiling {
             "auto" => Ok(Self::Auto),
             "on" => Ok(Self::On),
             "off" => Ok(Self::Off),
-            _ => Err(format!("'{text}' is none of auto, on and off")),
+            _ => Err(format!("'{text}' is not one of auto, on and off")),
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn save(
     fs::create_dir_all(folder).map_err(failed)?;
     if !path.exists() && fs::read_dir(folder).map_err(failed)?.count() >= 2 * MAX_FILES {
         return Err(Problem::insufficient_storage(format!(
-            "the gateway's folder holds {MAX_FILES} embeddings already; take some away"
+            "the embeddings folder already contains {MAX_FILES} files; remove some"
         )));
     }
     let about =

@@ -135,15 +135,15 @@ impl Images {
             None | Some("b64_json") => false,
             Some("url") if gateway.history.is_none() => {
                 return Err(Fault::Unsupported(
-                    "response_format url needs a history, which this gateway does not keep; use b64_json".to_owned(),
+                    "response_format url needs a history, which this gateway does not have; use b64_json".to_owned(),
                 )
                 .into());
             }
             Some("url") => true,
-            Some(_) => return Err(bad("response_format is b64_json or url".to_owned())),
+            Some(_) => return Err(bad("response_format must be b64_json or url".to_owned())),
         };
         if theirs.background.as_deref() == Some("transparent") {
-            return Err(bad("pictures have no transparent background".to_owned()));
+            return Err(bad("transparent backgrounds are not supported".to_owned()));
         }
         if let Some((width, height)) = theirs.size.as_deref().map(size).transpose()?.flatten() {
             if ours.width.is_some() || ours.height.is_some() {
@@ -159,7 +159,7 @@ impl Images {
             if wanted != model.name {
                 let wanted: String = wanted.chars().take(100).collect();
                 return Err(Fault::NotFound(format!(
-                    "there is no model '{wanted}'; leave it out, or use '{}'",
+                    "unknown model '{wanted}'; omit it, or use '{}'",
                     model.name
                 ))
                 .into());
@@ -178,7 +178,7 @@ fn size(text: &str) -> Result<Option<(u32, u32)>, Error> {
     let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     sides.map(Some).ok_or_else(|| {
         let shown: String = text.chars().take(40).collect();
-        bad(format!("size '{shown}' is not one; write it as 1024x1024, or auto"))
+        bad(format!("size '{shown}' is invalid; write it as 1024x1024, or use auto"))
     })
 }
 

@@ -103,8 +103,7 @@ pub(crate) async fn edit(
     })?;
     let Form { fields, image } = Form::read(form).await?;
     drop(upload);
-    let image =
-        image.ok_or_else(|| bad("missing field `image`: a file to draw from".to_owned()))?;
+    let image = image.ok_or_else(|| bad("missing field `image`: the init image".to_owned()))?;
     let image = SourceImage::from_file(image)?;
     let (theirs, mut ours) = split(fields)?;
     // Checked below, once there is something that it belongs to.
@@ -130,7 +129,7 @@ impl Form {
             }
             match part.name().unwrap_or_default() {
                 "image" | "image[]" if form.image.is_some() => {
-                    return Err(bad("several images; one can be drawn from".to_owned()));
+                    return Err(bad("several images; only one is supported".to_owned()));
                 }
                 "image" | "image[]" => {
                     form.image = Some(bytes(part, "image", MAX_SOURCE_BYTES).await?);

@@ -55,5 +55,5 @@ pub(crate) async fn get(
         return Ok(Json(ModelAnswer::new(name)));
     }
     let id: String = id.chars().take(100).collect();
-    Err(Fault::NotFound(format!("there is no model '{id}'; there is '{name}'")).into())
+    Err(Fault::NotFound(format!("there is no model '{id}'; the model is '{name}'")).into())
 }

@@ -5,13 +5,11 @@ use std::{io, path::PathBuf};
 /// Why the history is not to be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    #[error("the folder {path} cannot be made: {cause}")]
+    #[error("the folder {path} cannot be created: {cause}")]
     Folder { path: PathBuf, cause: io::Error },
     #[error("{path} is in use by another gateway; give each its own folder with --history")]
     InUse { path: PathBuf },
-    #[error(
-        "{path} cannot be opened: {cause}; move it away, or name another folder with --history"
-    )]
+    #[error("{path} cannot be opened: {cause}; move it, or choose another folder with --history")]
     Open { path: PathBuf, cause: redb::Error },
     #[error("{0}")]
     Database(redb::Error),
@@ -25,7 +23,7 @@ impl StoreError {
         let (Self::Database(cause) | Self::Open { cause, .. }) = self else { return None };
         match cause {
             redb::Error::Io(cause) if cause.kind() == io::ErrorKind::StorageFull => {
-                Some("the disk of the gateway's history is full; make room there".to_owned())
+                Some("the disk of the gateway's history is full; free some space".to_owned())
             }
             redb::Error::Io(cause) => Some(format!(
                 "the disk of the gateway's history cannot be written or read: {cause}"
