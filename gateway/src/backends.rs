@@ -28,7 +28,7 @@ pub(crate) use self::{
 #[derive(Debug)]
 pub(crate) struct Backends {
     pub diffusion: Pool,
-    /// The first is what a request without a wish gets.
+    /// The first one is the default.
     pub encoders: Vec<NamedEncoder>,
     /// Nobody named an encoder, and the diffusion services' own is as good as the default one.
     encoder_is_open: bool,

@@ -43,7 +43,7 @@ pub(crate) struct Entry {
     /// When it was made, after RFC 3339.
     pub timestamp: String,
     pub media_type: String,
-    /// Of the file.
+    /// Size of the file.
     pub bytes: u64,
     pub generation_time: f64,
     pub formatted_prompt: String,
@@ -61,7 +61,7 @@ pub(crate) struct Picture {
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     pub entries: Vec<(u64, Entry)>,
-    /// Of all that are kept.
+    /// Number of all entries.
     pub total: u64,
 }
 

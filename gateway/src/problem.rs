@@ -17,21 +17,21 @@ use crate::error::Error;
 /// An error answer. `detail` is also what clients of the Python program read.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Always `about:blank`: the status says what kind of problem it is.
+    /// Always `about:blank`: the status identifies the kind of problem.
     #[serde(rename = "type")]
     kind: Cow<'static, str>,
-    /// What the status means.
+    /// Meaning of the status.
     title: Cow<'static, str>,
     #[serde(serialize_with = "as_u16", deserialize_with = "from_u16")]
     #[schema(value_type = u16)]
     status: StatusCode,
-    /// What is wrong with this request and how to mend it.
+    /// What is wrong with this request, and how to fix it.
     pub detail: String,
-    /// Under which the logs of all services have the request; the header X-Request-Id, too.
+    /// The request id in the logs of all services, as in the header X-Request-Id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     request_id: Option<String>,
-    /// Seconds after which to try again.
+    /// Seconds to wait before a retry.
     #[serde(skip)]
     retry_after: Option<u64>,
 }
@@ -40,10 +40,10 @@ pub(crate) struct Problem {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes the answers in the OpenAPI document")]
 pub(crate) enum Problems {
-    /// The request is wrong, or cannot be had here.
+    /// The request is invalid, or not supported by this server.
     #[response(status = "4XX", content_type = "application/problem+json")]
     Client(Problem),
-    /// The services behind the gateway are busy, lost or failing.
+    /// The services behind the gateway are busy, unavailable or failing.
     #[response(status = "5XX", content_type = "application/problem+json")]
     Server(Problem),
 }

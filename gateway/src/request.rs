@@ -79,12 +79,12 @@ macro_rules! body {
 }
 
 generation_fields! { body! {
-    /// Everything but the prompt is optional and takes the model's default.
+    /// Everything but the prompt is optional and defaults to the model's value.
     GenerateBody {
-        /// What to draw; at most 64 KiB.
+        /// The prompt; at most 64 KiB.
         #[schema(required = true, nullable = false, example = "a red apple", max_length = 65536)]
         prompt: String,
-        /// What guidance leads away from.
+        /// Prompt to guide away from.
         #[schema(max_length = 65536)]
         negative_prompt: String,
     } {
@@ -93,29 +93,29 @@ generation_fields! { body! {
         system_prompt: String,
         thinking_content: String,
         assistant_content: String,
-        /// The last word on the think block.
+        /// Writes or omits the think block, overriding everything else.
         enable_thinking: bool,
         /// Writes a think block even if it is empty.
         force_think_block: bool,
         /// Removes double quotes from the prompt.
         strip_quotes: bool,
-        /// Takes special tokens in texts for what they say.
+        /// Tokenizes special tokens in texts as special tokens.
         raw_special_tokens: bool,
-        /// Hidden state of the text encoder.
+        /// Index of the text encoder's hidden state.
         hidden_layer: i32,
-        /// Longer prompts are cut.
+        /// Maximum prompt length in tokens; longer prompts are truncated.
         #[schema(minimum = 1)]
         max_tokens: u32,
-        /// One of the encoders in `/health`.
+        /// Name of an encoder in `/health`.
         encoder: String,
-        /// Exactly these LoRAs for this picture.
+        /// Exactly these LoRAs for this image.
         loras: Vec<LoraBody>,
-        /// A picture to draw from: a PNG, JPEG or WebP file in base64, or a `data:` URL of one.
+        /// Init image: a PNG, JPEG or WebP file in base64, or a `data:` URL.
         image: String,
         /// `png`, `jpeg` or `webp`.
         #[schema(example = "png")]
         output_format: String,
-        /// JPEG's quality.
+        /// JPEG quality.
         #[schema(minimum = 1, maximum = 100)]
         output_compression: u8,
     }
@@ -130,21 +130,21 @@ body! {
         system_prompt: String,
         thinking_content: String,
         assistant_content: String,
-        /// The last word on the think block.
+        /// Writes or omits the think block, overriding everything else.
         enable_thinking: bool,
         /// Writes a think block even if it is empty.
         force_think_block: bool,
         /// Removes double quotes from the prompt.
         strip_quotes: bool,
-        /// Takes special tokens in texts for what they say.
+        /// Tokenizes special tokens in texts as special tokens.
         raw_special_tokens: bool,
         /// One of `/api/templates`, with or without `z_image_`.
         template: String,
-        /// One of the encoders in `/health`.
+        /// Name of an encoder in `/health`.
         encoder: String,
-        /// Hidden state of the text encoder.
+        /// Index of the text encoder's hidden state.
         hidden_layer: i32,
-        /// Longer prompts are cut.
+        /// Maximum prompt length in tokens; longer prompts are truncated.
         #[schema(minimum = 1)]
         max_tokens: u32,
     }
@@ -154,16 +154,16 @@ body! {
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LoraBody {
-    /// Path in the folder; `path` is another name for it.
+    /// Path in the folder; `path` is an alias.
     #[serde(alias = "path")]
     pub name: String,
-    /// 1 if left out.
+    /// Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
-    /// Go before the prompt.
+    /// Put before the prompt.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trigger_words: String,
-    /// False leaves it out.
+    /// False skips this LoRA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
 }

@@ -32,27 +32,28 @@ pub(crate) enum Accepts {
 /// A picture with its parameters.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ResultBody {
-    /// The file in base64; absent where `image_url` is.
+    /// The file in base64; absent if there is `image_url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub image: Option<String>,
-    /// Where the file is.
+    /// URL of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub image_url: Option<String>,
     pub media_type: String,
-    /// Its id in the history, if one is kept.
+    /// Its id in the history, if there is one.
     #[schema(required = true)]
     pub history_id: Option<u64>,
-    /// The request with every value as it was used; sent again, it makes the same picture.
+    /// The request with the effective value of every field; as a new request, it generates the same
+    /// image.
     pub parameters: GenerateBody,
-    /// What the text encoder got.
+    /// The formatted prompt.
     pub formatted_prompt: String,
-    /// Seconds, from request to picture.
+    /// Seconds from request to image.
     pub generation_time: f64,
     pub truncated_tokens: u32,
     pub truncated_negative_tokens: u32,
-    /// The text encoder was not asked.
+    /// True if the embeddings came from the cache.
     pub embeddings_cached: bool,
 }
 

@@ -28,7 +28,7 @@ use crate::{
 /// What came of a prompt.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EncodeAnswer {
-    /// Tokens, and numbers for each.
+    /// Tokens and width.
     #[schema(example = json!([11, 2560]))]
     shape: Vec<u64>,
     /// `bf16`, `f16` or `f32`.
@@ -40,16 +40,16 @@ pub(crate) struct EncodeAnswer {
     encoder: String,
     /// The checkpoint's label.
     model: String,
-    /// Counted from 0, as transformers' `output_hidden_states`.
+    /// Index from 0 into transformers' `output_hidden_states`.
     hidden_layer: u32,
     truncated_tokens: u32,
-    /// The text encoder was not asked.
+    /// True if the embeddings came from the cache.
     cached: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SavedAnswer {
-    /// On the gateway's machine.
+    /// Path on the gateway's machine.
     path: String,
     shape: Vec<u64>,
     /// Seconds.
@@ -61,7 +61,7 @@ pub(crate) struct SavedAnswer {
 pub(crate) struct FormatAnswer {
     formatted_prompt: String,
     char_count: usize,
-    /// Before anything is cut; `null` if no encoder can tell.
+    /// Before truncation; `null` if no encoder can count tokens.
     #[schema(required = true)]
     token_count: Option<u32>,
     #[schema(required = true)]
@@ -102,7 +102,7 @@ struct Encoded {
     seconds: f64,
 }
 
-/// Has a prompt encoded and says what came out.
+/// Encodes a prompt and describes the embeddings.
 #[utoipa::path(
     post, path = "/api/encode", tag = "prompts", request_body = EncodeBody,
     responses((status = 200, body = EncodeAnswer), Problems)
@@ -130,7 +130,7 @@ pub(crate) async fn encode(
     }))
 }
 
-/// Has a prompt encoded and keeps the embeddings in a file of the server.
+/// Encodes a prompt and saves the embeddings to a file on the server.
 #[utoipa::path(
     post, path = "/api/save-embeddings", tag = "prompts", request_body = EncodeBody,
     responses((status = 200, body = SavedAnswer), Problems)
@@ -154,7 +154,7 @@ pub(crate) async fn save(
     Ok(Json(SavedAnswer { path: path.display().to_string(), shape, encode_time }))
 }
 
-/// Shows a prompt as the text encoder gets it, with what it costs in tokens.
+/// Returns the formatted prompt that the text encoder receives, with its token counts.
 #[utoipa::path(
     post, path = "/api/format-prompt", tag = "prompts", request_body = EncodeBody,
     responses((status = 200, body = FormatAnswer), Problems)

@@ -36,14 +36,14 @@ pub(crate) enum Live {
     End(Box<Result<Made, Error>>),
 }
 
-/// Makes a picture.
+/// Generates an image.
 ///
-/// `Accept` chooses the answer: the file, JSON with the file in base64, or server-sent events
-/// (`progress`, `preview`, and at the end `result` or `error`).
+/// `Accept` selects the response: the file, JSON with the file in base64, or server-sent events
+/// (`progress`, `preview`, and finally `result` or `error`).
 #[utoipa::path(
     post, path = "/api/generate", tag = "pictures", request_body = GenerateBody,
     responses(
-        (status = 200, description = "The picture", content(
+        (status = 200, description = "The image", content(
             ([u8] = "image/png"), ([u8] = "image/jpeg"), ([u8] = "image/webp"),
             (ResultBody = "application/json"), (SentEvent = "text/event-stream"),
         )),

@@ -19,10 +19,10 @@ use crate::{
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
-    /// `ok`, `unavailable`, or `draining` once the gateway was told to end.
+    /// `ok`, `unavailable`, or `draining` during shutdown.
     status: &'static str,
     version: &'static str,
-    /// The first is what a request without a wish gets.
+    /// The first one is the default.
     encoders: Vec<EncoderHealth>,
     diffusion: Vec<BackendHealth>,
     requests: Requests,
@@ -43,10 +43,10 @@ pub(crate) struct HistoryHealth {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum HistoryStatus {
-    /// None is kept, and jobs are forgotten with a restart.
+    /// There is no history, and a restart forgets all jobs.
     Off,
     Ok,
-    /// What was to be written last could not be.
+    /// The last write failed.
     Failing,
 }
 
@@ -64,7 +64,7 @@ impl HistoryHealth {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EncoderHealth {
-    /// What `encoder` in a request may say.
+    /// Value for `encoder` in requests.
     name: String,
     kind: EncoderKindName,
     backends: Vec<BackendHealth>,
@@ -97,7 +97,7 @@ pub(crate) struct Requests {
     limit: usize,
 }
 
-/// Whether a picture could be made now. Asks every service.
+/// Whether the server can generate an image now. Queries every service.
 #[utoipa::path(
     get, path = "/health", tag = "health",
     responses(

@@ -25,17 +25,17 @@ const MAX_LIMIT: usize = 200;
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EntryBody {
     id: u64,
-    /// After RFC 3339.
+    /// RFC 3339.
     timestamp: String,
     media_type: String,
-    /// Of the file.
+    /// Size of the file.
     bytes: u64,
     image_url: String,
     thumbnail_url: String,
     /// Seconds.
     generation_time: f64,
     formatted_prompt: String,
-    /// Sent as a request, they make the same picture.
+    /// As a new request, they generate the same image.
     parameters: GenerateBody,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct EntryBody {
 pub(crate) struct HistoryBody {
     /// Newest first.
     history: Vec<EntryBody>,
-    /// Of all that are kept.
+    /// Number of all entries.
     total: u64,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct ClearedBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Part {
-    /// 50 if left out.
+    /// Default: 50.
     #[param(minimum = 1, maximum = 200)]
     #[serde(default)]
     limit: Option<usize>,
@@ -87,7 +87,7 @@ impl EntryBody {
     }
 }
 
-/// Pictures that were made before, newest first.
+/// The image history, newest first.
 #[utoipa::path(get, path = "/api/history", tag = "history", params(Part), responses((status = 200, body = HistoryBody), Problems))]
 pub(crate) async fn list(
     State(gateway): Shared,
@@ -104,13 +104,13 @@ pub(crate) async fn list(
     Ok(Json(HistoryBody { history, total }))
 }
 
-/// Forgets all pictures.
+/// Deletes the whole history.
 #[utoipa::path(delete, path = "/api/history", tag = "history", responses((status = 200, body = ClearedBody), Problems))]
 pub(crate) async fn clear(State(gateway): Shared) -> Result<Json<ClearedBody>, Problem> {
     Ok(Json(ClearedBody { cleared: gateway.history()?.clear().await? }))
 }
 
-/// One picture's parameters.
+/// The parameters of an image.
 #[utoipa::path(
     get, path = "/api/history/{id}", tag = "history", params(("id" = u64, Path)),
     responses((status = 200, body = EntryBody), Problems)
@@ -124,7 +124,7 @@ pub(crate) async fn get(
     Ok(Json(EntryBody::new(id, entry)))
 }
 
-/// Forgets one picture.
+/// Deletes an image from the history.
 #[utoipa::path(
     delete, path = "/api/history/{id}", tag = "history", params(("id" = u64, Path)),
     responses((status = 200, body = DeletedBody), Problems)
@@ -138,11 +138,11 @@ pub(crate) async fn delete(
     Ok(Json(DeletedBody { deleted: id, remaining }))
 }
 
-/// One picture's file.
+/// The file of an image.
 #[utoipa::path(
     get, path = "/api/history/{id}/image", tag = "history", params(("id" = u64, Path)),
     responses(
-        (status = 200, description = "The picture", content(
+        (status = 200, description = "The image", content(
             ([u8] = "image/png"), ([u8] = "image/jpeg"), ([u8] = "image/webp"),
         )),
         Problems,
@@ -157,7 +157,7 @@ pub(crate) async fn image(
     Ok(unchanging(picture.file, &picture.media_type))
 }
 
-/// One picture, small.
+/// A thumbnail of an image.
 #[utoipa::path(
     get, path = "/api/history/{id}/thumbnail", tag = "history", params(("id" = u64, Path)),
     responses((status = 200, description = "At most 256 x 256", body = [u8], content_type = "image/jpeg"), Problems)

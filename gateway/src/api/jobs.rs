@@ -35,20 +35,20 @@ const MAX_KEY_BYTES: usize = 255;
 pub(crate) struct JobBody {
     id: String,
     status: Status,
-    /// Times are after RFC 3339.
+    /// Times are RFC 3339.
     created: String,
-    /// When its picture was begun last.
+    /// Time of the last attempt.
     #[schema(required = true)]
     started: Option<String>,
     #[schema(required = true)]
     ended: Option<String>,
-    /// Times that its picture was begun.
+    /// Number of attempts.
     attempts: u32,
     progress: Progress,
-    /// When it is done.
+    /// Set if the job is done.
     #[schema(required = true)]
     result: Option<ResultBody>,
-    /// When it failed or was cancelled.
+    /// Set if the job failed or was cancelled.
     #[schema(required = true)]
     error: Option<Problem>,
 }
@@ -56,7 +56,7 @@ pub(crate) struct JobBody {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
-    /// Waits for its turn, or for services to come back.
+    /// Waiting for its turn, or for unavailable services.
     Queued,
     Running,
     Done,
@@ -96,14 +96,14 @@ impl JobBody {
     }
 }
 
-/// Begins a picture in the background.
+/// Starts a background job that generates an image.
 ///
-/// The answer comes when the job is stored. A client that missed it sends the request again with the
-/// same `Idempotency-Key`, and gets the same job.
+/// The response is sent when the job is stored. A client that missed it can repeat the request with
+/// the same `Idempotency-Key` and gets the same job.
 #[utoipa::path(
     post, path = "/api/jobs", tag = "jobs", request_body = GenerateBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "What the client calls this request")),
-    responses((status = 202, description = "The job, which goes on by itself", body = JobBody), Problems)
+    params(("Idempotency-Key" = Option<String>, Header, description = "Key chosen by the client for this request")),
+    responses((status = 202, description = "The accepted job", body = JobBody), Problems)
 )]
 pub(crate) async fn create(State(gateway): Shared, request: Request) -> Result<Response, Problem> {
     let key = key(request.headers())?;
@@ -146,7 +146,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// All jobs that are known.
+/// All remembered jobs.
 #[utoipa::path(get, path = "/api/jobs", tag = "jobs", responses((status = 200, body = JobsBody), Problems))]
 pub(crate) async fn list(State(gateway): Shared) -> Json<JobsBody> {
     Json(JobsBody { jobs: gateway.jobs.all().iter().map(|job| JobBody::of(job)).collect() })
@@ -164,10 +164,10 @@ pub(crate) async fn get(
     Ok(Json(JobBody::of(&*find(&gateway, &id)?)))
 }
 
-/// Cancels a job, or removes one that is over.
+/// Cancels a job, or removes a finished one.
 #[utoipa::path(
     delete, path = "/api/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 200, description = "The job as it is now", body = JobBody), Problems)
+    responses((status = 200, description = "The current state of the job", body = JobBody), Problems)
 )]
 pub(crate) async fn delete(
     State(gateway): Shared,
@@ -191,11 +191,11 @@ pub(crate) async fn delete(
     Ok(Json(JobBody::of(&job)))
 }
 
-/// The picture of a job that is done.
+/// The image of a finished job.
 #[utoipa::path(
     get, path = "/api/jobs/{id}/image", tag = "jobs", params(("id" = String, Path)),
     responses(
-        (status = 200, description = "The picture", content(
+        (status = 200, description = "The image", content(
             ([u8] = "image/png"), ([u8] = "image/jpeg"), ([u8] = "image/webp"),
         )),
         Problems,
@@ -222,10 +222,10 @@ pub(crate) async fn image(
     }
 }
 
-/// What happened so far and what happens next, as server-sent events.
+/// The past and future events of a job, as server-sent events.
 #[utoipa::path(
     get, path = "/api/jobs/{id}/events", tag = "jobs",
-    params(("id" = String, Path), ("Last-Event-ID" = Option<String>, Header, description = "Only later ones")),
+    params(("id" = String, Path), ("Last-Event-ID" = Option<String>, Header, description = "Only later events are sent")),
     responses((status = 200, description = "Events", body = SentEvent, content_type = "text/event-stream"), Problems)
 )]
 pub(crate) async fn events(
@@ -292,7 +292,7 @@ fn find(gateway: &Gateway, id: &str) -> Result<Arc<Job>, Problem> {
     })
 }
 
-/// The picture of a job that is done.
+/// The image of a finished job.
 async fn file(
     gateway: &Gateway,
     job: &Job,

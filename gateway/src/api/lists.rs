@@ -17,14 +17,14 @@ use crate::{
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TemplatesBody {
-    /// By category, then by name.
+    /// Sorted by category, then by name.
     templates: Vec<TemplateBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TemplateBody {
     name: String,
-    /// With the prefix `z_image_`; both are taken.
+    /// With the prefix `z_image_`; both names are accepted.
     full_name: String,
     category: String,
     description: String,
@@ -54,15 +54,15 @@ pub(crate) struct SchedulerBody {
 pub(crate) struct ModelBody {
     model: String,
     device: String,
-    /// What the transformer computes in.
+    /// Compute dtype of the transformer.
     #[schema(required = true)]
     dtype: Option<String>,
     version: String,
     defaults: DefaultsBody,
     limits: LimitsBody,
-    /// What `encoder` may say; the first is used if nothing is said.
+    /// Valid values of `encoder`; the first is the default.
     encoders: Vec<String>,
-    /// Whether there are pictures of the work under way.
+    /// Whether the model supports previews.
     previews: bool,
 }
 
@@ -120,7 +120,7 @@ pub(crate) async fn schedulers() -> Json<SchedulersBody> {
     Json(SchedulersBody { schedulers: Scheduler::ALL.map(body).into() })
 }
 
-/// What the diffusion service has loaded, uses by itself and takes.
+/// The model of the diffusion service, its defaults and its limits.
 #[utoipa::path(get, path = "/api/model", tag = "choices", responses((status = 200, body = ModelBody), Problems))]
 pub(crate) async fn model(State(gateway): Shared) -> Result<Json<ModelBody>, Problem> {
     let model = gateway.model().await?;

@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct LorasBody {
     /// Every file in the folder.
     loras: Vec<LoraFileBody>,
-    /// In use, in order.
+    /// Active LoRAs, in order.
     active: Vec<ActiveLoraBody>,
 }
 
@@ -32,13 +32,13 @@ pub(crate) struct LorasBody {
 pub(crate) struct LoraFileBody {
     name: String,
     bytes: u64,
-    /// Modules of a model that it changes.
+    /// Number of modules that it changes.
     modules: u32,
-    /// The largest of its modules.
+    /// Largest rank of its modules.
     rank: u32,
     #[schema(required = true)]
     alpha: Option<f64>,
-    /// Why it cannot be used.
+    /// The reason if it cannot be used.
     #[schema(required = true)]
     problem: Option<String>,
     active: bool,
@@ -54,9 +54,9 @@ pub(crate) struct ActiveLoraBody {
     scale: f32,
     trigger_words: String,
     rank: u32,
-    /// Matrices of the model that it changes.
+    /// Number of matrices that it changes.
     matrices: u32,
-    /// Keys of its file that fit nothing.
+    /// Keys of its file that match no module.
     unmatched: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct ApplyBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AppliedBody {
     success: bool,
-    /// Matrices that any of them changes.
+    /// Number of matrices changed by any of them.
     layers_updated: u32,
     active_count: usize,
     trigger_words: String,
@@ -97,7 +97,7 @@ impl From<ActiveLora> for ActiveLoraBody {
     }
 }
 
-/// Files in the folder of the diffusion services.
+/// The LoRA files in the folder of the diffusion services, and the active LoRAs.
 #[utoipa::path(get, path = "/api/loras", tag = "LoRAs", responses((status = 200, body = LorasBody), Problems))]
 pub(crate) async fn list(State(gateway): Shared) -> Result<Json<LorasBody>, Problem> {
     let mut tried = Tried::default();
@@ -129,7 +129,7 @@ pub(crate) async fn list(State(gateway): Shared) -> Result<Json<LorasBody>, Prob
     Ok(Json(LorasBody { loras, active: answer.active.into_iter().map(Into::into).collect() }))
 }
 
-/// LoRAs in use.
+/// The active LoRAs.
 #[utoipa::path(get, path = "/api/loras/active", tag = "LoRAs", responses((status = 200, body = ActiveLorasBody), Problems))]
 pub(crate) async fn active(State(gateway): Shared) -> Result<Json<ActiveLorasBody>, Problem> {
     let active: Vec<ActiveLoraBody> =

@@ -24,10 +24,10 @@ pub(crate) struct SessionBody {
     key: String,
 }
 
-/// Begins a session: the answer's cookie stands for the key.
+/// Starts a session: the cookie in the response replaces the key.
 #[utoipa::path(
     post, path = "/api/session", tag = "session", request_body = SessionBody,
-    responses((status = 204, description = "The cookie is set, or none is needed"), Problems)
+    responses((status = 204, description = "The cookie is set, or not needed"), Problems)
 )]
 pub(crate) async fn begin(
     State(gateway): State<Arc<Gateway>>,
@@ -41,10 +41,10 @@ pub(crate) async fn begin(
     Ok(answer(gateway.guard.session(key.trim())))
 }
 
-/// Ends it.
+/// Ends the session.
 #[utoipa::path(
     delete, path = "/api/session", tag = "session",
-    responses((status = 204, description = "The cookie is gone"), Problems)
+    responses((status = 204, description = "The cookie is removed"), Problems)
 )]
 pub(crate) async fn end(State(gateway): State<Arc<Gateway>>) -> Response {
     answer(gateway.guard.no_session())

@@ -33,7 +33,7 @@ pub(crate) struct About {
     pub seconds: f64,
     /// Tokens that were cut from the prompt and the negative prompt.
     pub truncated: [u32; 2],
-    /// The text encoder was not asked.
+    /// True if the embeddings came from the cache.
     pub cached: bool,
     pub history_id: Option<u64>,
 }

@@ -19,13 +19,13 @@ pub(crate) type Report<'a> = Option<&'a (dyn Fn(Event) + Send + Sync)>;
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Progress {
     pub stage: Stage,
-    /// Pictures ahead of this one, while it is queued.
+    /// Images ahead of this one, while it is queued.
     pub queue_position: Option<u32>,
-    /// Forward passes that are done.
+    /// Finished forward passes.
     pub step: u32,
-    /// How many there will be; 0 until it is known.
+    /// Total forward passes; 0 until known.
     pub steps: u32,
-    /// A guess from the steps so far.
+    /// Estimate from the finished steps.
     pub seconds_left: Option<f64>,
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct Record {
     /// Its place in the order in which jobs were accepted.
     pub number: u64,
     pub id: Uuid,
-    /// Times are after RFC 3339.
+    /// Times are RFC 3339.
     pub created: String,
     /// When the last attempt began.
     pub started: Option<String>,
@@ -31,7 +31,7 @@ pub(crate) struct Record {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
-    /// Waits for its turn, or for services to come back.
+    /// Waiting for its turn, or for unavailable services.
     Queued,
     Running,
     Done(Box<About>),

@@ -41,7 +41,7 @@ pub(crate) struct ImageData {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     b64_json: Option<String>,
-    /// In this gateway's history.
+    /// URL in this gateway's history.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     url: Option<String>,

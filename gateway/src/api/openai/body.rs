@@ -26,7 +26,7 @@ const MAX_PARTIAL_IMAGES: u32 = 3;
 pub(crate) struct OpenAiBody {
     /// One of `/v1/models`.
     pub model: Option<String>,
-    /// Pictures, with the seeds `seed`, `seed + 1` and so on.
+    /// Number of images, with the seeds `seed`, `seed + 1` and so on.
     #[schema(minimum = 1, maximum = 10)]
     pub n: Option<u32>,
     /// `WIDTHxHEIGHT` or `auto`.
@@ -34,19 +34,19 @@ pub(crate) struct OpenAiBody {
     pub size: Option<String>,
     /// `b64_json` or `url`.
     pub response_format: Option<String>,
-    /// Send events.
+    /// Stream events.
     pub stream: Option<bool>,
-    /// Previews in the stream.
+    /// Number of previews in the stream.
     #[schema(minimum = 0, maximum = 3)]
     pub partial_images: Option<u32>,
-    /// Taken and not used, as are the next three.
+    /// Accepted but ignored, like the next three.
     pub user: Option<String>,
     pub quality: Option<String>,
     pub style: Option<String>,
     pub moderation: Option<String>,
-    /// Not `transparent`.
+    /// Must not be `transparent`.
     pub background: Option<String>,
-    /// Of edits; taken and not used.
+    /// For edits; accepted but ignored.
     pub input_fidelity: Option<String>,
 }
 

@@ -81,7 +81,7 @@ struct Form {
     image: Option<Bytes>,
 }
 
-/// Draws from a picture, as OpenAI's API does.
+/// Image-to-image, as in the OpenAI API.
 #[utoipa::path(
     post, path = "/v1/images/edits", tag = "OpenAI",
     request_body(content = EditForm, content_type = "multipart/form-data"),

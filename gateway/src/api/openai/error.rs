@@ -36,10 +36,10 @@ pub(crate) struct OpenAiError {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes the answers in the OpenAPI document")]
 pub(crate) enum OpenAiProblems {
-    /// The request is wrong, or cannot be had here.
+    /// The request is invalid, or not supported by this server.
     #[response(status = "4XX", content_type = "application/problem+json")]
     Client(OpenAiProblemBody),
-    /// The services behind the gateway are busy, lost or failing.
+    /// The services behind the gateway are busy, unavailable or failing.
     #[response(status = "5XX", content_type = "application/problem+json")]
     Server(OpenAiProblemBody),
 }

@@ -16,7 +16,7 @@ use crate::{
     request::GenerateBody,
 };
 
-/// Makes pictures, as OpenAI's API does.
+/// Generates images, as in the OpenAI API.
 #[utoipa::path(
     post, path = "/v1/images/generations", tag = "OpenAI", request_body = ImagesBody,
     responses(

@@ -23,7 +23,7 @@ pub(crate) struct ModelAnswer {
     id: String,
     /// Always `model`.
     object: &'static str,
-    /// Not known, and so 0.
+    /// Unknown, always 0.
     created: u64,
     owned_by: &'static str,
 }
