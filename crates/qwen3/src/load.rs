@@ -164,7 +164,7 @@ fn failed(cause: String) -> EncodeError {
     }
 }
 
-/// Rounds to the wire's type on the device and copies the bytes out.
+/// Copies the values from the device as f32, and rounds them to the wire dtype on the host.
 fn to_wire(states: &candle_core::Tensor, dtype: DType) -> candle_core::Result<Tensor> {
     let shape = states.dims().to_vec();
     let values = states.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
