@@ -68,14 +68,14 @@ async function finish(result) {
   await stage.finish(result);
   setRunning(null);
   settings.showSeed(result.parameters.seed);
-  announce('The picture is ready');
+  announce('The image is ready');
   warn(result);
   history.include(result.history_id);
 }
 
 function warn({ truncated_tokens: prompt, truncated_negative_tokens: negative }) {
-  if (prompt) toast(`The prompt was too long; its last ${prompt} tokens were left out`);
-  else if (negative) toast(`The negative prompt was too long; its last ${negative} tokens were left out`);
+  if (prompt) toast(`The prompt was too long; its last ${prompt} tokens were truncated`);
+  else if (negative) toast(`The negative prompt was too long; its last ${negative} tokens were truncated`);
 }
 
 function fail(problem) {

@@ -38,7 +38,7 @@ function useOne(name, parameters) {
 export function useAll(parameters) {
   const rest = reuse(parameters);
   if (parameters.loras) reuseLoras(parameters.loras);
-  toast(rest.length ? `In use, except ${rest.map(label).join(', ')}` : 'All of it is in use');
+  toast(rest.length ? `In use, except ${rest.map(label).join(', ')}` : 'All parameters are in use');
 }
 
 function row([name, value], parameters) {
@@ -82,7 +82,7 @@ export function describe({ parameters, image_url, media_type, generation_time },
   const actions = make('div', { className: 'actions' },
     button('Use all', 'reuse', () => { useAll(parameters); leave(); }), save,
     button('Copy link', 'link', () => copy(new URL(url, document.baseURI).href)),
-    button('Start from it', 'image', () => { startFrom(url); leave(); }), ...more);
+    button('Use as init image', 'image', () => { startFrom(url); leave(); }), ...more);
   const words = make('button', {
     type: 'button', className: 'prompt', title: 'Use this prompt', 'data-name': 'prompt', onclick: () => useOne('prompt', parameters),
   }, parameters.prompt ?? '');

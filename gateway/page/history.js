@@ -48,7 +48,7 @@ export async function include(id, tries = 8) {
 
 function draw() {
   setText('history-count', total ? String(total) : '');
-  setText('history-hint', total ? '' : 'Your pictures will be kept here.');
+  setText('history-hint', total ? '' : 'Your images are stored here.');
   show($('history-clear'), total > 0);
   show($('history-more'), entries.length < total);
   const kept = new Map([...$('gallery').children].map((item) => [item.dataset.id, item]));
@@ -85,7 +85,7 @@ async function step(by) {
 
 async function remove() {
   const entry = opened;
-  if (!await confirm('Delete this picture?', 'Delete')) return;
+  if (!await confirm('Delete this image?', 'Delete')) return;
   try {
     await call('DELETE', `api/history/${entry.id}`);
   } catch (problem) {

@@ -18,14 +18,14 @@ function refuse(why) {
 
 async function take(file) {
   if (!TYPES.includes(file.type)) return refuse(`${file.name || 'This'} is not a PNG, JPEG or WebP image.`);
-  if (file.size > MAX_BYTES) return refuse(`${file.name || 'This picture'} has ${Math.ceil(file.size / 2 ** 20)} MiB; at most 16 are taken.`);
+  if (file.size > MAX_BYTES) return refuse(`${file.name || 'This image'} has ${Math.ceil(file.size / 2 ** 20)} MiB; the maximum is 16.`);
   const url = await readAsUrl(file);
   const image = $('source-image');
   image.src = url;
   try {
     await image.decode();
   } catch {
-    return refuse(`${file.name || 'This picture'} cannot be read.`);
+    return refuse(`${file.name || 'This image'} cannot be read.`);
   }
   use(url, `${image.naturalWidth} × ${image.naturalHeight}`);
 }
@@ -65,9 +65,9 @@ export async function startFrom(url) {
     const response = await fetch(url);
     if (!response.ok) throw new Error('gone');
     await take(await response.blob());
-    toast('It is the starting picture now');
+    toast('Set as init image');
   } catch {
-    toast('That picture cannot be loaded any more');
+    toast('This image is no longer available');
   }
 }
 

@@ -43,9 +43,9 @@ export function start(size) {
 }
 
 function textOf({ stage, step, steps, queue_position: ahead }) {
-  if (stage === 'encoding') return 'Reading the prompt';
-  if (stage === 'queued') return ahead ? `Queued, ${ahead} ${ahead === 1 ? 'picture' : 'pictures'} ahead` : 'Queued, next in line';
-  if (stage === 'decoding') return 'Decoding the picture';
+  if (stage === 'encoding') return 'Encoding the prompt';
+  if (stage === 'queued') return ahead ? `Queued, ${ahead} ${ahead === 1 ? 'image' : 'images'} ahead` : 'Queued, next in line';
+  if (stage === 'decoding') return 'Decoding the image';
   return `Step ${step} of ${steps}`;
 }
 
@@ -82,7 +82,7 @@ export function preview({ media_type: type, image }) {
 }
 
 export function waiting() {
-  setText('running-text', 'The connection is lost; trying again');
+  setText('running-text', 'Connection lost; reconnecting');
   setText('running-left', '');
 }
 
@@ -97,7 +97,7 @@ export async function finish(result) {
     await image.decode();
   } catch {
     done = null;
-    return failed({ title: 'The picture is gone', detail: 'The gateway no longer has it.' });
+    return failed({ title: 'The image was deleted', detail: 'The gateway no longer has it.' });
   }
   $('picture').src = image.src;
   $('picture').alt = parameters.prompt;

@@ -78,7 +78,7 @@ const reveal = () => active && $(`template-${active.name}`)?.scrollIntoView({ bl
 
 function describe(one) {
   const about = $('picker-about');
-  if (!one) return about.replaceChildren(make('p', { className: 'hint' }, 'No template has all of these words.'));
+  if (!one) return about.replaceChildren(make('p', { className: 'hint' }, 'No template matches all of these words.'));
   const pre = make('pre', { className: 'chat', tabIndex: 0, 'aria-label': 'Formatted prompt' });
   const count = make('span', { className: 'value' });
   about.replaceChildren(

@@ -54,7 +54,7 @@ def test_a_prompt_becomes_a_picture(page, site):
     page.fill("#prompt", APPLE)
     page.press("#prompt", "Control+Enter")
     expect(page.locator("#outcome")).to_be_visible()
-    expect(page.locator("#live")).to_have_text("The picture is ready")
+    expect(page.locator("#live")).to_have_text("The image is ready")
     expect(page.locator("#picture")).to_have_attribute("alt", APPLE)
     assert page.locator("#picture").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [256, 256]
     expect(parameter(page, "prompt")).to_have_text(APPLE)
@@ -270,7 +270,7 @@ def test_a_picture_is_chosen_dropped_or_pasted_to_start_from(page):
     expect(page.locator("#strength")).to_be_visible()
     page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
     expect(page.locator("#problem-image")).to_contain_text("notes.txt")
-    page.get_by_role("button", name="Start from it").click()
+    page.get_by_role("button", name="Use as init image").click()
     expect(page.locator("#problem-image")).to_have_count(0)
 
 
