@@ -11,7 +11,7 @@ mod vae;
 use std::{fmt::Display, time::Instant};
 
 use candle_core::Device;
-use llm_dit_kernels::meter;
+use llm_dit_device::meter;
 use llm_dit_weights::{device_name, wire_dtype};
 
 use super::{

@@ -5,11 +5,12 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
+use llm_dit_device::{Recording, cuda_device, rehearse};
 use llm_dit_kernels::{
     Attention, Conv2d, ConvInput, GatedLinear, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm,
-    Recording, Rope, cuda_device,
+    Rope,
     cuda_source::{Kind, Tiling},
-    matmul_tiled, rehearse, residual_gate_norm_next,
+    matmul_tiled, residual_gate_norm_next,
 };
 
 const RUNS: usize = 10;

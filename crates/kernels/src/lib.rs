@@ -19,24 +19,17 @@ pub mod cuda_source;
 mod gated;
 mod host;
 mod linear;
-pub mod meter;
 mod norm;
-mod recording;
 mod rope;
-#[cfg(feature = "cuda")]
-mod upload;
 
 pub use attention::{Attention, Mask};
 pub use conv::{Conv2d, ConvInput, GroupNorm};
 #[cfg(feature = "cuda")]
-pub use cuda::{cuda_device, matmul_tiled};
+pub use cuda::matmul_tiled;
 pub use gated::{GatedLinear, swiglu};
 pub use linear::Linear;
 pub use norm::{
     NextNorm, add_rms_norm, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
     rms_norm, rms_norm_scale,
 };
-pub use recording::{Recording, rehearse};
 pub use rope::{Pairing, QkNorm, Rope};
-#[cfg(feature = "cuda")]
-pub use upload::Uploader;

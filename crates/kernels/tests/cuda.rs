@@ -10,10 +10,11 @@ use std::{
 };
 
 use candle_core::{D, DType, Device, Result, Tensor};
+use llm_dit_device::cuda_device;
 use llm_dit_kernels::{
     Attention, Conv2d, ConvInput, GatedLinear, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm,
-    Rope, add_rms_norm, composed, cuda_device, layer_norm_scale, residual_gate_norm,
-    residual_gate_norm_next, rms_norm, rms_norm_scale, swiglu,
+    Rope, add_rms_norm, composed, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
+    rms_norm, rms_norm_scale, swiglu,
 };
 
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));

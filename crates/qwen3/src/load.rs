@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use llm_dit_chat::ChatTokenizer;
+use llm_dit_device::meter::memory_reader;
 use llm_dit_engine::{
     DeviceMemory, MemoryReader,
     text::{EncodeError, EncodeJob, EncoderInfo, TextEncoder},
 };
-use llm_dit_kernels::meter::memory_reader;
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
     Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, Weights, compute_dtype,

@@ -5,7 +5,7 @@
 pub mod args;
 mod checkpoint;
 mod config;
-mod device;
+mod dtype;
 #[cfg(feature = "embed-demo-model")]
 mod embedded;
 mod error;
@@ -22,9 +22,10 @@ mod synthetic;
 
 pub use checkpoint::{Checkpoint, Weights, read_config};
 pub use config::{PartConfig, part_config};
-pub use device::{DeviceChoice, compute_dtype, device_name, is_out_of_memory, wire_dtype};
+pub use dtype::{compute_dtype, wire_dtype};
 pub use error::LoadError;
 pub use files::PartFiles;
+pub use llm_dit_device::{DeviceChoice, device_name, is_out_of_memory};
 pub use locate::{encoder_folder, model_folder, model_label};
 pub use names::{Naming, Part, Rows};
 pub use overlay::{LowRank, Overlay};

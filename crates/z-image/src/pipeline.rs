@@ -6,6 +6,7 @@ mod walk;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
+use llm_dit_device::meter::memory_reader;
 use llm_dit_engine::{
     DeviceMemory, MemoryReader,
     image::{
@@ -13,7 +14,6 @@ use llm_dit_engine::{
         LoraReport, Member, ModelInfo, Picture, SetLorasError,
     },
 };
-use llm_dit_kernels::meter::memory_reader;
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
 use llm_dit_weights::{LoadError, device_name, wire_dtype};

@@ -11,8 +11,9 @@ use cudarc::{
     driver::{CudaContext, CudaFunction, CudaModule, sys::CUfunction_attribute},
     nvrtc::{Ptx, result as nvrtc, sys},
 };
+use llm_dit_device::driver_error;
 
-use super::{Gpu, driver_error, source::Source};
+use super::{Gpu, source::Source};
 
 type Modules = HashMap<(usize, Source), Arc<CudaModule>>;
 type Functions = HashMap<(usize, Source, &'static str), CudaFunction>;

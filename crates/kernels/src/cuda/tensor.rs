@@ -7,8 +7,9 @@ use candle_core::{
 };
 use cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, sys};
 use half::bf16;
+use llm_dit_device::driver_error;
 
-use super::{Gpu, driver_error};
+use super::Gpu;
 
 /// Bytes of the vectors that kernels load and store.
 const VECTOR: u64 = 16;
@@ -131,7 +132,7 @@ macro_rules! launch {
         )+
         // SAFETY: the function that launches has checked shapes and types against the kernel's
         // parameters, and holds the tensors that the addresses belong to.
-        unsafe { builder.launch($config) }.map(|_| ()).map_err($crate::cuda::driver_error)
+        unsafe { builder.launch($config) }.map(|_| ()).map_err(llm_dit_device::driver_error)
     }};
 }
 pub(super) use launch;

@@ -9,7 +9,8 @@ use std::{
 };
 
 use candle_core::{DType, Device, Result, Tensor};
-use llm_dit_kernels::{Recording, Rope, rehearse};
+use llm_dit_device::{Recording, rehearse};
+use llm_dit_kernels::Rope;
 
 use super::{Conditioning, Dit, Inputs, layout::Layout, modulation::Modulations};
 

@@ -4,7 +4,7 @@
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Tensor};
-use llm_dit_kernels::{Uploader, cuda_device, meter};
+use llm_dit_device::{Uploader, cuda_device, meter};
 
 /// Values of one buffer, as f32.
 const BUFFER: usize = (16 << 20) / 4;

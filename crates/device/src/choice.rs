@@ -2,9 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
-use crate::LoadError;
+use crate::DeviceError;
 
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,23 +19,28 @@ pub enum DeviceChoice {
 
 impl DeviceChoice {
     /// Opens the device; an explicit choice that cannot be had is an error, never a fallback.
-    pub fn open(self) -> Result<Device, LoadError> {
+    pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(index) => {
                 if !cfg!(feature = "cuda") {
-                    return Err(LoadError::NoBackend { device: self.to_string(), feature: "cuda" });
+                    return Err(DeviceError::NoBackend {
+                        device: self.to_string(),
+                        feature: "cuda",
+                    });
                 }
-                open_cuda(index).map_err(|e| LoadError::device(self, &e))
+                open_cuda(index)
+                    .map_err(|cause| DeviceError::Open { device: self.to_string(), cause })
             }
             Self::Metal(index) => {
                 if !cfg!(feature = "metal") {
-                    return Err(LoadError::NoBackend {
+                    return Err(DeviceError::NoBackend {
                         device: self.to_string(),
                         feature: "metal",
                     });
                 }
-                Device::new_metal(index).map_err(|e| LoadError::device(self, &e))
+                Device::new_metal(index)
+                    .map_err(|cause| DeviceError::Open { device: self.to_string(), cause })
             }
             Self::Auto => {
                 if cfg!(feature = "cuda") {
@@ -61,7 +66,7 @@ impl DeviceChoice {
 }
 
 #[cfg(feature = "cuda")]
-use llm_dit_kernels::cuda_device as open_cuda;
+use crate::cuda_device as open_cuda;
 
 /// candle says that it has no CUDA.
 #[cfg(not(feature = "cuda"))]
@@ -81,11 +86,11 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl FromStr for DeviceChoice {
-    type Err = LoadError;
+    type Err = DeviceError;
 
-    fn from_str(text: &str) -> Result<Self, LoadError> {
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
         let (name, index) = text.split_once(':').unwrap_or((text, "0"));
-        let bad = || LoadError::UnknownDevice(text.to_owned());
+        let bad = || DeviceError::Unknown(text.to_owned());
         let index: usize = index.parse().map_err(|_| bad())?;
         match (name, text.contains(':')) {
             ("auto", false) => Ok(Self::Auto),
@@ -104,24 +109,6 @@ pub fn device_name(device: &Device) -> String {
         candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
         candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    }
-}
-
-/// What to compute in: as asked, else f32 on the CPU, where the kernels compute in it, and bf16 elsewhere.
-pub fn compute_dtype(asked: Option<llm_dit_proto::DType>, device: &Device) -> DType {
-    match (asked, device) {
-        (Some(llm_dit_proto::DType::F32), _) | (None, Device::Cpu) => DType::F32,
-        (Some(llm_dit_proto::DType::F16), _) => DType::F16,
-        (Some(llm_dit_proto::DType::Bf16), _) | (None, _) => DType::BF16,
-    }
-}
-
-/// The wire's name of a type that [`compute_dtype`] gave.
-pub fn wire_dtype(dtype: DType) -> llm_dit_proto::DType {
-    match dtype {
-        DType::BF16 => llm_dit_proto::DType::Bf16,
-        DType::F16 => llm_dit_proto::DType::F16,
-        _ => llm_dit_proto::DType::F32,
     }
 }
 
