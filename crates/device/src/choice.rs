@@ -1,10 +1,10 @@
-//! Where a model runs.
+//! Devices as people name them.
 
 use std::{fmt, str::FromStr};
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 
-use crate::DeviceError;
+use crate::{DeviceError, DeviceId};
 
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,11 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device; an explicit choice that cannot be had is an error, never a fallback.
+    /// Opens the device.
+    ///
+    /// # Errors
+    ///
+    /// Where an explicit choice is not available: there is no fallback then.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -76,11 +80,11 @@ fn open_cuda(index: usize) -> candle_core::Result<Device> {
 
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
-            Self::Metal(index) => write!(f, "metal:{index}"),
+            Self::Cpu => DeviceId::Cpu.fmt(f),
+            Self::Cuda(index) => DeviceId::Cuda(index).fmt(f),
+            Self::Metal(index) => DeviceId::Metal(index).fmt(f),
         }
     }
 }
@@ -103,21 +107,13 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// "cpu", "cuda:0" or "metal:0".
-pub fn device_name(device: &Device) -> String {
+/// Which one an open device is.
+pub fn device_id(device: &Device) -> DeviceId {
     match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        DeviceLocation::Cpu => DeviceId::Cpu,
+        DeviceLocation::Cuda { gpu_id } => DeviceId::Cuda(gpu_id),
+        DeviceLocation::Metal { gpu_id } => DeviceId::Metal(gpu_id),
     }
-}
-
-/// Whether an error, in whichever library's words, says that a device's memory is full.
-pub fn is_out_of_memory(error: &str) -> bool {
-    // The driver's, cuBLAS' and cuDNN's; a system's.
-    ["out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED", "annot allocate memory"]
-        .iter()
-        .any(|words| error.contains(words))
 }
 
 #[cfg(test)]

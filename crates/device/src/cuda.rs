@@ -1,16 +1,43 @@
-//! Opening NVIDIA GPUs.
+//! Opening NVIDIA GPUs, and what their libraries' errors mean.
 #![expect(unsafe_code, reason = "calls into the CUDA driver")]
 
 mod graph;
 
-use candle_core::{CudaDevice, Device, Error, Result, cuda_backend::cudarc};
-use cudarc::driver::{DriverError, sys};
+use candle_core::{
+    CudaDevice, Device, Result,
+    cuda_backend::{self, cudarc},
+};
+use cudarc::{
+    cublas::{result::CublasError, sys::cublasStatus_t},
+    driver::{
+        DriverError,
+        sys::{self, CUresult},
+    },
+};
 
 pub(crate) use graph::Graph;
+
+/// What a library of NVIDIA's reported to code of ours, with its code.
+#[derive(Debug, thiserror::Error)]
+pub enum CudaError {
+    #[error("CUDA: {0}")]
+    Driver(DriverError),
+    #[error("cuBLAS: {0:?}")]
+    Cublas(CublasError),
+    #[error("cuDNN: {call}: status {status} {text}")]
+    Cudnn { call: String, status: i32, text: String },
+}
+
+/// cuDNN's "no memory" for the host and for the device, and what older versions said.
+const CUDNN_ALLOCATION_FAILED: [i32; 3] = [4003, 4004, 2];
 
 /// Opens a GPU: a stream of its own, and memory that stays with the process between uses.
 ///
 /// Tensors of two calls' devices must not meet without a copy over the host. (candle refuses it.)
+///
+/// # Errors
+///
+/// The driver's, where there is no such GPU or it cannot be used.
 pub fn cuda_device(ordinal: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(ordinal)?;
     let Device::Cuda(cuda) = &device else { return Ok(device) };
@@ -46,6 +73,34 @@ fn keep_memory(device: &CudaDevice) -> Result<()> {
 }
 
 /// A driver's error as candle's.
-pub fn driver_error(error: DriverError) -> Error {
-    Error::Msg(format!("CUDA: {error}"))
+pub fn driver_error(error: DriverError) -> candle_core::Error {
+    CudaError::Driver(error).into()
+}
+
+/// What the code of an error of NVIDIA's libraries says. `None`: it is no such error.
+pub(crate) fn is_out_of_memory(error: &(dyn std::error::Error + 'static)) -> Option<bool> {
+    let driver = |error: &DriverError| error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+    let cublas = |error: &CublasError| error.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED;
+    if let Some(error) = error.downcast_ref::<CudaError>() {
+        return Some(match error {
+            CudaError::Driver(error) => driver(error),
+            CudaError::Cublas(error) => cublas(error),
+            CudaError::Cudnn { status, .. } => CUDNN_ALLOCATION_FAILED.contains(status),
+        });
+    }
+    if let Some(error) = error.downcast_ref::<cuda_backend::CudaError>() {
+        return match error {
+            cuda_backend::CudaError::Cuda(error) => Some(driver(error)),
+            cuda_backend::CudaError::Load { cuda, .. } => Some(driver(cuda)),
+            cuda_backend::CudaError::Cublas(error) => Some(cublas(error)),
+            _ => None,
+        };
+    }
+    error.downcast_ref().map(driver).or_else(|| error.downcast_ref().map(cublas))
+}
+
+impl From<CudaError> for candle_core::Error {
+    fn from(error: CudaError) -> Self {
+        Self::Cuda(Box::new(error)).bt()
+    }
 }

@@ -1,6 +1,6 @@
 //! Bytes that go to the GPU through page-locked buffers arrive whole, whatever their size.
 //!
-//! Needs a GPU: `cargo test --release -p llm-dit-kernels --features cuda --test upload`.
+//! Needs a GPU: `cargo test --release -p llm-dit-device --features cuda --test upload`.
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Tensor};

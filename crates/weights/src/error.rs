@@ -39,11 +39,5 @@ pub enum LoadError {
     #[error(transparent)]
     Lora(#[from] LoraError),
     #[error("loading failed: {0}")]
-    Backend(String),
-}
-
-impl From<candle_core::Error> for LoadError {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Backend(error.to_string())
-    }
+    Backend(#[from] candle_core::Error),
 }

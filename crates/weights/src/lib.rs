@@ -25,7 +25,7 @@ pub use config::{PartConfig, part_config};
 pub use dtype::{compute_dtype, wire_dtype};
 pub use error::LoadError;
 pub use files::PartFiles;
-pub use llm_dit_device::{DeviceChoice, device_name, is_out_of_memory};
+pub use llm_dit_device::DeviceChoice;
 pub use locate::{encoder_folder, model_folder, model_label};
 pub use names::{Naming, Part, Rows};
 pub use overlay::{LowRank, Overlay};

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Instant};
 
 use candle_core::{Device, Tensor, safetensors::Load as _};
-use llm_dit_device::device_name;
+use llm_dit_device::device_id;
 use safetensors::tensor::TensorView;
 
 use crate::LoadError;
@@ -53,7 +53,7 @@ impl Loading {
         let (seconds, gigabytes) = (begun.elapsed().as_secs_f64(), bytes as f64 / 1e9);
         tracing::info!(
             path = %path.display(),
-            device = device_name(device),
+            device = %device_id(device),
             gigabytes = round(gigabytes),
             seconds = round(seconds),
             gigabytes_per_second = round(gigabytes / seconds.max(1e-9)),
