@@ -9,21 +9,19 @@ mod attention;
 mod conv;
 mod cudnn;
 mod function;
+mod kernels;
 mod matmul;
 mod rows;
 mod tensor;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor, cuda_backend::cudarc};
 use cudarc::driver::{CudaStream, sys::CUdevice_attribute};
 use llm_dit_device::driver_error;
+use parking_lot::Mutex;
 
 use crate::cuda_source as source;
-pub(crate) use conv::{ConvWeights, Upsampling};
 
 /// A GPU that the kernels run on.
 pub(crate) struct Gpu {
@@ -50,11 +48,16 @@ pub fn matmul_tiled(a: &Tensor, b: &Tensor, tiling: source::Tiling) -> Result<Te
 
 impl Gpu {
     /// The GPU of a tensor, if kernels here know its type and are new enough for them.
-    pub(crate) fn of(tensor: &Tensor) -> Result<Option<Self>> {
-        if tensor.dtype() != DType::BF16 {
+    fn of(tensor: &Tensor) -> Result<Option<Self>> {
+        Self::on(tensor.device(), tensor.dtype())
+    }
+
+    /// Likewise, for tensors of this type on this device.
+    pub(crate) fn on(device: &Device, dtype: DType) -> Result<Option<Self>> {
+        if dtype != DType::BF16 {
             return Ok(None);
         }
-        let Device::Cuda(device) = tensor.device() else { return Ok(None) };
+        let Device::Cuda(device) = device else { return Ok(None) };
         let stream = device.cuda_stream();
         let properties = Properties::of(&stream)?;
         let new_enough = properties.capability >= (8, 0);
@@ -71,7 +74,7 @@ impl Properties {
     fn of(stream: &CudaStream) -> Result<Self> {
         static KNOWN: Mutex<Option<HashMap<usize, Properties>>> = Mutex::new(None);
         let context = stream.context();
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = KNOWN.lock();
         let known = known.get_or_insert_with(HashMap::new);
         if let Some(properties) = known.get(&context.ordinal()) {
             return Ok(*properties);

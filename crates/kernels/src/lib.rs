@@ -1,13 +1,15 @@
 //! The operations that the models are made of, each as one fused call.
 //!
-//! On the CPU an operation is a kernel of ours over plain f32 slices (other types are widened,
-//! computed in f32 and rounded once). On NVIDIA GPUs it is a kernel of ours for bf16. Everywhere
-//! else, and in every other type, it is composed from candle's own operators in [`composed`], which
-//! is also what the kernels are tested against. `unsafe` stays in this crate.
+//! An operation checks shapes, asks `accelerated.rs` for a kernel of the tensor's device (NVIDIA GPUs
+//! have ours for bf16), computes on the CPU with a kernel of ours over plain f32 slices (other types
+//! are widened, computed in f32 and rounded once), or is composed from candle's own operators in
+//! [`composed`], which is also what the kernels are tested against.
 //!
-//! Sequences of unequal length are packed one after the other into `(tokens, width)`; `lens` says
-//! where they end. No padding and no masks.
+//! Operands are on one device, and results are there in the operands' type. Sequences of unequal
+//! length are packed one after the other into `(tokens, width)`; `seq_lens` are their lengths and add
+//! up to `tokens`. No padding and no masks.
 
+mod accelerated;
 mod attention;
 pub mod composed;
 mod conv;
@@ -19,7 +21,9 @@ pub mod cuda_source;
 mod gated;
 mod host;
 mod linear;
+mod matrix;
 mod norm;
+mod product;
 mod rope;
 
 pub use attention::{Attention, Mask};
@@ -28,6 +32,7 @@ pub use conv::{Conv2d, ConvInput, GroupNorm};
 pub use cuda::matmul_tiled;
 pub use gated::{GatedLinear, swiglu};
 pub use linear::Linear;
+pub use matrix::Matrix;
 pub use norm::{
     NextNorm, add_rms_norm, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
     rms_norm, rms_norm_scale,

@@ -27,17 +27,17 @@ unsafe impl DeviceRepr for Ends {}
 
 impl Ends {
     /// `None` for more sequences than fit.
-    pub fn new(lens: &[usize]) -> Option<Self> {
+    pub fn new(seq_lens: &[usize]) -> Option<Self> {
         let mut ends = [0; 31];
-        if lens.len() > ends.len() {
+        if seq_lens.len() > ends.len() {
             return None;
         }
         let mut sum = 0;
-        for (end, len) in ends.iter_mut().zip(lens) {
+        for (end, len) in ends.iter_mut().zip(seq_lens) {
             sum += i32::try_from(*len).ok()?;
             *end = sum;
         }
-        Some(Self { count: lens.len() as i32, ends })
+        Some(Self { count: seq_lens.len() as i32, ends })
     }
 }
 
