@@ -31,6 +31,7 @@ pub struct Memory {
 pub type MemoryReader = Box<dyn Fn() -> Option<Memory> + Send + Sync>;
 
 impl DeviceId {
+    /// Whether it is the host itself.
     pub fn is_cpu(self) -> bool {
         self == Self::Cpu
     }

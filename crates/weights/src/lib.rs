@@ -1,4 +1,4 @@
-//! From a folder of checkpoint files to named tensors: devices, types, files, errors.
+//! From a folder of checkpoint files to named tensors: types, files, errors.
 //!
 //! This crate does not know what the tensors mean.
 
@@ -18,6 +18,8 @@ pub mod names;
 mod overlay;
 mod read;
 mod resident;
+mod safetensors_source;
+mod source;
 mod synthetic;
 
 pub use checkpoint::{Checkpoint, Weights, read_config};

@@ -241,7 +241,7 @@ type Loaded<T> = std::result::Result<T, LoadError>;
 
 /// A linear layer with a bias.
 fn linear(weights: &Weights, outs: usize, ins: usize) -> Loaded<Linear> {
-    let weight = weights.get("weight", &[outs, ins])?;
+    let weight = weights.matrix("weight", &[outs, ins])?;
     Ok(Linear::new(weight, Some(weights.get("bias", &[outs])?)))
 }
 

@@ -71,6 +71,7 @@ impl Rows {
     /// No table.
     pub const NONE: Self = Self { address: 0, stride: 0, _tensor: None };
 
+    /// `tensor`: `(sequences, width)` in bf16, copied only if its rows are not aligned to vectors.
     pub fn new(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
         let lies_well = {
             let (_, layout) = tensor.storage_and_layout();
@@ -86,6 +87,7 @@ impl Rows {
         })
     }
 
+    /// [`Self::new`], or no table.
     pub fn optional(gpu: &Gpu, tensor: Option<&Tensor>) -> Result<Self> {
         tensor.map_or(Ok(Self::NONE), |tensor| Self::new(gpu, tensor))
     }
