@@ -85,7 +85,7 @@ impl DiffusionHandle {
         let loras = Loras::new(engine.loras());
         let observer = meters::observe(&info, engine.memory(), &loras);
         let worker = Worker::spawn("image generator", limits.queue_capacity, engine)?;
-        let batch = limits.batch.unwrap_or_else(|| BatchLimit::of_device(&info.device));
+        let batch = limits.batch.unwrap_or_else(|| BatchLimit::of_device(info.device));
         let shared = Shared { info, limits, batch, encoder, _observer: observer };
         Ok(Self { worker, shared: Arc::new(shared), loras })
     }
@@ -135,7 +135,7 @@ impl DiffusionHandle {
             max_pixels: info.limits.max_pixels,
             max_steps: info.limits.max_steps,
             max_caption_tokens: info.max_caption_tokens as u32,
-            device: info.device.clone(),
+            device: info.device.to_string(),
             dtype: info.dtype.to_wire(),
             has_encoder: encoder.is_some(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -119,7 +119,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let limits = ServiceLimits { queue_capacity, batch, grace: args.grace, ..Default::default() };
     let handle = DiffusionHandle::spawn(engine, limits, encoder)?.with_loras_folder(folder);
     let info = handle.info();
-    tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");
+    tracing::info!(model = info.model, device = %info.device, dtype = %info.dtype, "loaded");
     run(door, handle, shutdown::on_signal()?).await?;
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use candle_core::Tensor;
 use encoder_service::engine::EncodeJob;
-use llm_dit_kernels::cuda_device;
+use llm_dit_device::cuda_device;
 use llm_dit_proto::DType as Wire;
 use llm_dit_qwen3::EncoderOptions;
 use llm_dit_testkit::repository;

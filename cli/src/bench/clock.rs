@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
-use llm_dit_kernels::meter;
+use llm_dit_device::meter;
 
 /// How often something is done.
 #[derive(Clone, Copy, Debug)]

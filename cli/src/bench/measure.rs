@@ -8,11 +8,11 @@ mod load;
 mod matmul;
 mod vae;
 
-use std::{fmt::Display, time::Instant};
+use std::{error::Error, fmt::Display, time::Instant};
 
 use candle_core::Device;
-use llm_dit_kernels::meter;
-use llm_dit_weights::{device_name, wire_dtype};
+use llm_dit_device::{device_id, meter};
+use llm_dit_weights::wire_dtype;
 
 use super::{
     BenchArgs, What,
@@ -58,7 +58,7 @@ impl<'a> Bench<'a> {
         let setting = Setting {
             program: concat!("llm-dit ", env!("CARGO_PKG_VERSION")).to_owned(),
             model: plan.label(),
-            device: device_name(&plan.device),
+            device: device_id(&plan.device).to_string(),
             dtype: wire_dtype(plan.dtype).to_string(),
             vae_dtype: wire_dtype(plan.vae_dtype).to_string(),
             text_tokens: args.text_tokens,
@@ -166,7 +166,7 @@ impl Setup {
 
 impl Lines<'_> {
     /// Measures one row. What goes wrong is the row's, and the next one has its chance.
-    pub fn measure<E: Display>(
+    pub fn measure<E: Error + 'static>(
         &mut self,
         name: &str,
         measure: impl FnOnce() -> Result<Row, E>,
@@ -174,7 +174,7 @@ impl Lines<'_> {
         self.done += 1;
         self.progress.stage(&format!("{name} ({} of {})", self.done, self.total));
         meter::reset_peak(&self.device);
-        let row = measure().unwrap_or_else(|error| Row::failed(name, &error.to_string()));
+        let row = measure().unwrap_or_else(|error| Row::failed(name, &error));
         self.report.add(row, meter::memory(&self.device))
     }
 

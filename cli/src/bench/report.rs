@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use llm_dit_kernels::meter::Memory;
+use llm_dit_device::Memory;
 use serde::Serialize;
 
 use super::row::Row;

@@ -1,7 +1,8 @@
 //! One line of the table.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
+use llm_dit_device::is_out_of_memory;
 use serde::Serialize;
 
 use super::clock::Times;
@@ -56,8 +57,9 @@ impl Row {
     }
 
     /// A row without figures.
-    pub fn failed(name: impl Into<String>, error: &str) -> Self {
-        let short = error.lines().next().unwrap_or_default().trim();
+    pub fn failed(name: impl Into<String>, error: &(dyn Error + 'static)) -> Self {
+        let message = error.to_string();
+        let short = message.lines().next().unwrap_or_default().trim();
         let error = if is_out_of_memory(error) { OUT_OF_MEMORY } else { short };
         Self { name: name.into(), error: Some(error.to_owned()), ..Self::default() }
     }
@@ -80,14 +82,10 @@ impl Row {
     }
 }
 
-/// As CUDA, cuBLAS, cuDNN and people say it.
-fn is_out_of_memory(error: &str) -> bool {
-    let error = error.to_lowercase();
-    ["out of memory", "out_of_memory", "alloc_failed"].iter().any(|words| error.contains(words))
-}
-
 #[cfg(test)]
 mod tests {
+    use diffusion_service::engine::GenerateError;
+
     use super::*;
 
     #[test]
@@ -100,15 +98,15 @@ mod tests {
 
     #[test]
     fn running_out_of_memory_is_told_apart() {
-        for error in [
-            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
-            "the model failed: CUBLAS_STATUS_ALLOC_FAILED",
-        ] {
-            let row = Row::failed("x", error);
+        let driver = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        let errors: [Box<dyn Error>; 2] =
+            [Box::new(candle_core::Error::msg(driver)), Box::new(GenerateError::OutOfMemory)];
+        for error in errors {
+            let row = Row::failed("x", &*error);
             assert_eq!(row.error.as_deref(), Some(OUT_OF_MEMORY));
             assert!(!row.is_failure());
         }
-        let row = Row::failed("x", "shape mismatch\n at line 3");
+        let row = Row::failed("x", &candle_core::Error::msg("shape mismatch\n at line 3"));
         assert_eq!(row.error.as_deref(), Some("shape mismatch"));
         assert!(row.is_failure());
     }

@@ -153,7 +153,7 @@ impl Studio for Local<'_> {
             return Ok(1);
         };
         let device = loaded.generator.info().device;
-        let limit = self.args.batch.limit().unwrap_or_else(|| BatchLimit::of_device(&device));
+        let limit = self.args.batch.limit().unwrap_or_else(|| BatchLimit::of_device(device));
         let common = |item| Ok(Common::of(&self.params(item)?, item.image.is_some()));
         let mut count = 0;
         let mut first = None;

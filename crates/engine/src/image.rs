@@ -14,7 +14,7 @@ pub use self::batch::{BatchLimit, Common, Member};
 pub use self::latent_map::LatentMap;
 pub use self::lora::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
 pub use self::preview::{MAX_SIDE, PreviewOptions};
-use crate::MemoryReader;
+use crate::{DeviceId, MemoryReader};
 
 /// What a loaded model is and accepts.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +28,8 @@ pub struct ModelInfo {
     pub vae_scale_factor: usize,
     /// Longest caption, in tokens.
     pub max_caption_tokens: usize,
-    /// "cpu", "cuda:0" or "metal:0".
-    pub device: String,
+    /// Where the DiT computes.
+    pub device: DeviceId,
     /// What the DiT computes in.
     pub dtype: DType,
     pub defaults: ModelDefaults,

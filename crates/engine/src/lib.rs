@@ -9,9 +9,6 @@ mod pulse;
 pub mod text;
 mod worker;
 
-pub use llm_dit_telemetry::metrics::DeviceMemory;
+pub use llm_dit_device::{DeviceId, Memory, MemoryReader};
 pub use pulse::{Condition, Pulse};
 pub use worker::{Alone, Answer, Ticket, Together, Worker};
-
-/// Reads a device's memory, from any thread and beside whatever computes.
-pub type MemoryReader = Box<dyn Fn() -> Option<DeviceMemory> + Send + Sync>;

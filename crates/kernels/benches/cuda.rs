@@ -5,11 +5,12 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
+use llm_dit_device::{CapturedGraph, cuda_device, warm_up};
 use llm_dit_kernels::{
     Attention, Conv2d, ConvInput, GatedLinear, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm,
-    Recording, Rope, cuda_device,
+    Rope,
     cuda_source::{Kind, Tiling},
-    matmul_tiled, rehearse, residual_gate_norm_next,
+    matmul_tiled, residual_gate_norm_next,
 };
 
 const RUNS: usize = 10;
@@ -130,12 +131,12 @@ impl Bench {
         self.time("query and key norm, rotation", 4.0 * giga, "GB/s", || {
             norm.forward(&attention, qkv.clone(), &rope)
         })?;
-        for (rows, lens) in [(4224, vec![4224]), (1152, vec![1152]), (2304, vec![1152; 2])] {
+        for (rows, seq_lens) in [(4224, vec![4224]), (1152, vec![1152]), (2304, vec![1152; 2])] {
             let qkv = self.random(&[rows, 3 * dim])?;
             let each = |&len: &usize| 4.0 * (len * len * dim) as f64 / 1e12;
-            let tera = lens.iter().map(each).sum();
-            self.time(&format!("attention {lens:?}"), tera, "TFLOP/s", || {
-                attention.forward(&qkv, &lens)
+            let tera = seq_lens.iter().map(each).sum();
+            self.time(&format!("attention {seq_lens:?}"), tera, "TFLOP/s", || {
+                attention.forward(&qkv, &seq_lens)
             })?;
         }
         let causal = Attention { heads: 32, kv_heads: 8, head_dim: 128, mask: Mask::Causal };
@@ -153,7 +154,7 @@ impl Bench {
     fn blocks(&self) -> Result<()> {
         let (dim, ffn, blocks) = (3840, 10240, 30);
         for tokens in [4224, 1152] {
-            let lens = [tokens];
+            let seq_lens = [tokens];
             let x = self.random(&[tokens, dim])?;
             let linear = |outs: usize, ins: usize| -> Result<Linear> {
                 Ok(Linear::new((self.random(&[outs, ins])? * 0.02)?, None))
@@ -177,7 +178,7 @@ impl Bench {
                 let (mut x, mut normed) = (x.clone(), x.clone());
                 for _ in 0..blocks {
                     let qkv = norm.forward(&attention, to_qkv.forward(&normed)?, &rope)?;
-                    let attended = to_out.forward(&attention.forward(&qkv, &lens)?)?;
+                    let attended = to_out.forward(&attention.forward(&qkv, &seq_lens)?)?;
                     drop(qkv);
                     (x, normed) = residual_gate_norm_next(
                         &x,
@@ -185,7 +186,7 @@ impl Bench {
                         &weight,
                         Some(&scale),
                         &next,
-                        &lens,
+                        &seq_lens,
                         1e-5,
                     )?;
                     let fed = w2.forward(&w1_w3.forward(&normed)?)?;
@@ -195,7 +196,7 @@ impl Bench {
                         &weight,
                         Some(&scale),
                         &next,
-                        &lens,
+                        &seq_lens,
                         1e-5,
                     )?;
                 }
@@ -204,10 +205,10 @@ impl Bench {
             let per_token = 2 * (4 * dim * dim + 3 * dim * ffn) + 4 * tokens * dim;
             let tera = (blocks * tokens * per_token) as f64 / 1e12;
             self.time(&format!("{blocks} blocks {tokens}: launched"), tera, "TFLOP/s", all)?;
-            rehearse(&self.device, all)?;
-            if let Some(recording) = Recording::make(&self.device, Vec::new(), all)? {
-                let name = format!("{blocks} blocks {tokens}: recorded");
-                self.time(&name, tera, "TFLOP/s", || recording.replay())?;
+            warm_up(&self.device, all)?;
+            if let Some(graph) = CapturedGraph::capture(&self.device, Vec::new(), all)? {
+                let name = format!("{blocks} blocks {tokens}: captured");
+                self.time(&name, tera, "TFLOP/s", || graph.replay())?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use candle_core::{Error, Result, Tensor};
 
-use crate::{composed, cpu, host};
+use crate::{accelerated, composed, cpu, host};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,18 +27,22 @@ impl Attention {
     /// `softmax(q k^T / sqrt(head_dim)) v`.
     ///
     /// `qkv`: `(tokens, (heads + 2 * kv_heads) * head_dim)`, the fused projections; result:
-    /// `(tokens, heads * head_dim)`.
-    pub fn forward(&self, qkv: &Tensor, lens: &[usize]) -> Result<Tensor> {
+    /// `(tokens, heads * head_dim)`, in the same type on the same device. `seq_lens`: tokens of each
+    /// packed sequence, which add up to `tokens`; queries see keys of their own sequence only.
+    ///
+    /// # Errors
+    ///
+    /// Where width or lengths do not fit.
+    pub fn forward(&self, qkv: &Tensor, seq_lens: &[usize]) -> Result<Tensor> {
         let rows = self.check(qkv)?;
-        host::check_lens(lens, rows)?;
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::cuda::Gpu::of(qkv)?
-            && let Some(out) = gpu.attention(self, qkv, lens)?
+        host::check_seq_lens(seq_lens, rows)?;
+        if let Some(kernels) = accelerated::of(qkv)?
+            && let Some(out) = kernels.attention(self, qkv, seq_lens)?
         {
             return Ok(out);
         }
         if !host::is_cpu(qkv) {
-            return composed::attention(self, qkv, lens);
+            return composed::attention(self, qkv, seq_lens);
         }
         let width = self.heads * self.head_dim;
         let input = host::Host::new(qkv)?;
@@ -47,7 +51,7 @@ impl Attention {
         cpu::attention::attention(
             &input.values()?,
             self.layout(),
-            lens,
+            seq_lens,
             self.mask == Mask::Causal,
             scale,
             &mut out,

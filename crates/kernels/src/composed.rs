@@ -38,11 +38,11 @@ pub fn qk_norm_rope(
 }
 
 /// See [`Attention::forward`].
-pub fn attention(attention: &Attention, qkv: &Tensor, lens: &[usize]) -> Result<Tensor> {
+pub fn attention(attention: &Attention, qkv: &Tensor, seq_lens: &[usize]) -> Result<Tensor> {
     let Attention { heads, kv_heads, head_dim, mask } = *attention;
     let mut start = 0;
-    let mut outputs = Vec::with_capacity(lens.len());
-    for &len in lens {
+    let mut outputs = Vec::with_capacity(seq_lens.len());
+    for &len in seq_lens {
         let qkv = qkv.narrow(0, start, len)?;
         start += len;
         let part = |first: usize, count: usize| {
@@ -89,10 +89,10 @@ pub fn rms_norm_scale(
     x: &Tensor,
     weight: &Tensor,
     scale: &Tensor,
-    lens: &[usize],
+    seq_lens: &[usize],
     eps: f64,
 ) -> Result<Tensor> {
-    rms_norm(x, weight, eps)? * per_row(scale, lens)?
+    rms_norm(x, weight, eps)? * per_row(scale, seq_lens)?
 }
 
 /// See [`crate::residual_gate_norm`].
@@ -101,22 +101,28 @@ pub fn residual_gate_norm(
     y: &Tensor,
     weight: &Tensor,
     gate: Option<&Tensor>,
-    lens: &[usize],
+    seq_lens: &[usize],
     eps: f64,
 ) -> Result<Tensor> {
     let normed = rms_norm(y, weight, eps)?;
     match gate {
-        Some(gate) => x + (normed * per_row(gate, lens)?)?,
+        Some(gate) => x + (normed * per_row(gate, seq_lens)?)?,
         None => x + normed,
     }
 }
 
 /// See [`crate::layer_norm_scale`].
-pub fn layer_norm_scale(x: &Tensor, scale: &Tensor, lens: &[usize], eps: f64) -> Result<Tensor> {
+pub fn layer_norm_scale(
+    x: &Tensor,
+    scale: &Tensor,
+    seq_lens: &[usize],
+    eps: f64,
+) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
     let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(x.dtype())? * per_row(scale, lens)?
+    centred.broadcast_div(&(variance + eps)?.sqrt()?)?.to_dtype(x.dtype())?
+        * per_row(scale, seq_lens)?
 }
 
 /// See [`Conv2d::forward`].
@@ -163,9 +169,9 @@ pub fn group_norm(norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
 }
 
 /// Each sequence's row, repeated for its tokens.
-fn per_row(values: &Tensor, lens: &[usize]) -> Result<Tensor> {
+fn per_row(values: &Tensor, seq_lens: &[usize]) -> Result<Tensor> {
     let width = values.dim(1)?;
-    let rows: Result<Vec<Tensor>> = lens
+    let rows: Result<Vec<Tensor>> = seq_lens
         .iter()
         .enumerate()
         .map(|(item, &len)| values.narrow(0, item, 1)?.broadcast_as((len, width))?.contiguous())

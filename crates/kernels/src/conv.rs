@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 
 use crate::{
+    accelerated::{self, ConvKernel},
     composed,
     cpu::conv::{self, Affine, ConvShape},
     host::{self, Host},
@@ -41,9 +42,8 @@ pub struct Conv2d {
     stride: usize,
     /// The weight as the CPU kernel reads it: `(k, k, in, out)`.
     packed: Option<Arc<[f32]>>,
-    /// The weight as the GPU's kernel reads it.
-    #[cfg(feature = "cuda")]
-    gpu: Option<crate::cuda::ConvWeights>,
+    /// The weight as the device's kernel reads it.
+    kernel: Option<Arc<dyn ConvKernel>>,
 }
 
 impl<'a> ConvInput<'a> {
@@ -64,7 +64,12 @@ impl<'a> ConvInput<'a> {
 }
 
 impl Conv2d {
-    /// `stride` 2 pads on the right and below only, as diffusers' `Downsample2D` does.
+    /// `weight`: `(out, in, k, k)` with `k` 1 or 3; `bias`: `(out)`. `stride` 2 pads on the right and
+    /// below only, as diffusers' `Downsample2D` does.
+    ///
+    /// # Errors
+    ///
+    /// Where the device has no memory to lay the weight out anew.
     pub fn new(weight: Tensor, bias: Tensor, stride: usize) -> Result<Self> {
         let packed = if host::is_cpu(&weight) {
             let weight = weight.to_dtype(DType::F32)?.permute((2, 3, 1, 0))?;
@@ -72,21 +77,24 @@ impl Conv2d {
         } else {
             None
         };
-        Ok(Self {
-            #[cfg(feature = "cuda")]
-            gpu: if stride == 1 { crate::cuda::ConvWeights::new(&weight, &bias)? } else { None },
-            weight,
-            bias,
-            stride,
-            packed,
-        })
+        let kernel = match accelerated::of(&weight)? {
+            Some(kernels) => Some(kernels.conv2d(&weight, &bias, stride)?),
+            None => None,
+        };
+        Ok(Self { weight, bias, stride, packed, kernel })
     }
 
-    /// The convolution, plus `residual` where there is one; channels last.
+    /// The convolution, plus `residual` where there is one; channels last, in the input's type on its
+    /// device, which are the weight's. `residual` has the output's shape.
+    ///
+    /// # Errors
+    ///
+    /// Where shapes do not fit.
     pub fn forward(&self, input: &ConvInput<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
         let Some(packed) = &self.packed else {
-            #[cfg(feature = "cuda")]
-            if let Some(out) = self.forward_gpu(input, residual)? {
+            if let Some(kernel) = &self.kernel
+                && let Some(out) = kernel.forward(input, residual)?
+            {
                 return Ok(out);
             }
             return composed::conv2d(self, input, residual);
@@ -129,39 +137,6 @@ impl Conv2d {
         host::output(out, &dims, input.x.dtype())
     }
 
-    #[cfg(feature = "cuda")]
-    fn forward_gpu(
-        &self,
-        input: &ConvInput<'_>,
-        residual: Option<&Tensor>,
-    ) -> Result<Option<Tensor>> {
-        use crate::cuda::{Gpu, Upsampling};
-
-        let Some(gpu) = Gpu::of(input.x)? else { return Ok(None) };
-        let normed = input.norm.map(|norm| gpu.group_norm(norm, input.x, true)).transpose()?;
-        let x = match &normed {
-            None => input.x,
-            Some(Some(normed)) => normed,
-            Some(None) => return Ok(None),
-        };
-        let (n, height, width, channels) = x.dims4()?;
-        match &self.gpu {
-            Some(weights) => {
-                let upsampling = if input.upsample { Upsampling::Twice } else { Upsampling::No };
-                gpu.conv3x3(x, weights, upsampling, residual)
-            }
-            // One tap is a product of pixels with the weight.
-            None if self.weight.dim(2)? == 1 && residual.is_none() && !input.upsample => {
-                let outs = self.weight.dim(0)?;
-                let weight = self.weight.reshape((outs, channels))?;
-                let rows = x.reshape((n * height * width, channels))?;
-                let out = gpu.matmul(&rows, &weight, Some(&self.bias), false)?;
-                out.map(|out| out.reshape((n, height, width, outs))).transpose()
-            }
-            None => Ok(None),
-        }
-    }
-
     pub(crate) fn parameters(&self) -> (&Tensor, &Tensor) {
         (&self.weight, &self.bias)
     }
@@ -172,11 +147,15 @@ impl Conv2d {
 }
 
 impl GroupNorm {
-    /// The norm alone, without an activation.
+    /// The norm alone, without an activation: `(n, height, width, channels)` to the same shape and type.
+    /// Sums are f32. `channels` is a multiple of `groups`.
+    ///
+    /// # Errors
+    ///
+    /// Where shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = crate::cuda::Gpu::of(x)?
-            && let Some(out) = gpu.group_norm(self, x, false)?
+        if let Some(kernels) = accelerated::of(x)?
+            && let Some(out) = kernels.group_norm(self, x)?
         {
             return Ok(out);
         }

@@ -9,25 +9,19 @@ mod attention;
 mod conv;
 mod cudnn;
 mod function;
-mod graph;
+mod kernels;
 mod matmul;
 mod rows;
 mod tensor;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor, cuda_backend::cudarc};
-use cudarc::driver::{
-    CudaStream, DriverError,
-    sys::{self, CUdevice_attribute},
-};
+use cudarc::driver::{CudaStream, sys::CUdevice_attribute};
+use llm_dit_device::driver_error;
+use parking_lot::Mutex;
 
 use crate::cuda_source as source;
-pub(crate) use conv::{ConvWeights, Upsampling};
-pub(crate) use graph::Graph;
 
 /// A GPU that the kernels run on.
 pub(crate) struct Gpu {
@@ -43,43 +37,6 @@ struct Properties {
     multiprocessors: usize,
 }
 
-/// Opens a GPU: a stream of its own, and memory that stays with the process between uses.
-///
-/// Tensors of two calls' devices must not meet without a copy over the host. (candle refuses it.)
-pub fn cuda_device(ordinal: usize) -> Result<Device> {
-    let device = Device::new_cuda_with_stream(ordinal)?;
-    let Device::Cuda(cuda) = &device else { return Ok(device) };
-    // SAFETY: all that happens to this device's tensors happens on its one stream, in order. An
-    // event for each tensor would say nothing, cost a call, and forbid capturing graphs.
-    unsafe { cuda.disable_event_tracking() };
-    keep_memory(cuda)?;
-    Ok(device)
-}
-
-/// Memory that is freed stays in the driver's pool, else each wait for the GPU gives it back and the
-/// next allocation is slow.
-fn keep_memory(device: &CudaDevice) -> Result<()> {
-    let stream = device.cuda_stream();
-    if !stream.context().has_async_alloc() {
-        return Ok(());
-    }
-    let mut pool = std::ptr::null_mut();
-    let mut threshold = u64::MAX;
-    // SAFETY: the pool is the device's own, and the attribute is 64 bits wide.
-    unsafe {
-        sys::cuDeviceGetDefaultMemPool(&mut pool, stream.context().cu_device())
-            .result()
-            .map_err(driver_error)?;
-        sys::cuMemPoolSetAttribute(
-            pool,
-            sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-            std::ptr::from_mut(&mut threshold).cast(),
-        )
-        .result()
-        .map_err(driver_error)
-    }
-}
-
 /// A product cut up as told, to compare the ways.
 #[doc(hidden)]
 pub fn matmul_tiled(a: &Tensor, b: &Tensor, tiling: source::Tiling) -> Result<Tensor> {
@@ -91,11 +48,16 @@ pub fn matmul_tiled(a: &Tensor, b: &Tensor, tiling: source::Tiling) -> Result<Te
 
 impl Gpu {
     /// The GPU of a tensor, if kernels here know its type and are new enough for them.
-    pub(crate) fn of(tensor: &Tensor) -> Result<Option<Self>> {
-        if tensor.dtype() != DType::BF16 {
+    fn of(tensor: &Tensor) -> Result<Option<Self>> {
+        Self::on(tensor.device(), tensor.dtype())
+    }
+
+    /// Likewise, for tensors of this type on this device.
+    pub(crate) fn on(device: &Device, dtype: DType) -> Result<Option<Self>> {
+        if dtype != DType::BF16 {
             return Ok(None);
         }
-        let Device::Cuda(device) = tensor.device() else { return Ok(None) };
+        let Device::Cuda(device) = device else { return Ok(None) };
         let stream = device.cuda_stream();
         let properties = Properties::of(&stream)?;
         let new_enough = properties.capability >= (8, 0);
@@ -112,7 +74,7 @@ impl Properties {
     fn of(stream: &CudaStream) -> Result<Self> {
         static KNOWN: Mutex<Option<HashMap<usize, Properties>>> = Mutex::new(None);
         let context = stream.context();
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = KNOWN.lock();
         let known = known.get_or_insert_with(HashMap::new);
         if let Some(properties) = known.get(&context.ordinal()) {
             return Ok(*properties);
@@ -127,8 +89,4 @@ impl Properties {
         known.insert(properties.ordinal, properties);
         Ok(properties)
     }
-}
-
-fn driver_error(error: DriverError) -> Error {
-    Error::Msg(format!("CUDA: {error}"))
 }

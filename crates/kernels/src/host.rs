@@ -54,13 +54,13 @@ pub(crate) fn output(values: Vec<f32>, shape: &[usize], dtype: DType) -> Result<
 }
 
 /// Checks that packed sequences cover all rows, so that no kernel reads past the end.
-pub(crate) fn check_lens(lens: &[usize], rows: usize) -> Result<()> {
-    let sum: usize = lens.iter().sum();
+pub(crate) fn check_seq_lens(seq_lens: &[usize], rows: usize) -> Result<()> {
+    let sum: usize = seq_lens.iter().sum();
     if sum == rows {
         Ok(())
     } else {
         Err(Error::Msg(format!(
-            "packed lengths {lens:?} add up to {sum}, but there are {rows} rows"
+            "packed lengths {seq_lens:?} add up to {sum}, but there are {rows} rows"
         )))
     }
 }

@@ -1,13 +1,15 @@
 //! The operations that the models are made of, each as one fused call.
 //!
-//! On the CPU an operation is a kernel of ours over plain f32 slices (other types are widened,
-//! computed in f32 and rounded once). On NVIDIA GPUs it is a kernel of ours for bf16. Everywhere
-//! else, and in every other type, it is composed from candle's own operators in [`composed`], which
-//! is also what the kernels are tested against. `unsafe` stays in this crate.
+//! An operation checks shapes, asks `accelerated.rs` for a kernel of the tensor's device (NVIDIA GPUs
+//! have ours for bf16), computes on the CPU with a kernel of ours over plain f32 slices (other types
+//! are widened, computed in f32 and rounded once), or is composed from candle's own operators in
+//! [`composed`], which is also what the kernels are tested against.
 //!
-//! Sequences of unequal length are packed one after the other into `(tokens, width)`; `lens` says
-//! where they end. No padding and no masks.
+//! Operands are on one device, and results are there in the operands' type. Sequences of unequal
+//! length are packed one after the other into `(tokens, width)`; `seq_lens` are their lengths and add
+//! up to `tokens`. No padding and no masks.
 
+mod accelerated;
 mod attention;
 pub mod composed;
 mod conv;
@@ -19,24 +21,20 @@ pub mod cuda_source;
 mod gated;
 mod host;
 mod linear;
-pub mod meter;
+mod matrix;
 mod norm;
-mod recording;
+mod product;
 mod rope;
-#[cfg(feature = "cuda")]
-mod upload;
 
 pub use attention::{Attention, Mask};
 pub use conv::{Conv2d, ConvInput, GroupNorm};
 #[cfg(feature = "cuda")]
-pub use cuda::{cuda_device, matmul_tiled};
+pub use cuda::matmul_tiled;
 pub use gated::{GatedLinear, swiglu};
 pub use linear::Linear;
+pub use matrix::Matrix;
 pub use norm::{
     NextNorm, add_rms_norm, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
     rms_norm, rms_norm_scale,
 };
-pub use recording::{Recording, rehearse};
 pub use rope::{Pairing, QkNorm, Rope};
-#[cfg(feature = "cuda")]
-pub use upload::Uploader;

@@ -1,13 +1,14 @@
 //! Norms over the width of a token, with the modulation that follows them.
 //!
-//! `scale` and `gate` have one row for each packed sequence: `(sequences, width)`.
+//! `x` and `y` are packed sequences, `(tokens, width)`; results have their shape, type and device.
+//! `weight` is `(width)`; `scale` and `gate` have one row for each packed sequence, `(sequences, width)`.
+//! All are in the type of `x` on its device. `seq_lens` are the tokens of each sequence and add up to
+//! `tokens`. Sums are f32 whatever the type. Each function refuses shapes that do not fit.
 
 use candle_core::{Result, Tensor};
 
-#[cfg(feature = "cuda")]
-use crate::cuda::Gpu;
 use crate::{
-    composed,
+    accelerated, composed,
     cpu::rows::{self, sequence_of_row},
     host::{self, Host},
 };
@@ -20,12 +21,11 @@ pub struct NextNorm<'a> {
     pub scale: Option<&'a Tensor>,
 }
 
-/// RMSNorm: `x / sqrt(mean(x^2) + eps) * weight`, `x` of shape `(tokens, width)`.
+/// RMSNorm: `x / sqrt(mean(x^2) + eps) * weight`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check(x, weight)?;
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = Gpu::of(x)?
-        && let Some(out) = gpu.rms_norm(x, weight, None, &[x.dim(0)?], eps)?
+    if let Some(kernels) = accelerated::of(x)?
+        && let Some(out) = kernels.rms_norm(x, weight, None, &[x.dim(0)?], eps)?
     {
         return Ok(out);
     }
@@ -48,25 +48,24 @@ pub fn rms_norm_scale(
     x: &Tensor,
     weight: &Tensor,
     scale: &Tensor,
-    lens: &[usize],
+    seq_lens: &[usize],
     eps: f64,
 ) -> Result<Tensor> {
     check(x, weight)?;
-    check_rows(x, scale, lens)?;
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = Gpu::of(x)?
-        && let Some(out) = gpu.rms_norm(x, weight, Some(scale), lens, eps)?
+    check_rows(x, scale, seq_lens)?;
+    if let Some(kernels) = accelerated::of(x)?
+        && let Some(out) = kernels.rms_norm(x, weight, Some(scale), seq_lens, eps)?
     {
         return Ok(out);
     }
     if !host::is_cpu(x) {
-        return composed::rms_norm_scale(x, weight, scale, lens, eps);
+        return composed::rms_norm_scale(x, weight, scale, seq_lens, eps);
     }
     let mut out = vec![0f32; x.elem_count()];
     rows::rms_norm(
         &Host::new(x)?.values()?,
         &Host::new(weight)?.values()?,
-        Some((&Host::new(scale)?.values()?, &sequence_of_row(lens))),
+        Some((&Host::new(scale)?.values()?, &sequence_of_row(seq_lens))),
         eps as f32,
         &mut out,
     );
@@ -79,29 +78,27 @@ pub fn residual_gate_norm(
     y: &Tensor,
     weight: &Tensor,
     gate: Option<&Tensor>,
-    lens: &[usize],
+    seq_lens: &[usize],
     eps: f64,
 ) -> Result<Tensor> {
     check(x, weight)?;
     if let Some(gate) = gate {
-        check_rows(x, gate, lens)?;
+        check_rows(x, gate, seq_lens)?;
     }
-    if x.dims() != y.dims() {
-        candle_core::bail!("residual of {:?} and {:?}", x.dims(), y.dims());
-    }
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = Gpu::of(x)?
-        && let Some((out, _)) = gpu.residual_gate_norm(x, y, weight, gate, None, lens, eps)?
+    check_residual(x, y)?;
+    if let Some(kernels) = accelerated::of(x)?
+        && let Some((out, _)) =
+            kernels.residual_gate_norm(x, y, weight, gate, None, seq_lens, eps)?
     {
         return Ok(out);
     }
     if !host::is_cpu(x) {
-        return composed::residual_gate_norm(x, y, weight, gate, lens, eps);
+        return composed::residual_gate_norm(x, y, weight, gate, seq_lens, eps);
     }
     let mut out = vec![0f32; x.elem_count()];
     let gate = gate.map(Host::new).transpose()?;
     let gate = gate.as_ref().map(Host::values).transpose()?;
-    let items = sequence_of_row(lens);
+    let items = sequence_of_row(seq_lens);
     rows::residual_gate_norm(
         &Host::new(x)?.values()?,
         &Host::new(y)?.values()?,
@@ -121,38 +118,32 @@ pub fn residual_gate_norm_next(
     weight: &Tensor,
     gate: Option<&Tensor>,
     next: &NextNorm<'_>,
-    lens: &[usize],
+    seq_lens: &[usize],
     eps: f64,
 ) -> Result<(Tensor, Tensor)> {
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = Gpu::of(x)? {
-        check(x, weight)?;
-        check(x, next.weight)?;
-        for scale in [gate, next.scale].into_iter().flatten() {
-            check_rows(x, scale, lens)?;
-        }
-        if x.dims() != y.dims() {
-            candle_core::bail!("residual of {:?} and {:?}", x.dims(), y.dims());
-        }
-        let fused = gpu.residual_gate_norm(x, y, weight, gate, Some(next), lens, eps)?;
-        if let Some((sum, Some(normed))) = fused {
-            return Ok((sum, normed));
-        }
+    check(x, weight)?;
+    check(x, next.weight)?;
+    for scale in [gate, next.scale].into_iter().flatten() {
+        check_rows(x, scale, seq_lens)?;
     }
-    let sum = residual_gate_norm(x, y, weight, gate, lens, eps)?;
-    let normed = next.forward(&sum, lens, eps)?;
+    check_residual(x, y)?;
+    if let Some(kernels) = accelerated::of(x)?
+        && let Some((sum, Some(normed))) =
+            kernels.residual_gate_norm(x, y, weight, gate, Some(next), seq_lens, eps)?
+    {
+        return Ok((sum, normed));
+    }
+    let sum = residual_gate_norm(x, y, weight, gate, seq_lens, eps)?;
+    let normed = next.forward(&sum, seq_lens, eps)?;
     Ok((sum, normed))
 }
 
 /// `x + y`, and the RMSNorm of the sum.
 pub fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     check(x, weight)?;
-    if x.dims() != y.dims() {
-        candle_core::bail!("residual of {:?} and {:?}", x.dims(), y.dims());
-    }
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = Gpu::of(x)?
-        && let Some(both) = gpu.add_rms_norm(x, y, weight, eps)?
+    check_residual(x, y)?;
+    if let Some(kernels) = accelerated::of(x)?
+        && let Some(both) = kernels.add_rms_norm(x, y, weight, eps)?
     {
         return Ok(both);
     }
@@ -162,23 +153,27 @@ pub fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result
 }
 
 /// LayerNorm without affine parameters, times the sequence's row of `scale`.
-pub fn layer_norm_scale(x: &Tensor, scale: &Tensor, lens: &[usize], eps: f64) -> Result<Tensor> {
-    check_rows(x, scale, lens)?;
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = Gpu::of(x)?
-        && let Some(out) = gpu.layer_norm_scale(x, scale, lens, eps)?
+pub fn layer_norm_scale(
+    x: &Tensor,
+    scale: &Tensor,
+    seq_lens: &[usize],
+    eps: f64,
+) -> Result<Tensor> {
+    check_rows(x, scale, seq_lens)?;
+    if let Some(kernels) = accelerated::of(x)?
+        && let Some(out) = kernels.layer_norm_scale(x, scale, seq_lens, eps)?
     {
         return Ok(out);
     }
     if !host::is_cpu(x) {
-        return composed::layer_norm_scale(x, scale, lens, eps);
+        return composed::layer_norm_scale(x, scale, seq_lens, eps);
     }
     let (_, width) = x.dims2()?;
     let mut out = vec![0f32; x.elem_count()];
     rows::layer_norm(
         &Host::new(x)?.values()?,
         &Host::new(scale)?.values()?,
-        &sequence_of_row(lens),
+        &sequence_of_row(seq_lens),
         width,
         eps as f32,
         &mut out,
@@ -188,9 +183,9 @@ pub fn layer_norm_scale(x: &Tensor, scale: &Tensor, lens: &[usize], eps: f64) ->
 
 impl NextNorm<'_> {
     /// The norm of `x`.
-    pub fn forward(&self, x: &Tensor, lens: &[usize], eps: f64) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, seq_lens: &[usize], eps: f64) -> Result<Tensor> {
         match self.scale {
-            Some(scale) => rms_norm_scale(x, self.weight, scale, lens, eps),
+            Some(scale) => rms_norm_scale(x, self.weight, scale, seq_lens, eps),
             None => rms_norm(x, self.weight, eps),
         }
     }
@@ -204,14 +199,21 @@ fn check(x: &Tensor, weight: &Tensor) -> Result<()> {
     Ok(())
 }
 
-fn check_rows(x: &Tensor, per_sequence: &Tensor, lens: &[usize]) -> Result<()> {
+fn check_residual(x: &Tensor, y: &Tensor) -> Result<()> {
+    if x.dims() != y.dims() {
+        candle_core::bail!("residual of {:?} and {:?}", x.dims(), y.dims());
+    }
+    Ok(())
+}
+
+fn check_rows(x: &Tensor, per_sequence: &Tensor, seq_lens: &[usize]) -> Result<()> {
     let (rows, width) = x.dims2()?;
-    host::check_lens(lens, rows)?;
-    if per_sequence.dims() != [lens.len(), width] {
+    host::check_seq_lens(seq_lens, rows)?;
+    if per_sequence.dims() != [seq_lens.len(), width] {
         candle_core::bail!(
             "modulation of shape {:?} for {} sequences",
             per_sequence.dims(),
-            lens.len()
+            seq_lens.len()
         );
     }
     Ok(())

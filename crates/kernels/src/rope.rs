@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 pub use crate::cpu::rows::Pairing;
-use crate::{Attention, composed, cpu, host};
+use crate::{Attention, accelerated, composed, cpu, host};
 
 /// Rotations of every packed token: cosine and sine `(tokens, head_dim / 2)`, f32.
 #[derive(Clone, Debug)]
@@ -23,8 +23,13 @@ pub struct QkNorm {
 }
 
 impl QkNorm {
-    /// `qkv`: `(tokens, (heads + 2 * kv_heads) * head_dim)`; the values pass through. The tensor is
-    /// given away since a GPU writes where it lies.
+    /// `qkv`: `(tokens, (heads + 2 * kv_heads) * head_dim)`; the values pass through. The result has its
+    /// shape, type and device. The tensor is given away since a GPU writes where it lies: nothing else
+    /// may hold its memory.
+    ///
+    /// # Errors
+    ///
+    /// Where shapes do not fit.
     pub fn forward(&self, attention: &Attention, qkv: Tensor, rope: &Rope) -> Result<Tensor> {
         let rows = attention.check(&qkv)?;
         let half = attention.head_dim / 2;
@@ -37,9 +42,8 @@ impl QkNorm {
         if [&self.q_weight, &self.k_weight].iter().any(|w| w.dims() != [attention.head_dim]) {
             candle_core::bail!("norms of heads {} wide", attention.head_dim);
         }
-        #[cfg(feature = "cuda")]
-        let qkv = match crate::cuda::Gpu::of(&qkv)? {
-            Some(gpu) => match gpu.qk_norm_rope(self, attention, qkv, rope)? {
+        let qkv = match accelerated::of(&qkv)? {
+            Some(kernels) => match kernels.qk_norm_rope(self, attention, qkv, rope)? {
                 Ok(turned) => return Ok(turned),
                 Err(qkv) => qkv,
             },

@@ -28,22 +28,22 @@ fn assert_close(fused: &Tensor, composed: &Tensor) -> Result<()> {
 
 #[test]
 fn norms() -> Result<()> {
-    let lens = [5, 1, 37];
+    let seq_lens = [5, 1, 37];
     let (x, y) = (values(&[43, 50], 1), values(&[43, 50], 2));
     let (weight, scale) = (values(&[50], 3), values(&[3, 50], 4));
     assert_close(&rms_norm(&x, &weight, 1e-5)?, &composed::rms_norm(&x, &weight, 1e-5)?)?;
     assert_close(
-        &rms_norm_scale(&x, &weight, &scale, &lens, 1e-5)?,
-        &composed::rms_norm_scale(&x, &weight, &scale, &lens, 1e-5)?,
+        &rms_norm_scale(&x, &weight, &scale, &seq_lens, 1e-5)?,
+        &composed::rms_norm_scale(&x, &weight, &scale, &seq_lens, 1e-5)?,
     )?;
     assert_close(
-        &layer_norm_scale(&x, &scale, &lens, 1e-6)?,
-        &composed::layer_norm_scale(&x, &scale, &lens, 1e-6)?,
+        &layer_norm_scale(&x, &scale, &seq_lens, 1e-6)?,
+        &composed::layer_norm_scale(&x, &scale, &seq_lens, 1e-6)?,
     )?;
     for gate in [Some(&scale), None] {
         assert_close(
-            &residual_gate_norm(&x, &y, &weight, gate, &lens, 1e-5)?,
-            &composed::residual_gate_norm(&x, &y, &weight, gate, &lens, 1e-5)?,
+            &residual_gate_norm(&x, &y, &weight, gate, &seq_lens, 1e-5)?,
+            &composed::residual_gate_norm(&x, &y, &weight, gate, &seq_lens, 1e-5)?,
         )?;
     }
     Ok(())
@@ -51,14 +51,14 @@ fn norms() -> Result<()> {
 
 #[test]
 fn attention_of_packed_sequences() -> Result<()> {
-    let lens = [1, 70, 33];
-    let rows = lens.iter().sum();
+    let seq_lens = [1, 70, 33];
+    let rows = seq_lens.iter().sum();
     for (heads, kv_heads, mask) in [(3, 3, Mask::Full), (4, 2, Mask::Causal), (1, 1, Mask::Full)] {
         let attention = Attention { heads, kv_heads, head_dim: 10, mask };
         let qkv = values(&[rows, (heads + 2 * kv_heads) * 10], 5);
         assert_close(
-            &attention.forward(&qkv, &lens)?,
-            &composed::attention(&attention, &qkv, &lens)?,
+            &attention.forward(&qkv, &seq_lens)?,
+            &composed::attention(&attention, &qkv, &seq_lens)?,
         )?;
         for pairing in [Pairing::Interleaved, Pairing::Halves] {
             let rope = Rope { cos: values(&[rows, 5], 6), sin: values(&[rows, 5], 7) };

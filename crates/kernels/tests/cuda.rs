@@ -10,10 +10,11 @@ use std::{
 };
 
 use candle_core::{D, DType, Device, Result, Tensor};
+use llm_dit_device::cuda_device;
 use llm_dit_kernels::{
     Attention, Conv2d, ConvInput, GatedLinear, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm,
-    Rope, add_rms_norm, composed, cuda_device, layer_norm_scale, residual_gate_norm,
-    residual_gate_norm_next, rms_norm, rms_norm_scale, swiglu,
+    Rope, add_rms_norm, composed, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
+    rms_norm, rms_norm_scale, swiglu,
 };
 
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
@@ -139,37 +140,39 @@ fn gated_products() -> Result<()> {
 #[test]
 fn norms() -> Result<()> {
     let mut draw = Draw::new(4);
-    for (lens, width) in
+    for (seq_lens, width) in
         [(vec![5, 1, 37], 56), (vec![70], 3840), (vec![9, 8], 2560), (vec![33], 192), (vec![6], 50)]
     {
-        let rows = lens.iter().sum();
+        let rows = seq_lens.iter().sum();
         let (x, y) = (draw.tensor(&[rows, width], 0.5, 2.0), draw.normal(&[rows, width]));
         let (weight, next) = (draw.tensor(&[width], 1.0, 0.3), draw.tensor(&[width], 1.0, 0.3));
-        let (gate, scale) = (draw.normal(&[lens.len(), width]), draw.normal(&[lens.len(), width]));
+        let (gate, scale) =
+            (draw.normal(&[seq_lens.len(), width]), draw.normal(&[seq_lens.len(), width]));
         let [gx, gy, gw, gn, gg, gs] = [&x, &y, &weight, &next, &gate, &scale].map(gpu);
         let close = |name: &str, a: &Tensor, b: &Tensor| {
-            assert_close(&format!("{name} {lens:?} {width}"), a, b, 5e-3);
+            assert_close(&format!("{name} {seq_lens:?} {width}"), a, b, 5e-3);
         };
         close("rms_norm", &rms_norm(&gx, &gw, 1e-5)?, &rms_norm(&x, &weight, 1e-5)?);
         close(
             "rms_norm_scale",
-            &rms_norm_scale(&gx, &gw, &gs, &lens, 1e-5)?,
-            &rms_norm_scale(&x, &weight, &scale, &lens, 1e-5)?,
+            &rms_norm_scale(&gx, &gw, &gs, &seq_lens, 1e-5)?,
+            &rms_norm_scale(&x, &weight, &scale, &seq_lens, 1e-5)?,
         );
         close(
             "layer_norm_scale",
-            &layer_norm_scale(&gx, &gs, &lens, 1e-6)?,
-            &layer_norm_scale(&x, &scale, &lens, 1e-6)?,
+            &layer_norm_scale(&gx, &gs, &seq_lens, 1e-6)?,
+            &layer_norm_scale(&x, &scale, &seq_lens, 1e-6)?,
         );
         for gated in [true, false] {
             let (on_cpu, on_gpu) = (gated.then_some(&gate), gated.then_some(&gg));
-            let reference = residual_gate_norm(&x, &y, &weight, on_cpu, &lens, 1e-5)?;
-            let sum = residual_gate_norm(&gx, &gy, &gw, on_gpu, &lens, 1e-5)?;
+            let reference = residual_gate_norm(&x, &y, &weight, on_cpu, &seq_lens, 1e-5)?;
+            let sum = residual_gate_norm(&gx, &gy, &gw, on_gpu, &seq_lens, 1e-5)?;
             close("residual_gate_norm", &sum, &reference);
             let norm = NextNorm { weight: &next, scale: gated.then_some(&scale) };
-            let normed = norm.forward(&reference, &lens, 1e-5)?;
+            let normed = norm.forward(&reference, &seq_lens, 1e-5)?;
             let norm = NextNorm { weight: &gn, scale: gated.then_some(&gs) };
-            let (sum, next) = residual_gate_norm_next(&gx, &gy, &gw, on_gpu, &norm, &lens, 1e-5)?;
+            let (sum, next) =
+                residual_gate_norm_next(&gx, &gy, &gw, on_gpu, &norm, &seq_lens, 1e-5)?;
             close("residual_gate_norm_next, sum", &sum, &reference);
             close("residual_gate_norm_next, norm", &next, &normed);
         }
@@ -211,7 +214,7 @@ fn rotations() -> Result<()> {
 #[test]
 fn attention_of_packed_sequences() -> Result<()> {
     let mut draw = Draw::new(6);
-    for (lens, heads, kv_heads, head_dim, mask) in [
+    for (seq_lens, heads, kv_heads, head_dim, mask) in [
         (vec![70], 3, 3, 128, Mask::Full),
         (vec![1, 70, 33], 6, 6, 32, Mask::Full),
         (vec![64, 64], 2, 2, 64, Mask::Full),
@@ -223,12 +226,12 @@ fn attention_of_packed_sequences() -> Result<()> {
         (vec![6, 7], 1, 1, 72, Mask::Full),
         (vec![1100], 2, 2, 128, Mask::Full),
     ] {
-        let rows = lens.iter().sum();
+        let rows = seq_lens.iter().sum();
         let attention = Attention { heads, kv_heads, head_dim, mask };
         let qkv = draw.normal(&[rows, (heads + 2 * kv_heads) * head_dim]);
-        let on_gpu = attention.forward(&gpu(&qkv), &lens)?;
-        let on_cpu = attention.forward(&qkv, &lens)?;
-        assert_close(&format!("{attention:?} {lens:?}"), &on_gpu, &on_cpu, 6e-3);
+        let on_gpu = attention.forward(&gpu(&qkv), &seq_lens)?;
+        let on_cpu = attention.forward(&qkv, &seq_lens)?;
+        assert_close(&format!("{attention:?} {seq_lens:?}"), &on_gpu, &on_cpu, 6e-3);
     }
     Ok(())
 }

@@ -1,18 +1,21 @@
 //! From a model folder to an engine and its tokenizer.
 
-use std::path::{Path, PathBuf};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
 
 use candle_core::Device;
 use llm_dit_chat::ChatTokenizer;
+use llm_dit_device::{device_id, is_out_of_memory, meter::memory_reader};
 use llm_dit_engine::{
-    DeviceMemory, MemoryReader,
+    MemoryReader,
     text::{EncodeError, EncodeJob, EncoderInfo, TextEncoder},
 };
-use llm_dit_kernels::meter::memory_reader;
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
     Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, Weights, compute_dtype,
-    device_name, is_out_of_memory, model_label, part_config, synthetic, wire_dtype,
+    model_label, part_config, synthetic, wire_dtype,
 };
 
 use crate::{config::Config, model::Qwen3, names};
@@ -91,7 +94,7 @@ fn assemble(
         model,
         hidden_size: config.hidden_size,
         layers: config.num_hidden_layers,
-        device: device_name(weights.device()),
+        device: device_id(weights.device()).to_string(),
         dtype: wire_dtype(weights.dtype()),
     };
     let device = weights.device().clone();
@@ -129,34 +132,30 @@ impl TextEncoder for Qwen3Encoder {
                 config.num_hidden_layers
             )));
         }
-        let model = self.model.get().map_err(|error| failed(error.to_string()))?;
+        let model = self.model.get().map_err(|error| failed(&error))?;
         let encoded = model
             .hidden_states(&job.token_ids, job.hidden_layer)
             .and_then(|states| to_wire(&states, job.dtype));
         self.model.release();
-        encoded.map_err(|error| failed(error.to_string()))
+        encoded.map_err(|error| failed(&error))
     }
 
     fn probe(&mut self) -> Result<(), EncodeError> {
-        let model = self.model.get().map_err(|error| failed(error.to_string()))?;
+        let model = self.model.get().map_err(|error| failed(&error))?;
         let works = model.hidden_states(&[0], 0).and_then(|states| to_wire(&states, DType::F32));
         self.model.release();
-        works.map(drop).map_err(|error| failed(error.to_string()))
+        works.map(drop).map_err(|error| failed(&error))
     }
 
     fn memory(&self) -> Option<MemoryReader> {
-        let read = memory_reader(&self.device);
-        Some(Box::new(move || {
-            let memory = read()?;
-            let (used, peak) = (memory.used, memory.peak);
-            Some(DeviceMemory { used, peak, reserved: memory.reserved, size: memory.total })
-        }))
+        Some(memory_reader(&self.device))
     }
 }
 
-/// What a library's words mean.
-fn failed(cause: String) -> EncodeError {
-    if is_out_of_memory(&cause) {
+/// What a library's error means to a caller.
+fn failed(error: &(dyn Error + 'static)) -> EncodeError {
+    let cause = error.to_string();
+    if is_out_of_memory(error) {
         tracing::error!(cause, "the device is out of memory");
         EncodeError::OutOfMemory
     } else {

@@ -5,7 +5,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use llm_dit_kernels::{
-    Attention, GatedLinear, Linear, Mask, Pairing, QkNorm, Rope, add_rms_norm, rms_norm,
+    Attention, GatedLinear, Linear, Mask, Matrix, Pairing, QkNorm, Rope, add_rms_norm, rms_norm,
 };
 use llm_dit_weights::{LoadError, Weights};
 
@@ -15,7 +15,7 @@ use crate::{config::Config, names};
 pub struct Qwen3 {
     config: Config,
     device: Device,
-    embed_tokens: Tensor,
+    embed_tokens: Matrix,
     layers: Vec<Layer>,
     norm: Tensor,
 }
@@ -40,7 +40,7 @@ impl Qwen3 {
         let embeddings = [config.vocab_size, config.hidden_size];
         let model = Self {
             device: weights.device().clone(),
-            embed_tokens: weights.get("embed_tokens.weight", &embeddings)?,
+            embed_tokens: weights.matrix("embed_tokens.weight", &embeddings)?,
             layers,
             norm: weights.get("norm.weight", &[config.hidden_size])?,
             config,
@@ -54,7 +54,7 @@ impl Qwen3 {
     /// are not needed are not run.
     pub fn hidden_states(&self, ids: &[u32], hidden_layer: usize) -> Result<Tensor> {
         let ids = Tensor::new(ids, &self.device)?;
-        let mut x = self.embed_tokens.index_select(&ids, 0)?;
+        let mut x = self.embed_tokens.select_rows(&ids)?;
         let rope = self.rope(x.dim(0)?)?;
         let layers = &self.layers[..hidden_layer];
         // Each layer's sum and the norm after it are one pass over memory.
@@ -99,7 +99,7 @@ impl Layer {
         Ok(Self {
             input_layernorm: weights.get("input_layernorm.weight", &[hidden])?,
             qkv_proj: Linear::new(
-                attn.stack(&[
+                attn.stack_matrix(&[
                     ("q_proj.weight", &[heads * dim, hidden]),
                     ("k_proj.weight", &[kv_heads * dim, hidden]),
                     ("v_proj.weight", &[kv_heads * dim, hidden]),
@@ -113,13 +113,13 @@ impl Layer {
                 pairing: Pairing::Halves,
             },
             attention: Attention { heads, kv_heads, head_dim: dim, mask: Mask::Causal },
-            o_proj: Linear::new(attn.get("o_proj.weight", &[hidden, heads * dim])?, None),
+            o_proj: Linear::new(attn.matrix("o_proj.weight", &[hidden, heads * dim])?, None),
             post_attention_layernorm: weights.get("post_attention_layernorm.weight", &[hidden])?,
-            gate_up_proj: GatedLinear::new(mlp.stack(&[
+            gate_up_proj: GatedLinear::new(mlp.stack_matrix(&[
                 ("gate_proj.weight", &[ffn, hidden]),
                 ("up_proj.weight", &[ffn, hidden]),
             ])?)?,
-            down_proj: Linear::new(mlp.get("down_proj.weight", &[hidden, ffn])?, None),
+            down_proj: Linear::new(mlp.matrix("down_proj.weight", &[hidden, ffn])?, None),
             eps,
         })
     }

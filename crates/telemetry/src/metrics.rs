@@ -16,6 +16,7 @@ use std::{
 };
 
 use axum::{http::header, response::IntoResponse, routing::MethodRouter};
+use llm_dit_device::Memory;
 use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
@@ -100,30 +101,21 @@ pub fn build_info(service: &'static str) {
     ::metrics::gauge!(BUILD_INFO.name, &labels).set(1.0);
 }
 
-/// Bytes of a device, as somebody else reads them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceMemory {
-    pub used: u64,
-    pub peak: u64,
-    pub reserved: u64,
-    pub size: u64,
-}
-
 /// Tells of a service that computes: its version, and the memory of its device, if that can be read.
 pub fn observe_service(
     service: &'static str,
     device: String,
-    memory: impl Fn() -> Option<DeviceMemory> + Send + Sync + 'static,
+    memory: impl Fn() -> Option<Memory> + Send + Sync + 'static,
 ) -> Observer {
     observe(move || {
         build_info(service);
-        let Some(DeviceMemory { used, peak, reserved, size }) = memory() else { return };
+        let Some(Memory { used, peak, reserved, total }) = memory() else { return };
         let labels = [("service", service.to_owned()), ("device", device.clone())];
         let gauges = [
             (MEMORY_USED, used),
             (MEMORY_PEAK, peak),
             (MEMORY_RESERVED, reserved),
-            (MEMORY_SIZE, size),
+            (MEMORY_SIZE, total),
         ];
         for (metric, bytes) in gauges {
             ::metrics::gauge!(metric.name, &labels).set(bytes as f64);

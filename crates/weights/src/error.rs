@@ -2,18 +2,14 @@
 
 use std::path::PathBuf;
 
+use llm_dit_device::DeviceError;
+
 use crate::lora::LoraError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("unknown device '{0}'; use auto, cpu, cuda, cuda:N or metal")]
-    UnknownDevice(String),
-    #[error(
-        "this build has no {feature} backend for device {device}; build with `--features {feature}` or choose cpu"
-    )]
-    NoBackend { device: String, feature: &'static str },
-    #[error("device {device} cannot be opened: {cause}")]
-    Device { device: String, cause: String },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error(
         "no model at {path}: {what} is missing; --model-path takes a diffusers folder, the one that holds model_index.json, and --dit-path, --text-encoder-path and --vae-path take single files"
     )]
@@ -43,17 +39,5 @@ pub enum LoadError {
     #[error(transparent)]
     Lora(#[from] LoraError),
     #[error("loading failed: {0}")]
-    Backend(String),
-}
-
-impl LoadError {
-    pub(crate) fn device(device: impl ToString, cause: &candle_core::Error) -> Self {
-        Self::Device { device: device.to_string(), cause: cause.to_string() }
-    }
-}
-
-impl From<candle_core::Error> for LoadError {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Backend(error.to_string())
-    }
+    Backend(#[from] candle_core::Error),
 }

@@ -1,11 +1,11 @@
-//! From a folder of checkpoint files to named tensors: devices, types, files, errors.
+//! From a folder of checkpoint files to named tensors: types, files, errors.
 //!
 //! This crate does not know what the tensors mean.
 
 pub mod args;
 mod checkpoint;
 mod config;
-mod device;
+mod dtype;
 #[cfg(feature = "embed-demo-model")]
 mod embedded;
 mod error;
@@ -18,13 +18,16 @@ pub mod names;
 mod overlay;
 mod read;
 mod resident;
+mod safetensors_source;
+mod source;
 mod synthetic;
 
 pub use checkpoint::{Checkpoint, Weights, read_config};
 pub use config::{PartConfig, part_config};
-pub use device::{DeviceChoice, compute_dtype, device_name, is_out_of_memory, wire_dtype};
+pub use dtype::{compute_dtype, wire_dtype};
 pub use error::LoadError;
 pub use files::PartFiles;
+pub use llm_dit_device::DeviceChoice;
 pub use locate::{encoder_folder, model_folder, model_label};
 pub use names::{Naming, Part, Rows};
 pub use overlay::{LowRank, Overlay};

@@ -3,9 +3,10 @@
 use std::{path::Path, time::Instant};
 
 use candle_core::{Device, Tensor, safetensors::Load as _};
+use llm_dit_device::device_id;
 use safetensors::tensor::TensorView;
 
-use crate::{LoadError, device_name};
+use crate::LoadError;
 
 /// From the first tensor of a part to its last. The next load of the part begins anew.
 #[derive(Default)]
@@ -13,7 +14,7 @@ pub(crate) struct Loading {
     begun: Option<Instant>,
     bytes: u64,
     #[cfg(feature = "cuda")]
-    uploader: Option<llm_dit_kernels::Uploader>,
+    uploader: Option<llm_dit_device::Uploader>,
 }
 
 impl Loading {
@@ -35,7 +36,7 @@ impl Loading {
         {
             let uploader = match &mut self.uploader {
                 Some(uploader) => uploader,
-                none => none.insert(llm_dit_kernels::Uploader::new(device)?),
+                none => none.insert(llm_dit_device::Uploader::new(device)?),
             };
             if let Some(tensor) = uploader.upload(view.data(), dtype, view.shape())? {
                 return Ok(tensor);
@@ -52,7 +53,7 @@ impl Loading {
         let (seconds, gigabytes) = (begun.elapsed().as_secs_f64(), bytes as f64 / 1e9);
         tracing::info!(
             path = %path.display(),
-            device = device_name(device),
+            device = %device_id(device),
             gigabytes = round(gigabytes),
             seconds = round(seconds),
             gigabytes_per_second = round(gigabytes / seconds.max(1e-9)),

@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Tensor};
 
 use self::{
     adapter::AdapterConfig,
-    header::{Header, Stored},
+    header::{FileSpan, Header},
     key::{Key, Role},
 };
 pub use self::{error::LoraError, key::flat};
@@ -106,6 +106,7 @@ impl LoraFile {
         self.header.label()
     }
 
+    /// The linear layers that it changes, by the names of the file.
     pub fn modules(&self) -> &[LoraModule] {
         &self.modules
     }
@@ -177,7 +178,7 @@ impl LoraModule {
 
 /// Rows and columns. A convolution of 1 x 1, as some tools write linear layers, is a matrix too.
 fn matrix(header: &Header, key: &str) -> Result<[usize; 2], LoraError> {
-    let Stored { shape, .. } = header.stored(key)?;
+    let FileSpan { shape, .. } = header.span(key)?;
     match shape[..] {
         [rows, cols] | [rows, cols, 1, 1] if rows > 0 && cols > 0 => Ok([rows, cols]),
         _ => Err(header.invalid(format!("'{key}' has shape {shape:?}, but must be a matrix"))),

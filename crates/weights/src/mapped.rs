@@ -8,9 +8,9 @@ use std::{
 };
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{SafeTensors, tensor::TensorView};
 
-use crate::LoadError;
+use crate::{LoadError, source::TensorSpan};
 
 /// A mapped file. Pages that were read are given back, so that a model that is loaded lies in
 /// memory once and not a second time as the file's pages.
@@ -19,39 +19,24 @@ pub(crate) struct Mapped {
     map: Mmap,
 }
 
-/// Where a tensor lies in its file.
-#[derive(Clone, Debug)]
-pub(crate) struct Stored {
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    bytes: Range<usize>,
-}
-
-impl Stored {
-    /// In bytes.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
 impl Mapped {
-    /// The file, and its tensors by name.
-    pub fn open(path: &Path) -> Result<(Self, Vec<(String, Stored)>), LoadError> {
+    /// The file, and its tensors by name; it is the part's file number `file`.
+    pub fn open(path: &Path, file: usize) -> Result<(Self, Vec<(String, TensorSpan)>), LoadError> {
         check_extension(path)?;
         let io = |cause: std::io::Error| match cause.kind() {
             ErrorKind::NotFound => LoadError::NoFile { path: path.to_owned() },
             _ => LoadError::Io { path: path.to_owned(), cause },
         };
         let invalid = |cause: String| LoadError::Invalid { path: path.to_owned(), cause };
-        let file = File::open(path).map_err(io)?;
-        if !file.metadata().map_err(io)?.is_file() {
+        let opened = File::open(path).map_err(io)?;
+        if !opened.metadata().map_err(io)?.is_file() {
             return Err(invalid("it is not a regular file".into()));
         }
         // SAFETY: the file is mapped read-only. Whoever changes a checkpoint while it is being
         // read can make us see torn values, or end the process if it shrinks; weights are written
         // once and replaced by renaming, which leaves our mapping alone.
         #[expect(unsafe_code, reason = "mapping a file is unsafe; this is the one place that does")]
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let map = unsafe { Mmap::map(&opened) }.map_err(io)?;
         let not_ours = |e: safetensors::SafeTensorError| {
             invalid(format!("it is not a whole safetensors file ({e})"))
         };
@@ -66,25 +51,23 @@ impl Mapped {
             .map(|(name, info)| {
                 let (from, to) = info.data_offsets;
                 let bytes = start + from..start + to;
-                (name, Stored { dtype: info.dtype, shape: info.shape.clone(), bytes })
+                let (dtype, whole) = (info.dtype, info.shape.clone());
+                (name, TensorSpan { file, dtype, whole, bytes, rows: None })
             })
             .collect();
         Ok((Self { path: path.to_owned(), map }, tensors))
     }
 
-    /// Looks at some rows of a tensor, under a shape of as many values.
+    /// Looks at a tensor, under a shape of as many values.
     pub fn read<T>(
         &self,
-        stored: &Stored,
-        rows: Range<usize>,
+        span: &TensorSpan,
         shape: &[usize],
         look: impl FnOnce(&TensorView<'_>) -> candle_core::Result<T>,
     ) -> Result<T, LoadError> {
-        let all = stored.shape.first().copied().unwrap_or(1).max(1);
-        let row = stored.bytes.len() / all;
-        let bytes = stored.bytes.start + rows.start * row..stored.bytes.start + rows.end * row;
+        let bytes = span.range();
         self.announce(&bytes);
-        let view = TensorView::new(stored.dtype, shape.to_vec(), &self.map[bytes.clone()])
+        let view = TensorView::new(span.dtype, shape.to_vec(), &self.map[bytes.clone()])
             .map_err(|e| LoadError::Invalid { path: self.path.clone(), cause: e.to_string() })?;
         let looked = look(&view)?;
         self.give_back(bytes);

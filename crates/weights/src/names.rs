@@ -17,6 +17,7 @@ pub struct Rows {
 }
 
 impl Part {
+    /// All of a file's tensor, under this name of the model's.
     pub fn whole(name: impl Into<String>) -> Self {
         Self { name: name.into(), rows: None }
     }

@@ -48,6 +48,7 @@ impl Overlay {
         self.0.contains_key(tensor)
     }
 
+    /// True when there are no changes at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -4,30 +4,54 @@
 //! with a deviation of 0.02, as models begin their training; weights of norms are 1 and biases 0.
 //! A tensor's name is its seed, so reading it again gives the same bits, as reading a file does.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::{LoadError, Weights, checkpoint::Checkpoint};
+use crate::{
+    LoadError, Weights,
+    checkpoint::Checkpoint,
+    source::{Target, TensorSource, TensorSpan, Wanted, cat},
+};
 
 /// Standard deviation of matrices.
 const DEVIATION: f32 = 0.02;
 /// Values made at once: a big tensor is never in f32 as a whole.
 const CHUNK: usize = 1 << 24;
 
-/// A checkpoint that holds whatever is asked for, under this label.
+/// Whatever is asked for.
+#[derive(Default)]
+struct Synthetic {
+    /// None.
+    entries: BTreeMap<String, TensorSpan>,
+}
+
+/// A checkpoint that holds whatever is asked for, under this label. Tensors are made on `device` in
+/// `dtype`.
 pub fn synthetic(label: &Path, device: &Device, dtype: DType) -> Weights {
-    Checkpoint::synthetic(label, device, dtype)
+    Checkpoint::of(label, Box::new(Synthetic::default()), device, dtype)
+}
+
+impl TensorSource for Synthetic {
+    fn entries(&self) -> &BTreeMap<String, TensorSpan> {
+        &self.entries
+    }
+
+    fn tensor(&self, parts: &[Wanted<'_>], target: &Target<'_>) -> Result<Tensor, LoadError> {
+        let &Target { device, dtype, overlay, .. } = target;
+        let tensors = parts
+            .iter()
+            .map(|Wanted { name, shape }| {
+                overlay.fuse(name, tensor(name, shape, device, dtype)?, dtype)
+            })
+            .collect::<Result<Vec<_>, LoadError>>()?;
+        cat(&tensors)
+    }
 }
 
 /// The tensor `name`.
-pub(crate) fn tensor(
-    name: &str,
-    shape: &[usize],
-    device: &Device,
-    dtype: DType,
-) -> Result<Tensor, LoadError> {
+fn tensor(name: &str, shape: &[usize], device: &Device, dtype: DType) -> Result<Tensor, LoadError> {
     let count = shape.iter().product::<usize>();
     if shape.len() < 2 {
         let value = if name.ends_with("bias") { 0f32 } else { 1f32 };

@@ -27,7 +27,7 @@ pub use layout::MULTIPLE;
 use layout::{Layout, RopeTables};
 use modulation::{Made, Modulations};
 pub use modules::{linear_layers, native_layers};
-use replay::Replays;
+use replay::GraphCache;
 
 /// eps of the last norm, which has no weights.
 const FINAL_EPS: f64 = 1e-6;
@@ -53,7 +53,7 @@ pub struct Dit {
     weights: Weights,
     /// False while some parts have changes that others lack.
     settled: bool,
-    replays: Replays,
+    graphs: GraphCache,
 }
 
 /// What a forward needs besides latents and time; good for every step of a request.
@@ -107,7 +107,7 @@ impl Dit {
             tables: RopeTables::new(&config),
             weights: weights.clone(),
             settled: true,
-            replays: Replays::default(),
+            graphs: GraphCache::default(),
             config,
         };
         weights.finish(names::is_unused)?;
@@ -171,9 +171,9 @@ impl Dit {
         conditioning.modulations.prepare(self, conditioning.items(), times)
     }
 
-    /// Gives back the memory that recordings hold.
+    /// Gives back the memory that captured graphs hold.
     pub fn forget(&self) {
-        self.replays.forget();
+        self.graphs.forget();
     }
 
     /// One forward: latents `(channels, height, width)` and the time `1 - sigma` of each item to
@@ -186,7 +186,7 @@ impl Dit {
     ) -> Result<Vec<Tensor>> {
         conditioning.layout.check(latents, times.len())?;
         let modulations = conditioning.modulations.at(self, times)?;
-        let replayed = self.replays.forward(self, latents, &modulations, conditioning)?;
+        let replayed = self.graphs.forward(self, latents, &modulations, conditioning)?;
         if let Some(outputs) = replayed {
             return Ok(outputs);
         }
@@ -241,7 +241,7 @@ type Loaded<T> = std::result::Result<T, LoadError>;
 
 /// A linear layer with a bias.
 fn linear(weights: &Weights, outs: usize, ins: usize) -> Loaded<Linear> {
-    let weight = weights.get("weight", &[outs, ins])?;
+    let weight = weights.matrix("weight", &[outs, ins])?;
     Ok(Linear::new(weight, Some(weights.get("bias", &[outs])?)))
 }
 

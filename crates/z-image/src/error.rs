@@ -1,7 +1,10 @@
 //! What a library's error means for a job.
 
+use std::error::Error;
+
+use llm_dit_device::is_out_of_memory;
 use llm_dit_engine::image::GenerateError;
-use llm_dit_weights::{LoadError, is_out_of_memory};
+use llm_dit_weights::LoadError;
 
 /// A [`GenerateError`] that `?` makes of the errors of candle and of the weights.
 #[derive(Debug, thiserror::Error)]
@@ -9,9 +12,10 @@ use llm_dit_weights::{LoadError, is_out_of_memory};
 pub struct DrawError(GenerateError);
 
 impl DrawError {
-    /// The backend failed with these words.
-    pub(crate) fn backend(cause: String) -> Self {
-        Self(if is_out_of_memory(&cause) {
+    /// The backend failed with this error.
+    pub(crate) fn backend(error: &(dyn Error + 'static)) -> Self {
+        let cause = error.to_string();
+        Self(if is_out_of_memory(error) {
             tracing::error!(cause, "the device is out of memory");
             GenerateError::OutOfMemory
         } else {
@@ -22,13 +26,13 @@ impl DrawError {
 
 impl From<candle_core::Error> for DrawError {
     fn from(error: candle_core::Error) -> Self {
-        Self::backend(error.to_string())
+        Self::backend(&error)
     }
 }
 
 impl From<LoadError> for DrawError {
     fn from(error: LoadError) -> Self {
-        Self::backend(error.to_string())
+        Self::backend(&error)
     }
 }
 

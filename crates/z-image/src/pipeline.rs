@@ -6,17 +6,17 @@ mod walk;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
+use llm_dit_device::{device_id, meter::memory_reader};
 use llm_dit_engine::{
-    DeviceMemory, MemoryReader,
+    MemoryReader,
     image::{
         ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap, LoraChoice,
         LoraReport, Member, ModelInfo, Picture, SetLorasError,
     },
 };
-use llm_dit_kernels::meter::memory_reader;
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
-use llm_dit_weights::{LoadError, device_name, wire_dtype};
+use llm_dit_weights::{LoadError, wire_dtype};
 
 use self::walk::Walker;
 use crate::{
@@ -54,7 +54,7 @@ impl ImageGenerator for ZImage {
             latent_channels: config.in_channels,
             vae_scale_factor: scale_factor,
             max_caption_tokens: caption_axis,
-            device: device_name(self.dit.device()),
+            device: device_id(self.dit.device()),
             dtype: wire_dtype(self.dit.dtype()),
             defaults: self.defaults,
             limits: Limits {
@@ -98,12 +98,7 @@ impl ImageGenerator for ZImage {
     }
 
     fn memory(&self) -> Option<MemoryReader> {
-        let read = memory_reader(self.dit.device());
-        Some(Box::new(move || {
-            let memory = read()?;
-            let (used, peak) = (memory.used, memory.peak);
-            Some(DeviceMemory { used, peak, reserved: memory.reserved, size: memory.total })
-        }))
+        Some(memory_reader(self.dit.device()))
     }
 
     fn loras(&self) -> Vec<ActiveLora> {
@@ -136,7 +131,7 @@ impl ZImage {
         });
         walked.unwrap_or_else(|error| {
             let members = waiting.take().into_iter().flatten().map(|walker| walker.member);
-            walk::fail(members, &error.to_string());
+            walk::fail(members, &error);
             Vec::new()
         })
     }

@@ -10,7 +10,7 @@ use crate::engine::ModelInfo;
 /// Tells of the device, and of the LoRAs in use.
 pub(super) fn observe(info: &ModelInfo, memory: Option<MemoryReader>, loras: &Loras) -> Observer {
     let loras = loras.clone();
-    observe_service("diffusion", info.device.clone(), move || {
+    observe_service("diffusion", info.device.to_string(), move || {
         metrics::gauge!(LORAS_ACTIVE.name).set(loras.active().len() as f64);
         memory.as_ref()?()
     })

@@ -160,5 +160,5 @@ fn sparse(
 }
 
 fn failed(error: std::io::Error) -> LoadError {
-    LoadError::Backend(error.to_string())
+    LoadError::Backend(error.into())
 }

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use llm_dit_params::{GenerateParams, Scheduler};
 
 use super::{GenerateError, GenerateJob, Generated, Guess, Step, StepSink};
+use crate::DeviceId;
 
 /// Pixels that a picture may have before it counts as more than one.
 const PIXELS: u64 = 1024 * 1024;
@@ -71,10 +72,10 @@ impl BatchLimit {
         Self(pictures.max(1))
     }
 
-    /// What is sensible on a device of this name: a CPU is busy with one picture, and would only
-    /// make the first wait for the last.
-    pub fn of_device(device: &str) -> Self {
-        Self(if device == "cpu" { 1 } else { 4 })
+    /// What is sensible on this device: a CPU is busy with one picture, and would only make the first
+    /// wait for the last.
+    pub fn of_device(device: DeviceId) -> Self {
+        Self(if device.is_cpu() { 1 } else { 4 })
     }
 
     /// Whether so many that have this in common may go together. One always may.
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(most(4, &job(|o| o.guidance_scale = Some(2.0))), Some(2));
         assert_eq!(most(1, &job(|o| o.guidance_scale = Some(2.0))), Some(1));
         assert_eq!(most(0, &sized(64, 64)), Some(1));
-        assert_eq!(BatchLimit::of_device("cpu"), BatchLimit::new(1));
-        assert_eq!(BatchLimit::of_device("cuda:0"), BatchLimit::new(4));
+        assert_eq!(BatchLimit::of_device(DeviceId::Cpu), BatchLimit::new(1));
+        assert_eq!(BatchLimit::of_device(DeviceId::Cuda(0)), BatchLimit::new(4));
     }
 }

@@ -1,7 +1,6 @@
 //! Softmax attention over packed sequences, one block of queries at a time.
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::{
@@ -29,14 +28,14 @@ struct Task {
 pub(crate) fn attention(
     qkv: &[f32],
     heads: Heads,
-    lens: &[usize],
+    seq_lens: &[usize],
     causal: bool,
     scale: f32,
     out: &mut [f32],
 ) {
     let (dim, pitch, out_pitch) = (heads.dim, heads.row(), heads.queries * heads.dim);
     let simd = Simd::new();
-    let tasks = tasks(heads, lens);
+    let tasks = tasks(heads, seq_lens);
     // Blocks of different heads interleave in `out`, so each task makes its block by itself and
     // copies it in under a lock; the copy is a hundredth of the work.
     let out = Mutex::new(out);
@@ -73,8 +72,7 @@ pub(crate) fn attention(
                 MatRef::row_major(v, seen, dim, pitch),
                 false,
             );
-            // A poisoned lock means that another task panicked, which rayon hands on anyway.
-            let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut out = out.lock();
             for (i, values) in block.chunks_exact(dim).enumerate() {
                 let at = (task.start + task.first + i) * out_pitch + task.head * dim;
                 out[at..at + dim].copy_from_slice(values);
@@ -83,10 +81,10 @@ pub(crate) fn attention(
     );
 }
 
-fn tasks(heads: Heads, lens: &[usize]) -> Vec<Task> {
+fn tasks(heads: Heads, seq_lens: &[usize]) -> Vec<Task> {
     let mut tasks = Vec::new();
     let mut start = 0;
-    for &len in lens {
+    for &len in seq_lens {
         for head in 0..heads.queries {
             tasks.extend(blocks(len, QUERIES).map(|b| Task {
                 start,

@@ -19,8 +19,8 @@ fn for_row_blocks(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) +
 }
 
 /// For each row, which of the packed sequences it belongs to.
-pub(crate) fn sequence_of_row(lens: &[usize]) -> Vec<usize> {
-    lens.iter().enumerate().flat_map(|(item, &len)| std::iter::repeat_n(item, len)).collect()
+pub(crate) fn sequence_of_row(seq_lens: &[usize]) -> Vec<usize> {
+    seq_lens.iter().enumerate().flat_map(|(item, &len)| std::iter::repeat_n(item, len)).collect()
 }
 
 /// `x / rms(x) * weight * scale[item]`.

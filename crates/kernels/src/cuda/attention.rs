@@ -7,6 +7,7 @@ use cudarc::{
     driver::sys::CUstream,
 };
 use half::bf16;
+use llm_dit_device::CudaError;
 
 use super::{
     Gpu, cudnn,
@@ -22,11 +23,11 @@ const TILE: usize = 64;
 const MOST_SCORES: usize = 1 << 25;
 
 impl Gpu {
-    pub(crate) fn attention(
+    pub(super) fn attention(
         &self,
         attention: &Attention,
         qkv: &Tensor,
-        lens: &[usize],
+        seq_lens: &[usize],
     ) -> Result<Option<Tensor>> {
         let Attention { heads, kv_heads, head_dim, mask } = *attention;
         let qkv = self.dense::<bf16>(qkv)?;
@@ -34,19 +35,19 @@ impl Gpu {
         if mask == Mask::Full
             && head_dim.is_multiple_of(8)
             && head_dim <= 128
-            && self.attention_cudnn(attention, &qkv, lens, &out)?
+            && self.attention_cudnn(attention, &qkv, seq_lens, &out)?
         {
             return Ok(Some(out));
         }
         if matches!(head_dim, 16 | 32 | 48 | 64 | 96 | 128)
-            && let Some(ends) = Ends::new(lens)
+            && let Some(ends) = Ends::new(seq_lens)
         {
-            self.attention_tiled(attention, &qkv, lens, ends, &out)?;
+            self.attention_tiled(attention, &qkv, seq_lens, ends, &out)?;
             return Ok(Some(out));
         }
         let wide = heads == 1 && kv_heads == 1 && mask == Mask::Full;
-        if wide && head_dim.is_multiple_of(8) && lens.iter().all(|len| len.is_multiple_of(4)) {
-            self.attention_wide(head_dim, &qkv, lens, &out)?;
+        if wide && head_dim.is_multiple_of(8) && seq_lens.iter().all(|len| len.is_multiple_of(4)) {
+            self.attention_wide(head_dim, &qkv, seq_lens, &out)?;
             return Ok(Some(out));
         }
         Ok(None)
@@ -57,14 +58,14 @@ impl Gpu {
         &self,
         attention: &Attention,
         qkv: &Tensor,
-        lens: &[usize],
+        seq_lens: &[usize],
         out: &Tensor,
     ) -> Result<bool> {
         let (mut qkv, mut out) = (address::<bf16>(qkv)?, address::<bf16>(out)?);
         let out_row = attention.heads * attention.head_dim;
         let row = out_row + 2 * attention.kv_heads * attention.head_dim;
         // Sequences of one length that follow each other are one call.
-        for run in lens.chunk_by(|a, b| a == b) {
+        for run in seq_lens.chunk_by(|a, b| a == b) {
             let shape = cudnn::Shape {
                 batch: run.len(),
                 len: run[0],
@@ -99,12 +100,12 @@ impl Gpu {
         &self,
         attention: &Attention,
         qkv: &Tensor,
-        lens: &[usize],
+        seq_lens: &[usize],
         ends: Ends,
         out: &Tensor,
     ) -> Result<()> {
         let Attention { heads, kv_heads, head_dim, mask } = *attention;
-        let longest = lens.iter().max().copied().unwrap_or(0);
+        let longest = seq_lens.iter().max().copied().unwrap_or(0);
         if longest == 0 {
             return Ok(());
         }
@@ -114,7 +115,7 @@ impl Gpu {
         launch!(
             self,
             self.function_with(source, "attention", shared)?,
-            blocks((longest.div_ceil(TILE), heads, lens.len()), 128, shared)?,
+            blocks((longest.div_ceil(TILE), heads, seq_lens.len()), 128, shared)?,
             address::<bf16>(qkv)?,
             address::<bf16>(out)?,
             heads as i32,
@@ -125,10 +126,16 @@ impl Gpu {
     }
 
     /// Scores are f32 and pass through memory, a stretch of queries at a time.
-    fn attention_wide(&self, dim: usize, qkv: &Tensor, lens: &[usize], out: &Tensor) -> Result<()> {
+    fn attention_wide(
+        &self,
+        dim: usize,
+        qkv: &Tensor,
+        seq_lens: &[usize],
+        out: &Tensor,
+    ) -> Result<()> {
         let (mut qkv, mut out) = (address::<bf16>(qkv)?, address::<bf16>(out)?);
         let row = 3 * dim * size_of::<bf16>();
-        for &len in lens {
+        for &len in seq_lens {
             let (keys, values) = (qkv + (row / 3) as u64, qkv + (2 * row / 3) as u64);
             let stretch = (MOST_SCORES / len.max(1)).clamp(1, len.max(1));
             let scores = self.empty::<f32>(&[stretch, len])?;
@@ -211,7 +218,7 @@ impl Gpu {
                 cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
             )
         }
-        .map_err(|e| candle_core::Error::Msg(format!("cuBLAS: {e:?}")))
+        .map_err(|error| CudaError::Cublas(error).into())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Convolutions as products whose rows are pixels, and the norm before them. Channels last.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use candle_core::{DType, Result, Tensor, cuda_backend::cudarc};
 use half::bf16;
@@ -11,7 +11,7 @@ use super::{
     source::{Kind, Source, Tiling},
     tensor::{TensorMap, address, blocks, launch},
 };
-use crate::GroupNorm;
+use crate::{ConvInput, GroupNorm, accelerated::ConvKernel};
 
 /// Pixels of a tile in each direction.
 const TILE_X: usize = 16;
@@ -23,23 +23,34 @@ const ALIGNED: usize = 8;
 /// Pixels whose sums a block of the group norm makes at least.
 const STRETCH: usize = 256;
 
+/// A convolution on the GPU.
+#[derive(Debug)]
+pub(super) struct Convolution {
+    /// `(out, in, k, k)`.
+    weight: Tensor,
+    /// `(out)`.
+    bias: Tensor,
+    /// `None` where there is no kernel for it.
+    three_by_three: Option<ConvWeights>,
+}
+
 /// A 3x3 convolution's weight as the kernel reads it.
-#[derive(Clone, Debug)]
-pub(crate) struct ConvWeights {
+#[derive(Debug)]
+struct ConvWeights {
     /// `(out, 9 * in)`, taps row by row; `out` and `in` filled up with zeros.
     plain: Tensor,
     /// `(out)`.
     bias: Tensor,
     /// For doubled inputs: an output pixel of each parity sees 2x2 pixels of the small picture, and
     /// its weights are sums of the nine. `(out, 4 * in)` for each row parity and column parity.
-    phases: Arc<OnceLock<[Tensor; 4]>>,
+    phases: OnceLock<[Tensor; 4]>,
     /// `(out, in, 3, 3)`.
     weight: Tensor,
 }
 
 /// Whether a convolution's input is doubled first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Upsampling {
+enum Upsampling {
     No,
     Twice,
 }
@@ -52,9 +63,44 @@ struct Taps {
     offset_y: i32,
 }
 
+impl Convolution {
+    pub(super) fn new(weight: &Tensor, bias: &Tensor, stride: usize) -> Result<Self> {
+        let three_by_three = if stride == 1 { ConvWeights::new(weight, bias)? } else { None };
+        Ok(Self { weight: weight.clone(), bias: bias.clone(), three_by_three })
+    }
+}
+
+impl ConvKernel for Convolution {
+    fn forward(&self, input: &ConvInput<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let Some(gpu) = Gpu::of(input.x)? else { return Ok(None) };
+        let normed = input.norm.map(|norm| gpu.group_norm(norm, input.x, true)).transpose()?;
+        let x = match &normed {
+            None => input.x,
+            Some(Some(normed)) => normed,
+            Some(None) => return Ok(None),
+        };
+        let (n, height, width, channels) = x.dims4()?;
+        match &self.three_by_three {
+            Some(weights) => {
+                let upsampling = if input.upsample { Upsampling::Twice } else { Upsampling::No };
+                gpu.conv3x3(x, weights, upsampling, residual)
+            }
+            // One tap is a product of pixels with the weight.
+            None if self.weight.dim(2)? == 1 && residual.is_none() && !input.upsample => {
+                let outs = self.weight.dim(0)?;
+                let weight = self.weight.reshape((outs, channels))?;
+                let rows = x.reshape((n * height * width, channels))?;
+                let out = gpu.matmul(&rows, &weight, Some(&self.bias), false)?;
+                out.map(|out| out.reshape((n, height, width, outs))).transpose()
+            }
+            None => Ok(None),
+        }
+    }
+}
+
 impl ConvWeights {
     /// `weight`: `(out, in, 3, 3)`. `None` where there is no kernel for it.
-    pub(crate) fn new(weight: &Tensor, bias: &Tensor) -> Result<Option<Self>> {
+    fn new(weight: &Tensor, bias: &Tensor) -> Result<Option<Self>> {
         let (outs, _, rows, columns) = weight.dims4()?;
         let supported = Gpu::of(weight)?.is_some_and(|gpu| gpu.is_hopper());
         if !supported || (rows, columns) != (3, 3) || bias.dims() != [outs] {
@@ -64,7 +110,7 @@ impl ConvWeights {
         Ok(Some(Self {
             plain: pack(weight)?,
             bias: bias.pad_with_zeros(0, 0, spare)?.contiguous()?,
-            phases: Arc::default(),
+            phases: OnceLock::new(),
             weight: weight.clone(),
         }))
     }
@@ -106,7 +152,7 @@ fn pack(weight: &Tensor) -> Result<Tensor> {
 
 impl Gpu {
     /// `x` and `residual`: `(n, height, width, channels)`.
-    pub(crate) fn conv3x3(
+    fn conv3x3(
         &self,
         x: &Tensor,
         weights: &ConvWeights,
@@ -220,7 +266,7 @@ impl Gpu {
     }
 
     /// The norm, with SiLU after it if asked.
-    pub(crate) fn group_norm(
+    pub(super) fn group_norm(
         &self,
         norm: &GroupNorm,
         x: &Tensor,

@@ -7,11 +7,13 @@ use std::{
     collections::HashMap,
     ffi::{CStr, c_char, c_int, c_void},
     ptr,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::OnceLock,
 };
 
 use candle_core::{Error, Result, Tensor};
 use libloading::Library;
+use llm_dit_device::CudaError;
+use parking_lot::Mutex;
 
 use super::{Gpu, tensor::address};
 
@@ -134,7 +136,7 @@ pub fn attention(gpu: &Gpu, shape: Shape, qkv: u64, out: u64) -> Result<bool> {
     if shape.len == 0 || shape.batch == 0 {
         return Ok(true);
     }
-    let mut sessions = SESSIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut sessions = SESSIONS.lock();
     let key = (gpu.ordinal(), gpu.raw_stream() as usize);
     let session = sessions.get_or_insert_with(HashMap::new).entry(key).or_default();
     let handle = session.handle(api, gpu)?;
@@ -199,11 +201,11 @@ impl Api {
         }
         let mut text = [0 as c_char; 256];
         // SAFETY: cuDNN writes at most as much as it is told, and ends it with a zero byte.
-        let cause = unsafe {
+        let text = unsafe {
             (self.last_error)(text.as_mut_ptr(), text.len());
             CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned()
         };
-        Err(Error::Msg(format!("cuDNN: {what}: status {status} {cause}")))
+        Err(CudaError::Cudnn { call: what.to_owned(), status, text }.into())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     ffi::{CStr, CString, c_char},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use candle_core::{Error, Result, cuda_backend::cudarc};
@@ -11,8 +11,10 @@ use cudarc::{
     driver::{CudaContext, CudaFunction, CudaModule, sys::CUfunction_attribute},
     nvrtc::{Ptx, result as nvrtc, sys},
 };
+use llm_dit_device::driver_error;
+use parking_lot::Mutex;
 
-use super::{Gpu, driver_error, source::Source};
+use super::{Gpu, source::Source};
 
 type Modules = HashMap<(usize, Source), Arc<CudaModule>>;
 type Functions = HashMap<(usize, Source, &'static str), CudaFunction>;
@@ -34,8 +36,7 @@ impl Gpu {
         shared_bytes: u32,
     ) -> Result<CudaFunction> {
         let key = (self.properties.ordinal, source, name);
-        // A map of functions is whole whatever happened to another thread.
-        let mut functions = FUNCTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = FUNCTIONS.lock();
         let functions = functions.get_or_insert_with(HashMap::new);
         if let Some(function) = functions.get(&key) {
             return Ok(function.clone());
@@ -52,7 +53,7 @@ impl Gpu {
 
     fn module(&self, source: Source) -> Result<Arc<CudaModule>> {
         let key = (self.properties.ordinal, source);
-        let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut modules = MODULES.lock();
         let modules = modules.get_or_insert_with(HashMap::new);
         if let Some(module) = modules.get(&key) {
             return Ok(Arc::clone(module));

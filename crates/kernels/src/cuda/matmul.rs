@@ -47,7 +47,7 @@ impl Gpu {
     /// `a b^T + bias`, or `silu(gate) * up` of that: `a` `(rows, depth)`, `b` `(columns, depth)`.
     /// `None` where cuBLAS is to do it: always where nothing follows the product, since its kernels
     /// are the faster ones.
-    pub(crate) fn matmul(
+    pub(super) fn matmul(
         &self,
         a: &Tensor,
         b: &Tensor,

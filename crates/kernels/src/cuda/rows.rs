@@ -17,16 +17,16 @@ const VECTOR: usize = 8;
 const MOST_VECTORS: usize = 8;
 
 impl Gpu {
-    pub(crate) fn rms_norm(
+    pub(super) fn rms_norm(
         &self,
         x: &Tensor,
         weight: &Tensor,
         scale: Option<&Tensor>,
-        lens: &[usize],
+        seq_lens: &[usize],
         eps: f64,
     ) -> Result<Option<Tensor>> {
         let (rows, width) = x.dims2()?;
-        let (Some(source), Some(ends)) = (row_source(width), Ends::new(lens)) else {
+        let (Some(source), Some(ends)) = (row_source(width), Ends::new(seq_lens)) else {
             return Ok(None);
         };
         let x = self.dense::<bf16>(x)?;
@@ -51,18 +51,18 @@ impl Gpu {
 
     /// `x + gate * rms_norm(y)`, and the next sublayer's norm of it.
     #[expect(clippy::too_many_arguments, reason = "the operands of one formula")]
-    pub(crate) fn residual_gate_norm(
+    pub(super) fn residual_gate_norm(
         &self,
         x: &Tensor,
         y: &Tensor,
         weight: &Tensor,
         gate: Option<&Tensor>,
         next: Option<&NextNorm<'_>>,
-        lens: &[usize],
+        seq_lens: &[usize],
         eps: f64,
     ) -> Result<Option<(Tensor, Option<Tensor>)>> {
         let (rows, width) = x.dims2()?;
-        let (Some(source), Some(ends)) = (row_source(width), Ends::new(lens)) else {
+        let (Some(source), Some(ends)) = (row_source(width), Ends::new(seq_lens)) else {
             return Ok(None);
         };
         let dense = |t: &Tensor| self.dense::<bf16>(t);
@@ -95,7 +95,7 @@ impl Gpu {
     }
 
     /// `x + y`, and the norm of it.
-    pub(crate) fn add_rms_norm(
+    pub(super) fn add_rms_norm(
         &self,
         x: &Tensor,
         y: &Tensor,
@@ -122,15 +122,15 @@ impl Gpu {
         Ok(Some((out, normed)))
     }
 
-    pub(crate) fn layer_norm_scale(
+    pub(super) fn layer_norm_scale(
         &self,
         x: &Tensor,
         scale: &Tensor,
-        lens: &[usize],
+        seq_lens: &[usize],
         eps: f64,
     ) -> Result<Option<Tensor>> {
         let (rows, width) = x.dims2()?;
-        let (Some(source), Some(ends)) = (row_source(width), Ends::new(lens)) else {
+        let (Some(source), Some(ends)) = (row_source(width), Ends::new(seq_lens)) else {
             return Ok(None);
         };
         let (x, scale) = (self.dense::<bf16>(x)?, Rows::new(self, scale)?);
@@ -152,7 +152,7 @@ impl Gpu {
     }
 
     /// Writes where `qkv` lies: the caller has given it away.
-    pub(crate) fn qk_norm_rope(
+    pub(super) fn qk_norm_rope(
         &self,
         norm: &QkNorm,
         attention: &Attention,
@@ -191,7 +191,7 @@ impl Gpu {
     }
 
     /// Of rows of eight gates, eight ups, and so on.
-    pub(crate) fn swiglu_interleaved(&self, gate_up: &Tensor) -> Result<Tensor> {
+    pub(super) fn swiglu_interleaved(&self, gate_up: &Tensor) -> Result<Tensor> {
         let (rows, both) = gate_up.dims2()?;
         let gate_up = self.dense::<bf16>(gate_up)?;
         let out = self.empty::<bf16>(&[rows, both / 2])?;

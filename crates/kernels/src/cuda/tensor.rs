@@ -7,8 +7,9 @@ use candle_core::{
 };
 use cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, sys};
 use half::bf16;
+use llm_dit_device::driver_error;
 
-use super::{Gpu, driver_error};
+use super::Gpu;
 
 /// Bytes of the vectors that kernels load and store.
 const VECTOR: u64 = 16;
@@ -26,17 +27,17 @@ unsafe impl DeviceRepr for Ends {}
 
 impl Ends {
     /// `None` for more sequences than fit.
-    pub fn new(lens: &[usize]) -> Option<Self> {
+    pub fn new(seq_lens: &[usize]) -> Option<Self> {
         let mut ends = [0; 31];
-        if lens.len() > ends.len() {
+        if seq_lens.len() > ends.len() {
             return None;
         }
         let mut sum = 0;
-        for (end, len) in ends.iter_mut().zip(lens) {
+        for (end, len) in ends.iter_mut().zip(seq_lens) {
             sum += i32::try_from(*len).ok()?;
             *end = sum;
         }
-        Some(Self { count: lens.len() as i32, ends })
+        Some(Self { count: seq_lens.len() as i32, ends })
     }
 }
 
@@ -70,6 +71,7 @@ impl Rows {
     /// No table.
     pub const NONE: Self = Self { address: 0, stride: 0, _tensor: None };
 
+    /// `tensor`: `(sequences, width)` in bf16, copied only if its rows are not aligned to vectors.
     pub fn new(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
         let lies_well = {
             let (_, layout) = tensor.storage_and_layout();
@@ -85,6 +87,7 @@ impl Rows {
         })
     }
 
+    /// [`Self::new`], or no table.
     pub fn optional(gpu: &Gpu, tensor: Option<&Tensor>) -> Result<Self> {
         tensor.map_or(Ok(Self::NONE), |tensor| Self::new(gpu, tensor))
     }
@@ -131,7 +134,7 @@ macro_rules! launch {
         )+
         // SAFETY: the function that launches has checked shapes and types against the kernel's
         // parameters, and holds the tensors that the addresses belong to.
-        unsafe { builder.launch($config) }.map(|_| ()).map_err($crate::cuda::driver_error)
+        unsafe { builder.launch($config) }.map(|_| ()).map_err(llm_dit_device::driver_error)
     }};
 }
 pub(super) use launch;

@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, path::Path, sync::mpsc, thread, time::Duration};
 
 use llm_dit_engine::{
-    DeviceMemory, MemoryReader,
+    DeviceId, Memory, MemoryReader,
     image::{
         ActiveLora, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, LatentMap,
         LoraChoice, LoraReport, LoraSummary, Member, ModelInfo, Picture, SetLorasError, Step,
@@ -72,7 +72,7 @@ impl FakeGenerator {
             latent_channels: 4,
             vae_scale_factor: 8,
             max_caption_tokens: 100,
-            device: "cpu".to_owned(),
+            device: DeviceId::Cpu,
             dtype: DType::F32,
             defaults: ModelDefaults {
                 width: 64,
@@ -230,7 +230,7 @@ impl ImageGenerator for FakeGenerator {
     }
 
     fn memory(&self) -> Option<MemoryReader> {
-        Some(Box::new(|| Some(DeviceMemory { used: 1, peak: 2, reserved: 3, size: 4 })))
+        Some(Box::new(|| Some(Memory { used: 1, peak: 2, reserved: 3, total: 4 })))
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

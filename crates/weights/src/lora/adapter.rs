@@ -57,6 +57,7 @@ impl AdapterConfig {
         Ok(settings)
     }
 
+    /// The alpha that the file states for this module.
     pub fn alpha(&self, module: &str) -> Option<f64> {
         let ends = |pattern: &str| match pattern.strip_prefix('^') {
             Some(whole) => module == whole,

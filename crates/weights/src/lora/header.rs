@@ -8,10 +8,10 @@ use std::{
     fs::File,
     io::{ErrorKind, Read as _, Seek as _, SeekFrom},
     path::Path,
-    sync::Mutex,
 };
 
 use candle_core::{DType, Tensor};
+use parking_lot::Mutex;
 use safetensors::tensor::Metadata;
 
 use super::{DEVICE, LoraError};
@@ -27,13 +27,13 @@ pub(super) struct Header {
     bytes: u64,
     /// Locked, since reading moves the position.
     file: Mutex<File>,
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, FileSpan>,
     metadata: BTreeMap<String, String>,
 }
 
 /// Where a tensor lies.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct FileSpan {
     pub shape: Vec<usize>,
     dtype: DType,
     start: u64,
@@ -41,6 +41,7 @@ pub(super) struct Stored {
 }
 
 impl Header {
+    /// Reads and checks the header; `label` is what messages call the file.
     pub fn read(path: &Path, label: &str) -> Result<Self, LoraError> {
         let io = |cause: std::io::Error| match cause.kind() {
             ErrorKind::NotFound => LoraError::NotFound { file: label.to_owned() },
@@ -82,16 +83,18 @@ impl Header {
                 )));
             }
             let (shape, start) = (info.shape.clone(), data + start as u64);
-            tensors.insert(name, Stored { shape, dtype, start, len: end - info.data_offsets.0 });
+            tensors.insert(name, FileSpan { shape, dtype, start, len: end - info.data_offsets.0 });
         }
         let metadata = parsed.metadata().clone().unwrap_or_default().into_iter().collect();
         Ok(Self { label: label.to_owned(), bytes, file: Mutex::new(file), tensors, metadata })
     }
 
+    /// What messages call the file.
     pub fn label(&self) -> &str {
         &self.label
     }
 
+    /// The size of the file.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -106,13 +109,14 @@ impl Header {
         self.metadata.get(key).map(String::as_str)
     }
 
-    pub fn stored(&self, key: &str) -> Result<&Stored, LoraError> {
+    /// Where this tensor lies.
+    pub fn span(&self, key: &str) -> Result<&FileSpan, LoraError> {
         self.tensors.get(key).ok_or_else(|| self.invalid(format!("it has no '{key}'")))
     }
 
     /// The values of one tensor, in the type they are stored in.
     pub fn tensor(&self, key: &str) -> Result<Tensor, LoraError> {
-        let Stored { shape, dtype, start, len } = self.stored(key)?;
+        let FileSpan { shape, dtype, start, len } = self.span(key)?;
         if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
             // An alpha may be a whole number.
             let whole = matches!(dtype, DType::I64 | DType::I32) && *len <= 8;
@@ -123,7 +127,7 @@ impl Header {
         }
         let mut data = vec![0; *len];
         {
-            let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut file = self.file.lock();
             let read = file.seek(SeekFrom::Start(*start)).and_then(|_| file.read_exact(&mut data));
             read.map_err(|cause| LoraError::Io { file: self.label.clone(), cause })?;
         }
@@ -131,6 +135,7 @@ impl Header {
             .map_err(|e| LoraError::Backend(e.to_string()))
     }
 
+    /// The error for a file that is not as the format demands.
     pub fn invalid(&self, cause: String) -> LoraError {
         LoraError::Invalid { file: self.label.clone(), cause }
     }

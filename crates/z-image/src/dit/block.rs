@@ -53,8 +53,8 @@ impl Block {
         Ok(Self {
             attention_norm1: weights.get("attention_norm1.weight", &[dim])?,
             to_qkv: Linear::new(
-                attn.stack(
-                    &["to_q.weight", "to_k.weight", "to_v.weight"].map(|n| (n, &square[..])),
+                attn.stack_matrix(
+                    &["to_q.weight", "to_k.weight", "to_v.weight"].map(|n| (n, &square)),
                 )?,
                 None,
             ),
@@ -70,13 +70,14 @@ impl Block {
                 head_dim,
                 mask: Mask::Full,
             },
-            to_out: Linear::new(attn.get("to_out.0.weight", &[dim, dim])?, None),
+            to_out: Linear::new(attn.matrix("to_out.0.weight", &[dim, dim])?, None),
             attention_norm2: weights.get("attention_norm2.weight", &[dim])?,
             ffn_norm1: weights.get("ffn_norm1.weight", &[dim])?,
             w1_w3: GatedLinear::new(
-                feed_forward.stack(&[("w1.weight", &[ffn, dim]), ("w3.weight", &[ffn, dim])])?,
+                feed_forward
+                    .stack_matrix(&[("w1.weight", &[ffn, dim]), ("w3.weight", &[ffn, dim])])?,
             )?,
-            w2: Linear::new(feed_forward.get("w2.weight", &[dim, ffn])?, None),
+            w2: Linear::new(feed_forward.matrix("w2.weight", &[dim, ffn])?, None),
             ffn_norm2: weights.get("ffn_norm2.weight", &[dim])?,
             adaln_modulation,
             eps: config.norm_eps,

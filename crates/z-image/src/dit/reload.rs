@@ -35,7 +35,7 @@ impl Dit {
             self.parts()
         };
         // They read the weights that are about to go.
-        self.replays.clear();
+        self.graphs.clear();
         // Until all are done: this holds when loading panics, too.
         self.settled = false;
         let after = before.with_overlay(overlay);

@@ -1,6 +1,6 @@
-//! Forwards of the same shape as one launch each: the second is recorded, and replayed from then on.
+//! Forwards of the same shape as one launch each: the second is captured, and replayed from then on.
 //!
-//! A recording reads and writes fixed memory. So each shape has a set of tensors of its own, into
+//! A captured graph reads and writes fixed memory. So each shape has a set of tensors of its own, into
 //! which a forward's inputs are copied; that is a few megabytes against a forward's gigabytes.
 
 use std::{
@@ -9,17 +9,18 @@ use std::{
 };
 
 use candle_core::{DType, Device, Result, Tensor};
-use llm_dit_kernels::{Recording, Rope, rehearse};
+use llm_dit_device::{CapturedGraph, warm_up};
+use llm_dit_kernels::Rope;
 
 use super::{Conditioning, Dit, Inputs, layout::Layout, modulation::Modulations};
 
 /// Shapes that are kept; the one that was used longest ago makes room.
 const MOST_SHAPES: usize = 4;
 
-/// Recorded forwards of one transformer. They read its weights where they lie, so they go when the
+/// Captured forwards of one transformer. They read its weights where they lie, so they go when the
 /// weights change.
 #[derive(Default)]
-pub struct Replays(Mutex<Vec<Slot>>);
+pub struct GraphCache(Mutex<Vec<Slot>>);
 
 struct Slot {
     layout: Layout,
@@ -32,18 +33,18 @@ struct Slot {
     modulations: Modulations,
     outputs: Vec<Tensor>,
     state: State,
-    /// Small uploads that a recording refers to are kept by the thread that made them.
+    /// Small uploads that a graph refers to are kept by the thread that made them.
     thread: ThreadId,
 }
 
 enum State {
-    Rehearsed,
-    Recorded(Recording),
-    /// It cannot be recorded; the cause was logged.
+    WarmedUp,
+    Captured(CapturedGraph),
+    /// It cannot be captured; the cause was logged.
     Refused,
 }
 
-impl Replays {
+impl GraphCache {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
@@ -54,7 +55,7 @@ impl Replays {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The forward, if it is one that is recorded: `None` on devices without recordings, and for types
+    /// The forward, if it is one that is captured: `None` on devices without graphs, and for types
     /// whose operations are composed.
     pub fn forward(
         &self,
@@ -68,7 +69,7 @@ impl Replays {
         }
         // A panic in the midst of a forward leaves at worst tensors with other values.
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // What another thread recorded is of no use here; the model has moved on.
+        // What another thread captured is of no use here; the model has moved on.
         let here = thread::current().id();
         slots.retain(|slot| slot.thread == here);
         let known = slots.iter().position(|slot| slot.layout.same_shape(&conditioning.layout));
@@ -112,7 +113,7 @@ impl Slot {
             image_rope: rope(&conditioning.image_rope)?,
             unified_rope: rope(&conditioning.unified_rope)?,
             modulations: modulations.copy()?,
-            state: State::Rehearsed,
+            state: State::WarmedUp,
             thread: thread::current().id(),
         })
     }
@@ -140,22 +141,22 @@ impl Slot {
             self.conditioning = conditioning.id;
         }
         if first {
-            return rehearse(&dit.device, || dit.compute(&self.inputs()));
+            return warm_up(&dit.device, || dit.compute(&self.inputs()));
         }
-        if matches!(self.state, State::Rehearsed) {
-            self.record(dit);
+        if matches!(self.state, State::WarmedUp) {
+            self.capture(dit);
         }
         match &self.state {
-            State::Recorded(recording) => {
-                recording.replay()?;
+            State::Captured(graph) => {
+                graph.replay()?;
                 // The next replay writes over them.
                 self.outputs.iter().map(Tensor::copy).collect()
             }
-            State::Rehearsed | State::Refused => dit.compute(&self.inputs()),
+            State::WarmedUp | State::Refused => dit.compute(&self.inputs()),
         }
     }
 
-    fn record(&mut self, dit: &Dit) {
+    fn capture(&mut self, dit: &Dit) {
         let inputs = self.inputs();
         let work = || {
             for (own, made) in self.outputs.iter().zip(dit.compute(&inputs)?) {
@@ -163,11 +164,11 @@ impl Slot {
             }
             Ok(())
         };
-        self.state = match Recording::make(&dit.device, self.tensors(), work) {
-            Ok(Some(recording)) => State::Recorded(recording),
+        self.state = match CapturedGraph::capture(&dit.device, self.tensors(), work) {
+            Ok(Some(graph)) => State::Captured(graph),
             Ok(None) => State::Refused,
             Err(error) => {
-                tracing::warn!(%error, "failed to record a forward pass as a CUDA graph; launching its kernels one by one");
+                tracing::warn!(%error, "failed to capture a forward pass as a CUDA graph; launching its kernels one by one");
                 State::Refused
             }
         };

@@ -4,6 +4,7 @@
 //! latents, so one that leaves, or a forward that is too large for the device, disturbs no other.
 
 use std::{
+    error::Error,
     ops::ControlFlow,
     time::{Duration, Instant},
 };
@@ -95,17 +96,16 @@ pub(super) fn walk<'a>(
             walkers.into_iter().flat_map(|walker| walk(dit, shape, vec![walker])).collect()
         }
         Err(error) => {
-            let cause = error.to_string();
-            fail(walkers.into_iter().map(|walker| walker.member), &cause);
+            fail(walkers.into_iter().map(|walker| walker.member), &error);
             Vec::new()
         }
     }
 }
 
 /// The backend failed all of these.
-pub(super) fn fail<'a>(members: impl Iterator<Item = Member<'a>>, cause: &str) {
+pub(super) fn fail<'a>(members: impl Iterator<Item = Member<'a>>, error: &(dyn Error + 'static)) {
     for member in members {
-        member.finish(Err(DrawError::backend(cause.to_owned()).into()));
+        member.finish(Err(DrawError::backend(error).into()));
     }
 }
 

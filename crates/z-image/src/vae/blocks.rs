@@ -105,14 +105,14 @@ impl Resnet {
 impl AttentionBlock {
     fn load(channels: usize, groups: usize, weights: &Weights) -> Load<Self> {
         let (matrix, bias) = ([channels, channels], [channels]);
-        let matrices = ["to_q.weight", "to_k.weight", "to_v.weight"].map(|n| (n, &matrix[..]));
+        let matrices = ["to_q.weight", "to_k.weight", "to_v.weight"].map(|n| (n, &matrix));
         let biases = ["to_q.bias", "to_k.bias", "to_v.bias"].map(|n| (n, &bias[..]));
         let out = weights.pp("to_out.0");
         Ok(Self {
             group_norm: group_norm(channels, groups, &weights.pp("group_norm"))?,
-            to_qkv: Linear::new(weights.stack(&matrices)?, Some(weights.stack(&biases)?)),
+            to_qkv: Linear::new(weights.stack_matrix(&matrices)?, Some(weights.stack(&biases)?)),
             to_out: Linear::new(
-                out.get("weight", &[channels, channels])?,
+                out.matrix("weight", &[channels, channels])?,
                 Some(out.get("bias", &[channels])?),
             ),
             attention: Attention { heads: 1, kv_heads: 1, head_dim: channels, mask: Mask::Full },

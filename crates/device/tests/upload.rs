@@ -1,10 +1,10 @@
 //! Bytes that go to the GPU through page-locked buffers arrive whole, whatever their size.
 //!
-//! Needs a GPU: `cargo test --release -p llm-dit-kernels --features cuda --test upload`.
+//! Needs a GPU: `cargo test --release -p llm-dit-device --features cuda --test upload`.
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Tensor};
-use llm_dit_kernels::{Uploader, cuda_device, meter};
+use llm_dit_device::{Uploader, cuda_device, meter};
 
 /// Values of one buffer, as f32.
 const BUFFER: usize = (16 << 20) / 4;

@@ -1,10 +1,10 @@
-//! Where a model runs.
+//! Devices as people name them.
 
 use std::{fmt, str::FromStr};
 
-use candle_core::{DType, Device};
+use candle_core::{Device, DeviceLocation};
 
-use crate::LoadError;
+use crate::{DeviceError, DeviceId};
 
 /// A device as a person names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,24 +18,33 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device; an explicit choice that cannot be had is an error, never a fallback.
-    pub fn open(self) -> Result<Device, LoadError> {
+    /// Opens the device.
+    ///
+    /// # Errors
+    ///
+    /// Where an explicit choice is not available: there is no fallback then.
+    pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(index) => {
                 if !cfg!(feature = "cuda") {
-                    return Err(LoadError::NoBackend { device: self.to_string(), feature: "cuda" });
+                    return Err(DeviceError::NoBackend {
+                        device: self.to_string(),
+                        feature: "cuda",
+                    });
                 }
-                open_cuda(index).map_err(|e| LoadError::device(self, &e))
+                open_cuda(index)
+                    .map_err(|cause| DeviceError::Open { device: self.to_string(), cause })
             }
             Self::Metal(index) => {
                 if !cfg!(feature = "metal") {
-                    return Err(LoadError::NoBackend {
+                    return Err(DeviceError::NoBackend {
                         device: self.to_string(),
                         feature: "metal",
                     });
                 }
-                Device::new_metal(index).map_err(|e| LoadError::device(self, &e))
+                Device::new_metal(index)
+                    .map_err(|cause| DeviceError::Open { device: self.to_string(), cause })
             }
             Self::Auto => {
                 if cfg!(feature = "cuda") {
@@ -61,7 +70,7 @@ impl DeviceChoice {
 }
 
 #[cfg(feature = "cuda")]
-use llm_dit_kernels::cuda_device as open_cuda;
+use crate::cuda_device as open_cuda;
 
 /// candle says that it has no CUDA.
 #[cfg(not(feature = "cuda"))]
@@ -71,21 +80,21 @@ fn open_cuda(index: usize) -> candle_core::Result<Device> {
 
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
-            Self::Metal(index) => write!(f, "metal:{index}"),
+            Self::Cpu => DeviceId::Cpu.fmt(f),
+            Self::Cuda(index) => DeviceId::Cuda(index).fmt(f),
+            Self::Metal(index) => DeviceId::Metal(index).fmt(f),
         }
     }
 }
 
 impl FromStr for DeviceChoice {
-    type Err = LoadError;
+    type Err = DeviceError;
 
-    fn from_str(text: &str) -> Result<Self, LoadError> {
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
         let (name, index) = text.split_once(':').unwrap_or((text, "0"));
-        let bad = || LoadError::UnknownDevice(text.to_owned());
+        let bad = || DeviceError::Unknown(text.to_owned());
         let index: usize = index.parse().map_err(|_| bad())?;
         match (name, text.contains(':')) {
             ("auto", false) => Ok(Self::Auto),
@@ -98,39 +107,13 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// "cpu", "cuda:0" or "metal:0".
-pub fn device_name(device: &Device) -> String {
+/// Which one an open device is.
+pub fn device_id(device: &Device) -> DeviceId {
     match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        DeviceLocation::Cpu => DeviceId::Cpu,
+        DeviceLocation::Cuda { gpu_id } => DeviceId::Cuda(gpu_id),
+        DeviceLocation::Metal { gpu_id } => DeviceId::Metal(gpu_id),
     }
-}
-
-/// What to compute in: as asked, else f32 on the CPU, where the kernels compute in it, and bf16 elsewhere.
-pub fn compute_dtype(asked: Option<llm_dit_proto::DType>, device: &Device) -> DType {
-    match (asked, device) {
-        (Some(llm_dit_proto::DType::F32), _) | (None, Device::Cpu) => DType::F32,
-        (Some(llm_dit_proto::DType::F16), _) => DType::F16,
-        (Some(llm_dit_proto::DType::Bf16), _) | (None, _) => DType::BF16,
-    }
-}
-
-/// The wire's name of a type that [`compute_dtype`] gave.
-pub fn wire_dtype(dtype: DType) -> llm_dit_proto::DType {
-    match dtype {
-        DType::BF16 => llm_dit_proto::DType::Bf16,
-        DType::F16 => llm_dit_proto::DType::F16,
-        _ => llm_dit_proto::DType::F32,
-    }
-}
-
-/// Whether an error, in whichever library's words, says that a device's memory is full.
-pub fn is_out_of_memory(error: &str) -> bool {
-    // The driver's, cuBLAS' and cuDNN's; a system's.
-    ["out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED", "annot allocate memory"]
-        .iter()
-        .any(|words| error.contains(words))
 }
 
 #[cfg(test)]

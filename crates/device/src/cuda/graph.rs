@@ -16,7 +16,8 @@ pub struct Graph {
 unsafe impl Send for Graph {}
 
 impl Graph {
-    pub fn record(device: &CudaDevice, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+    /// Captures what `work` launches on the device's stream, without running it.
+    pub fn capture(device: &CudaDevice, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         let stream = device.cuda_stream();
         let _uploads_are_kept = device.enable_cuda_graph_htod_cache();
         // Other threads allocate and copy on streams of their own meanwhile.
@@ -27,10 +28,11 @@ impl Graph {
         // The stream leaves its capture even when the work failed.
         let graph = stream.end_capture(CUgraphInstantiate_flags(0)).map_err(driver_error);
         done?;
-        let graph = graph?.ok_or_else(|| Error::Msg("CUDA: nothing was recorded".into()))?;
+        let graph = graph?.ok_or_else(|| Error::Msg("CUDA: nothing was captured".into()))?;
         Ok(Self { graph })
     }
 
+    /// Launches the captured work on the stream that it was captured from.
     pub fn launch(&self) -> Result<()> {
         self.graph.launch().map_err(driver_error)
     }

@@ -14,6 +14,8 @@ use cudarc::driver::{CudaEvent, DevicePtrMut as _, DeviceRepr, PinnedHostSlice, 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::driver_error;
+
 /// Bytes of one buffer. Less, and the GPU waits between copies; more only costs memory.
 const SIZE: usize = 16 << 20;
 /// One is filled, the others are on their way.
@@ -42,6 +44,11 @@ impl Drop for Buffer {
 }
 
 impl Uploader {
+    /// Page-locks the buffers. `device` is a CUDA device.
+    ///
+    /// # Errors
+    ///
+    /// For other devices, and where the system gives no page-locked memory.
     pub fn new(device: &Device) -> Result<Self> {
         let device = device.as_cuda_device()?.clone();
         let stream = device.cuda_stream();
@@ -49,16 +56,21 @@ impl Uploader {
             let context = stream.context();
             // SAFETY: what is read of a buffer was written before.
             let bytes = unsafe { context.alloc_pinned_with_flags(SIZE, 0) };
-            let fetched = context.new_event(None).map_err(Error::wrap)?;
-            Ok(Buffer { bytes: bytes.map_err(Error::wrap)?, fetched })
+            let fetched = context.new_event(None).map_err(driver_error)?;
+            Ok(Buffer { bytes: bytes.map_err(driver_error)?, fetched })
         };
         let buffers = (0..BUFFERS).map(|_| buffer()).collect::<Result<Vec<_>>>()?;
         Ok(Self { device, buffers, next: 0 })
     }
 
-    /// A tensor of these little-endian values; `None` for types that have no kernels to go on with.
+    /// A tensor of these little-endian values, on the device in the same type: f32, bf16 or f16.
+    /// `None` for other types, which have no kernels to go on with.
     ///
     /// The copy may still be under way. What is asked of the device from now on waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Where `bytes` are not those of `shape`, and the driver's.
     pub fn upload(
         &mut self,
         bytes: &[u8],
@@ -90,8 +102,8 @@ impl Uploader {
             for chunk in bytes.chunks(SIZE) {
                 let buffer = &mut self.buffers[self.next];
                 self.next = (self.next + 1) % BUFFERS;
-                buffer.fetched.synchronize().map_err(Error::wrap)?;
-                let staged = &mut buffer.bytes.as_mut_slice().map_err(Error::wrap)?[..chunk.len()];
+                buffer.fetched.synchronize().map_err(driver_error)?;
+                let staged = &mut buffer.bytes.as_mut_slice().map_err(driver_error)?[..chunk.len()];
                 staged
                     .par_chunks_mut(SHARE)
                     .zip(chunk.par_chunks(SHARE))
@@ -100,8 +112,8 @@ impl Uploader {
                 // recorded behind the copy. There is room for `count` values at the address, which
                 // is given back in the stream's order, and so after the copy.
                 unsafe { result::memcpy_htod_async(to, staged, stream.cu_stream()) }
-                    .map_err(Error::wrap)?;
-                buffer.fetched.record(&stream).map_err(Error::wrap)?;
+                    .map_err(driver_error)?;
+                buffer.fetched.record(&stream).map_err(driver_error)?;
                 to += chunk.len() as u64;
             }
         }

@@ -6,24 +6,13 @@
 
 use candle_core::{Device, Result};
 
-/// Bytes of a device. On the CPU they are this process's, as Linux tells them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// In tensors now.
-    pub used: u64,
-    /// The most that was in tensors since the peak was reset; what PyTorch calls
-    /// `max_memory_allocated`.
-    pub peak: u64,
-    /// The most that was taken from the device, with what the allocator keeps for later and what
-    /// libraries and other programs hold.
-    pub reserved: u64,
-    pub total: u64,
-}
-
-/// Reads a device's memory, from any thread and beside whatever computes.
-pub type MemoryReader = Box<dyn Fn() -> Option<Memory> + Send + Sync>;
+use crate::{Memory, MemoryReader};
 
 /// Waits until everything that was asked of the device is done, on whichever stream.
+///
+/// # Errors
+///
+/// The driver's, also for work that failed after it was launched.
 pub fn synchronize(device: &Device) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = device {
@@ -32,7 +21,7 @@ pub fn synchronize(device: &Device) -> Result<()> {
     device.synchronize()
 }
 
-/// What the device holds, if it tells.
+/// What the device holds, if it reports it.
 pub fn memory(device: &Device) -> Option<Memory> {
     match device {
         #[cfg(feature = "cuda")]
@@ -42,13 +31,13 @@ pub fn memory(device: &Device) -> Option<Memory> {
     }
 }
 
-/// [`memory`] for somebody who is not to have the device.
+/// [`memory`] of this device, for callers that do not hold it.
 pub fn memory_reader(device: &Device) -> MemoryReader {
     let device = device.clone();
     Box::new(move || memory(&device))
 }
 
-/// From now on the peak is that of what comes.
+/// Resets the peak to what is in use now.
 pub fn reset_peak(device: &Device) {
     match device {
         #[cfg(feature = "cuda")]
@@ -63,15 +52,15 @@ mod cuda {
     use std::ffi::c_void;
 
     use candle_core::{
-        CudaDevice, Error, Result,
+        CudaDevice, Result,
         cuda::cudarc::driver::{result, sys},
     };
     use sys::{CUgraphMem_attribute as Graph, CUmemPool_attribute as Pool};
 
-    use super::Memory;
+    use crate::Memory;
 
     pub fn synchronize(device: &CudaDevice) -> Result<()> {
-        device.cuda_stream().context().synchronize().map_err(Error::wrap)
+        device.cuda_stream().context().synchronize().map_err(crate::driver_error)
     }
 
     /// Tensors come from the device's default pool, or from that of graphs where a graph allocates.
@@ -162,7 +151,7 @@ mod cuda {
 mod host {
     use std::fs;
 
-    use super::Memory;
+    use crate::Memory;
 
     pub fn memory() -> Option<Memory> {
         let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -186,7 +175,7 @@ mod host {
 
 #[cfg(not(target_os = "linux"))]
 mod host {
-    pub fn memory() -> Option<super::Memory> {
+    pub fn memory() -> Option<crate::Memory> {
         None
     }
 

@@ -1,0 +1,139 @@
+//! What a checkpoint asks of a file format, or of anything else that has tensors by name.
+//!
+//! Implementations: safetensors files (`safetensors_source.rs`) and random numbers (`synthetic.rs`).
+//! A format that packs its weights answers [`TensorSource::matrix`] with them packed.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use candle_core::{DType, Device, Tensor};
+use llm_dit_kernels::Matrix;
+use parking_lot::Mutex;
+use safetensors::Dtype;
+
+use crate::{LoadError, Overlay, Rows, loading::Loading};
+
+/// Tensors by the model's names.
+pub(crate) trait TensorSource: Send + Sync {
+    /// The tensors that there are. None for a source that makes up what it is asked for.
+    fn entries(&self) -> &BTreeMap<String, TensorSpan>;
+
+    /// Tensors as one, one after the other along the first axis; their other axes agree. There is at
+    /// least one.
+    ///
+    /// # Errors
+    ///
+    /// Where a tensor is missing or has another shape, or cannot be read.
+    fn tensor(&self, parts: &[Wanted<'_>], target: &Target<'_>) -> Result<Tensor, LoadError>;
+
+    /// Likewise, as what a layer multiplies with.
+    fn matrix(&self, parts: &[Wanted<'_>], target: &Target<'_>) -> Result<Matrix, LoadError> {
+        self.tensor(parts, target).map(Matrix::Dense)
+    }
+}
+
+/// A tensor that is asked for: its full name, and the shape that it is to have.
+pub(crate) struct Wanted<'a> {
+    pub name: String,
+    pub shape: &'a [usize],
+}
+
+/// Where tensors go, what they become, and what lies on top of them.
+pub(crate) struct Target<'a> {
+    pub device: &'a Device,
+    pub dtype: DType,
+    pub overlay: &'a Overlay,
+    pub loading: &'a Mutex<Loading>,
+}
+
+/// Where a tensor of the model lies: a tensor of a file, or a share of its rows.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorSpan {
+    /// Which of the part's files.
+    pub file: usize,
+    pub dtype: Dtype,
+    /// The file's tensor, whole.
+    pub whole: Vec<usize>,
+    /// Where it lies in its file, whole.
+    pub bytes: Range<usize>,
+    pub rows: Option<Rows>,
+}
+
+impl TensorSpan {
+    /// The shape that goes to the model: that of the share, if the file's tensor is divided.
+    pub fn shape(&self) -> Vec<usize> {
+        let mut shape = self.whole.clone();
+        if let (Some(rows), Some(first)) = (self.rows, shape.first_mut()) {
+            *first /= rows.of;
+        }
+        shape
+    }
+
+    /// Bytes that it takes in its file.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.rows.map_or(1, |rows| rows.of)
+    }
+
+    /// Its bytes in the file. The whole divides into shares.
+    pub fn range(&self) -> Range<usize> {
+        let all = self.whole.first().copied().unwrap_or(1).max(1);
+        let row = self.bytes.len() / all;
+        let rows = match self.rows {
+            Some(Rows { index, of }) => index * (all / of)..(index + 1) * (all / of),
+            None => 0..all,
+        };
+        self.bytes.start + rows.start * row..self.bytes.start + rows.end * row
+    }
+
+    /// True when the file's tensor is what the model's is to be, if need be under another shape:
+    /// a 1x1 convolution is a matrix.
+    pub fn fits(&self, expected: &[usize]) -> bool {
+        let divides = match (self.rows, self.whole.first()) {
+            (Some(rows), Some(first)) => first.is_multiple_of(rows.of),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        let shape = self.shape();
+        divides && (shape == expected || squeezed(&shape) == expected)
+    }
+}
+
+/// Tensors one after the other along the first axis.
+pub(crate) fn cat(tensors: &[Tensor]) -> Result<Tensor, LoadError> {
+    match tensors {
+        [one] => Ok(one.clone()),
+        several => Ok(Tensor::cat(several, 0)?),
+    }
+}
+
+/// Without axes of one value at the end, as long as a matrix remains.
+pub(crate) fn squeezed(shape: &[usize]) -> &[usize] {
+    let end = shape.iter().rposition(|&n| n != 1).map_or(0, |last| last + 1);
+    if shape.len() > 2 { &shape[..end.max(2)] } else { shape }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(whole: &[usize], rows: Option<Rows>) -> TensorSpan {
+        let bytes = 100..100 + 4 * whole.iter().product::<usize>();
+        TensorSpan { file: 0, dtype: Dtype::F32, whole: whole.to_vec(), bytes, rows }
+    }
+
+    #[test]
+    fn a_share_of_the_rows_is_a_share_of_the_bytes() {
+        let second = span(&[6, 5], Some(Rows { index: 1, of: 3 }));
+        assert_eq!((second.shape(), second.len()), (vec![2, 5], 40));
+        assert_eq!(second.range(), 140..180);
+        assert!(second.fits(&[2, 5]) && !second.fits(&[6, 5]));
+        assert!(!span(&[7, 5], Some(Rows { index: 0, of: 3 })).fits(&[2, 5]), "7 rows, 3 shares");
+    }
+
+    #[test]
+    fn a_convolution_of_one_tap_is_a_matrix() {
+        let tap = span(&[4, 3, 1, 1], None);
+        assert!(tap.fits(&[4, 3]) && tap.fits(&[4, 3, 1, 1]) && !tap.fits(&[12]));
+        assert_eq!(tap.range(), 100..148);
+        assert_eq!(span(&[], None).range(), 100..104);
+    }
+}
