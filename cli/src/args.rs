@@ -3,6 +3,7 @@
 mod chat;
 mod gateway;
 mod given;
+#[cfg(feature = "local")]
 pub mod model;
 mod output;
 

@@ -7,6 +7,7 @@ pub mod conditions;
 mod finish;
 mod item;
 mod lines;
+#[cfg(feature = "local")]
 pub mod local;
 mod names;
 mod origin;

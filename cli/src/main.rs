@@ -1,7 +1,13 @@
 //! `llm-dit`: pictures from prompts, in one process or through the services.
 
+#![cfg_attr(
+    not(feature = "local"),
+    expect(dead_code, reason = "what only the engines need is not cut out piece by piece")
+)]
+
 mod api;
 mod args;
+#[cfg(feature = "local")]
 mod bench;
 mod certificates;
 mod config;
@@ -11,11 +17,17 @@ mod error;
 mod files;
 mod format;
 mod generate;
+#[cfg(feature = "local")]
 mod local;
+#[cfg(not(feature = "local"))]
+#[path = "absent.rs"]
+mod local;
+#[cfg(feature = "local")]
 mod lora;
 mod output;
 mod preview;
 mod progress;
+#[cfg(feature = "local")]
 mod serve;
 mod templates;
 
