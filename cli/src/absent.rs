@@ -92,3 +92,31 @@ pub fn with_triggers(chat: Chat, _: &LoraArgs) -> Chat {
 pub fn take_loras(_: &mut LoraArgs, _: &[Lora]) -> Result<(), CliError> {
     Err(absent("a picture with LoRAs"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    fn parse(words: &[&str]) -> Result<Command, clap::Error> {
+        Cli::try_parse_from([&["llm-dit"], words].concat()).map(|cli| cli.command)
+    }
+
+    #[tokio::test]
+    async fn what_needs_the_engines_says_how_to_get_them() {
+        let Ok(Command::Serve(args)) = parse(&["serve", "--port", "1", "--model-path", "x"]) else {
+            panic!("any flags are taken");
+        };
+        let error = serve(*args).await.expect_err("no engines").to_string();
+        assert!(error.contains("serve needs the engines") && error.contains("`local`"), "{error}");
+        let Ok(Command::Generate(args)) = parse(&["generate", "a fox"]) else {
+            panic!("a prompt is enough");
+        };
+        let error = open(&args, &CancellationToken::new()).map(drop).expect_err("no engines");
+        assert!(error.to_string().contains("generate without --gateway"), "{error}");
+        assert!(parse(&["generate", "a fox", "--gateway", "http://127.0.0.1:1"]).is_ok());
+        assert!(parse(&["generate", "a fox", "--lora", "x"]).is_err());
+    }
+}
