@@ -3,6 +3,9 @@
 # Python with what tests/oracle/requirements.txt names.
 python := ".oracle/bin/python"
 
+# The crates that hold no tensor library; of `llm-dit` and the services, what remains without one.
+without_candle := "--workspace --no-default-features --exclude llm-dit-kernels --exclude llm-dit-weights --exclude llm-dit-z-image --exclude llm-dit-qwen3 --exclude llm-dit-tests"
+
 # What there is.
 default:
     @just --list
@@ -15,14 +18,24 @@ build:
 draw prompt:
     cargo run --release -- generate {{ quote(prompt) }}
 
+# Formatting, lints and tests of the crates that hold no candle: what to run while you edit.
+check:
+    cargo fmt --all --check
+    cargo clippy {{ without_candle }} --all-targets -- -D warnings
+    cargo test {{ without_candle }}
+
 # Everything that CI tests without a network.
 test:
     cargo test --release --workspace
 
-# Formatting and lints.
+# Formatting and lints of everything.
 lint:
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings
+
+# All that a change must pass.
+all:
+    .ci/run
 
 # README's grid and the blueprint of docs/lora.md, drawn again.
 gallery: build

@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use llm_dit_params::{GenerateOptions, Limits, ModelDefaults};
 
 use self::{measure::Bench, shape::Shape};
-use crate::{args::ModelArgs, error::CliError, files, progress::Progress};
+use crate::{args::model::ModelArgs, error::CliError, files, progress::Progress};
 
 /// `llm-dit bench`
 #[derive(Clone, Debug, Args)]

@@ -3,14 +3,17 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use clap::{Args, Subcommand};
-use gateway::{AccessArgs, JobArgs};
 use llm_dit_serving::{Grace, args::ListenArgs, telemetry::TraceArgs};
 use llm_dit_settings::{KEYS, Kind, Origin, Setting, Settings};
-use llm_dit_weights::model_label;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{args::GenerateArgs, error::CliError, output::print};
+use crate::{
+    args::GenerateArgs,
+    error::CliError,
+    local::{AccessArgs, JobArgs},
+    output::print,
+};
 
 /// The file that ships with the repository; a test loads it.
 const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -93,11 +96,9 @@ fn shown(args: &ShowArgs, settings: &Settings) -> Vec<(&'static str, Shown)> {
 
 /// What the model's own files say, by flag.
 fn model_defaults(args: &ShowArgs) -> BTreeMap<&'static str, (Value, String)> {
-    let model = &args.generate.model;
-    let Ok(folder) = model.folder() else { return BTreeMap::new() };
-    let options = model.diffusion(&folder, Vec::new());
-    let Ok(defaults) = llm_dit_z_image::defaults(&options) else { return BTreeMap::new() };
-    let label = model_label(&folder);
+    let Some((folder, label, defaults)) = args.generate.model.known() else {
+        return BTreeMap::new();
+    };
     [
         ("model_path", json!(folder.to_string_lossy())),
         ("width", json!(defaults.width)),

@@ -10,6 +10,7 @@ use crate::{
     embeddings::{self, Encoder, Sidecar},
     error::CliError,
     generate::conditions::{self, encode_chat, extras},
+    local::load_encoder,
     progress::Progress,
 };
 
@@ -67,8 +68,7 @@ fn encode_here(
 ) -> Result<(Vec<(String, Tensor)>, Encoder), CliError> {
     progress.stage("loading the text encoder");
     let folder = args.model.folder()?;
-    let options = args.model.encoder(&folder);
-    let (mut encoder, tokenizer) = llm_dit_qwen3::load(&options).map_err(CliError::failed)?;
+    let (mut encoder, tokenizer) = load_encoder(&args.model, &folder)?;
     let about = conditions::here(encoder.as_ref(), &folder);
     let mut encode = |chat: &Chat, what: &str| {
         encode_chat(encoder.as_mut(), &tokenizer, chat, what, &args.chat, progress)

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use llm_dit_proto::{DType, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest as _, Sha256};
@@ -84,7 +85,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, CliError> {
 
 /// What names a file's content in a recipe.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 /// Writes named tensors as safetensors, with texts about them in the file's own metadata.

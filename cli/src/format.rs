@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use llm_dit_chat::{ChatTokenizer, TokenCounts};
 use llm_dit_params::Prompt;
-use llm_dit_weights::model_folder;
 use serde::Serialize;
 
 use crate::{
     args::{DEFAULT_MAX_TOKENS, PartArgs},
     error::CliError,
+    local::model_folder,
     output::print,
 };
 
@@ -54,7 +54,7 @@ struct Formatted {
 pub fn format(args: &FormatArgs) -> Result<(), CliError> {
     let prompt = Prompt::parse(args.prompt.as_str()).map_err(CliError::usage)?;
     let chat = args.parts.chat(prompt)?;
-    let folder = model_folder(args.model_path.as_deref()).map_err(CliError::failed)?;
+    let folder = model_folder(args.model_path.as_deref())?;
     let tokenizer =
         ChatTokenizer::from_folder(&folder.join("tokenizer")).map_err(CliError::failed)?;
     let tokens = tokenizer.count(&chat).map_err(CliError::failed)?;

@@ -1,74 +1,33 @@
 //! `llm-dit generate`: one way for one picture and for many, here and through a gateway.
 //!
 //! A [`plan`](plan::plan) lists the pictures, a [`Studio`] makes each as a PNG, and
-//! [`finish`](format::finish) turns that into the file that was asked for.
+//! [`finish`](finish::finish) turns that into the file that was asked for.
 
 pub mod conditions;
-mod format;
+mod finish;
+mod item;
 mod lines;
-mod local;
+#[cfg(feature = "local")]
+pub mod local;
 mod names;
 mod origin;
 mod plan;
+mod remote;
 mod resume;
+mod studio;
 
-use bytes::Bytes;
-use diffusion_service::engine::Step;
-use llm_dit_recipe::Lora;
 use llm_dit_settings::Settings;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::Item;
-
-use self::{local::Local, plan::Plan, resume::State};
-use crate::{
-    args::GenerateArgs, error::CliError, files, preview, progress::Progress, remote::Remote,
+pub use self::studio::Studio;
+use self::{
+    item::Item,
+    plan::Plan,
+    remote::Remote,
+    resume::State,
+    studio::{Made, News},
 };
-
-/// How far a picture is.
-pub enum News<'a> {
-    /// A step of so many pictures that are made together.
-    Step(Step, usize),
-    /// Something else goes on, in words.
-    Stage(&'a str),
-}
-
-/// Hears of it.
-pub type Report<'a> = &'a mut dyn FnMut(News<'_>);
-
-/// Takes a picture that is done.
-pub type Deliver<'a> = &'a mut dyn FnMut(&Item, Made) -> Result<(), CliError>;
-
-/// A picture as it was made.
-pub struct Made {
-    pub png: Bytes,
-    /// The prompt, where only the embeddings' file knew it.
-    pub prompt: Option<String>,
-    /// Size, seed and times, for people.
-    pub said: String,
-    pub notes: Vec<String>,
-}
-
-/// Where pictures are made.
-pub trait Studio {
-    /// The model's label, if it is known before a picture is made.
-    fn model(&self) -> Option<String>;
-    /// The LoRAs, likewise.
-    fn loras(&self) -> Result<Option<Vec<Lora>>, CliError>;
-    /// Checks a picture and fills in what the model has to say; returns the number of its steps.
-    fn resolve(&self, item: &mut Item) -> Result<u32, CliError>;
-    /// Everything that is done once. [`Studio::make`] is then called with these items, in order.
-    fn prepare(&mut self, items: &[Item], progress: &Progress) -> Result<(), CliError>;
-    /// How many of these can be made together, counted from the first; at least that one.
-    fn together(&self, items: &[Item]) -> Result<usize, CliError>;
-    /// Makes them together, and hands over each as soon as it is done.
-    fn make(
-        &mut self,
-        items: &[Item],
-        report: Report<'_>,
-        deliver: Deliver<'_>,
-    ) -> Result<(), CliError>;
-}
+use crate::{args::GenerateArgs, error::CliError, files, preview, progress::Progress};
 
 /// Runs off the async threads, so that Ctrl-C is heard between steps.
 pub async fn generate(args: GenerateArgs, settings: Settings) -> Result<(), CliError> {
@@ -110,12 +69,12 @@ fn run(
         && args.gateway.url.is_none()
         && !args.given.has("dtype")
     {
-        args.model.dtype = dtype.parse().ok().or(args.model.dtype);
+        args.model.take_dtype(dtype);
     }
     let progress = Progress::new(args.quiet);
     let mut studio: Box<dyn Studio> = match &args.gateway.url {
         Some(url) => Box::new(Remote::open(url, &args.gateway, stop)?),
-        None => Box::new(Local::open(&args, stop)?),
+        None => crate::local::open(&args, stop)?,
     };
     let model = studio.model();
     let was = from.and_then(|recipe| recipe.model);
@@ -178,13 +137,13 @@ fn make_all(
         };
         let made = studio.make(now, &mut report, &mut |item, made| {
             let Made { png, prompt, said, notes } = made;
-            let finished = format::finish(png, item, prompt, args.files.quality)?;
+            let finished = finish::finish(png, item, prompt, args.files.quality)?;
             files::write(&item.output, &finished.file)?;
             done += 1;
             notes.iter().chain(&finished.note).for_each(|note| progress.note(note));
             progress.picture(&format!("{}: {said}", item.output.display()));
             if show {
-                let pixels = format::pixels(&finished.file)?;
+                let pixels = finish::pixels(&finished.file)?;
                 let shown = progress.suspend(|| preview::show(&pixels, &args.files.terminal));
                 if let Err(why) = shown {
                     progress.note(&format!("no preview: {why}"));

@@ -1,7 +1,13 @@
 //! `llm-dit`: pictures from prompts, in one process or through the services.
 
+#![cfg_attr(
+    not(feature = "local"),
+    expect(dead_code, reason = "what only the engines need is not cut out piece by piece")
+)]
+
 mod api;
 mod args;
+#[cfg(feature = "local")]
 mod bench;
 mod certificates;
 mod config;
@@ -11,11 +17,17 @@ mod error;
 mod files;
 mod format;
 mod generate;
+#[cfg(feature = "local")]
+mod local;
+#[cfg(not(feature = "local"))]
+#[path = "absent.rs"]
+mod local;
+#[cfg(feature = "local")]
 mod lora;
 mod output;
 mod preview;
 mod progress;
-mod remote;
+#[cfg(feature = "local")]
 mod serve;
 mod templates;
 
@@ -44,11 +56,11 @@ enum Command {
     /// List the prompt templates, or show one
     Templates(templates::TemplatesArgs),
     /// Run text encoder, diffusion service and gateway in one process and serve HTTP
-    Serve(Box<serve::ServeArgs>),
+    Serve(Box<local::ServeArgs>),
     /// Create TLS certificates and API keys for your machines
     Certificates(certificates::CertificatesArgs),
     /// Benchmark every stage on this machine; needs no model files
-    Bench(Box<bench::BenchArgs>),
+    Bench(Box<local::BenchArgs>),
     /// Show the configuration and the source of each value
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -79,9 +91,9 @@ async fn main() -> ExitCode {
         Command::Encode(args) => encode::encode(*args).await,
         Command::Format(args) => format::format(&args),
         Command::Templates(args) => templates::templates(&args),
-        Command::Serve(args) => serve::serve(*args).await,
+        Command::Serve(args) => local::serve(*args).await,
         Command::Certificates(args) => certificates::certificates(&args),
-        Command::Bench(args) => bench::bench(*args).await,
+        Command::Bench(args) => local::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),
     };
     match result {

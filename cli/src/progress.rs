@@ -2,8 +2,8 @@
 
 use std::{cell::Cell, io::IsTerminal as _, time::Duration};
 
-use diffusion_service::engine::Step;
 use indicatif::{ProgressBar, ProgressStyle};
+use llm_dit_engine::image::Step;
 
 /// While the length is not known.
 const SPINNER: &str = "{spinner} {msg}";

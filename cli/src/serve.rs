@@ -21,7 +21,7 @@ use llm_dit_serving::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{args::ModelArgs, error::CliError};
+use crate::{args::model::ModelArgs, error::CliError};
 
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {

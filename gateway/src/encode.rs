@@ -1,6 +1,7 @@
 //! From prompts to embeddings: remembered, from an encoder service, or from heylookitsanllm.
 
 mod cache;
+mod embedding;
 mod pipe;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::{
 use self::{cache::Key, pipe::Slot};
 pub(crate) use self::{
     cache::{Cache, CacheStats},
-    pipe::{Embedding, Pipe},
+    embedding::Embedding,
+    pipe::Pipe,
 };
 
 /// Tokens that an encoder is asked for at most when nobody says, as in diffusers' pipeline.

@@ -2,17 +2,18 @@
 
 use std::{collections::HashMap, path::Path};
 
-use encoder_service::engine::{EncodeJob, TextEncoder};
 use llm_dit_chat::{Chat, ChatTokenizer};
+use llm_dit_engine::text::{EncodeJob, TextEncoder};
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_proto::Tensor;
 
-use super::plan::{self, Item};
+use super::{item::Item, plan};
 use crate::{
     api,
     args::{ChatArgs, GenerateArgs},
     embeddings::{self, Encoder, Sidecar},
     error::CliError,
+    local::load_encoder,
     progress::Progress,
 };
 
@@ -83,8 +84,7 @@ impl Texts {
             let source = TextSource::Elsewhere(elsewhere);
             return Ok(Self { source, encoder, encoded: Vec::new() });
         }
-        let options = args.model.encoder(folder);
-        let (engine, tokenizer) = llm_dit_qwen3::load(&options).map_err(CliError::failed)?;
+        let (engine, tokenizer) = load_encoder(&args.model, folder)?;
         let encoder = here(engine.as_ref(), folder);
         Ok(Self {
             source: TextSource::Here(engine, Box::new(tokenizer)),

@@ -24,9 +24,9 @@ use llm_dit_z_image::defaults;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Deliver, Made, News, Report, Studio,
     conditions::{self, Conditions},
-    plan::Item,
+    item::Item,
+    studio::{Deliver, Made, News, Report, Studio},
 };
 use crate::{
     args::GenerateArgs,
@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Not loaded before [`Studio::prepare`].
-pub struct Local<'a> {
+struct Local<'a> {
     args: &'a GenerateArgs,
     folder: PathBuf,
     defaults: ModelDefaults,
@@ -53,8 +53,16 @@ struct Loaded {
     took: Option<Duration>,
 }
 
+/// The engines of this process, with the model that the flags name.
+pub fn open<'a>(
+    args: &'a GenerateArgs,
+    stop: &'a CancellationToken,
+) -> Result<Box<dyn Studio + 'a>, CliError> {
+    Ok(Box::new(Local::open(args, stop)?))
+}
+
 impl<'a> Local<'a> {
-    pub fn open(args: &'a GenerateArgs, stop: &'a CancellationToken) -> Result<Self, CliError> {
+    fn open(args: &'a GenerateArgs, stop: &'a CancellationToken) -> Result<Self, CliError> {
         let folder = args.model.folder()?;
         let options = args.model.diffusion(&folder, Vec::new());
         let defaults = defaults(&options).map_err(CliError::failed)?;

@@ -4,10 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use diffusion_service::LoraArg;
 use llm_dit_recipe::Recipe;
 
-use crate::{args::GenerateArgs, error::CliError, files};
+use crate::{args::GenerateArgs, error::CliError, files, local};
 
 /// A file that a picture is made of.
 #[derive(Clone, Debug)]
@@ -105,11 +104,5 @@ pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliErr
                 .into(),
         ));
     }
-    args.lora.lora = recipe
-        .loras
-        .iter()
-        .map(|lora| LoraArg { path: lora.name.clone().into(), scale: lora.scale })
-        .collect();
-    args.lora.lora_trigger = recipe.loras.iter().map(|lora| lora.trigger_words.clone()).collect();
-    args.lora.choices().map(drop).map_err(CliError::failed)
+    local::take_loras(&mut args.lora, &recipe.loras)
 }

@@ -6,11 +6,12 @@ use std::{
 };
 
 use llm_dit_chat::Chat;
-use llm_dit_params::{GenerateOptions, Prompt, random_seed};
+use llm_dit_params::{Prompt, random_seed};
+use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, Settings};
 
 use super::{
-    format::{Format, format_of},
+    item::Item,
     lines::{self, Line},
     names::{Named, Names},
     origin::SourceFile,
@@ -19,28 +20,9 @@ use crate::{
     args::{ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs, PartArgs},
     embeddings,
     error::CliError,
-    files, lora,
+    files,
+    local::with_triggers,
 };
-
-/// One picture to make.
-#[derive(Clone, Debug)]
-pub struct Item {
-    /// Everything that is asked for, and the seed in any case.
-    pub settings: Settings,
-    /// False when nobody chose the seed.
-    pub seed_given: bool,
-    /// `None` when embeddings stand for it.
-    pub chat: Option<Chat>,
-    pub negative: Prompt,
-    /// What it is drawn from.
-    pub image: Option<SourceFile>,
-    /// SHA-256 of every file that `settings` names.
-    pub sha256: BTreeMap<String, String>,
-    pub output: PathBuf,
-    pub format: Format,
-    /// Where it was asked for: "prompts.txt line 3: ", or nothing.
-    pub place: String,
-}
 
 /// The whole command.
 #[derive(Debug)]
@@ -48,23 +30,6 @@ pub struct Plan {
     pub items: Vec<Item>,
     /// True with `--prompts`: pictures that are there are kept.
     pub resumable: bool,
-}
-
-impl Item {
-    /// What is asked of the image in numbers and names.
-    ///
-    /// # Errors
-    /// There is no scheduler of that name.
-    pub fn options(&self) -> Result<GenerateOptions, CliError> {
-        let options = self.settings.options();
-        options.scheduler().map_err(|error| self.usage(error))?;
-        Ok(options)
-    }
-
-    /// A wrong setting of this picture.
-    pub fn usage(&self, why: impl std::fmt::Display) -> CliError {
-        CliError::Usage(format!("{}{why}", self.place))
-    }
 }
 
 /// Everything that can be wrong with a command line is found here, before any work.
@@ -120,7 +85,9 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError
             let seed = first.wrapping_add(u64::from(image) - 1);
             let index = if many { index } else { image as usize };
             let output = names.path(Named { index, image, seed, prompt: &prompt }, !many);
-            let format = format_of(&output)?;
+            let format = Format::from_path(&output).map_err(|error| {
+                CliError::Usage(format!("cannot write {}: {error}", output.display()))
+            })?;
             let settings = Settings { seed: Some(seed), ..item.settings.clone() };
             items.push(Item { settings, output, format, ..item.clone() });
         }
@@ -156,7 +123,7 @@ fn item(
             let prompt = Prompt::parse(prompt.as_str()).map_err(|e| usage(e.to_string()))?;
             let chat = chat_args(&args.chat, &settings).chat(prompt)?;
             settings = told(settings, &chat);
-            Some(lora::with_triggers(chat, &args.lora))
+            Some(with_triggers(chat, &args.lora))
         }
         (None, None) => {
             return Err(usage(

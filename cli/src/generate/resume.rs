@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use llm_dit_recipe::{Lora, Settings};
 
-use super::{format, plan::Item};
+use super::{finish, item::Item};
 
 /// Whether the item's file is there, whole, and made as the item asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub fn state(item: &Item, model: Option<&str>, loras: Option<&[Lora]>) -> State 
         Ok(None) => return stale("it contains no parameters"),
         Err(error) => return State::Stale(error.to_string()),
     };
-    if let Err(error) = format::pixels(&file) {
+    if let Err(error) = finish::pixels(&file) {
         return State::Stale(error.to_string());
     }
     if model.is_some() && recipe.model.as_deref() != model {

@@ -201,11 +201,10 @@ impl Inner {
             let error = HeylookError::TimedOut { url, after: self.timeout };
             return Attempt { error, again: false };
         }
-        let mut cause = error.source();
-        while let Some(deeper) = cause.and_then(|cause| cause.source()) {
-            cause = Some(deeper);
-        }
-        let cause = cause.map_or_else(|| "the connection failed".to_owned(), |e| e.to_string());
+        let cause = error.source().map_or_else(
+            || "the connection failed".to_owned(),
+            |cause| client::root_cause(cause).to_string(),
+        );
         let error_is_connect = error.is_connect();
         Attempt { error: HeylookError::Unreachable { url, cause }, again: !error_is_connect }
     }

@@ -1,6 +1,6 @@
 //! From the PNG that every picture is made as to other files.
 
-use std::{fmt, io::Cursor, str::FromStr};
+use std::{fmt, io::Cursor, path::Path, str::FromStr};
 
 use bytes::Bytes;
 use image::{
@@ -31,6 +31,16 @@ impl Format {
             Self::Jpeg => "jpeg",
             Self::WebP => "webp",
         }
+    }
+
+    /// What a file's name ends in; a name without an end is a PNG.
+    ///
+    /// # Errors
+    /// An end that is none of a format's.
+    pub fn from_path(path: &Path) -> Result<Self, UnknownExtension> {
+        let Some(end) = path.extension() else { return Ok(Self::Png) };
+        let end = end.to_string_lossy().to_ascii_lowercase();
+        end.parse().map_err(|_| UnknownExtension(end))
     }
 
     pub fn media_type(self) -> &'static str {
@@ -83,6 +93,11 @@ impl FromStr for Format {
 #[error("unknown image format '{0}'; use png, jpeg or webp")]
 pub struct UnknownFormat(String);
 
+/// Pictures are not written to files of this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(".{0} is not known; use .png, .jpg, .jpeg or .webp")]
+pub struct UnknownExtension(String);
+
 /// A JPEG of at most `side` x `side` pixels.
 pub fn thumbnail(file: &[u8], side: u32) -> Result<Bytes, SourceError> {
     let picture = decode(file)?;
@@ -128,6 +143,22 @@ mod tests {
         assert!(small < Format::Jpeg.convert(png(), 100).expect("converts").len());
         assert!(Format::Jpeg.convert(Bytes::from_static(b"text"), 90).is_err());
         assert!("gif".parse::<Format>().is_err());
+    }
+
+    #[test]
+    fn a_name_tells_the_format() {
+        let of = |name: &str| Format::from_path(Path::new(name));
+        for (name, format) in [
+            ("a.png", Format::Png),
+            ("a", Format::Png),
+            ("a.b/c", Format::Png),
+            ("a.JPG", Format::Jpeg),
+            ("a.png.webp", Format::WebP),
+        ] {
+            assert_eq!(of(name), Ok(format), "{name}");
+        }
+        let error = of("a.gif").expect_err("not written").to_string();
+        assert_eq!(error, ".gif is not known; use .png, .jpg, .jpeg or .webp");
     }
 
     #[test]

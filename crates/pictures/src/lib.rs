@@ -8,7 +8,7 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 
-pub use convert::{Format, UnknownFormat, thumbnail};
+pub use convert::{Format, UnknownExtension, UnknownFormat, thumbnail};
 
 /// Largest file that is looked at.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;

@@ -1,7 +1,7 @@
 //! Connecting to another of our services.
 
 use std::{
-    error::Error as _,
+    error::Error,
     task::{Context, Poll},
     time::Duration,
 };
@@ -139,10 +139,7 @@ impl Remote {
         let Self { service, url, .. } = self;
         // A status that arrived over the wire has no source; one that tonic made up here has.
         if let Some(source) = status.source() {
-            let mut cause = source;
-            while let Some(deeper) = cause.source() {
-                cause = deeper;
-            }
+            let cause = root_cause(source);
             return Fault::Unavailable(format!(
                 "the {service} at {url} cannot be reached: {cause}"
             ));
@@ -157,6 +154,16 @@ impl Remote {
             fault => fault,
         }
     }
+}
+
+/// The innermost cause of an error: "Connection refused" and its like, where what is above it says
+/// only that something failed. An error without a cause is its own.
+pub fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
 }
 
 impl Service<Request<Body>> for WithKey {

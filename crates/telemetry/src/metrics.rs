@@ -10,7 +10,7 @@ mod table;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, Weak},
     thread,
     time::Duration,
 };
@@ -21,6 +21,7 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 use metrics_util::MetricKindMask;
+use parking_lot::Mutex;
 
 pub use self::table::*;
 
@@ -63,7 +64,7 @@ pub fn begin() {
 /// Has `observe` set its gauges whenever somebody asks for the metrics. It must not block.
 pub fn observe(observe: impl Fn() + Send + Sync + 'static) -> Observer {
     let observe: Arc<Observe> = Arc::new(observe);
-    let mut observers = export().observers();
+    let mut observers = export().observers.lock();
     observers.retain(|observer| observer.strong_count() > 0);
     observers.push(Arc::downgrade(&observe));
     drop(observers);
@@ -89,7 +90,7 @@ pub fn route<S: Clone + Send + Sync + 'static>(observer: Option<Observer>) -> Me
 pub fn render() -> String {
     let export = export();
     // Not under the lock, since the last holder of an observer may be the one that is called.
-    let observers: Vec<_> = export.observers().iter().filter_map(Weak::upgrade).collect();
+    let observers: Vec<_> = export.observers.lock().iter().filter_map(Weak::upgrade).collect();
     observers.iter().for_each(|observe| observe());
     process::observe();
     export.handle.render()
@@ -188,12 +189,6 @@ fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(builder.build_recorder())
 }
 
-impl Export {
-    fn observers(&self) -> MutexGuard<'_, Vec<Weak<Observe>>> {
-        self.observers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,14 +199,14 @@ mod tests {
         let value = Arc::new(Mutex::new(3.0));
         let told = Arc::clone(&value);
         let observer = observe(move || {
-            let value = *told.lock().expect("no panic");
+            let value = *told.lock();
             ::metrics::gauge!(QUEUE_DEPTH.name, "worker" => "test").set(value);
         });
         assert!(render().contains(&format!("{line} 3\n")), "{}", render());
-        *value.lock().expect("no panic") = 5.0;
+        *value.lock() = 5.0;
         assert!(render().contains(&format!("{line} 5\n")));
         drop(observer);
-        *value.lock().expect("no panic") = 7.0;
+        *value.lock() = 7.0;
         assert!(render().contains(&format!("{line} 5\n")));
     }
 

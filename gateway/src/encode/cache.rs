@@ -10,7 +10,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::Embedding;
+use super::embedding::Embedding;
 
 /// What an entry takes beside its texts and numbers, about.
 const OVERHEAD: usize = 256;

@@ -16,7 +16,10 @@ use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-use super::cache::{Cache, Key};
+use super::{
+    cache::{Cache, Key},
+    embedding::Embedding,
+};
 use crate::{backends::Lease, error::Error};
 
 /// What each prompt of an encode request is to the diffusion service.
@@ -24,17 +27,6 @@ const ROLES: [TensorRole; 2] = [TensorRole::Embeddings, TensorRole::NegativeEmbe
 
 /// Far above 1504 tokens of any width; bounds what a confused encoder can make us carry.
 const MAX_TENSOR_BYTES: u64 = 256 * 1024 * 1024;
-
-/// One prompt's embeddings, as they travel.
-#[derive(Debug, Default)]
-pub(crate) struct Embedding {
-    pub header: TensorHeader,
-    pub chunks: Vec<Bytes>,
-    pub hidden_layer: u32,
-    pub truncated: u32,
-    /// The checkpoint's label.
-    pub model: String,
-}
 
 /// Where one prompt's embeddings come from.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! What is kept of a job.
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -66,8 +67,7 @@ impl Key {
     pub fn new(text: String, body: &GenerateBody) -> Self {
         // Of what was asked for, whatever the order or the spaces were.
         let body = serde_json::to_vec(body).unwrap_or_default();
-        let digest = Sha256::digest(&body);
-        Self { text, body: digest.iter().map(|byte| format!("{byte:02x}")).collect() }
+        Self { text, body: HEXLOWER.encode(&Sha256::digest(&body)) }
     }
 }
 

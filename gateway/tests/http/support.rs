@@ -8,6 +8,7 @@ use diffusion_service::{
     picture,
 };
 use encoder_service::engine::EncodeJob;
+use futures::{StreamExt as _, stream::BoxStream};
 use gateway::{EncoderTarget, GatewayOptions};
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateOptions;
@@ -19,6 +20,7 @@ use llm_dit_testkit::{
 };
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
+use sse_stream::SseStream;
 use tokio::{net::TcpListener, sync::mpsc::UnboundedReceiver};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -104,38 +106,26 @@ pub struct Sse {
 }
 
 /// Reads events as they come.
-pub struct Events {
-    response: Response,
-    text: String,
-}
+pub struct Events(BoxStream<'static, Result<sse_stream::Sse, sse_stream::Error>>);
 
 impl Events {
     pub fn new(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { response, text: String::new() }
+        Self(SseStream::from_bytes_stream(response.bytes_stream()).boxed())
     }
 
     /// `None` when the stream has ended.
     pub async fn next(&mut self) -> Option<Sse> {
         loop {
-            if let Some((event, rest)) = self.text.split_once("\n\n") {
-                let (event, rest) = (event.to_owned(), rest.to_owned());
-                self.text = rest;
-                let field = |name: &str| {
-                    event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-                };
-                // A comment that keeps the connection open.
-                let Some(name) = field("event") else { continue };
-                let data = field("data").expect("data in one line");
-                return Some(Sse {
-                    name: name.to_owned(),
-                    data: serde_json::from_str(data).expect("JSON"),
-                    id: field("id").map(|id| id.parse().expect("a number")),
-                });
-            }
-            let chunk = self.response.chunk().await.expect("the stream does not break")?;
-            self.text.push_str(std::str::from_utf8(&chunk).expect("our events are ASCII"));
+            let event = self.0.next().await?.expect("the stream does not break");
+            // A comment that keeps the connection open.
+            let Some(name) = event.event else { continue };
+            return Some(Sse {
+                name,
+                data: serde_json::from_str(&event.data.expect("data")).expect("JSON"),
+                id: event.id.map(|id| id.parse().expect("a number")),
+            });
         }
     }
 

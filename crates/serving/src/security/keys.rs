@@ -3,6 +3,7 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
+use data_encoding::HEXLOWER;
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
@@ -147,7 +148,7 @@ impl Keys {
     /// What stands for a key in a browser's cookie: it opens the same doors, ends with the key, and
     /// does not tell it.
     pub fn session(key: &str) -> String {
-        session_of(key).iter().map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(&session_of(key))
     }
 
     /// Whose key a cookie stands for.

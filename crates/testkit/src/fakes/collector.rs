@@ -1,11 +1,8 @@
 //! An OpenTelemetry collector that keeps what it gets.
 
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
+use data_encoding::HEXLOWER;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -14,6 +11,7 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::span::SpanKind,
 };
+use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{
     Request, Response, Status, async_trait,
@@ -59,7 +57,7 @@ impl Collector {
 
     /// Those of one trace, by hexadecimal id, that have arrived.
     pub fn trace(&self, id: &str) -> Vec<Span> {
-        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let spans = self.spans.lock();
         spans.iter().filter(|span| span.trace == id).cloned().collect()
     }
 }
@@ -76,7 +74,7 @@ impl TraceService for Keeps {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         for resource in request.into_inner().resource_spans {
             let about = resource.resource.unwrap_or_default().attributes;
             let service = texts(about).remove("service.name").unwrap_or_default();
@@ -85,9 +83,9 @@ impl TraceService for Keeps {
                     service: service.clone(),
                     kind: span.kind(),
                     name: span.name,
-                    trace: hex(&span.trace_id),
-                    id: hex(&span.span_id),
-                    parent: hex(&span.parent_span_id),
+                    trace: HEXLOWER.encode(&span.trace_id),
+                    id: HEXLOWER.encode(&span.span_id),
+                    parent: HEXLOWER.encode(&span.parent_span_id),
                     start: span.start_time_unix_nano,
                     end: span.end_time_unix_nano,
                     attributes: texts(span.attributes),
@@ -106,8 +104,4 @@ fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
         _ => None,
     };
     attributes.into_iter().filter_map(text).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

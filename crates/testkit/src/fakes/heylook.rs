@@ -7,12 +7,13 @@ use std::{
     collections::{HashMap, VecDeque},
     fs,
     net::Ipv4Addr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use llm_dit_proto::Tensor;
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -98,7 +99,7 @@ impl FakeHeylook {
     /// Adds a reply to any request, which `line` begins as "GET /v1/models" does.
     pub fn add(&self, line: &str, body: &[u8], reply: Reply) {
         let known = (line.to_owned(), body.to_vec());
-        lock(&self.state.replies).entry(known).or_default().push_back(reply);
+        self.state.replies.lock().entry(known).or_default().push_back(reply);
     }
 
     /// Lets one held reply go.
@@ -108,19 +109,19 @@ impl FakeHeylook {
 
     /// Every request so far.
     pub fn requests(&self) -> Vec<Request> {
-        lock(&self.state.seen).requests.clone()
+        self.state.seen.lock().requests.clone()
     }
 
     /// The most requests that were here at the same time.
     pub fn most_in_flight(&self) -> usize {
-        lock(&self.state.seen).most_in_flight
+        self.state.seen.lock().most_in_flight
     }
 }
 
 impl Drop for FakeHeylook {
     fn drop(&mut self) {
         self.task.abort();
-        let surprises = std::mem::take(&mut lock(&self.state.seen).surprises);
+        let surprises = std::mem::take(&mut self.state.seen.lock().surprises);
         if !thread::panicking() {
             assert!(
                 surprises.is_empty(),
@@ -197,7 +198,7 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
                 http::write(&mut stream, &bytes).await
             }
         };
-        lock(&state.seen).in_flight -= 1;
+        state.seen.lock().in_flight -= 1;
         if !more {
             return;
         }
@@ -206,7 +207,7 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
 
 impl State {
     fn arrive(&self, request: Request) -> Reply {
-        let mut seen = lock(&self.seen);
+        let mut seen = self.seen.lock();
         seen.in_flight += 1;
         seen.most_in_flight = seen.most_in_flight.max(seen.in_flight);
         seen.requests.push(request.clone());
@@ -226,7 +227,7 @@ impl State {
         if posts && headers.get("content-type").is_none_or(|t| t != "application/json") {
             seen.surprises.push(format!("content-type {:?}", headers.get("content-type")));
         }
-        let mut replies = lock(&self.replies);
+        let mut replies = self.replies.lock();
         match replies.get_mut(&(line.clone(), body.clone())) {
             Some(replies) if replies.len() > 1 => replies.pop_front(),
             Some(replies) => replies.front().cloned(),
@@ -237,8 +238,4 @@ impl State {
             Reply::Bytes(response("418 I'm a teapot", "", "this exchange was not recorded"))
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,14 +3,12 @@
 //! A captured graph reads and writes fixed memory. So each shape has a set of tensors of its own, into
 //! which a forward's inputs are copied; that is a few megabytes against a forward's gigabytes.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    thread::{self, ThreadId},
-};
+use std::thread::{self, ThreadId};
 
 use candle_core::{DType, Device, Result, Tensor};
 use llm_dit_device::{CapturedGraph, warm_up};
 use llm_dit_kernels::Rope;
+use parking_lot::Mutex;
 
 use super::{Conditioning, Dit, Inputs, layout::Layout, modulation::Modulations};
 
@@ -47,12 +45,12 @@ enum State {
 impl GraphCache {
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.get_mut().clear();
     }
 
     /// Likewise, beside others who hold it.
     pub fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.lock().clear();
     }
 
     /// The forward, if it is one that is captured: `None` on devices without graphs, and for types
@@ -68,7 +66,7 @@ impl GraphCache {
             return Ok(None);
         }
         // A panic in the midst of a forward leaves at worst tensors with other values.
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.0.lock();
         // What another thread captured is of no use here; the model has moved on.
         let here = thread::current().id();
         slots.retain(|slot| slot.thread == here);

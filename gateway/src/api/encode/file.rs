@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data_encoding::HEXLOWER;
 use jiff::{Unit, Zoned};
 use llm_dit_fault::Fault;
 use llm_dit_proto::DType;
@@ -30,7 +31,7 @@ pub(super) fn save(
         Fault::Internal(format!("embeddings cannot be written to {}: {cause}", folder.display()))
     };
     let tensors = tensors(&encoded.embedding)?;
-    let name = format!("embeddings_{:.16}", hex(&Sha256::digest(&tensors)));
+    let name = format!("embeddings_{:.16}", HEXLOWER.encode(&Sha256::digest(&tensors)));
     let path = folder.join(&name).with_extension("safetensors");
     fs::create_dir_all(folder).map_err(failed)?;
     if !path.exists() && fs::read_dir(folder).map_err(failed)?.count() >= 2 * MAX_FILES {
@@ -102,8 +103,4 @@ fn stage(folder: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     Ok(file)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -4,14 +4,14 @@
 use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use diffusion_service::engine::Step;
 use futures::StreamExt as _;
+use llm_dit_engine::image::Step;
 use reqwest::Response;
 use serde::{Deserialize, de::DeserializeOwned};
 use sse_stream::SseStream;
 
 use super::answer::{Answer, Problem, Unanswered};
-use crate::generate::{News, Report};
+use crate::generate::studio::{News, Report};
 
 /// The media type of events.
 pub(super) const EVENTS: &str = "text/event-stream";

@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod events;
+mod read;
 
 use std::time::Instant;
 
@@ -17,10 +18,13 @@ use self::{
     body::body,
     events::EVENTS,
 };
+use super::{
+    item::Item,
+    studio::{Deliver, Made, Report, Studio},
+};
 use crate::{
     args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GatewayArgs},
     error::CliError,
-    generate::{Deliver, Item, Made, Report, Studio},
     progress::Progress,
 };
 
@@ -85,7 +89,7 @@ impl<'a> Remote<'a> {
         // Older gateways know no events, and answer with the picture alone.
         let request = self.client.post(&self.url).header(ACCEPT, EVENTS).json(&body);
         let answer = match request.send().await {
-            Ok(answer) => Answer::read(answer, report).await,
+            Ok(answer) => read::read(answer, report).await,
             Err(error) => Err(error.into()),
         };
         answer.map_err(|unanswered| {

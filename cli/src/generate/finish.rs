@@ -1,30 +1,12 @@
 //! From the PNG that every way of making a picture ends in to the file that was asked for, with
 //! all its parameters.
 
-use std::path::Path;
-
 use bytes::Bytes;
-use diffusion_service::source;
 use image::DynamicImage;
-pub use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, RecipeError, Settings};
 
-use super::plan::Item;
+use super::item::Item;
 use crate::error::CliError;
-
-/// What a name ends in; a name without an end is a PNG.
-pub fn format_of(path: &Path) -> Result<Format, CliError> {
-    let end = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-    match end.as_deref() {
-        None => Ok(Format::Png),
-        Some(end) => end.parse().map_err(|_| {
-            CliError::Usage(format!(
-                "cannot write {}: .{end} is not supported; use .png, .jpg, .jpeg or .webp",
-                path.display()
-            ))
-        }),
-    }
-}
 
 /// A file, and what could not be put into it.
 pub struct Finished {
@@ -57,5 +39,5 @@ pub fn finish(
 
 /// The pixels of a file of ours.
 pub fn pixels(file: &[u8]) -> Result<DynamicImage, CliError> {
-    source::decode(file).map_err(CliError::failed)
+    llm_dit_pictures::decode(file).map_err(CliError::failed)
 }

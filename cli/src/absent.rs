@@ -1,0 +1,122 @@
+//! In place of `local.rs` where the engines are not built in: flags about them are unknown, and what
+//! needs them says how to get them.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use llm_dit_chat::{Chat, ChatTokenizer};
+use llm_dit_engine::text::TextEncoder;
+use llm_dit_params::ModelDefaults;
+use llm_dit_recipe::Lora;
+use tokio_util::sync::CancellationToken;
+
+use crate::{args::GenerateArgs, error::CliError, generate::Studio};
+
+/// No flags.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[group(skip)]
+pub struct NoFlags {}
+
+pub type ModelArgs = NoFlags;
+pub type BatchArgs = NoFlags;
+pub type LoraArgs = NoFlags;
+pub type AccessArgs = NoFlags;
+pub type JobArgs = NoFlags;
+
+/// Flags of a command that is not built in, whatever they are.
+#[derive(Clone, Debug, Args)]
+pub struct AnyFlags {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<OsString>,
+}
+
+pub type ServeArgs = AnyFlags;
+pub type BenchArgs = AnyFlags;
+
+impl ModelArgs {
+    pub fn folder(&self) -> Result<PathBuf, CliError> {
+        Err(absent("encode without --api-url"))
+    }
+
+    pub fn take_dtype(&mut self, _: &str) {}
+
+    pub fn known(&self) -> Option<(PathBuf, String, ModelDefaults)> {
+        None
+    }
+}
+
+fn absent(what: &str) -> CliError {
+    CliError::Usage(format!(
+        "{what} needs the engines, and this llm-dit was built without them; build one with the cargo \
+         feature `local`, which is on by default"
+    ))
+}
+
+pub async fn serve(_: ServeArgs) -> Result<(), CliError> {
+    Err(absent("serve"))
+}
+
+pub async fn bench(_: BenchArgs) -> Result<(), CliError> {
+    Err(absent("bench"))
+}
+
+pub fn open<'a>(
+    _: &'a GenerateArgs,
+    _: &'a CancellationToken,
+) -> Result<Box<dyn Studio + 'a>, CliError> {
+    Err(absent("generate without --gateway"))
+}
+
+pub fn load_encoder(
+    _: &ModelArgs,
+    _: &Path,
+) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), CliError> {
+    Err(absent("encode without --api-url"))
+}
+
+/// There is no demo model to fall back to.
+pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, CliError> {
+    named.map(Path::to_owned).ok_or_else(|| {
+        CliError::Usage("give the folder with the model's tokenizer/ as --model-path DIR".into())
+    })
+}
+
+/// Trigger words come with LoRAs, of which there are none here.
+pub fn with_triggers(chat: Chat, _: &LoraArgs) -> Chat {
+    chat
+}
+
+pub fn take_loras(_: &mut LoraArgs, _: &[Lora]) -> Result<(), CliError> {
+    Err(absent("a picture with LoRAs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    fn parse(words: &[&str]) -> Result<Command, clap::Error> {
+        Cli::try_parse_from([&["llm-dit"], words].concat()).map(|cli| cli.command)
+    }
+
+    #[tokio::test]
+    async fn what_needs_the_engines_says_how_to_get_them() {
+        let Ok(Command::Serve(args)) = parse(&["serve", "--port", "1", "--model-path", "x"]) else {
+            panic!("any flags are taken");
+        };
+        let error = serve(*args).await.expect_err("no engines").to_string();
+        assert!(error.contains("serve needs the engines") && error.contains("`local`"), "{error}");
+        let Ok(Command::Generate(args)) = parse(&["generate", "a fox"]) else {
+            panic!("a prompt is enough");
+        };
+        let error = open(&args, &CancellationToken::new()).map(drop).expect_err("no engines");
+        assert!(error.to_string().contains("generate without --gateway"), "{error}");
+        assert!(parse(&["generate", "a fox", "--gateway", "http://127.0.0.1:1"]).is_ok());
+        assert!(parse(&["generate", "a fox", "--lora", "x"]).is_err());
+    }
+}

@@ -1,0 +1,53 @@
+//! What makes pictures, as [`generate`](super::generate) sees it: the engines here, or a gateway.
+
+use bytes::Bytes;
+use llm_dit_engine::image::Step;
+use llm_dit_recipe::Lora;
+
+use super::item::Item;
+use crate::{error::CliError, progress::Progress};
+
+/// How far a picture is.
+pub enum News<'a> {
+    /// A step of so many pictures that are made together.
+    Step(Step, usize),
+    /// Something else goes on, in words.
+    Stage(&'a str),
+}
+
+/// Hears of it.
+pub type Report<'a> = &'a mut dyn FnMut(News<'_>);
+
+/// Takes a picture that is done.
+pub type Deliver<'a> = &'a mut dyn FnMut(&Item, Made) -> Result<(), CliError>;
+
+/// A picture as it was made.
+pub struct Made {
+    pub png: Bytes,
+    /// The prompt, where only the embeddings' file knew it.
+    pub prompt: Option<String>,
+    /// Size, seed and times, for people.
+    pub said: String,
+    pub notes: Vec<String>,
+}
+
+/// Where pictures are made.
+pub trait Studio {
+    /// The model's label, if it is known before a picture is made.
+    fn model(&self) -> Option<String>;
+    /// The LoRAs, likewise.
+    fn loras(&self) -> Result<Option<Vec<Lora>>, CliError>;
+    /// Checks a picture and fills in what the model has to say; returns the number of its steps.
+    fn resolve(&self, item: &mut Item) -> Result<u32, CliError>;
+    /// Everything that is done once. [`Studio::make`] is then called with these items, in order.
+    fn prepare(&mut self, items: &[Item], progress: &Progress) -> Result<(), CliError>;
+    /// How many of these can be made together, counted from the first; at least that one.
+    fn together(&self, items: &[Item]) -> Result<usize, CliError>;
+    /// Makes them together, and hands over each as soon as it is done.
+    fn make(
+        &mut self,
+        items: &[Item],
+        report: Report<'_>,
+        deliver: Deliver<'_>,
+    ) -> Result<(), CliError>;
+}
