@@ -106,6 +106,9 @@ pub struct GenerateArgs {
     pub prompt: Option<String>,
     #[command(flatten, next_help_heading = "Files")]
     pub files: OutputArgs,
+    /// Name of the model, which must be one that is there; a gateway's are at /v1/models
+    #[arg(id = "model", long, value_name = "NAME", help_heading = "Model")]
+    pub model_name: Option<String>,
     #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
     #[command(flatten)]

@@ -109,7 +109,7 @@ async fn embeddings_become_the_picture_of_exactly_this_job() {
     let pixels = image::load_from_memory(&outcome.image).expect("a PNG").into_rgb8();
     assert_eq!(pixels.dimensions(), (96, 64));
     assert_eq!(pixels.into_raw(), picture.rgb);
-    let recipe = picture::recipe(service.handle.info(), &[], &job);
+    let recipe = picture::recipe(service.handle.info(), &job);
     assert_eq!(outcome.image, picture::encode_png(&picture, &recipe).expect("encodes"));
     assert_eq!(outcome.header.media_type, "image/png");
     assert_eq!(outcome.latents, Some(FakeGenerator::latents(service.handle.info(), &job)));
@@ -311,7 +311,7 @@ async fn a_picture_to_draw_from_reaches_the_generator_at_the_right_size() {
     let options = GenerateOptions { seed: Some(5), strength: Some(0.9), ..Default::default() };
     let mut job = job(&service.handle, options);
     job.image = Some(diffusion_service::source::read(&file, 64, 64).expect("a picture"));
-    let recipe = picture::recipe(service.handle.info(), &[], &job);
+    let recipe = picture::recipe(service.handle.info(), &job);
     assert_eq!(recipe.settings.strength, Some(0.9));
     let expected = picture::encode_png(&FakeGenerator::picture(&job), &recipe).expect("encodes");
     assert!(outcome.image == expected);
