@@ -6,8 +6,8 @@ use llm_dit_params::{GenerateOptions, Scheduler};
 use llm_dit_proto::{
     Tensor,
     v1::{
-        DescribeDiffusionRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
-        generate_event,
+        DescribeDiffusionRequest, GenerateParams, LoraSet, TensorRole,
+        diffusion_client::DiffusionClient, generate_event,
     },
 };
 use llm_dit_serving::client::WithKey;
@@ -122,6 +122,7 @@ async fn embeddings_become_the_picture_of_exactly_this_job() {
     assert_eq!((used.width, used.height, used.seed), (Some(96), Some(64), Some(u64::MAX)));
     assert_eq!((used.shift, used.cfg_normalization), (Some(3.0), Some(0.0)));
     assert_eq!((used.steps, used.scheduler.as_deref()), (Some(4), Some("flow_heun")));
+    assert_eq!((used.model.as_deref(), used.loras), (Some("fake-dit"), Some(LoraSet::default())));
     let finished = outcome.finished;
     assert_eq!(finished.encode_seconds, 0.0);
     assert!(finished.total_seconds >= finished.image_seconds && finished.denoise_seconds > 0.0);
