@@ -60,7 +60,11 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
             400,
             "from -1000 to 1000",
         ),
-        (json!({"prompt": "x", "loras": [{"name": "n".repeat(70_000)}]}), 400, "the maximum is 512"),
+        (
+            json!({"prompt": "x", "loras": [{"name": "n".repeat(70_000)}]}),
+            400,
+            "the maximum is 512",
+        ),
         (json!({"prompt": "x", "model": "other"}), 404, "omit it, or use 'fake-dit'"),
         (json!({"prompt": "x", "system_prompt": "word ".repeat(1000)}), 400, "tokens"),
     ] {
