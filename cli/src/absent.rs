@@ -7,10 +7,9 @@ use std::{
 };
 
 use clap::Args;
-use llm_dit_chat::{Chat, ChatTokenizer};
+use llm_dit_chat::ChatTokenizer;
 use llm_dit_engine::text::TextEncoder;
 use llm_dit_params::ModelDefaults;
-use llm_dit_recipe::Lora;
 use tokio_util::sync::CancellationToken;
 
 use crate::{args::GenerateArgs, error::CliError, generate::Studio};
@@ -22,7 +21,6 @@ pub struct NoFlags {}
 
 pub type ModelArgs = NoFlags;
 pub type BatchArgs = NoFlags;
-pub type LoraArgs = NoFlags;
 pub type AccessArgs = NoFlags;
 pub type JobArgs = NoFlags;
 
@@ -84,15 +82,6 @@ pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, CliError> {
     })
 }
 
-/// Trigger words come with LoRAs, of which there are none here.
-pub fn with_triggers(chat: Chat, _: &LoraArgs) -> Chat {
-    chat
-}
-
-pub fn take_loras(_: &mut LoraArgs, _: &[Lora]) -> Result<(), CliError> {
-    Err(absent("a picture with LoRAs"))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -117,6 +106,5 @@ mod tests {
         let error = open(&args, &CancellationToken::new()).map(drop).expect_err("no engines");
         assert!(error.to_string().contains("generate without --gateway"), "{error}");
         assert!(parse(&["generate", "a fox", "--gateway", "http://127.0.0.1:1"]).is_ok());
-        assert!(parse(&["generate", "a fox", "--lora", "x"]).is_err());
     }
 }

@@ -10,11 +10,12 @@ mod output;
 use std::path::PathBuf;
 
 use clap::Args;
+use diffusion_service::LoraArgs;
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_params::{GenerateOptions, generation_fields};
 use llm_dit_recipe::Settings;
 
-use crate::local::{BatchArgs, LoraArgs, ModelArgs};
+use crate::local::{BatchArgs, ModelArgs};
 
 pub use chat::{ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, LibraryArgs, PartArgs};
 pub use gateway::GatewayArgs;
@@ -57,6 +58,9 @@ pub struct GenerateArgs {
     pub prompt: Option<String>,
     #[command(flatten, next_help_heading = "Files")]
     pub files: OutputArgs,
+    /// Name of the model, which must be one that is there; a gateway's are at /v1/models
+    #[arg(id = "model", long, value_name = "NAME", help_heading = "Model")]
+    pub model_name: Option<String>,
     #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
     #[command(flatten)]

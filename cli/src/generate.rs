@@ -72,8 +72,11 @@ fn run(
         args.model.take_dtype(dtype);
     }
     let progress = Progress::new(args.quiet);
+    // What a configuration file says of LoRAs is for when this machine computes.
+    let named = settings.is_explicit("lora").then(|| origin::loras(&args.lora)).transpose()?;
+    let loras = named.or_else(|| from.as_ref().map(|recipe| recipe.loras.clone()));
     let mut studio: Box<dyn Studio> = match &args.gateway.url {
-        Some(url) => Box::new(Remote::open(url, &args.gateway, stop)?),
+        Some(url) => Box::new(Remote::open(url, &args, loras, stop)?),
         None => crate::local::open(&args, stop)?,
     };
     let model = studio.model();

@@ -1,13 +1,12 @@
 //! What computes in this process, under the names that the rest of the command uses. A build without
 //! the feature `local` has `absent.rs` in its place, and nothing else differs.
 
-pub use diffusion_service::{BatchArgs, LoraArgs};
+pub use diffusion_service::BatchArgs;
 pub use gateway::{AccessArgs, JobArgs};
 
 pub use crate::{
     args::model::{ModelArgs, load_encoder, model_folder},
     bench::{BenchArgs, bench},
     generate::local::open,
-    lora::{take_loras, with_triggers},
     serve::{ServeArgs, serve},
 };

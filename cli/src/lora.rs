@@ -1,11 +1,10 @@
 //! What LoRAs mean for a picture made in this process.
 
-use diffusion_service::{LoraArg, LoraArgs, engine::ActiveLora};
+use diffusion_service::{LoraArgs, engine::ActiveLora};
 use llm_dit_chat::Chat;
 use llm_dit_params::prompt;
-use llm_dit_recipe::Lora;
 
-use crate::{error::CliError, progress::Progress};
+use crate::progress::Progress;
 
 /// Keys of a file that a note names.
 const FEW: usize = 5;
@@ -14,14 +13,6 @@ const FEW: usize = 5;
 pub fn with_triggers(chat: Chat, args: &LoraArgs) -> Chat {
     let words = args.lora_trigger.iter().map(|words| words.trim());
     Chat { user: prompt::with_triggers(words, &chat.user), ..chat }
-}
-
-/// Chooses the LoRAs of an earlier picture, whose files must be there.
-pub fn take_loras(args: &mut LoraArgs, loras: &[Lora]) -> Result<(), CliError> {
-    let named = |lora: &Lora| LoraArg { path: lora.name.clone().into(), scale: lora.scale };
-    args.lora = loras.iter().map(named).collect();
-    args.lora_trigger = loras.iter().map(|lora| lora.trigger_words.clone()).collect();
-    args.choices().map(drop).map_err(CliError::failed)
 }
 
 /// Says what each LoRA does to the model, and what of it does nothing.

@@ -22,7 +22,6 @@ mod local;
 #[cfg(not(feature = "local"))]
 #[path = "absent.rs"]
 mod local;
-#[cfg(feature = "local")]
 mod lora;
 mod output;
 mod preview;

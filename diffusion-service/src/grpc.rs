@@ -116,7 +116,7 @@ impl Service {
         let upload = Upload::read(requests, &self.handle).await?;
         tracing::Span::current().record("seed", upload.params.seed);
         let source = match upload.image {
-            Some(file) => Some(image::decode(file, upload.params).await?),
+            Some(file) => Some(image::decode(file, &upload.params).await?),
             None => None,
         };
         let pull_begun = Instant::now();
@@ -126,16 +126,19 @@ impl Service {
                 (Pulled::brought(embeddings, negative_embeddings), Duration::ZERO)
             }
             None => {
+                let (params, loras) = (&upload.params, &upload.loras);
                 let pulling =
-                    pull::embeddings(&self.handle, &upload.params, upload.prompt, deadline);
+                    pull::embeddings(&self.handle, params, loras, upload.prompt, deadline);
                 let pulled = pulling.instrument(tracing::info_span!("pull")).await?;
                 let took = pull_begun.elapsed();
                 stage("pull", took);
                 (pulled, took)
             }
         };
+        let loras = upload.loras.iter().map(v1::LoraSelection::from).collect();
         let job = GenerateJob {
-            params: upload.params,
+            params: upload.params.clone(),
+            loras: upload.loras,
             embeddings: pulled.embeddings,
             negative_embeddings: pulled.negative_embeddings,
             latents: upload.latents,
@@ -151,6 +154,7 @@ impl Service {
             begun,
             encode,
             params: upload.params,
+            loras,
             from_picture,
             return_latents: upload.return_latents,
             preview: upload.preview,
@@ -170,6 +174,7 @@ struct Context {
     begun: Instant,
     encode: Duration,
     params: GenerateParams,
+    loras: Vec<v1::LoraSelection>,
     from_picture: bool,
     return_latents: bool,
     preview: Option<PreviewOptions>,
@@ -234,6 +239,7 @@ impl Context {
                     width: image.width,
                     height: image.height,
                     total_bytes: image.png.len() as u64,
+                    role: 0,
                 };
                 std::iter::once(Wire::Image(header))
                     .chain(tensor::chunks(image.png).map(Wire::Data))
@@ -254,6 +260,8 @@ impl Context {
     fn params(&self) -> v1::GenerateParams {
         v1::GenerateParams {
             return_latents: self.return_latents,
+            model: self.params.model.clone(),
+            loras: Some(v1::LoraSet { loras: self.loras.clone() }),
             preview: self.preview.map(|preview| v1::PreviewOptions {
                 every_steps: preview.every(),
                 max_side: preview.max_side(),

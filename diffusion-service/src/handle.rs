@@ -14,7 +14,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use llm_dit_engine::{Pulse, Worker};
 use llm_dit_fault::Fault;
-use llm_dit_params::Scheduler;
+use llm_dit_params::{Scheduler, choose_model};
 use llm_dit_proto::v1;
 use llm_dit_serving::{Grace, Remote};
 use llm_dit_telemetry::metrics::{Observer, stage};
@@ -94,6 +94,14 @@ impl DiffusionHandle {
         &self.shared.info
     }
 
+    /// What a request that names a model, or none, is made with.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`] when there is no model of this name.
+    pub fn model(&self, wanted: Option<&str>) -> Result<&str, Fault> {
+        Ok(choose_model(wanted, &self.shared.info.model, &[])?)
+    }
+
     pub fn limits(&self) -> &ServiceLimits {
         &self.shared.limits
     }
@@ -141,7 +149,7 @@ impl DiffusionHandle {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             schedulers: Scheduler::ALL.iter().map(Scheduler::to_string).collect(),
             max_preview_side: if info.preview.is_some() { engine::MAX_SIDE } else { 0 },
-            loras: self.loras().iter().map(v1::ActiveLora::from).collect(),
+            loras: self.default_loras().iter().map(v1::ActiveLora::from).collect(),
         }
     }
 
@@ -154,7 +162,7 @@ impl DiffusionHandle {
     ) -> Result<Events, Fault> {
         let shared = Arc::clone(&self.shared);
         // Looks at every value, which for long captions is too much for an async thread.
-        let check = move || shared.info.check(&job).map(|()| job);
+        let check = move || shared.info.check(job);
         let job = task::spawn_blocking(check)
             .await
             .map_err(|error| {
@@ -233,6 +241,7 @@ async fn finish(
 pub(crate) fn fault(error: GenerateError) -> Fault {
     match error {
         GenerateError::BadJob(message) => Fault::BadRequest(message),
+        GenerateError::Loras(error) => loras::fault(error),
         GenerateError::Cancelled => Fault::Cancelled(error.to_string()),
         GenerateError::OutOfMemory => Fault::OutOfMemory(error.to_string()),
         GenerateError::Backend(cause) => {

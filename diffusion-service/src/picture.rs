@@ -11,13 +11,13 @@ use image::{
 use llm_dit_fault::Fault;
 use llm_dit_recipe::{Lora, Recipe, Settings};
 
-use crate::engine::{ActiveLora, GenerateJob, ModelInfo, Picture};
+use crate::engine::{GenerateJob, LoraChoice, ModelInfo, Picture};
 
 /// What [`encode_png`] makes.
 pub const MEDIA_TYPE: &str = "image/png";
 
 /// What this service knows of how a job's picture is made; the prompt is not part of it.
-pub fn recipe(info: &ModelInfo, loras: &[ActiveLora], job: &GenerateJob) -> Recipe {
+pub fn recipe(info: &ModelInfo, job: &GenerateJob) -> Recipe {
     let params = &job.params;
     let settings = Settings {
         strength: job.image.is_some().then_some(params.strength),
@@ -28,13 +28,12 @@ pub fn recipe(info: &ModelInfo, loras: &[ActiveLora], job: &GenerateJob) -> Reci
         model: Some(info.model.clone()),
         dtype: Some(info.dtype.to_string()),
         settings,
-        loras: loras.iter().map(lora).collect(),
+        loras: job.loras.iter().map(lora).collect(),
         ..Recipe::default()
     }
 }
 
-fn lora(active: &ActiveLora) -> Lora {
-    let choice = &active.choice;
+fn lora(choice: &LoraChoice) -> Lora {
     Lora {
         name: choice.name.clone(),
         scale: choice.scale,

@@ -10,7 +10,6 @@ use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_params::nearest;
 use llm_dit_proto::v1::{diffusion_server, encoder_server};
-use parking_lot::Mutex;
 
 use crate::{
     error::Error,
@@ -19,7 +18,7 @@ use crate::{
 
 pub(crate) use self::{
     backend::{Backend, Condition, PATIENCE},
-    loras::Loras,
+    loras::{ActiveLoraBody, DefaultLoras},
     model::Model,
     pool::{Lease, Pool, Tried},
 };
@@ -32,8 +31,7 @@ pub(crate) struct Backends {
     pub encoders: Vec<NamedEncoder>,
     /// Nobody named an encoder, and the diffusion services' own is as good as the default one.
     encoder_is_open: bool,
-    /// What `/api/loras/apply` said last.
-    pub loras: Mutex<Option<Loras>>,
+    pub loras: DefaultLoras,
 }
 
 /// Somebody who encodes.
@@ -89,7 +87,7 @@ impl Backends {
             urls,
             &options.credentials,
         )?;
-        Ok(Self { diffusion, encoders, encoder_is_open, loras: Mutex::default() })
+        Ok(Self { diffusion, encoders, encoder_is_open, loras: DefaultLoras::default() })
     }
 
     /// Who encodes for a request that names `wish` and goes to a diffusion service that has an

@@ -55,6 +55,11 @@ impl Gateway {
     pub async fn open(options: &GatewayOptions, guard: Arc<Guard>) -> Result<Arc<Self>, Error> {
         let gateway = Arc::new(Self::new(options, guard)?);
         let failed = |fault| Error::History(format!("cannot load the stored jobs: {fault}"));
+        if let Some(history) = &gateway.history
+            && let Some(active) = history.loras().await.map_err(failed)?
+        {
+            gateway.backends.loras.replace(active);
+        }
         Jobs::recover(&gateway).await.map_err(failed)?;
         Ok(gateway)
     }

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Instant};
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
-use llm_dit_params::{GenerateParams, prompt};
+use llm_dit_params::{GenerateParams, LoraSet, prompt};
 use llm_dit_proto::v1::{self, GenerateRequest as WireRequest, generate_request::Part};
 use llm_dit_telemetry::metrics::stage;
 use tokio::sync::mpsc;
@@ -66,15 +66,18 @@ impl<E: Into<Error>> From<E> for Failure {
 }
 
 impl Gateway {
-    /// Finds what is wrong with a request without beginning it, or what it comes to.
+    /// Finds what is wrong with a request without beginning it, or what it comes to, its set of LoRAs
+    /// included.
     pub async fn check(&self, request: &Request) -> Result<GenerateParams, Error> {
+        let loras = self.loras(request)?;
         let mut tried = Tried::default();
         loop {
             let lease = self.backends.diffusion.pick(&mut tried).await?;
             let backend = Arc::clone(lease.backend());
             match lease.model().await {
                 Ok(model) => {
-                    let params = request.resolve(&model)?;
+                    let loras = loras.unwrap_or_else(|| model.loras.clone());
+                    let params = request.resolve(&model, loras)?;
                     self.choice(request, &model)?;
                     return Ok(params);
                 }
@@ -113,10 +116,13 @@ impl Gateway {
     async fn draw(&self, request: &Request, report: Report<'_>) -> Result<Drawn, Error> {
         let mut teller = Teller::new(report);
         let (mut tried, mut tried_encoders) = (Tried::default(), Tried::default());
+        // Once, so that all attempts are for the same picture.
+        let mut loras = self.loras(request)?;
         loop {
             teller.enter(Stage::Encoding);
             let lease = self.backends.diffusion.pick(&mut tried).await?;
-            let attempt = self.attempt(&lease, request, &mut tried_encoders, &mut teller);
+            let attempt =
+                self.attempt(&lease, request, &mut loras, &mut tried_encoders, &mut teller);
             match attempt.await {
                 Ok(drawn) => return Ok(drawn),
                 Err(Failure::Final(error)) => return Err(error),
@@ -130,16 +136,16 @@ impl Gateway {
         &self,
         lease: &Lease,
         request: &Request,
+        loras: &mut Option<LoraSet>,
         tried_encoders: &mut Tried,
         teller: &mut Teller<'_>,
     ) -> Result<Drawn, Failure> {
-        let common = self.backends.loras.lock().clone();
-        let hold = lease.with_loras(request.loras.as_ref(), common.as_ref()).await;
-        let (hold, model) = hold.map_err(|fault| Failure::Diffusion(fault.into()))?;
-        let params = request.resolve(&model)?;
+        let model = lease.model().await.map_err(|fault| Failure::Diffusion(fault.into()))?;
+        let loras = loras.get_or_insert_with(|| model.loras.clone()).clone();
+        let params = request.resolve(&model, loras)?;
         let mut wire = request.wire(&params, &model);
         let negative = params.uses_guidance().then(|| request.negative_prompt.clone());
-        let words = model.loras.iter().map(|lora| lora.trigger_words.as_str());
+        let words = params.loras.iter().flat_map(LoraSet::trigger_words);
         let user = prompt::with_triggers(words, &request.chat.user);
         let chat = Chat { user, ..request.chat.clone() };
 
@@ -168,8 +174,6 @@ impl Gateway {
         let drawing = async {
             let (mut events, truncated) = send(lease, wire, pipe, request, &model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
-            // The picture is in the queue, so that a change of LoRAs comes after it.
-            drop(hold);
             let png = events.picture(&accepted, teller).await?;
             Ok::<_, Failure>((png, accepted, truncated))
         };
@@ -183,6 +187,14 @@ impl Gateway {
             tracing::warn!(seed, asked = params.seed, "the diffusion service used another seed");
         }
         Ok(Drawn { png, params, truncated, cached, chat })
+    }
+
+    /// The set that a request names, or that `/api/loras/apply` left; `None` leaves it to the service.
+    fn loras(&self, request: &Request) -> Result<Option<LoraSet>, Error> {
+        match &request.loras {
+            Some(named) => Ok(Some(named.clone())),
+            None => Ok(self.backends.loras.set()?),
+        }
     }
 
     fn choice(&self, request: &Request, model: &Model) -> Result<Choice<'_>, Fault> {

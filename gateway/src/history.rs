@@ -8,6 +8,7 @@
 //! change finds out by itself whether there is room again.
 
 mod jobs;
+mod loras;
 mod store;
 
 use std::{

@@ -39,7 +39,7 @@ use crate::{
     gateway::{Admission, Gateway},
     options::JobLimits,
     problem::Problem,
-    request::Request,
+    request::{Request, lora_bodies},
 };
 
 /// Bytes of pictures that are only in memory.
@@ -112,7 +112,8 @@ impl Jobs {
                 return Ok((known?, true));
             }
             let number = jobs.next_number.fetch_add(1, Ordering::Relaxed);
-            let record = Record::new(number, request.body.clone(), key);
+            let mut record = Record::new(number, request.body.clone(), key);
+            record.loras = request.loras.as_ref().map(lora_bodies);
             let source = request.image.as_ref().map(|image| image.file().clone());
             jobs.store.accept(record.clone(), source).await?;
             let job = Arc::new(Job::new(record));

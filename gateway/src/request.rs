@@ -2,12 +2,13 @@
 
 mod image;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_fault::Fault;
 use llm_dit_params::{
-    GenerateOptions, GenerateParams, MAX_PROMPT_BYTES, ParamError, Prompt, generation_fields,
+    GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
+    choose_model, generation_fields,
 };
 use llm_dit_pictures::Format;
 use llm_dit_proto::v1;
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    backends::{Loras, Model},
+    backends::Model,
     encode::{Ask, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS},
     error::Error,
 };
@@ -27,8 +28,6 @@ pub(crate) use self::image::{MAX_SOURCE_BYTES, SourceImage};
 
 /// JPEG's quality when nobody says.
 const DEFAULT_QUALITY: u8 = 90;
-/// As many as a diffusion service takes.
-const MAX_LORAS: usize = 32;
 
 macro_rules! body {
     // With the parameters of an image, which are declared in llm-dit-params.
@@ -108,6 +107,9 @@ generation_fields! { body! {
         max_tokens: u32,
         /// Name of an encoder in `/health`.
         encoder: String,
+        /// Name of the model, as in `/api/model`.
+        #[schema(example = "demo")]
+        model: String,
         /// Exactly these LoRAs for this image.
         loras: Vec<LoraBody>,
         /// Init image: a PNG, JPEG or WebP file in base64, or a `data:` URL.
@@ -176,7 +178,8 @@ pub(crate) struct Request {
     pub chat: Chat,
     pub negative_prompt: String,
     pub ask: Ask,
-    pub loras: Option<Loras>,
+    /// The set that it names.
+    pub loras: Option<LoraSet>,
     pub image: Option<SourceImage>,
     pub format: Format,
     pub quality: u8,
@@ -289,46 +292,59 @@ impl EncodeBody {
     }
 }
 
-/// What is to be in use, all switched-off ones left out.
-pub(crate) fn loras(bodies: &[LoraBody]) -> Result<Loras, Error> {
-    let selections =
-        bodies.iter().filter(|lora| lora.enabled.unwrap_or(true)).map(|lora| v1::LoraSelection {
-            name: lora.name.clone(),
-            scale: lora.scale,
-            trigger_words: lora.trigger_words.clone(),
-        });
-    let loras = Loras(selections.collect());
-    if loras.0.len() > MAX_LORAS {
-        return Err(bad(format!("{} LoRAs; at most {MAX_LORAS} can be in use", loras.0.len())));
-    }
-    let mut seen = BTreeMap::new();
-    for lora in &loras.0 {
-        if seen.insert(&lora.name, ()).is_some() {
-            return Err(bad(format!("the LoRA {} is named twice", lora.name)));
-        }
-        if lora.trigger_words.len() > MAX_PROMPT_BYTES {
-            let bytes = lora.trigger_words.len();
-            return Err(ParamError::PromptTooLong { name: "trigger_words", bytes }.into());
-        }
+/// The set that a body names, all switched-off ones left out.
+pub(crate) fn loras(bodies: &[LoraBody]) -> Result<LoraSet, Error> {
+    let loras = selections(bodies)?;
+    let mut seen = BTreeSet::new();
+    if let Some(lora) = loras.iter().find(|lora| !seen.insert(lora.name())) {
+        return Err(bad(format!("the LoRA {} is named twice", lora.name())));
     }
     Ok(loras)
 }
 
+/// Likewise, of a set that may name a LoRA twice, as the command line of a service can.
+pub(crate) fn selections(bodies: &[LoraBody]) -> Result<LoraSet, ParamError> {
+    let on = bodies.iter().filter(|lora| lora.enabled.unwrap_or(true));
+    let loras = on.map(|lora| LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words));
+    LoraSet::new(loras.collect::<Result<_, _>>()?)
+}
+
+/// A set as a body names it.
+pub(crate) fn lora_bodies(set: &LoraSet) -> Vec<LoraBody> {
+    let body = |lora: &LoraSelection| LoraBody {
+        name: lora.name().to_owned(),
+        scale: Some(lora.scale()),
+        trigger_words: lora.trigger_words().to_owned(),
+        enabled: None,
+    };
+    set.iter().map(body).collect()
+}
+
+/// The LoRAs that a picture was made with, if there were any.
+fn used_loras(params: &GenerateParams) -> Option<Vec<LoraBody>> {
+    params.loras.as_ref().filter(|set| !set.is_empty()).map(lora_bodies)
+}
+
 impl Request {
-    /// What will be made, by a diffusion service with this model.
-    pub fn resolve(&self, model: &Model) -> Result<GenerateParams, Error> {
+    /// What will be made, by a diffusion service with this model, with this set of LoRAs.
+    pub fn resolve(&self, model: &Model, loras: LoraSet) -> Result<GenerateParams, Error> {
+        choose_model(self.body.model.as_deref(), &model.name, &[])?;
         let mut options = self.body.options();
         if let Some(image) = &self.image {
             let (width, height) = model.limits.size_from(image.size, options.width, options.height);
             (options.width, options.height) = (Some(width), Some(height));
         }
-        Ok(options.resolve(&model.defaults, &model.limits)?)
+        let mut params = options.resolve(&model.defaults, &model.limits)?;
+        (params.model, params.loras) = (self.body.model.clone(), Some(loras));
+        Ok(params)
     }
 
     /// Checked parameters for the wire.
     pub fn wire(&self, params: &GenerateParams, model: &Model) -> v1::GenerateParams {
         v1::GenerateParams {
             strength: self.image.is_some().then_some(params.strength),
+            model: params.model.clone(),
+            loras: params.loras.as_ref().map(Into::into),
             preview: (self.previews && model.has_previews)
                 .then_some(v1::PreviewOptions { every_steps: 1, max_side: 0 }),
             ..params.options().into()
@@ -344,7 +360,8 @@ impl Request {
             cfg_truncation: self.body.cfg_truncation,
             ..params.options()
         };
-        self.body.clone().with_options(options)
+        let loras = self.body.loras.clone().or_else(|| used_loras(params));
+        GenerateBody { loras, ..self.body.clone().with_options(options) }
     }
 
     /// What the picture's recipe has to say beside what the diffusion service wrote.

@@ -2,7 +2,9 @@
 //!
 //! A parameter has the same name on both sides, so the conversions are made from its declaration.
 
-use llm_dit_params::{GenerateOptions, GenerateParams, generation_fields};
+use llm_dit_params::{
+    GenerateOptions, GenerateParams, LoraSelection, LoraSet, ParamError, generation_fields,
+};
 
 use crate::v1;
 
@@ -36,5 +38,27 @@ impl v1::GenerateParams {
             strength: from_image.then_some(params.strength),
             ..params.options().into()
         }
+    }
+}
+
+impl TryFrom<&v1::LoraSet> for LoraSet {
+    type Error = ParamError;
+
+    fn try_from(set: &v1::LoraSet) -> Result<Self, ParamError> {
+        let lora = |lora: &v1::LoraSelection| {
+            LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)
+        };
+        Self::new(set.loras.iter().map(lora).collect::<Result<_, _>>()?)
+    }
+}
+
+impl From<&LoraSet> for v1::LoraSet {
+    fn from(set: &LoraSet) -> Self {
+        let lora = |lora: &LoraSelection| v1::LoraSelection {
+            name: lora.name().to_owned(),
+            scale: Some(lora.scale()),
+            trigger_words: lora.trigger_words().to_owned(),
+        };
+        Self { loras: set.iter().map(lora).collect() }
     }
 }

@@ -134,14 +134,16 @@ impl Demo {
         let params =
             options.resolve(&self.generator.info().defaults, &Limits::default()).expect("valid");
         let job = GenerateJob {
-            params,
             embeddings: self.encode(prompt),
             negative_embeddings: params.uses_guidance().then(|| self.encode(negative)),
+            params,
+            loras: Vec::new(),
             latents: None,
             image,
             return_latents: false,
             preview: None,
         };
+        let job = self.generator.info().check(job).expect("valid");
         let mut sink = |_: Step| ControlFlow::Continue(());
         let picture = self.generator.generate(&job, &mut sink).expect("a picture").picture;
         let png = encode_png(&picture, &Recipe::default()).expect("a PNG");

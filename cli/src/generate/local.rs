@@ -10,13 +10,13 @@ use std::{
 
 use diffusion_service::{
     engine::{
-        BatchLimit, Common, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice,
-        Member, Step,
+        BatchLimit, CheckedJob, Common, GenerateError, GenerateJob, Generated, ImageGenerator,
+        LoraChoice, Member, Step,
     },
     picture::{self, encode_png},
     source,
 };
-use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
+use llm_dit_params::{GenerateParams, Limits, ModelDefaults, choose_model};
 use llm_dit_proto::Tensor;
 use llm_dit_recipe::{Lora, Recipe, Settings};
 use llm_dit_weights::model_label;
@@ -64,6 +64,8 @@ pub fn open<'a>(
 impl<'a> Local<'a> {
     fn open(args: &'a GenerateArgs, stop: &'a CancellationToken) -> Result<Self, CliError> {
         let folder = args.model.folder()?;
+        let label = label(args, &folder);
+        choose_model(args.model_name.as_deref(), &label, &[]).map_err(CliError::usage)?;
         let options = args.model.diffusion(&folder, Vec::new());
         let defaults = defaults(&options).map_err(CliError::failed)?;
         Ok(Self { args, folder, defaults, stop, loaded: None })
@@ -80,8 +82,7 @@ impl<'a> Local<'a> {
 
 impl Studio for Local<'_> {
     fn model(&self) -> Option<String> {
-        let model = &self.args.model;
-        Some(model_label(model.dit_path.as_deref().unwrap_or(&self.folder)))
+        Some(label(self.args, &self.folder))
     }
 
     fn loras(&self) -> Result<Option<Vec<Lora>>, CliError> {
@@ -162,12 +163,15 @@ impl Studio for Local<'_> {
         };
         let device = loaded.generator.info().device;
         let limit = self.args.batch.limit().unwrap_or_else(|| BatchLimit::of_device(device));
-        let common = |item| Ok(Common::of(&self.params(item)?, item.image.is_some()));
+        // The set is the same for the whole command.
+        let common = |item| Ok(Common::of(&self.params(item)?, item.image.is_some(), &[]));
         let mut count = 0;
         let mut first = None;
         for item in items {
             let common = common(item)?;
-            if *first.get_or_insert(common) != common || !limit.allows(&common, count + 1) {
+            if *first.get_or_insert_with(|| common.clone()) != common
+                || !limit.allows(&common, count + 1)
+            {
                 break;
             }
             count += 1;
@@ -190,7 +194,7 @@ impl Studio for Local<'_> {
             jobs.push(loaded.job(item, params, self.args.output_latents.is_some())?);
         }
         let generator = &mut loaded.generator;
-        let (info, loras) = (generator.info(), generator.loras());
+        let info = generator.info();
         let (report, deliver) = (RefCell::new(report), RefCell::new(deliver));
         // One step is told once, and the first error counts.
         let (told, loading) = (Cell::new(None), Cell::new(loaded.took.take()));
@@ -206,7 +210,7 @@ impl Studio for Local<'_> {
                 }
                 ControlFlow::Continue(())
             };
-            let (info, loras, loading, done, failure) = (&info, &loras, &loading, &done, &failure);
+            let (info, loading, done, failure) = (&info, &loading, &done, &failure);
             let (deliver, latents) = (&deliver, self.args.output_latents.as_deref());
             let finish = move |made: Result<Generated, GenerateError>| {
                 done.set(done.get() + 1);
@@ -215,7 +219,7 @@ impl Studio for Local<'_> {
                         let tensors = [("latents".to_owned(), latents)];
                         files::stage_tensors(path, &tensors, Default::default())?.publish()?;
                     }
-                    let recipe = picture::recipe(info, loras, job);
+                    let recipe = picture::recipe(info, job);
                     let made = finish(&made, job, &recipe, loading.take(), prompt.clone())?;
                     (deliver.borrow_mut())(item, made)
                 });
@@ -243,7 +247,7 @@ impl Loaded {
         item: &Item,
         params: GenerateParams,
         return_latents: bool,
-    ) -> Result<(GenerateJob, Option<String>), CliError> {
+    ) -> Result<(CheckedJob, Option<String>), CliError> {
         let Some(conditions) = self.conditions.next() else {
             return Err(CliError::Failed("an image has no embeddings".into()));
         };
@@ -252,6 +256,7 @@ impl Loaded {
                 .map_err(|e| item.usage(format!("{}: {e}", file.path.display())))
         });
         let job = GenerateJob {
+            loras: self.generator.loras().into_iter().map(|lora| lora.choice).collect(),
             params,
             embeddings: conditions.embeddings,
             negative_embeddings: conditions.negative,
@@ -260,15 +265,23 @@ impl Loaded {
             return_latents,
             preview: None,
         };
+        let job = self.generator.info().check(job).map_err(|error| fault(item, error))?;
         Ok((job, conditions.prompt))
     }
+}
+
+/// What the model is called.
+fn label(args: &GenerateArgs, folder: &Path) -> String {
+    model_label(args.model.dit_path.as_deref().unwrap_or(folder))
 }
 
 fn fault(item: &Item, error: GenerateError) -> CliError {
     match error {
         GenerateError::Cancelled => CliError::interrupted(),
         GenerateError::BadJob(_) => item.usage(error),
-        GenerateError::OutOfMemory | GenerateError::Backend(_) => CliError::failed(error),
+        GenerateError::Loras(_) | GenerateError::OutOfMemory | GenerateError::Backend(_) => {
+            CliError::failed(error)
+        }
     }
 }
 

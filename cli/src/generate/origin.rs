@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use llm_dit_recipe::Recipe;
+use diffusion_service::{LoraArg, LoraArgs};
+use llm_dit_params::LoraSelection;
+use llm_dit_recipe::{Lora, Recipe};
 
-use crate::{args::GenerateArgs, error::CliError, files, local};
+use crate::{args::GenerateArgs, error::CliError, files};
 
 /// A file that a picture is made of.
 #[derive(Clone, Debug)]
@@ -98,11 +100,25 @@ pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliErr
     if args.given.has("lora") || recipe.loras.is_empty() {
         return Ok(());
     }
+    args.lora.lora = recipe
+        .loras
+        .iter()
+        .map(|lora| LoraArg { path: lora.name.clone().into(), scale: lora.scale })
+        .collect();
+    args.lora.lora_trigger = recipe.loras.iter().map(|lora| lora.trigger_words.clone()).collect();
     if args.gateway.url.is_some() {
-        return Err(CliError::Usage(
-            "the image was made with LoRAs, which are not supported with --gateway; remove --gateway"
-                .into(),
-        ));
+        // Their files are the gateway's to find.
+        return Ok(());
     }
-    local::take_loras(&mut args.lora, &recipe.loras)
+    args.lora.choices().map(drop).map_err(CliError::failed)
+}
+
+/// The LoRAs of the flags, as a gateway is asked for them.
+pub fn loras(args: &LoraArgs) -> Result<Vec<Lora>, CliError> {
+    let lora = |lora: &LoraSelection| Lora {
+        name: lora.name().to_owned(),
+        scale: lora.scale(),
+        trigger_words: lora.trigger_words().to_owned(),
+    };
+    Ok(args.set().map_err(CliError::usage)?.iter().map(lora).collect())
 }

@@ -21,7 +21,7 @@ use crate::{
     embeddings,
     error::CliError,
     files,
-    local::with_triggers,
+    lora::with_triggers,
 };
 
 /// The whole command.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     answer::{Answer, Unanswered},
-    body::body,
+    body::Body,
     events::EVENTS,
 };
 use super::{
@@ -23,13 +23,13 @@ use super::{
     studio::{Deliver, Made, Report, Studio},
 };
 use crate::{
-    args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GatewayArgs},
+    args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs},
     error::CliError,
     progress::Progress,
 };
 
 /// Flags that a gateway cannot honour.
-const LOCAL: [&str; 25] = [
+const LOCAL: [&str; 23] = [
     "load-embeddings",
     "save-embeddings",
     "latents",
@@ -40,8 +40,6 @@ const LOCAL: [&str; 25] = [
     "dit-path",
     "text-encoder-path",
     "vae-path",
-    "lora",
-    "lora-trigger",
     "dtype",
     "text-encoder-dtype",
     "text-encoder-device",
@@ -61,18 +59,22 @@ const LOCAL: [&str; 25] = [
 pub struct Remote<'a> {
     url: String,
     client: reqwest::Client,
+    model: Option<String>,
+    /// Those of the command line; `None` leaves them to the gateway.
+    loras: Option<Vec<Lora>>,
     stop: &'a CancellationToken,
 }
 
 impl<'a> Remote<'a> {
     pub fn open(
         gateway: &str,
-        access: &GatewayArgs,
+        args: &GenerateArgs,
+        loras: Option<Vec<Lora>>,
         stop: &'a CancellationToken,
     ) -> Result<Self, CliError> {
         let url = format!("{}/api/generate", gateway.trim_end_matches('/'));
-        let client = access.client(&url)?;
-        Ok(Self { url, client, stop })
+        let client = args.gateway.client(&url)?;
+        Ok(Self { url, client, model: args.model_name.clone(), loras, stop })
     }
 
     /// Refuses what only this process can do. What a configuration file says of this machine is for
@@ -85,7 +87,7 @@ impl<'a> Remote<'a> {
     }
 
     async fn post(&self, item: &Item, report: Report<'_>) -> Result<Answer, CliError> {
-        let body = body(&item.settings);
+        let body = Body::new(&item.settings, self.model.as_deref(), self.loras.as_deref());
         // Older gateways know no events, and answer with the picture alone.
         let request = self.client.post(&self.url).header(ACCEPT, EVENTS).json(&body);
         let answer = match request.send().await {
@@ -107,11 +109,11 @@ impl<'a> Remote<'a> {
 
 impl Studio for Remote<'_> {
     fn model(&self) -> Option<String> {
-        None
+        self.model.clone()
     }
 
     fn loras(&self) -> Result<Option<Vec<Lora>>, CliError> {
-        Ok(None)
+        Ok(self.loras.clone())
     }
 
     /// The gateway checks parameters; what it cannot be asked for is refused here.

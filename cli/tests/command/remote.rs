@@ -153,3 +153,36 @@ fn a_gateway_without_events_does_as_well() {
     let said = room.succeed(&["generate", "a fox", "--gateway", &gateway.url, "-o", "fox.png"]);
     assert!(said.contains("seed 12"), "{said}");
 }
+
+#[test]
+fn a_gateway_is_asked_for_a_model_and_for_loras() {
+    let png = png();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: image/png\r\nx-seed: 1\r\ncontent-length: {}\r\n\r\n",
+        png.len()
+    );
+    let gateway = Gateway::answering(vec![head.into_bytes(), png]);
+    let mut args = vec!["generate", "a fox", "--seed", "1", "--gateway", &gateway.url];
+    args.extend(["--model", "demo", "--lora", "styles/ink.safetensors:0.5"]);
+    args.extend(["--lora-trigger", "ink wash", "--lora", "clay.safetensors"]);
+    Room::new().succeed(&args);
+    let asked = gateway.asked.join().expect("asked");
+    let body = asked.split("\r\n\r\n").last().expect("a body");
+    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(
+        body,
+        serde_json::json!({
+            "prompt": "a fox", "seed": 1, "model": "demo",
+            "loras": [
+                {"name": "styles/ink.safetensors", "scale": 0.5, "trigger_words": "ink wash"},
+                {"name": "clay.safetensors", "scale": 1.0},
+            ],
+        })
+    );
+}
+
+#[test]
+fn a_model_that_is_not_there_is_refused_with_the_one_that_is() {
+    let said = Room::new().fail(64, &["generate", "a fox", "--model", "flux"]);
+    assert!(said.contains("unknown model 'flux'; omit it, or use 'demo'"), "{said}");
+}

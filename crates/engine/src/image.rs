@@ -1,6 +1,7 @@
 //! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
 
 mod batch;
+mod checked;
 mod latent_map;
 mod lora;
 mod preview;
@@ -11,6 +12,7 @@ use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::{DType, Tensor};
 
 pub use self::batch::{BatchLimit, Common, Member};
+pub use self::checked::CheckedJob;
 pub use self::latent_map::LatentMap;
 pub use self::lora::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
 pub use self::preview::{MAX_SIDE, PreviewOptions};
@@ -38,10 +40,13 @@ pub struct ModelInfo {
     pub preview: Option<LatentMap>,
 }
 
-/// One picture to make.
+/// One picture to make. Engines take it as a [`CheckedJob`].
 #[derive(Clone, Debug)]
 pub struct GenerateJob {
     pub params: GenerateParams,
+    /// What `params.loras` means here. The engine must have them [set](ImageGenerator::set_loras)
+    /// when it makes the picture.
+    pub loras: Vec<LoraChoice>,
     /// `(tokens, cap_feat_dim)`.
     pub embeddings: Tensor,
     /// Likewise; required exactly when `params.uses_guidance()`.
@@ -117,6 +122,9 @@ pub enum GenerateError {
     /// The job cannot be done by this model.
     #[error("{0}")]
     BadJob(String),
+    /// The job's LoRAs cannot be used.
+    #[error(transparent)]
+    Loras(#[from] SetLorasError),
     #[error("the generation was cancelled")]
     Cancelled,
     #[error(
@@ -141,7 +149,7 @@ pub trait ImageGenerator: Send {
     /// A batch of one.
     fn generate(
         &mut self,
-        job: &GenerateJob,
+        job: &CheckedJob,
         sink: &mut dyn StepSink,
     ) -> Result<Generated, GenerateError> {
         let mut result = None;
@@ -160,65 +168,14 @@ pub trait ImageGenerator: Send {
         None
     }
 
-    /// The LoRAs that pictures are made with now.
+    /// The LoRAs that are fused into the weights now.
     fn loras(&self) -> Vec<ActiveLora>;
-    /// Makes pictures with these from now on, instead of those from before. On an error everything
-    /// is as it was.
+    /// Fuses these into the weights instead of those from before. On an error everything is as it
+    /// was.
     fn set_loras(&mut self, choices: &[LoraChoice]) -> Result<LoraReport, SetLorasError>;
 }
 
 impl ModelInfo {
-    /// Checks everything about a job that does not need the model, with messages for the caller.
-    pub fn check(&self, job: &GenerateJob) -> Result<(), GenerateError> {
-        self.check_embeddings("embeddings", &job.embeddings)?;
-        match (&job.negative_embeddings, job.params.uses_guidance()) {
-            (Some(negative), true) => self.check_embeddings("negative embeddings", negative)?,
-            (None, true) => {
-                return Err(GenerateError::BadJob(format!(
-                    "guidance_scale {} needs negative embeddings; send them or set guidance_scale to 0",
-                    job.params.guidance_scale
-                )));
-            }
-            // Embeddings that guidance will not read are not an error.
-            (_, false) => {}
-        }
-        if let Some(image) = &job.image {
-            Self::check_image(job, image)?;
-        }
-        if let Some(latents) = &job.latents {
-            self.check_latents_shape(&job.params, latents.shape())?;
-            latents
-                .check_finite()
-                .map_err(|e| GenerateError::BadJob(format!("initial latents: {e}")))?;
-        }
-        Ok(())
-    }
-
-    fn check_image(job: &GenerateJob, image: &Picture) -> Result<(), GenerateError> {
-        let GenerateParams { width, height, steps, strength, .. } = job.params;
-        if job.latents.is_some() {
-            return Err(GenerateError::BadJob(
-                "an init image and initial latents exclude each other; send one of them".into(),
-            ));
-        }
-        if (image.width, image.height) != (width, height)
-            || image.rgb.len() as u64 != u64::from(width) * u64::from(height) * 3
-        {
-            return Err(GenerateError::BadJob(format!(
-                "the init image is {}x{} with {} bytes; {width}x{height} RGB is needed",
-                image.width,
-                image.height,
-                image.rgb.len()
-            )));
-        }
-        if job.params.first_step() >= steps {
-            return Err(GenerateError::BadJob(format!(
-                "strength {strength} leaves none of the {steps} steps; use a strength above 0"
-            )));
-        }
-        Ok(())
-    }
-
     /// `(channels, height / 8, width / 8)`.
     pub fn latent_shape(&self, params: &GenerateParams) -> [usize; 3] {
         let side = |pixels: u32| pixels as usize / self.vae_scale_factor;
@@ -260,10 +217,5 @@ impl ModelInfo {
             ));
         }
         Ok(())
-    }
-
-    fn check_embeddings(&self, name: &str, embeddings: &Tensor) -> Result<(), GenerateError> {
-        self.check_embeddings_shape(name, embeddings.shape())?;
-        embeddings.check_finite().map_err(|e| GenerateError::BadJob(format!("{name}: {e}")))
     }
 }

@@ -52,11 +52,15 @@ impl From<ParamError> for Fault {
         let message = error.to_string();
         match error {
             ParamError::PromptTooLong { .. } => Self::TooLarge(message),
+            ParamError::UnknownModel { .. } => Self::NotFound(message),
             ParamError::NotMultiple { .. }
             | ParamError::OutOfRange { .. }
             | ParamError::TooManyPixels { .. }
             | ParamError::BadNumber { .. }
             | ParamError::UnknownScheduler { .. }
+            | ParamError::TextTooLong { .. }
+            | ParamError::TooManyLoras { .. }
+            | ParamError::LoraScale { .. }
             | ParamError::EmptyPrompt => Self::BadRequest(message),
         }
     }

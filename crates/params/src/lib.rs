@@ -5,12 +5,18 @@
 
 mod fields;
 mod limits;
+mod lora;
+mod model;
 mod nearest;
 mod options;
 pub mod prompt;
 mod scheduler;
 
 pub use limits::{Limits, ModelDefaults};
+pub use lora::{
+    LoraSelection, LoraSet, MAX_LORA_NAME_BYTES, MAX_LORA_SCALE, MAX_LORAS, MAX_TRIGGER_BYTES,
+};
+pub use model::choose_model;
 pub use nearest::nearest;
 pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
@@ -37,4 +43,14 @@ pub enum ParamError {
     EmptyPrompt,
     #[error("{name} of {bytes} bytes is too long; the maximum is {MAX_PROMPT_BYTES} bytes")]
     PromptTooLong { name: &'static str, bytes: usize },
+    #[error("{name} has {bytes} bytes; the maximum is {limit}")]
+    TextTooLong { name: &'static str, bytes: usize, limit: usize },
+    #[error("{count} LoRAs; the maximum is {MAX_LORAS}")]
+    TooManyLoras { count: usize },
+    #[error(
+        "the scale {scale} of the LoRA '{lora}' must be a finite number from -{MAX_LORA_SCALE} to {MAX_LORA_SCALE}"
+    )]
+    LoraScale { lora: String, scale: f32 },
+    #[error("unknown model '{name}'; omit it, or use '{known}'")]
+    UnknownModel { name: String, known: String },
 }

@@ -1,6 +1,6 @@
 //! Parameters before and after the model's defaults have filled the gaps.
 
-use crate::{Limits, ModelDefaults, ParamError, Scheduler, generation_fields};
+use crate::{Limits, LoraSet, ModelDefaults, ParamError, Scheduler, generation_fields};
 
 macro_rules! options {
     (generation {
@@ -18,9 +18,14 @@ macro_rules! options {
 generation_fields!(options! {});
 
 /// What will be made. Every value has been checked against the limits.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GenerateParams {
+    /// The model's name, if one was named; [`choose_model`](crate::choose_model) compares it. Doors
+    /// set this and `loras` themselves: [`GenerateOptions`] has neither.
+    pub model: Option<String>,
+    /// `None` means the default set; an empty set means no LoRAs.
+    pub loras: Option<LoraSet>,
     /// Pixels.
     pub width: u32,
     pub height: u32,
@@ -101,6 +106,8 @@ impl GenerateOptions {
         let shift = number("shift", self.shift.unwrap_or(defaults.shift), 0.01, 100.0)?;
         let strength = number("strength", self.strength.unwrap_or(DEFAULT_STRENGTH), 0.0, 1.0)?;
         Ok(GenerateParams {
+            model: None,
+            loras: None,
             width,
             height,
             steps,

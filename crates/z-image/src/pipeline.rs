@@ -143,7 +143,6 @@ impl ZImage {
         member: &mut Member<'_>,
     ) -> Result<(Vec<f32>, Vec<f64>), DrawError> {
         let job = member.job;
-        info.check(job)?;
         let (params, first) = (&job.params, job.first_step());
         let grid = sigmas(params.scheduler, params.steps, params.shift).split_off(first as usize);
         if !walk::wanted(member, params.scheduler.forwards(params.steps - first)) {

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use llm_dit_fault::Fault;
 use llm_dit_params::GenerateParams;
-use llm_dit_proto::v1::ImageHeader;
+use llm_dit_proto::v1::{ImageHeader, ImageRole};
 
 use crate::{
     engine::Picture,
@@ -17,7 +17,23 @@ pub(super) struct ImageUpload {
 }
 
 impl ImageUpload {
+    /// # Errors
+    /// [`Fault::Unsupported`] for a role other than the init image: the model would ignore it.
     pub fn begin(header: &ImageHeader) -> Result<Self, Fault> {
+        let unsupported = match ImageRole::try_from(header.role) {
+            Ok(ImageRole::Init) => None,
+            Ok(ImageRole::Mask) => Some("mask"),
+            Ok(ImageRole::Control) => Some("control image"),
+            Err(_) => {
+                return bad(format!(
+                    "unknown image role {}; send 0 (init), 1 (mask) or 2 (control)",
+                    header.role
+                ));
+            }
+        };
+        if let Some(role) = unsupported {
+            return Err(Fault::Unsupported(format!("this model takes no {role}; leave it out")));
+        }
         source::check_media_type(&header.media_type).map_err(fault)?;
         if header.total_bytes > MAX_FILE_BYTES {
             return Err(fault(SourceError::TooLarge(header.total_bytes)));
@@ -43,8 +59,9 @@ impl ImageUpload {
 }
 
 /// Decodes and resizes, which is too much for an async thread.
-pub(super) async fn decode(file: Bytes, params: GenerateParams) -> Result<Picture, Fault> {
-    let work = move || source::read(&file, params.width, params.height);
+pub(super) async fn decode(file: Bytes, params: &GenerateParams) -> Result<Picture, Fault> {
+    let (width, height) = (params.width, params.height);
+    let work = move || source::read(&file, width, height);
     let read = tokio::task::spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "reading the init image failed");
         Fault::Internal("the init image could not be read".to_owned())

@@ -15,7 +15,10 @@ use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tonic::Streaming;
 
 use super::upload::BarePrompt;
-use crate::{DiffusionHandle, engine::ModelInfo};
+use crate::{
+    DiffusionHandle,
+    engine::{LoraChoice, ModelInfo},
+};
 
 /// What a job needs of its texts.
 pub(super) struct Pulled {
@@ -34,10 +37,11 @@ impl Pulled {
     }
 }
 
-/// Has the prompt encoded, and the negative prompt with it when guidance needs one.
+/// Has the prompt encoded behind the trigger words of the job's own LoRAs, and the negative prompt with it when guidance needs one.
 pub(super) async fn embeddings(
     handle: &DiffusionHandle,
     params: &GenerateParams,
+    loras: &[LoraChoice],
     prompt: Option<BarePrompt>,
     deadline: Deadline,
 ) -> Result<Pulled, Fault> {
@@ -53,8 +57,7 @@ pub(super) async fn embeddings(
         ));
     };
     let info = handle.info();
-    let loras = handle.loras();
-    let user = prompt::with_triggers(loras.iter().map(|l| &*l.choice.trigger_words), &chat.user);
+    let user = prompt::with_triggers(loras.iter().map(|lora| &*lora.trigger_words), &chat.user);
     let chat = Chat { user, ..Chat::from(chat) };
     let negative = params.uses_guidance().then(|| chat.negative(negative.into_string()));
     let guided = negative.is_some();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use llm_dit_fault::Fault;
-use llm_dit_params::{GenerateOptions, GenerateParams};
+use llm_dit_params::{GenerateOptions, GenerateParams, LoraSet};
 use llm_dit_proto::{
     Assembler, DType, Tensor,
     v1::{self, GenerateRequest, ImageHeader, TensorRole, TensorStart, generate_request::Part},
@@ -19,13 +19,15 @@ use tonic::Streaming;
 use super::image::ImageUpload;
 use crate::{
     DiffusionHandle,
-    engine::{ModelInfo, PreviewOptions},
+    engine::{LoraChoice, ModelInfo, PreviewOptions},
     handle,
 };
 
 /// A request, whole and with checked parameters. The tensors' values are not checked yet.
 pub(super) struct Upload {
     pub params: GenerateParams,
+    /// What `params.loras` means here.
+    pub loras: Vec<LoraChoice>,
     pub return_latents: bool,
     pub preview: Option<PreviewOptions>,
     /// Only there when `embeddings` is not.
@@ -81,7 +83,10 @@ impl Upload {
             }
             None => return bad("the request ended before the parameters"),
         };
-        let params = GenerateOptions::from(&first).resolve(&info.defaults, &info.limits)?;
+        let mut params = GenerateOptions::from(&first).resolve(&info.defaults, &info.limits)?;
+        params.model = Some(handle.model(first.model.as_deref())?.to_owned());
+        params.loras = first.loras.as_ref().map(LoraSet::try_from).transpose()?;
+        let loras = handle.choose_loras(params.loras.as_ref())?;
         let preview = preview(&first, info)?;
 
         let mut tensors = Tensors::new(info, &params);
@@ -108,6 +113,7 @@ impl Upload {
         let return_latents = first.return_latents;
         Ok(Self {
             params,
+            loras,
             return_latents,
             preview,
             prompt,

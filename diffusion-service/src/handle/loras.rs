@@ -1,35 +1,69 @@
-//! LoRAs of a running service.
+//! LoRAs of a running service: the set of a request that names none, and the files behind names.
 //!
-//! A change goes through the engine's queue like a picture. So a picture that is being made keeps
-//! its weights to the end, and the next one finds all of a change or nothing of it.
+//! A job carries its own set, which the engine's thread fuses in the job's turn. So a change of the
+//! default never reaches a job that was accepted before it, and no job reaches the default.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use llm_dit_fault::Fault;
+use llm_dit_params::{LoraSelection, LoraSet};
 use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 use super::{DiffusionHandle, meters};
 use crate::{
     engine::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError},
-    loras::LorasFolder,
+    loras::{LorasFolder, LorasFolderError},
 };
 
 /// What is known of them outside the engine's thread.
 #[derive(Clone, Debug)]
 pub(super) struct Loras {
-    /// Written by the engine's thread only, right after a change.
-    active: Arc<Mutex<Vec<ActiveLora>>>,
+    /// For requests that name none. Written by the engine's thread only, right after it has fused
+    /// them.
+    default: Arc<Mutex<Vec<ActiveLora>>>,
+    /// Those of the command line, which may lie outside the folder.
+    started: Arc<[LoraChoice]>,
     folder: Option<Arc<LorasFolder>>,
 }
 
 impl Loras {
-    pub fn new(active: Vec<ActiveLora>) -> Self {
-        Self { active: Arc::new(Mutex::new(active)), folder: None }
+    pub fn new(started: Vec<ActiveLora>) -> Self {
+        Self {
+            started: started.iter().map(|lora| lora.choice.clone()).collect(),
+            default: Arc::new(Mutex::new(started)),
+            folder: None,
+        }
     }
 
-    pub fn active(&self) -> Vec<ActiveLora> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn default_set(&self) -> Vec<ActiveLora> {
+        self.default.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn folder(&self) -> Result<&Arc<LorasFolder>, Fault> {
+        self.folder.as_ref().ok_or_else(|| {
+            Fault::Unsupported(
+                "this diffusion service has no LoRA folder; start it with --loras-dir DIR"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// The file of a selection. `nth` counts selections of the same name: the command line may name
+    /// two files of one name, and the second selection means the second file.
+    fn choice(&self, selection: &LoraSelection, nth: usize) -> Result<LoraChoice, Fault> {
+        let name = selection.name();
+        let mut started = self.started.iter().filter(|choice| choice.name == name);
+        let path = match started.clone().nth(nth).or_else(|| started.next_back()) {
+            Some(choice) => choice.path.clone(),
+            None => self.folder()?.find(name).map_err(not_found)?,
+        };
+        Ok(LoraChoice {
+            name: name.to_owned(),
+            path,
+            scale: selection.scale(),
+            trigger_words: selection.trigger_words().to_owned(),
+        })
     }
 }
 
@@ -42,17 +76,28 @@ impl DiffusionHandle {
 
     /// What callers may choose from, or why they may not.
     pub fn loras_folder(&self) -> Result<&Arc<LorasFolder>, Fault> {
-        self.loras.folder.as_ref().ok_or_else(|| {
-            Fault::Unsupported(
-                "this diffusion service has no LoRA folder; start it with --loras-dir DIR"
-                    .to_owned(),
-            )
-        })
+        self.loras.folder()
     }
 
-    /// The LoRAs that the next picture is made with, unless a change is on its way.
-    pub fn loras(&self) -> Vec<ActiveLora> {
-        self.loras.active()
+    /// The LoRAs of requests that name none.
+    pub fn default_loras(&self) -> Vec<ActiveLora> {
+        self.loras.default_set()
+    }
+
+    /// The files of a request's set, or of the default set: first those that the service was started
+    /// with, then those of the folder.
+    ///
+    /// # Errors
+    /// When there is no file of a name, or no folder to look in.
+    pub fn choose_loras(&self, set: Option<&LoraSet>) -> Result<Vec<LoraChoice>, Fault> {
+        let Some(set) = set else {
+            return Ok(self.default_loras().into_iter().map(|lora| lora.choice).collect());
+        };
+        let choice = |(at, lora): (usize, &LoraSelection)| {
+            let same = set.iter().take(at).filter(|other| other.name() == lora.name());
+            self.loras.choice(lora, same.count())
+        };
+        set.iter().enumerate().map(choice).collect()
     }
 
     /// Files of the folder, with what their headers say.
@@ -64,15 +109,18 @@ impl DiffusionHandle {
         })
     }
 
-    /// Makes pictures with these instead of those from before, all or none. A caller that leaves
-    /// before its turn takes the change back.
-    pub async fn set_loras(&self, choices: Vec<LoraChoice>) -> Result<LoraReport, Fault> {
+    /// Replaces the default set, once the engine has fused all of it. Dropping the future before the
+    /// change runs cancels it.
+    ///
+    /// # Errors
+    /// When the engine cannot use the files; the default is then as it was.
+    pub async fn set_default_loras(&self, choices: Vec<LoraChoice>) -> Result<LoraReport, Fault> {
         let cancel = CancellationToken::new();
-        let active = Arc::clone(&self.loras.active);
+        let default = Arc::clone(&self.loras.default);
         let change = self.worker.submit(&cancel, move |engine| {
-            let result = engine.set_loras(&choices);
-            *active.lock().unwrap_or_else(PoisonError::into_inner) = engine.loras();
-            result
+            let report = engine.set_loras(&choices)?;
+            default.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&report.active);
+            Ok(report)
         })?;
         let _leaving = cancel.drop_guard();
         let end = change.wait().await.and_then(|changed| changed.map_err(fault));
@@ -81,7 +129,17 @@ impl DiffusionHandle {
     }
 }
 
-fn fault(error: SetLorasError) -> Fault {
+fn not_found(error: LorasFolderError) -> Fault {
+    match error {
+        LorasFolderError::NotFound(_) => Fault::NotFound(error.to_string()),
+        LorasFolderError::Outside(_)
+        | LorasFolderError::Open { .. }
+        | LorasFolderError::NotAFolder { .. } => Fault::BadRequest(error.to_string()),
+    }
+}
+
+/// What an engine's error about LoRAs means for the caller; internal causes end in the log.
+pub(super) fn fault(error: SetLorasError) -> Fault {
     match error {
         SetLorasError::NotFound(message) => Fault::NotFound(message),
         SetLorasError::Bad(message) => Fault::BadRequest(message),

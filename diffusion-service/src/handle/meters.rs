@@ -7,11 +7,11 @@ use llm_dit_telemetry::metrics::{LORA_CHANGES, LORAS_ACTIVE, Observer, PICTURES,
 use super::loras::Loras;
 use crate::engine::ModelInfo;
 
-/// Tells of the device, and of the LoRAs in use.
+/// Tells of the device, and of the default set of LoRAs.
 pub(super) fn observe(info: &ModelInfo, memory: Option<MemoryReader>, loras: &Loras) -> Observer {
     let loras = loras.clone();
     observe_service("diffusion", info.device.to_string(), move || {
-        metrics::gauge!(LORAS_ACTIVE.name).set(loras.active().len() as f64);
+        metrics::gauge!(LORAS_ACTIVE.name).set(loras.default_set().len() as f64);
         memory.as_ref()?()
     })
 }

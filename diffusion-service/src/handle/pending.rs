@@ -14,8 +14,8 @@ use tracing::Span;
 use super::{Event, previews::Guesses};
 use crate::{
     engine::{
-        BatchLimit, Common, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, Member,
-        Step, StepSink,
+        BatchLimit, CheckedJob, Common, GenerateError, Generated, Guess, ImageGenerator,
+        LoraChoice, Member, SetLorasError, Step, StepSink,
     },
     picture,
 };
@@ -24,7 +24,7 @@ type Engine = Box<dyn ImageGenerator>;
 
 /// A job in the queue.
 pub(super) struct Pending {
-    job: GenerateJob,
+    job: CheckedJob,
     common: Common,
     progress: Progress,
     limit: BatchLimit,
@@ -54,8 +54,8 @@ pub(super) struct Progress {
 }
 
 impl Pending {
-    pub fn new(job: GenerateJob, progress: Progress, limit: BatchLimit, pulse: Pulse) -> Self {
-        let common = Common::of(&job.params, job.image.is_some());
+    pub fn new(job: CheckedJob, progress: Progress, limit: BatchLimit, pulse: Pulse) -> Self {
+        let common = Common::of(&job.params, job.image.is_some(), &job.loras);
         Self { job, common, progress, limit, queued: Instant::now(), pulse }
     }
 }
@@ -69,7 +69,13 @@ impl Together<Engine> for Pending {
     }
 
     fn run(engine: &mut Engine, together: Vec<(Self, Answer<Engine, Self>)>) {
-        let (info, loras, batch) = (engine.info(), engine.loras(), together.len());
+        // The batch key holds the set, so it is the same for all.
+        if let Some((first, _)) = together.first()
+            && let Err(error) = fuse(engine.as_mut(), &first.job.loras)
+        {
+            return refuse(together, &error);
+        }
+        let (info, batch) = (engine.info(), together.len());
         let (jobs, callers): (Vec<_>, Vec<_>) = together
             .into_iter()
             .map(|(Self { job, mut progress, queued, pulse, .. }, answer)| {
@@ -78,8 +84,7 @@ impl Together<Engine> for Pending {
             })
             .unzip();
         let members = jobs.iter().zip(callers).map(|(job, (progress, queued, pulse, answer))| {
-            // Here, where no LoRA can be changed between this and the picture.
-            let recipe = picture::recipe(&info, &loras, job);
+            let recipe = picture::recipe(&info, job);
             let done = move |result: Result<Generated, GenerateError>| {
                 match &result {
                     Ok(_) => pulse.worked(),
@@ -88,6 +93,7 @@ impl Together<Engine> for Pending {
                     Err(
                         GenerateError::OutOfMemory
                         | GenerateError::BadJob(_)
+                        | GenerateError::Loras(_)
                         | GenerateError::Cancelled,
                     ) => {}
                 }
@@ -96,6 +102,27 @@ impl Together<Engine> for Pending {
             Member::new(job, progress, done)
         });
         engine.generate_batch(members.collect());
+    }
+}
+
+/// Changes the weights only if they are not those of these LoRAs.
+fn fuse(engine: &mut dyn ImageGenerator, loras: &[LoraChoice]) -> Result<(), SetLorasError> {
+    if engine.loras().iter().map(|fused| &fused.choice).eq(loras) {
+        return Ok(());
+    }
+    tracing::debug!(loras = loras.len(), "fusing the LoRAs of the next pictures");
+    engine.set_loras(loras).map(drop)
+}
+
+/// The LoRAs cannot be used, which is known only now. The weights are as they were before.
+fn refuse(together: Vec<(Pending, Answer<Engine, Pending>)>, error: &SetLorasError) {
+    let batch = together.len();
+    for (Pending { queued, pulse, .. }, answer) in together {
+        if let SetLorasError::Backend(_) = error {
+            pulse.failed();
+        }
+        let result = Err(GenerateError::Loras(error.clone()));
+        answer.send(Done { queued: queued.elapsed(), batch, recipe: Recipe::default(), result });
     }
 }
 

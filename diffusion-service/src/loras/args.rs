@@ -6,6 +6,8 @@ use std::{
     str::FromStr,
 };
 
+use llm_dit_params::{LoraSelection, LoraSet, ParamError};
+
 use super::{InspectLora, LorasFolder, LorasFolderError};
 use crate::engine::LoraChoice;
 
@@ -36,8 +38,8 @@ pub struct LoraArg {
 pub enum LoraArgsError {
     #[error("--lora has an empty path")]
     Empty,
-    #[error("--lora {path}: the scale {scale} must be a finite number")]
-    Scale { path: PathBuf, scale: f32 },
+    #[error("--lora: {0}")]
+    Bounds(#[from] ParamError),
     #[error(
         "there are more --lora-trigger ({triggers}) than --lora ({loras}); the first --lora-trigger belongs to the first --lora, and so on"
     )]
@@ -68,33 +70,45 @@ impl FromStr for LoraArg {
 impl LoraArgs {
     /// Finds the files and joins them with their words.
     pub fn choices(&self) -> Result<Vec<LoraChoice>, LoraArgsError> {
+        let named = self.selections(|path| self.name(path))?;
+        let found = self.lora.iter().zip(named.iter()).map(|(LoraArg { path, .. }, lora)| {
+            Ok(LoraChoice {
+                name: lora.name().to_owned(),
+                path: self.find(path)?,
+                scale: lora.scale(),
+                trigger_words: lora.trigger_words().to_owned(),
+            })
+        });
+        found.collect()
+    }
+
+    /// The set as another machine is asked for it, where paths are names in its folder.
+    ///
+    /// # Errors
+    /// When a value is out of bounds, or words have no LoRA.
+    pub fn set(&self) -> Result<LoraSet, LoraArgsError> {
+        self.selections(|path| path.to_string_lossy().into_owned())
+    }
+
+    fn selections(&self, name: impl Fn(&Path) -> String) -> Result<LoraSet, LoraArgsError> {
         let (triggers, loras) = (self.lora_trigger.len(), self.lora.len());
         if triggers > loras {
             return Err(LoraArgsError::Triggers { triggers, loras });
         }
         let words = self.lora_trigger.iter().map(String::as_str).chain(std::iter::repeat(""));
-        self.lora.iter().zip(words).map(|(lora, words)| self.choice(lora, words)).collect()
+        let selection = |(LoraArg { path, scale }, words): (&LoraArg, &str)| {
+            if path.as_os_str().is_empty() {
+                return Err(LoraArgsError::Empty);
+            }
+            Ok(LoraSelection::new(&name(path), Some(*scale), words)?)
+        };
+        let all = self.lora.iter().zip(words).map(selection).collect::<Result<_, _>>()?;
+        Ok(LoraSet::new(all)?)
     }
 
     /// The folder that callers may choose from, if there is one.
     pub fn folder(&self, inspect: InspectLora) -> Result<Option<LorasFolder>, LorasFolderError> {
         self.loras_dir.as_deref().map(|folder| LorasFolder::open(folder, inspect)).transpose()
-    }
-
-    fn choice(&self, lora: &LoraArg, words: &str) -> Result<LoraChoice, LoraArgsError> {
-        let LoraArg { path, scale } = lora;
-        if path.as_os_str().is_empty() {
-            return Err(LoraArgsError::Empty);
-        }
-        if !scale.is_finite() {
-            return Err(LoraArgsError::Scale { path: path.clone(), scale: *scale });
-        }
-        Ok(LoraChoice {
-            name: self.name(path),
-            path: self.find(path)?,
-            scale: *scale,
-            trigger_words: words.trim().to_owned(),
-        })
     }
 
     /// A relative path means a file here, or else one in the folder of LoRAs.

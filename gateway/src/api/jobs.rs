@@ -118,6 +118,7 @@ pub(crate) async fn create(State(gateway): Shared, request: Request) -> Result<R
     let params = gateway.check(&request).await?;
     // With every value that was left open, it makes the same picture whenever it is run.
     request.body = request.used(&params);
+    request.loras = params.loras;
     request.previews = true;
     let (job, again) = Jobs::accept(&gateway, request, key, admission).await?;
     Ok(accepted(&job, again))

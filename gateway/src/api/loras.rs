@@ -1,4 +1,4 @@
-//! `/api/loras`: which there are, and which are in use.
+//! `/api/loras`: which there are, and which are the default.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,13 +6,17 @@ use axum::{
     Json,
     extract::{Request, State},
 };
-use llm_dit_proto::v1::{ActiveLora, ListLorasRequest};
+use llm_dit_fault::Fault;
+use llm_dit_params::LoraSet;
+use llm_dit_proto::v1::ListLorasRequest;
+use llm_dit_telemetry::request_id;
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use super::Shared;
 use crate::{
-    backends::{Backend, Loras, Tried},
+    backends::{ActiveLoraBody, Backend, Tried},
     body,
     error::Error,
     gateway::Gateway,
@@ -24,7 +28,7 @@ use crate::{
 pub(crate) struct LorasBody {
     /// Every file in the folder.
     loras: Vec<LoraFileBody>,
-    /// Active LoRAs, in order.
+    /// The default set, in order.
     active: Vec<ActiveLoraBody>,
 }
 
@@ -48,18 +52,6 @@ pub(crate) struct LoraFileBody {
     trigger_words: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct ActiveLoraBody {
-    name: String,
-    scale: f32,
-    trigger_words: String,
-    rank: u32,
-    /// Number of matrices that it changes.
-    matrices: u32,
-    /// Keys of its file that match no module.
-    unmatched: Vec<String>,
-}
-
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ActiveLorasBody {
     active_loras: Vec<ActiveLoraBody>,
@@ -70,7 +62,7 @@ pub(crate) struct ActiveLorasBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ApplyBody {
-    /// All that are to be in use from now on.
+    /// The new default set.
     loras: Vec<LoraBody>,
 }
 
@@ -90,14 +82,7 @@ pub(crate) struct ClearedLorasBody {
     message: String,
 }
 
-impl From<ActiveLora> for ActiveLoraBody {
-    fn from(lora: ActiveLora) -> Self {
-        let ActiveLora { name, scale, trigger_words, rank, matrices, unmatched } = lora;
-        Self { name, scale, trigger_words, rank, matrices, unmatched }
-    }
-}
-
-/// The LoRA files in the folder of the diffusion services, and the active LoRAs.
+/// The LoRA files in the folder of the diffusion services, and the default set.
 #[utoipa::path(get, path = "/api/loras", tag = "LoRAs", responses((status = 200, body = LorasBody), Problems))]
 pub(crate) async fn list(State(gateway): Shared) -> Result<Json<LorasBody>, Problem> {
     let mut tried = Tried::default();
@@ -109,8 +94,11 @@ pub(crate) async fn list(State(gateway): Shared) -> Result<Json<LorasBody>, Prob
             Err(status) => tried.note(&backend, lease.remote.fault(status).into())?,
         }
     };
-    let in_use: HashMap<&str, &ActiveLora> =
-        answer.active.iter().map(|lora| (lora.name.as_str(), lora)).collect();
+    let default = gateway.backends.loras.active();
+    let active: Vec<ActiveLoraBody> =
+        default.unwrap_or_else(|| answer.active.into_iter().map(Into::into).collect());
+    let in_use: HashMap<&str, &ActiveLoraBody> =
+        active.iter().map(|lora| (lora.name.as_str(), lora)).collect();
     let loras = answer.files.iter().map(|file| {
         let active = in_use.get(file.name.as_str());
         LoraFileBody {
@@ -126,19 +114,21 @@ pub(crate) async fn list(State(gateway): Shared) -> Result<Json<LorasBody>, Prob
         }
     });
     let loras = loras.collect();
-    Ok(Json(LorasBody { loras, active: answer.active.into_iter().map(Into::into).collect() }))
+    Ok(Json(LorasBody { loras, active }))
 }
 
-/// The active LoRAs.
+/// The default set: the LoRAs of requests that name none.
 #[utoipa::path(get, path = "/api/loras/active", tag = "LoRAs", responses((status = 200, body = ActiveLorasBody), Problems))]
 pub(crate) async fn active(State(gateway): Shared) -> Result<Json<ActiveLorasBody>, Problem> {
-    let active: Vec<ActiveLoraBody> =
-        gateway.model().await?.loras.into_iter().map(Into::into).collect();
+    let active = match gateway.backends.loras.active() {
+        Some(active) => active,
+        None => gateway.model().await?.active.into_iter().map(Into::into).collect(),
+    };
     let trigger_words = words(&active);
     Ok(Json(ActiveLorasBody { active_loras: active, trigger_words }))
 }
 
-/// Uses these LoRAs from now on, instead of those from before.
+/// Replaces the default set: the LoRAs of requests that name none.
 #[utoipa::path(
     post, path = "/api/loras/apply", tag = "LoRAs", request_body = ApplyBody,
     responses((status = 200, body = AppliedBody), Problems)
@@ -149,8 +139,7 @@ pub(crate) async fn apply(
 ) -> Result<Json<AppliedBody>, Problem> {
     let body: ApplyBody = body::json(request, &["loras"]).await?;
     let loras = request::loras(&body.loras)?;
-    let (active, layers_updated) = gateway.set_loras(loras).await?;
-    let active: Vec<ActiveLoraBody> = active.into_iter().map(Into::into).collect();
+    let (active, layers_updated) = change(gateway, loras).await?;
     Ok(Json(AppliedBody {
         success: true,
         layers_updated,
@@ -160,41 +149,69 @@ pub(crate) async fn apply(
     }))
 }
 
-/// Uses no LoRAs from now on.
+/// Empties the default set.
 #[utoipa::path(post, path = "/api/loras/clear", tag = "LoRAs", responses((status = 200, body = ClearedLorasBody), Problems))]
 pub(crate) async fn clear(State(gateway): Shared) -> Result<Json<ClearedLorasBody>, Problem> {
-    gateway.set_loras(Loras::default()).await?;
+    change(gateway, LoraSet::default()).await?;
     let message = "restored the weights of the checkpoint".to_owned();
     Ok(Json(ClearedLorasBody { success: true, message }))
 }
 
+/// Goes on when the caller leaves, so that no change is left halfway.
+async fn change(
+    gateway: Arc<Gateway>,
+    loras: LoraSet,
+) -> Result<(Vec<ActiveLoraBody>, u32), Problem> {
+    let change = async move { gateway.set_loras(loras).await };
+    let changed = tokio::spawn(request_id::keep(change).in_current_span()).await;
+    let failed = |error| Fault::Internal(format!("changing the LoRAs failed: {error}"));
+    Ok(changed.map_err(failed)??)
+}
+
 impl Gateway {
-    /// Changes every diffusion service that is well, or none. The others get it when they are back.
-    async fn set_loras(&self, loras: Loras) -> Result<(Vec<ActiveLora>, u32), Error> {
+    /// Changes the default set. Every diffusion service that is well tries it on its model, or none
+    /// has it; it is then kept, since it goes with every request that names none.
+    async fn set_loras(&self, loras: LoraSet) -> Result<(Vec<ActiveLoraBody>, u32), Error> {
+        let _one = self.backends.loras.changing.lock().await;
         // Says why when nobody is there, and asks again those that were gone.
         drop(self.backends.diffusion.pick(&mut Tried::default()).await?);
-        let all = self.backends.diffusion.all();
-        let well = all.into_iter().filter(|backend| backend.state().condition.is_usable());
-        let mut done: Vec<(Arc<Backend>, Loras)> = Vec::new();
-        let mut answer = None;
-        for backend in well {
-            match backend.set_loras(&loras).await {
-                Ok((before, changed)) => {
-                    done.push((backend, before));
-                    answer.get_or_insert((changed.active, changed.matrices_changed));
-                }
-                Err(fault) => {
-                    for (backend, before) in done {
-                        if let Err(error) = backend.set_loras(&before).await {
-                            tracing::error!(url = backend.url(), %error, "failed to restore the LoRAs");
-                        }
+        let mut done = Vec::new();
+        match self.try_loras(&loras, &mut done).await {
+            Ok((active, changed)) => {
+                self.backends.loras.replace(active.clone());
+                Ok((active, changed))
+            }
+            Err(error) => {
+                for (backend, before) in done {
+                    if let Err(error) = backend.set_loras(&before).await {
+                        tracing::error!(url = backend.url(), %error, "failed to restore the LoRAs");
                     }
-                    return Err(fault.into());
                 }
+                Err(error)
             }
         }
-        *self.backends.loras.lock() = Some(loras);
-        answer.ok_or_else(|| Error::Lost("no diffusion service is available".to_owned()))
+    }
+
+    /// `done` gets the services that have changed, with their sets from before.
+    async fn try_loras(
+        &self,
+        loras: &LoraSet,
+        done: &mut Vec<(Arc<Backend>, LoraSet)>,
+    ) -> Result<(Vec<ActiveLoraBody>, u32), Error> {
+        let all = self.backends.diffusion.all();
+        let mut first = None;
+        for backend in all.into_iter().filter(|b| b.state().condition.is_usable()) {
+            let (before, answer) = backend.set_loras(loras).await?;
+            done.push((backend, before));
+            first.get_or_insert(answer);
+        }
+        let answer =
+            first.ok_or_else(|| Error::Lost("no diffusion service is available".to_owned()))?;
+        let active: Vec<_> = answer.active.into_iter().map(ActiveLoraBody::from).collect();
+        if let Some(history) = &self.history {
+            history.keep_loras(&active).await?;
+        }
+        Ok((active, answer.matrices_changed))
     }
 }
 

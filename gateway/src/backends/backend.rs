@@ -17,15 +17,12 @@ use llm_dit_serving::{Credentials, Remote, client::Link};
 use llm_dit_telemetry::metrics::BACKEND_FAILURES;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{
-    sync::{Notify, RwLock},
-    time,
-};
+use tokio::{sync::Notify, time};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::{Loras, Model, names::Address};
+use super::{Model, names::Address};
 use crate::error::Error;
 
 /// A service that takes longer to say that it is well is not.
@@ -46,9 +43,6 @@ pub(crate) struct Backend {
     /// Times that it came back, perhaps with another model.
     recoveries: AtomicU64,
     in_flight: AtomicUsize,
-    /// LoRAs that are to come back after a request had others. Held for reading by every request
-    /// until its picture is in the queue, so that nobody changes the weights before its turn.
-    pub(super) diverted: Arc<RwLock<Option<Loras>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,7 +84,6 @@ impl Backend {
             failures: AtomicU64::new(0),
             recoveries: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
-            diverted: Arc::default(),
         });
         tokio::spawn(watch_over(Arc::downgrade(&backend)));
         Ok(backend)

@@ -1,11 +1,13 @@
 //! What a diffusion service says of itself.
 
 use llm_dit_fault::Fault;
-use llm_dit_params::{Limits, ModelDefaults};
+use llm_dit_params::{Limits, LoraSet, ModelDefaults};
 use llm_dit_proto::{
     DType,
     v1::{ActiveLora, DiffusionDescription},
 };
+
+use super::loras::set_of;
 
 /// Checked.
 #[derive(Clone, Debug)]
@@ -14,8 +16,10 @@ pub(crate) struct Model {
     pub max_caption_tokens: u32,
     pub has_encoder: bool,
     pub has_previews: bool,
-    /// In use. Their trigger words belong before a prompt that we have encoded.
-    pub loras: Vec<ActiveLora>,
+    /// The service's default set.
+    pub loras: LoraSet,
+    /// The same, with what the service says of the files.
+    pub active: Vec<ActiveLora>,
     /// The checkpoint's label.
     pub name: String,
     pub device: String,
@@ -46,12 +50,16 @@ impl TryFrom<DiffusionDescription> for Model {
                     .to_owned(),
             )
         })?;
+        let loras = set_of(&description.loras).map_err(|error| {
+            Fault::Unavailable(format!("the diffusion service has an odd set of LoRAs: {error}"))
+        })?;
         Ok(Self {
             cap_feat_dim: description.cap_feat_dim.into(),
             max_caption_tokens: description.max_caption_tokens,
             has_encoder: description.has_encoder,
             has_previews: description.max_preview_side > 0,
-            loras: description.loras,
+            loras,
+            active: description.loras,
             name: description.model,
             device: description.device,
             dtype: DType::from_wire(description.dtype).ok().flatten(),

@@ -19,7 +19,7 @@ use redb::{
 };
 
 pub(crate) use self::error::StoreError;
-use self::tables::{ENTRIES, PICTURES, THUMBNAILS, Tables};
+use self::tables::{ENTRIES, PICTURES, SETTINGS, THUMBNAILS, Tables};
 use super::{Entry, Page, Picture};
 
 const FILE: &str = "history.redb";
@@ -146,6 +146,20 @@ impl Store {
     /// How many there were.
     pub fn clear(&mut self) -> Result<u64, StoreError> {
         self.change(|tables| tables.clear())
+    }
+
+    /// What [`Store::set`] kept under this name.
+    pub fn setting(&mut self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let transaction = self.database()?.begin_read()?;
+        let json = transaction.open_table(SETTINGS)?.get(name)?;
+        Ok(json.map(|json| json.value().to_vec()))
+    }
+
+    pub fn set(&mut self, name: &str, json: &[u8]) -> Result<(), StoreError> {
+        self.change(|tables| {
+            tables.settings.insert(name, json)?;
+            Ok(())
+        })
     }
 
     fn database(&mut self) -> Result<&Database, StoreError> {

@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::{generation::About, problem::Problem, request::GenerateBody};
+use crate::{
+    generation::About,
+    problem::Problem,
+    request::{GenerateBody, LoraBody},
+};
 
 /// A job as it is stored: enough to make its picture again, or to tell what became of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,6 +28,9 @@ pub(crate) struct Record {
     pub key: Option<Key>,
     /// With every value that was left open, the seed above all, but without the picture to draw from.
     pub request: GenerateBody,
+    /// The set of LoRAs, which was the default when the job was accepted if the request named none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loras: Option<Vec<LoraBody>>,
     /// Times that the picture was begun.
     pub attempts: u32,
     pub state: State,
@@ -82,6 +89,7 @@ impl Record {
             ended: None,
             key,
             request,
+            loras: None,
             attempts: 0,
             state: State::Queued,
         }

@@ -6,13 +6,13 @@ use llm_dit_fault::Fault;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, State};
+use super::{Job, Record, State};
 use crate::{
     error::Error,
     gateway::{Admission, Gateway},
     generation::{Event, Made},
     meters,
-    request::{Request, SourceImage},
+    request::{Request, SourceImage, selections},
 };
 
 /// Longest pause before a job asks busy services again.
@@ -96,7 +96,7 @@ async fn work(
     };
     let mut pause = FIRST_PAUSE;
     loop {
-        let record = job.change(super::Record::begin);
+        let record = job.change(Record::begin);
         let attempts = record.attempts;
         if let Err(fault) = gateway.jobs.store.note(record).await {
             // At worst it has an attempt more than it is said to have.
@@ -152,9 +152,15 @@ fn is_away(error: &Error) -> bool {
 /// The request of a job that an earlier gateway accepted.
 async fn restored(gateway: &Gateway, job: &Job) -> Result<Request, Error> {
     let source = gateway.jobs.store.source(job.number).await?;
-    let body = job.record().request;
+    let Record { request: mut body, loras, .. } = job.record();
     let source = source.map(SourceImage::from_file).transpose()?;
+    // A default set may be one that no request could name.
+    let named = loras.as_ref().and_then(|_| body.loras.take());
     let mut request = body.check_with(&gateway.templates, source)?;
+    if let Some(loras) = loras {
+        request.loras = Some(selections(&loras)?);
+        request.body.loras = named;
+    }
     request.previews = true;
     Ok(request)
 }

@@ -55,6 +55,17 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
         (json!({"prompt": "x", "output_compression": 0}), 400, "1 to 100"),
         (json!({"prompt": "x", "loras": [{"nam": "a"}]}), 400, "loras[0]"),
         (json!({"prompt": "x", "loras": [{"name": "a"}, {"name": "a"}]}), 400, "named twice"),
+        (
+            json!({"prompt": "x", "loras": [{"name": "a", "scale": 3e38}]}),
+            400,
+            "from -1000 to 1000",
+        ),
+        (
+            json!({"prompt": "x", "loras": [{"name": "n".repeat(70_000)}]}),
+            400,
+            "the maximum is 512",
+        ),
+        (json!({"prompt": "x", "model": "other"}), 404, "omit it, or use 'fake-dit'"),
         (json!({"prompt": "x", "system_prompt": "word ".repeat(1000)}), 400, "tokens"),
     ] {
         let shown = body.to_string().chars().take(80).collect::<String>();

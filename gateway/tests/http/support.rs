@@ -169,15 +169,16 @@ pub fn expected_png(
     let params = options.resolve(&info.defaults, &info.limits).expect("valid");
     let embeddings = |chat: &Chat| expected_embeddings(width, chat);
     let job = GenerateJob {
-        params,
         embeddings: embeddings(chat),
         negative_embeddings: params.uses_guidance().then(|| embeddings(&Chat::user(negative))),
+        params,
+        loras: Vec::new(),
         latents: None,
         image: None,
         return_latents: false,
         preview: None,
     };
-    let mut recipe = picture::recipe(&info, &[], &job);
+    let mut recipe = picture::recipe(&info, &job);
     recipe.settings.prompt = Some(chat.user.clone());
     recipe.settings.negative_prompt = Some(negative.to_owned()).filter(|text| !text.is_empty());
     picture::encode_png(&FakeGenerator::picture(&job), &recipe).expect("a picture").to_vec()

@@ -6,15 +6,15 @@ use std::{cell::RefCell, ops::ControlFlow};
 use diffusion_service::{
     DiffusionHandle, Event, Events, ServiceLimits,
     engine::{
-        BatchLimit, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice, Member,
-        Picture, Step,
+        BatchLimit, CheckedJob, GenerateError, GenerateJob, Generated, ImageGenerator, LoraChoice,
+        Member, Picture, Step,
     },
 };
 use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateOptions, Scheduler};
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_testkit::{
-    fakes::{Control, FAILING_SEED, FakeGenerator, PANICKING_SEED, Seen},
+    fakes::{Control, FAILING_SEED, FakeGenerator, MISFIT, PANICKING_SEED, Seen},
     servers::{fake_diffusion, job},
     wire::tensor,
 };
@@ -178,45 +178,90 @@ async fn a_failure_is_the_members_and_a_panic_the_batchs() {
     assert!(results[4].is_ok());
 }
 
-#[tokio::test]
-async fn a_change_of_loras_is_between_batches() {
-    let (handle, mut control, first) = busy(4).await;
-    let before = begin(&handle, seeded(&handle, 2)).await;
-    let lora = LoraChoice {
-        name: "ink".into(),
-        path: "ink.safetensors".into(),
+fn lora(name: &str) -> LoraChoice {
+    LoraChoice {
+        name: name.into(),
+        path: format!("{name}.safetensors").into(),
         scale: 1.0,
         trigger_words: String::new(),
-    };
-    let change = tokio::spawn({
-        let handle = handle.clone();
-        async move { handle.set_loras(vec![lora]).await }
-    });
-    // It is in the queue once a newcomer is behind it.
-    let mut others = Vec::new();
-    let after = loop {
-        let events = begin(&handle, seeded(&handle, 3 + others.len() as u64)).await;
-        let mut events = events;
-        let Some(Ok(Event::Accepted { queue_position })) = events.next().await else {
-            panic!("not accepted");
-        };
-        if queue_position > 2 + others.len() {
-            break events;
-        }
-        others.push(events);
-        tokio::task::yield_now().await;
-    };
-    let count = others.len();
+    }
+}
+
+/// A job with a LoRA of its own.
+fn with(handle: &DiffusionHandle, name: &str, seed: u64) -> GenerateJob {
+    GenerateJob { loras: vec![lora(name)], ..seeded(handle, seed) }
+}
+
+/// The changes of the weights, and the batches of more than one.
+fn changes(seen: Vec<Seen>) -> Vec<Seen> {
+    seen.into_iter().filter(|seen| matches!(seen, Seen::Loras(_) | Seen::Together(_))).collect()
+}
+
+#[tokio::test]
+async fn jobs_go_together_with_those_of_their_own_loras() {
+    let (handle, mut control, first) = busy(4).await;
+    let mut all = vec![first];
+    for job in
+        [seeded(&handle, 2), with(&handle, "ink", 3), seeded(&handle, 4), with(&handle, "ink", 5)]
+    {
+        all.push(begin(&handle, job).await);
+    }
     control.open();
-    let seen = until_finished(&mut control, 3 + count).await;
-    let change_at = seen.iter().position(|seen| matches!(seen, Seen::Loras(_))).expect("changed");
-    let last = 3 + count as u64;
-    let began = |seed| seen.iter().position(|seen| *seen == Seen::Began { seed }).expect("began");
-    assert!(began(2) < change_at && change_at < began(last), "{seen:?}");
-    change.await.expect("no panic").expect("changed");
-    for events in [first, before, after] {
+    let seen = until_finished(&mut control, 5).await;
+    let ink = Seen::Loras(vec!["ink".into()]);
+    assert_eq!(changes(seen), [Seen::Together(vec![2, 4]), ink, Seen::Together(vec![3, 5])]);
+    for events in all {
         end(events).await.expect("well");
     }
+    assert!(handle.default_loras().is_empty(), "one request's LoRAs are nobody else's");
+    // The next picture that names none has none, and the one after it changes nothing.
+    for seed in [6, 7] {
+        end(begin(&handle, seeded(&handle, seed)).await).await.expect("well");
+    }
+    assert_eq!(changes(until_finished(&mut control, 2).await), [Seen::Loras(Vec::new())]);
+}
+
+#[tokio::test]
+async fn loras_that_cannot_be_used_fail_their_own_jobs() {
+    let (handle, mut control, first) = busy(4).await;
+    let ink = begin(&handle, with(&handle, "ink", 2)).await;
+    let misfits = [
+        begin(&handle, with(&handle, MISFIT, 3)).await,
+        begin(&handle, with(&handle, MISFIT, 4)).await,
+    ];
+    let other = begin(&handle, with(&handle, "ink", 5)).await;
+    let last = begin(&handle, with(&handle, "ink", 6)).await;
+    control.open();
+    for events in misfits {
+        assert!(matches!(end(events).await, Err(Fault::BadRequest(why)) if why.contains(MISFIT)));
+    }
+    for events in [first, ink, other, last] {
+        end(events).await.expect("well");
+    }
+    assert!(handle.pulse().is_well(), "the engine is none the worse for it");
+}
+
+#[tokio::test]
+async fn a_change_of_the_default_reaches_only_what_is_accepted_after_it() {
+    let (handle, mut control, first) = busy(4).await;
+    let before = begin(&handle, seeded(&handle, 2)).await;
+    let change = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.set_default_loras(vec![lora("ink")]).await }
+    });
+    tokio::task::yield_now().await;
+    let meanwhile = begin(&handle, seeded(&handle, 3)).await;
+    control.open();
+    for events in [first, before, meanwhile] {
+        end(events).await.expect("well");
+    }
+    change.await.expect("no panic").expect("changed");
+    let after = seeded(&handle, 4);
+    assert_eq!(after.loras, [lora("ink")]);
+    end(begin(&handle, after).await).await.expect("well");
+    let seen = until_finished(&mut control, 4).await;
+    let last = seen.iter().rev().find(|seen| matches!(seen, Seen::Loras(_)));
+    assert_eq!(last, Some(&Seen::Loras(vec!["ink".into()])), "{seen:?}");
 }
 
 /// The engine is at the next picture's steps while the last one is still to be compressed.
@@ -270,7 +315,7 @@ fn tiny(dtype: DType) -> Box<dyn ImageGenerator> {
 fn unequal(
     info: &diffusion_service::engine::ModelInfo,
     options: GenerateOptions,
-) -> Vec<GenerateJob> {
+) -> Vec<CheckedJob> {
     let caption = |tokens, salt| {
         let small = tensor(&[tokens, info.cap_feat_dim], salt).to_f32();
         let values: Vec<f32> = small.iter().map(|v| 4.0 * v).collect();
@@ -280,7 +325,8 @@ fn unequal(
         let guidance_scale = options.guidance_scale.map(|scale| scale + index as f32);
         let seed = Some(index as u64);
         let options = GenerateOptions { seed, guidance_scale, ..options.clone() };
-        GenerateJob {
+        let job = GenerateJob {
+            loras: Vec::new(),
             params: options.resolve(&info.defaults, &info.limits).expect("valid"),
             embeddings: caption([5, 40, 70][index], index),
             negative_embeddings: guidance_scale.map(|_| caption([33, 1, 9][index], 10 + index)),
@@ -288,7 +334,8 @@ fn unequal(
             image: None,
             return_latents: true,
             preview: None,
-        }
+        };
+        info.check(job).expect("valid")
     };
     (0..3).map(job).collect()
 }
@@ -297,7 +344,7 @@ fn unequal(
 /// after the first step.
 fn make(
     generator: &mut dyn ImageGenerator,
-    jobs: &[GenerateJob],
+    jobs: &[CheckedJob],
     leaves: Option<usize>,
 ) -> Vec<Result<Generated, GenerateError>> {
     let (results, steps) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
@@ -321,7 +368,7 @@ fn make(
 }
 
 /// The worst that any of a batch is from itself alone, in latents.
-fn apart(generator: &mut dyn ImageGenerator, jobs: &[GenerateJob], leaves: Option<usize>) -> f64 {
+fn apart(generator: &mut dyn ImageGenerator, jobs: &[CheckedJob], leaves: Option<usize>) -> f64 {
     let together = make(generator, jobs, leaves);
     let mut worst = 0f64;
     for (index, (job, together)) in jobs.iter().zip(together).enumerate() {

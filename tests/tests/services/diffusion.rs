@@ -6,8 +6,8 @@ use llm_dit_params::{GenerateOptions, Scheduler};
 use llm_dit_proto::{
     Tensor,
     v1::{
-        DescribeDiffusionRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
-        generate_event,
+        DescribeDiffusionRequest, GenerateParams, LoraSet, TensorRole,
+        diffusion_client::DiffusionClient, generate_event,
     },
 };
 use llm_dit_serving::client::WithKey;
@@ -109,7 +109,7 @@ async fn embeddings_become_the_picture_of_exactly_this_job() {
     let pixels = image::load_from_memory(&outcome.image).expect("a PNG").into_rgb8();
     assert_eq!(pixels.dimensions(), (96, 64));
     assert_eq!(pixels.into_raw(), picture.rgb);
-    let recipe = picture::recipe(service.handle.info(), &[], &job);
+    let recipe = picture::recipe(service.handle.info(), &job);
     assert_eq!(outcome.image, picture::encode_png(&picture, &recipe).expect("encodes"));
     assert_eq!(outcome.header.media_type, "image/png");
     assert_eq!(outcome.latents, Some(FakeGenerator::latents(service.handle.info(), &job)));
@@ -122,6 +122,7 @@ async fn embeddings_become_the_picture_of_exactly_this_job() {
     assert_eq!((used.width, used.height, used.seed), (Some(96), Some(64), Some(u64::MAX)));
     assert_eq!((used.shift, used.cfg_normalization), (Some(3.0), Some(0.0)));
     assert_eq!((used.steps, used.scheduler.as_deref()), (Some(4), Some("flow_heun")));
+    assert_eq!((used.model.as_deref(), used.loras), (Some("fake-dit"), Some(LoraSet::default())));
     let finished = outcome.finished;
     assert_eq!(finished.encode_seconds, 0.0);
     assert!(finished.total_seconds >= finished.image_seconds && finished.denoise_seconds > 0.0);
@@ -311,7 +312,7 @@ async fn a_picture_to_draw_from_reaches_the_generator_at_the_right_size() {
     let options = GenerateOptions { seed: Some(5), strength: Some(0.9), ..Default::default() };
     let mut job = job(&service.handle, options);
     job.image = Some(diffusion_service::source::read(&file, 64, 64).expect("a picture"));
-    let recipe = picture::recipe(service.handle.info(), &[], &job);
+    let recipe = picture::recipe(service.handle.info(), &job);
     assert_eq!(recipe.settings.strength, Some(0.9));
     let expected = picture::encode_png(&FakeGenerator::picture(&job), &recipe).expect("encodes");
     assert!(outcome.image == expected);

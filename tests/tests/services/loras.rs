@@ -9,7 +9,7 @@ use llm_dit_proto::{
     Tensor,
     v1::{
         ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest, DescribeDiffusionRequest,
-        GenerateParams, ListLorasRequest, LoraSelection, TensorRole,
+        GenerateParams, ListLorasRequest, LoraSelection, LoraSet, TensorRole,
         diffusion_client::DiffusionClient,
     },
 };
@@ -18,7 +18,7 @@ use llm_dit_serving::client::WithKey;
 use llm_dit_testkit::{
     fakes::{Control, FakeGenerator, Seen},
     servers::{Server, fake_encoder, tokenizer},
-    wire::{chat, outcome, request, tensor},
+    wire::{Outcome, chat, outcome, request, tensor},
 };
 use llm_dit_tests::goldens::Goldens;
 use llm_dit_weights::DeviceChoice;
@@ -313,6 +313,108 @@ async fn every_picture_is_made_with_one_set_of_loras() {
     }
 }
 
+/// What a request says of its LoRAs.
+fn set(loras: &[(&str, f32)]) -> Option<LoraSet> {
+    Some(LoraSet { loras: loras.iter().map(|&(name, scale)| selection(name, scale)).collect() })
+}
+
+/// A picture with LoRAs of its own.
+async fn picture_with(
+    mut client: DiffusionClient<WithKey>,
+    loras: Option<LoraSet>,
+) -> Result<Outcome, Status> {
+    let (width, height) = (Some(64), Some(64));
+    let params = GenerateParams {
+        seed: Some(1),
+        steps: Some(2),
+        width,
+        height,
+        loras,
+        ..Default::default()
+    };
+    let request = request(params, &[(TensorRole::Embeddings, &embeddings())]);
+    outcome(client.generate(request).await?.into_inner()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_has_its_own_loras_and_tells_of_them() {
+    let folder = folder();
+    fs::write(folder.path().join("broken.safetensors"), b"no").expect("writes");
+    let mut service = Service::tiny(folder).await;
+    let sets: [&[(&str, f32)]; 3] = [
+        &[],
+        &[("kohya.safetensors", 1.0)],
+        &[("kohya.safetensors", 0.5), ("styles/diffusers.safetensors", 1.0)],
+    ];
+    let mut expected = Vec::new();
+    for names in sets {
+        service.apply(names).await.expect("fits");
+        expected.push(service.picture().await);
+    }
+    service.apply(sets[1]).await.expect("fits");
+    // All at once, with those between them that name none, and a file that fits nothing.
+    let mut running = Vec::new();
+    for round in 0..12 {
+        let client = service.client.clone();
+        running.push(tokio::spawn(async move {
+            let broken = set(&[("broken.safetensors", 1.0)]);
+            let error = picture_with(client.clone(), broken).await.expect_err("no LoRA");
+            assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+            match round % 4 {
+                3 => (1, picture(client, 1).await),
+                at => {
+                    let made = picture_with(client, set(sets[at])).await.expect("well");
+                    let used = made.accepted.params.and_then(|params| params.loras);
+                    assert_eq!(used, set(sets[at]));
+                    (at, made.image.to_vec())
+                }
+            }
+        }));
+    }
+    for made in running {
+        let (at, picture) = made.await.expect("no panic");
+        assert!(picture == expected[at], "the LoRAs of another request");
+        let recipe = llm_dit_recipe::read(picture.into()).expect("a PNG").expect("a recipe");
+        let told: Vec<_> = recipe.loras.iter().map(|lora| (&*lora.name, lora.scale)).collect();
+        assert_eq!(told, sets[at]);
+    }
+    assert_eq!(service.active().await, ["kohya.safetensors"]);
+    for (loras, code) in [
+        (set(&[("nothing.safetensors", 1.0)]), Code::NotFound),
+        (set(&[("../kohya.safetensors", 1.0)]), Code::InvalidArgument),
+        (set(&[("kohya.safetensors", f32::INFINITY)]), Code::InvalidArgument),
+        (set(&[(&"n".repeat(70_000), 1.0)]), Code::InvalidArgument),
+        (set(&[("kohya.safetensors", 0.1); 33]), Code::InvalidArgument),
+    ] {
+        let status = picture_with(service.client.clone(), loras).await.expect_err("refused");
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().len() < 2048);
+    }
+}
+
+/// The command line may name files outside the folder, and two of one name.
+#[tokio::test]
+async fn a_request_may_name_what_the_service_was_started_with() {
+    let two = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+    let choices = ["kohya", "diffusers"].iter().zip(&two).map(|(golden, folder)| {
+        let path = folder.path().join("style.safetensors");
+        copy(golden, &path);
+        let (name, trigger_words) = ("style.safetensors".to_owned(), String::new());
+        LoraChoice { name, path, scale: 0.5, trigger_words }
+    });
+    let mut service = Service::start(tiny(choices.collect()), folder()).await;
+    let default = service.picture().await;
+    let named = set(&[("style.safetensors", 0.5), ("style.safetensors", 0.5)]);
+    let made = picture_with(service.client.clone(), named).await.expect("well");
+    assert!(made.image == default);
+    assert_eq!(service.clear().await, 45);
+    let first = set(&[("style.safetensors", 1.0)]);
+    let made = picture_with(service.client.clone(), first).await.expect("well").image;
+    let same = picture_with(service.client.clone(), set(&[("kohya.safetensors", 1.0)])).await;
+    let pixels = |png: &[u8]| image::load_from_memory(png).expect("a PNG").into_rgb8().into_raw();
+    assert!(pixels(&made) == pixels(&same.expect("well").image));
+}
+
 #[tokio::test]
 async fn trigger_words_go_before_a_bare_prompt() {
     let (handle, mut jobs) = fake_encoder(WIDTH);
@@ -342,7 +444,15 @@ async fn trigger_words_go_before_a_bare_prompt() {
     assert_eq!(jobs.recv().await.expect("a job").token_ids, ids("ink wash by hand a fox"));
     assert_eq!(jobs.recv().await.expect("a job").token_ids, ids("blurry"));
 
+    // Those of the request's own set, whatever the default is.
+    let own = LoraSet { loras: vec![words("kohya.safetensors", "pencil")] };
+    let params = GenerateParams { guidance_scale: None, loras: Some(own), ..params };
+    let events = service.client.generate(request(params.clone(), &[])).await.expect("accepted");
+    outcome(events.into_inner()).await.expect("well");
+    assert_eq!(jobs.recv().await.expect("a job").token_ids, ids("pencil a fox"));
+
     service.clear().await;
+    let params = GenerateParams { loras: None, ..params };
     let events = service.client.generate(request(params, &[])).await.expect("accepted");
     outcome(events.into_inner()).await.expect("well");
     assert_eq!(jobs.recv().await.expect("a job").token_ids, ids("a fox"));

@@ -241,6 +241,28 @@ async fn a_client_that_stalls_is_let_go() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
 }
 
+/// What no model of ours can do is refused, and never left out of the picture.
+#[tokio::test]
+async fn a_mask_a_control_image_and_another_model() {
+    for (role, code, reason) in [
+        (1, Code::FailedPrecondition, "takes no mask"),
+        (2, Code::FailedPrecondition, "takes no control image"),
+        (7, Code::InvalidArgument, "unknown image role 7"),
+    ] {
+        let mut image = image_parts("image/png", b"not looked into");
+        if let Some(Part::Image(header)) = &mut image[0].part {
+            header.role = role;
+        }
+        let status = refused(stream::iter(good(&image))).await;
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(reason), "{status}");
+    }
+    let model = |name: &str| GenerateParams { model: Some(name.to_owned()), ..Default::default() };
+    let status = refused(stream::iter([params(model("z-image"))])).await;
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    assert!(status.message().contains("omit it, or use 'fake-dit'"), "{status}");
+}
+
 #[tokio::test]
 async fn pictures_to_draw_from_that_are_none() {
     let mut png = std::io::Cursor::new(Vec::new());

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use diffusion_service::{
-    engine::{GenerateError, GenerateJob, ImageGenerator as _, Step},
+    engine::{CheckedJob, GenerateError, GenerateJob, ImageGenerator as _, Step},
     picture,
 };
 use llm_dit_params::GenerateOptions;
@@ -27,7 +27,7 @@ pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<
     Ok(())
 }
 
-fn job(setup: &Setup, model: &ZImage, size: u32) -> Result<GenerateJob, GenerateError> {
+fn job(setup: &Setup, model: &ZImage, size: u32) -> Result<CheckedJob, GenerateError> {
     let bad = |error: &dyn std::fmt::Display| GenerateError::BadJob(error.to_string());
     let info = model.info();
     let options = GenerateOptions {
@@ -40,7 +40,8 @@ fn job(setup: &Setup, model: &ZImage, size: u32) -> Result<GenerateJob, Generate
     };
     let shape = vec![setup.text_tokens as usize, info.cap_feat_dim];
     let values = Noise::new(7).randn(shape.iter().product());
-    Ok(GenerateJob {
+    info.check(GenerateJob {
+        loras: model.loras.iter().map(|lora| lora.choice.clone()).collect(),
         params: options.resolve(&info.defaults, &info.limits).map_err(|e| bad(&e))?,
         embeddings: Tensor::from_f32(&values, shape, info.dtype).map_err(|e| bad(&e))?,
         negative_embeddings: None,
@@ -51,9 +52,9 @@ fn job(setup: &Setup, model: &ZImage, size: u32) -> Result<GenerateJob, Generate
     })
 }
 
-fn make(model: &mut ZImage, job: &GenerateJob) -> Result<bytes::Bytes, GenerateError> {
+fn make(model: &mut ZImage, job: &CheckedJob) -> Result<bytes::Bytes, GenerateError> {
     let made = model.generate(job, &mut |_: Step| ControlFlow::Continue(()))?;
-    let recipe = picture::recipe(&model.info(), &model.loras(), job);
+    let recipe = picture::recipe(&model.info(), job);
     picture::encode_png(&made.picture, &recipe)
         .map_err(|fault| GenerateError::Backend(fault.to_string()))
 }

@@ -1,6 +1,7 @@
 //! What a gateway is asked.
 
-use llm_dit_recipe::Settings;
+use llm_dit_recipe::{Lora, Settings};
+use serde::Serialize;
 
 /// Settings that are not the gateway's to know: they name files of this machine, or are in the chat
 /// already.
@@ -17,6 +18,19 @@ const LOCAL: [&str; 9] = [
 ];
 
 /// Body of `POST /api/generate`; what is unset is left to the model.
-pub(super) fn body(settings: &Settings) -> Settings {
-    settings.clone().only(|name| !LOCAL.contains(&name)).without_blanks()
+#[derive(Serialize)]
+pub(super) struct Body<'a> {
+    #[serde(flatten)]
+    settings: Settings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loras: Option<&'a [Lora]>,
+}
+
+impl<'a> Body<'a> {
+    pub fn new(settings: &Settings, model: Option<&'a str>, loras: Option<&'a [Lora]>) -> Self {
+        let settings = settings.clone().only(|name| !LOCAL.contains(&name)).without_blanks();
+        Self { settings, model, loras }
+    }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use llm_dit_params::{GenerateParams, Scheduler};
 
-use super::{GenerateError, GenerateJob, Generated, Guess, Step, StepSink};
+use super::{CheckedJob, GenerateError, GenerateJob, Generated, Guess, LoraChoice, Step, StepSink};
 use crate::DeviceId;
 
 /// Pixels that a picture may have before it counts as more than one.
@@ -12,16 +12,17 @@ const PIXELS: u64 = 1024 * 1024;
 
 /// A job among those that are done together.
 pub struct Member<'a> {
-    pub job: &'a GenerateJob,
+    pub job: &'a CheckedJob,
     pub sink: Box<dyn StepSink + 'a>,
     done: Box<dyn FnOnce(Result<Generated, GenerateError>) + 'a>,
 }
 
-/// What the members of a batch have in common, so that they can take every step together: shapes, the
-/// grid, and guidance in the same steps. Seeds, prompts, the strength of guidance and previews may
+/// What the members of a batch have in common, so that they can take every step together: weights,
+/// shapes, the grid, and guidance in the same steps. Seeds, prompts, the strength of guidance and previews may
 /// differ.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Common {
+    loras: Vec<LoraChoice>,
     size: (u32, u32),
     steps: u32,
     first_step: u32,
@@ -39,7 +40,7 @@ pub struct BatchLimit(usize);
 impl<'a> Member<'a> {
     /// `done` gets the result.
     pub fn new(
-        job: &'a GenerateJob,
+        job: &'a CheckedJob,
         sink: impl StepSink + 'a,
         done: impl FnOnce(Result<Generated, GenerateError>) + 'a,
     ) -> Self {
@@ -88,9 +89,10 @@ impl BatchLimit {
 }
 
 impl Common {
-    /// `from_picture`: whether there is a picture to draw from.
-    pub fn of(params: &GenerateParams, from_picture: bool) -> Self {
+    /// `from_picture`: whether there is a picture to draw from. `loras`: what `params.loras` means.
+    pub fn of(params: &GenerateParams, from_picture: bool, loras: &[LoraChoice]) -> Self {
         Self {
+            loras: loras.to_vec(),
             size: (params.width, params.height),
             steps: params.steps,
             first_step: if from_picture { params.first_step() } else { 0 },
@@ -109,11 +111,11 @@ impl GenerateJob {
 
     /// Steps that a picture to draw from stands for.
     pub fn first_step(&self) -> u32 {
-        self.common().first_step
+        if self.image.is_some() { self.params.first_step() } else { 0 }
     }
 
     fn common(&self) -> Common {
-        Common::of(&self.params, self.image.is_some())
+        Common::of(&self.params, self.image.is_some(), &self.loras)
     }
 }
 
@@ -132,6 +134,7 @@ mod tests {
         let params = options.resolve(&ModelDefaults::z_image_turbo(), &Limits::default());
         GenerateJob {
             params: params.expect("valid"),
+            loras: Vec::new(),
             embeddings: Tensor::from_f32(&[0.0], vec![1, 1], DType::F32).expect("one value"),
             negative_embeddings: None,
             latents: None,
@@ -168,6 +171,18 @@ mod tests {
         assert!(from_picture(0.5).fits(&from_picture(0.5)));
         assert!(!from_picture(0.5).fits(&from_picture(0.9)));
         assert!(plain.fits(&from_picture(1.0)), "all steps are taken");
+    }
+
+    #[test]
+    fn jobs_fit_when_they_have_the_same_loras() {
+        let with = |scale, words: &str| {
+            let (name, path) = ("ink".to_owned(), "ink.safetensors".into());
+            let lora = LoraChoice { name, path, scale, trigger_words: words.to_owned() };
+            GenerateJob { loras: vec![lora], ..job(|_| {}) }
+        };
+        assert!(with(1.0, "").fits(&with(1.0, "")));
+        assert!(!with(1.0, "").fits(&with(0.5, "")));
+        assert!(!with(1.0, "").fits(&job(|_| {})));
     }
 
     #[test]

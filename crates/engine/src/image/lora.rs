@@ -16,7 +16,7 @@ pub struct LoraChoice {
     pub trigger_words: String,
 }
 
-/// One in use.
+/// One that is fused.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActiveLora {
     pub choice: LoraChoice,
@@ -28,7 +28,7 @@ pub struct ActiveLora {
     pub unmatched: Vec<String>,
 }
 
-/// What a change of the active LoRAs did.
+/// What a change of the fused LoRAs did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoraReport {
     pub active: Vec<ActiveLora>,
@@ -53,8 +53,8 @@ pub struct LoraSummary {
     pub problem: Option<String>,
 }
 
-/// Why the LoRAs from before are still the active ones.
-#[derive(Debug, thiserror::Error)]
+/// Why the LoRAs from before are still the fused ones.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum SetLorasError {
     #[error("{0}")]
     NotFound(String),
@@ -64,6 +64,13 @@ pub enum SetLorasError {
     /// The cause is for the log, not for the caller.
     #[error("changing the weights failed: {0}")]
     Backend(String),
+}
+
+impl From<&LoraChoice> for v1::LoraSelection {
+    fn from(choice: &LoraChoice) -> Self {
+        let LoraChoice { name, scale, trigger_words, .. } = choice.clone();
+        Self { name, scale: Some(scale), trigger_words }
+    }
 }
 
 impl From<&ActiveLora> for v1::ActiveLora {

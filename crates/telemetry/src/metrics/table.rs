@@ -98,9 +98,9 @@ metrics! {
     TENSOR_BYTES Counter, "llm_dit_tensor_bytes_total", ["service", "direction"],
         "Bytes of embeddings, latents and images that a service received or sent";
     LORA_CHANGES Counter, "llm_dit_lora_changes_total", ["outcome"],
-        "LoRA changes at run time, by outcome";
+        "Changes of the default LoRA set at run time, by outcome";
     LORAS_ACTIVE Gauge, "llm_dit_loras_active", [],
-        "LoRAs that are fused into the transformer";
+        "LoRAs of the default set";
 
     MEMORY_USED Gauge, "llm_dit_device_memory_used_bytes", ["service", "device"],
         "Memory used by tensors; on the CPU, resident memory of the process";

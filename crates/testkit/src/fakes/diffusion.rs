@@ -88,6 +88,7 @@ impl Diffusion for FastDiffusion {
             width: 256,
             height: 256,
             total_bytes: self.picture.len() as u64,
+            role: 0,
         };
         let accepted = Accepted { params: Some(params), ..Default::default() };
         let end = [

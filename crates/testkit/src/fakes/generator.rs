@@ -23,6 +23,9 @@ pub const LASTING_SEED: u64 = 668;
 /// A job with this seed finds no memory.
 pub const LARGE_SEED: u64 = 669;
 
+/// A LoRA of this name fits no model.
+pub const MISFIT: &str = "misfit";
+
 /// What every step takes, and all else.
 const DURATION: Duration = Duration::from_millis(1);
 
@@ -123,6 +126,11 @@ impl FakeGenerator {
             ^ sum(&Some(job.embeddings.clone()))
             ^ sum(&job.negative_embeddings).rotate_left(20)
             ^ sum(&job.latents).rotate_left(40)
+            ^ job.loras.iter().fold(0, |sum, lora| {
+                let name =
+                    lora.name.bytes().fold(11u64, |s, b| s.wrapping_mul(31).wrapping_add(b.into()));
+                (sum as u64).rotate_left(7).wrapping_add(name ^ u64::from(lora.scale.to_bits()))
+            })
             ^ job.image.as_ref().map_or(0, |image| {
                 let pixels =
                     image.rgb.iter().fold(7u64, |s, &b| s.wrapping_mul(31).wrapping_add(b.into()));
@@ -179,6 +187,8 @@ impl ImageGenerator for FakeGenerator {
         }
         let total = batch[0].job.params.forwards();
         for member in &batch {
+            let fused = self.loras.iter().map(|lora| &lora.choice);
+            assert!(fused.eq(&member.job.loras), "a picture with the LoRAs of another");
             self.see(Seen::Began { seed: member.job.params.seed });
         }
         let mut going = self.step(batch, Step { index: 0, total, duration: DURATION });
@@ -245,6 +255,9 @@ impl ImageGenerator for FakeGenerator {
             matrices: 1,
             unmatched: Vec::new(),
         };
+        if choices.iter().any(|choice| choice.name.starts_with(MISFIT)) {
+            return Err(SetLorasError::Bad(format!("{MISFIT} fits nothing")));
+        }
         let restored = self.loras.len().saturating_sub(choices.len());
         self.loras = choices.iter().map(active).collect();
         self.see(Seen::Loras(choices.iter().map(|choice| choice.name.clone()).collect()));

@@ -1,6 +1,7 @@
 //! The bodies of `/v1/images`: OpenAI's fields, and all of ours beside them.
 
 use llm_dit_fault::Fault;
+use llm_dit_params::choose_model;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{
@@ -156,14 +157,8 @@ impl Images {
         }
         if let Some(wanted) = theirs.model {
             let model = gateway.model().await?;
-            if wanted != model.name {
-                let wanted: String = wanted.chars().take(100).collect();
-                return Err(Fault::NotFound(format!(
-                    "unknown model '{wanted}'; omit it, or use '{}'",
-                    model.name
-                ))
-                .into());
-            }
+            choose_model(Some(&wanted), &model.name, &[])?;
+            ours.model = Some(wanted);
         }
         let mut request = ours.check(&gateway.templates)?;
         request.previews = stream && partial_images > 0;

@@ -16,6 +16,9 @@ pub(super) const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("j
 /// Pictures that unfinished jobs draw from, by the job's number.
 pub(super) const SOURCES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sources");
 
+/// JSON of what is set while the gateway runs, by name.
+pub(super) const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
+
 const NEXT_ID: &str = "next_id";
 const BYTES: &str = "bytes";
 
@@ -26,6 +29,7 @@ pub(super) struct Tables<'a> {
     pub thumbnails: redb::Table<'a, u64, &'static [u8]>,
     pub jobs: redb::Table<'a, u64, &'static [u8]>,
     pub sources: redb::Table<'a, u64, &'static [u8]>,
+    pub settings: redb::Table<'a, &'static str, &'static [u8]>,
     numbers: redb::Table<'a, &'static str, u64>,
 }
 
@@ -38,6 +42,7 @@ impl<'a> Tables<'a> {
             thumbnails: transaction.open_table(THUMBNAILS)?,
             jobs: transaction.open_table(JOBS)?,
             sources: transaction.open_table(SOURCES)?,
+            settings: transaction.open_table(SETTINGS)?,
             numbers: transaction.open_table(NUMBERS)?,
         })
     }
