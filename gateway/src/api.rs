@@ -1,6 +1,7 @@
 //! The endpoints.
 
 pub(crate) mod answer;
+pub(crate) mod body;
 pub(crate) mod encode;
 pub(crate) mod generate;
 pub(crate) mod health;

@@ -18,17 +18,17 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    api::body::MAX_BODY_BYTES,
     api::{
         answer::PreviewBody,
         encode, generate, health, history, jobs, lists, loras,
         openai::{self, OpenAiProblemBody},
         page, session,
     },
-    body::MAX_BODY_BYTES,
     gateway::Gateway,
     generation::Progress,
     guard, meters,
-    problem::Problem,
+    records::problem::Problem,
 };
 
 /// Between two pieces of a request's body.

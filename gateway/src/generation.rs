@@ -26,7 +26,7 @@ use crate::{
     gateway::Gateway,
     history::Entry,
     meters::Asked,
-    request::Request,
+    records::request::Request,
 };
 
 use self::{events::Events, progress::Teller};

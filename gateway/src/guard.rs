@@ -1,7 +1,5 @@
 //! Who may ask: those with a key, and no page of somebody else's in a browser.
 
-pub(crate) mod hosts;
-
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
@@ -13,8 +11,9 @@ use llm_dit_serving::security::{Keys, Security, keys::Denied};
 
 use crate::{
     api::{openai::OpenAiProblem, page},
+    hosts,
     options::AccessOptions,
-    problem::Problem,
+    records::problem::Problem,
 };
 
 /// What a browser's session is kept in.

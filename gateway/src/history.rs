@@ -32,7 +32,7 @@ use crate::{
     error::Error,
     generation::Made,
     options::{self, KeepOptions},
-    request::GenerateBody,
+    records::request::GenerateBody,
 };
 
 /// Changes and questions that may wait for the thread.

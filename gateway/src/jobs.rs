@@ -7,7 +7,6 @@
 //! and never two pictures of one ([why](../../docs/decisions/0012-durable-jobs.md)).
 
 mod job;
-mod record;
 mod run;
 mod store;
 
@@ -32,14 +31,14 @@ use uuid::Uuid;
 use self::run::{Start, run};
 pub(crate) use self::{
     job::{Job, Outcome},
-    record::{Key, Record, State},
     store::{Forgetful, JobStore},
 };
 use crate::{
     gateway::{Admission, Gateway},
     options::JobLimits,
-    problem::Problem,
-    request::{Request, lora_bodies},
+    records::job::{Key, Record, State},
+    records::problem::Problem,
+    records::request::{Request, lora_bodies},
 };
 
 /// Bytes of pictures that are only in memory.

@@ -7,7 +7,6 @@
 mod api;
 mod app;
 mod backends;
-mod body;
 mod deadlines;
 mod encode;
 mod error;
@@ -15,11 +14,11 @@ mod gateway;
 mod generation;
 mod guard;
 mod history;
+mod hosts;
 mod jobs;
 mod meters;
 mod options;
-mod problem;
-mod request;
+mod records;
 mod serve;
 
 pub use error::Error;

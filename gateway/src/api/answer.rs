@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 
 use crate::{
     generation::{About, Event, Made, Preview},
-    problem::Problem,
-    request::GenerateBody,
+    records::problem::Problem,
+    records::request::GenerateBody,
 };
 
 /// Between two comments that keep a silent connection open.

@@ -16,13 +16,13 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use crate::{
+    api::body,
     backends::{Choice, EncoderKind, NamedEncoder, Tried},
-    body,
     encode::{self, Embedding},
     error::Error,
     gateway::Gateway,
-    problem::{Problem, Problems},
-    request::EncodeBody,
+    records::problem::{Problem, Problems},
+    records::request::EncodeBody,
 };
 
 /// What came of a prompt.

@@ -19,12 +19,12 @@ use super::{
     answer::{self, Accepts, ResultBody, SentEvent},
 };
 use crate::{
-    body,
+    api::body,
     error::Error,
     gateway::{Admission, Gateway},
     generation::{Event, Made},
-    problem::{Problem, Problems},
-    request::{self, GenerateBody},
+    records::problem::{Problem, Problems},
+    records::request::{self, GenerateBody},
 };
 
 /// Events that a slow reader may be behind; more of them are left out.

@@ -14,8 +14,8 @@ use super::Shared;
 use crate::{
     gateway::Gateway,
     history::{Entry, History, Page},
-    problem::{Problem, Problems},
-    request::GenerateBody,
+    records::problem::{Problem, Problems},
+    records::request::GenerateBody,
 };
 
 const DEFAULT_LIMIT: usize = 50;

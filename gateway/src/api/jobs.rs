@@ -20,12 +20,15 @@ use super::{
     answer::{self, ResultBody, SentEvent},
 };
 use crate::{
-    body,
+    api::body,
     gateway::Gateway,
     generation::Progress,
-    jobs::{Job, Jobs, Key, Outcome, State as JobState},
-    problem::{Problem, Problems},
-    request::GenerateBody,
+    jobs::{Job, Jobs, Outcome},
+    records::{
+        job::{Key, State as JobState},
+        problem::{Problem, Problems},
+        request::GenerateBody,
+    },
 };
 
 const MAX_KEY_BYTES: usize = 255;

@@ -12,7 +12,7 @@ use crate::{
     backends::{Model, Tried},
     error::Error,
     gateway::Gateway,
-    problem::{Problem, Problems},
+    records::problem::{Problem, Problems},
 };
 
 #[derive(Debug, Serialize, ToSchema)]

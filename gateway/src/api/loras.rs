@@ -16,12 +16,12 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use crate::{
+    api::body,
     backends::{ActiveLoraBody, Backend, Tried},
-    body,
     error::Error,
     gateway::Gateway,
-    problem::{Problem, Problems},
-    request::{self, LoraBody},
+    records::problem::{Problem, Problems},
+    records::request::{self, LoraBody},
 };
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -12,9 +12,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::{
-    body,
+    api::body,
     gateway::Gateway,
-    problem::{Problem, Problems},
+    records::problem::{Problem, Problems},
 };
 
 /// Who begins a session.

@@ -12,7 +12,7 @@ use super::Drawn;
 use crate::{
     error::Error,
     gateway::Gateway,
-    request::{GenerateBody, Request},
+    records::request::{GenerateBody, Request},
 };
 
 /// A picture.

@@ -8,7 +8,8 @@ use llm_dit_fault::Fault;
 use super::{Entry, History, Store, StoreError};
 use crate::{
     generation::Made,
-    jobs::{JobStore, Record, State},
+    jobs::JobStore,
+    records::job::{Record, State},
 };
 
 #[tonic::async_trait]

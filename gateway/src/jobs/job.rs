@@ -7,10 +7,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Key, Record, State};
 use crate::{
     generation::{About, Event, Progress, Stage},
-    problem::Problem,
+    records::{
+        job::{Key, Record, State},
+        problem::Problem,
+    },
 };
 
 #[derive(Debug)]

@@ -6,13 +6,16 @@ use llm_dit_fault::Fault;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Record, State};
+use super::Job;
 use crate::{
     error::Error,
     gateway::{Admission, Gateway},
     generation::{Event, Made},
     meters,
-    request::{Request, SourceImage, selections},
+    records::{
+        job::{Record, State},
+        request::{Request, SourceImage, selections},
+    },
 };
 
 /// Longest pause before a job asks busy services again.

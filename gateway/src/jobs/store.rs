@@ -5,8 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use llm_dit_fault::Fault;
 
-use super::Record;
-use crate::generation::Made;
+use crate::{generation::Made, records::job::Record};
 
 /// Keeps jobs for the next gateway. What a method was given is kept when it has returned.
 #[tonic::async_trait]

@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     generation::{About, Event, Progress, Stage},
-    request::GenerateBody,
+    records::request::GenerateBody,
 };
 
 fn jobs() -> Jobs {

@@ -10,11 +10,11 @@ use utoipa::{
 };
 
 use crate::{
-    body,
+    api::body,
     error::Error,
     gateway::Gateway,
-    problem::Problem,
-    request::{self, GenerateBody, bad},
+    records::problem::Problem,
+    records::request::{self, GenerateBody, bad},
 };
 
 /// Most pictures in one request.

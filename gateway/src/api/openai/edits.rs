@@ -18,11 +18,11 @@ use super::{
     error::{OpenAiProblem, OpenAiProblems},
 };
 use crate::{
+    api::body::MAX_BODY_BYTES,
     api::{Shared, answer::SentEvent},
-    body::MAX_BODY_BYTES,
     error::Error,
-    problem::Problem,
-    request::{MAX_SOURCE_BYTES, SourceImage, bad},
+    records::problem::Problem,
+    records::request::{MAX_SOURCE_BYTES, SourceImage, bad},
 };
 
 /// Fields of a form, most of which are optional.

@@ -7,7 +7,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::{error::Error, problem::Problem};
+use crate::{error::Error, records::problem::Problem};
 
 /// A problem that OpenAI's clients can read too.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use super::{
     error::{OpenAiProblem, OpenAiProblems},
 };
 use crate::{
+    api::body,
     api::{Shared, answer::SentEvent},
-    body,
-    request::GenerateBody,
+    records::request::GenerateBody,
 };
 
 /// Generates images, as in the OpenAI API.

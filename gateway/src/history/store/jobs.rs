@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     history::Entry,
-    jobs::{Record, State},
+    records::job::{Record, State},
 };
 
 impl Store {

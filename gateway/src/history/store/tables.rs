@@ -11,7 +11,7 @@ pub(super) const PICTURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::ne
 pub(super) const THUMBNAILS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("thumbnails");
 /// `next_id`, and `bytes` of all pictures.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
-/// JSON of a [`Record`](crate::jobs::Record), by its number.
+/// JSON of a [`Record`](crate::records::job::Record), by its number.
 pub(super) const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
 /// Pictures that unfinished jobs draw from, by the job's number.
 pub(super) const SOURCES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sources");

@@ -7,8 +7,8 @@ use std::{
 use super::*;
 use crate::{
     generation::About,
-    jobs::{Record, State},
-    request::GenerateBody,
+    records::job::{Record, State},
+    records::request::GenerateBody,
 };
 
 /// A disk of so many bytes.

@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use crate::{
     generation::About,
-    problem::Problem,
-    request::{GenerateBody, LoraBody},
+    records::{
+        problem::Problem,
+        request::{GenerateBody, LoraBody},
+    },
 };
 
 /// A job as it is stored: enough to make its picture again, or to tell what became of it.

@@ -11,7 +11,7 @@ use llm_dit_fault::Fault;
 use llm_dit_params::nearest;
 use serde::de::DeserializeOwned;
 
-use crate::{gateway::Gateway, problem::Problem};
+use crate::{gateway::Gateway, records::problem::Problem};
 
 /// Room for every text at its limit, JSON escapes included.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
