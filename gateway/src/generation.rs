@@ -20,11 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument as _;
 
 use crate::{
-    backends::{Backend, Choice, Lease, Model, Tried},
-    encode::{self, Ask, Pipe},
+    backends::{Backend, Backends, Choice, Lease, Model, Tried},
+    encode::{self, Ask, Cache, Pipe},
     error::Error,
-    gateway::Gateway,
-    history::Entry,
     meters::Asked,
     records::request::Request,
 };
@@ -65,7 +63,18 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-impl Gateway {
+/// Makes pictures with the services.
+#[derive(Debug)]
+pub(crate) struct Maker {
+    backends: Arc<Backends>,
+    cache: Arc<Cache>,
+}
+
+impl Maker {
+    pub fn new(backends: Arc<Backends>, cache: Arc<Cache>) -> Self {
+        Self { backends, cache }
+    }
+
     /// Finds what is wrong with a request without beginning it, or what it comes to, its set of LoRAs
     /// included.
     pub async fn check(&self, request: &Request) -> Result<GenerateParams, Error> {
@@ -86,17 +95,8 @@ impl Gateway {
         }
     }
 
-    /// Makes the picture, and keeps it in the history.
-    pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
-        let mut made = self.make_only(request, report).await?;
-        if let Some(history) = &self.history {
-            made.about.history_id = history.add(Entry::of(&made), made.file.clone()).await;
-        }
-        Ok(made)
-    }
-
     /// Makes the picture.
-    pub async fn make_only(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
+    pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
         let asked = Asked::begin();
         let made = self.draw_and_finish(request, report).await;
         asked.end(&made);
@@ -107,7 +107,7 @@ impl Gateway {
         let begun = Instant::now();
         let drawn = request.deadline.bound(self.draw(request, report)).await?;
         let drew = Instant::now();
-        let finishing = self.finish(request, drawn, begun);
+        let finishing = finish::finish(request, drawn, begun);
         let made = finishing.instrument(tracing::info_span!("finish")).await?;
         stage("finish", drew.elapsed());
         Ok(made)

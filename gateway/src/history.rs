@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::jobs::EmbeddedJobStore;
 use self::store::{Store, StoreError};
 use crate::{
     error::Error,

@@ -4,6 +4,7 @@
 //! on no tensor library, so that it runs where no model does. What it keeps between requests, jobs and
 //! pictures, is in one database.
 
+mod admission;
 mod api;
 mod app;
 mod backends;

@@ -31,8 +31,8 @@ pub(crate) fn of(gateway: &Arc<Gateway>) -> Observer {
 
 fn tell(gateway: &Gateway) {
     build_info("gateway");
-    gauge!(GATEWAY_RUNNING.name).set(gateway.running() as f64);
-    gauge!(GATEWAY_LIMIT.name).set(gateway.max_requests as f64);
+    gauge!(GATEWAY_RUNNING.name).set(gateway.admissions.running() as f64);
+    gauge!(GATEWAY_LIMIT.name).set(gateway.admissions.limit() as f64);
     let cache = gateway.cache.stats();
     gauge!(CACHE_ENTRIES.name).set(cache.entries as f64);
     gauge!(CACHE_BYTES.name).set(cache.bytes as f64);

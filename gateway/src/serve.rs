@@ -67,7 +67,7 @@ async fn answer(
         shutdown.cancelled().await;
         let over = tokio::time::Instant::now() + options.grace.duration();
         // Connections are taken until then, by those who ask what becomes of their jobs.
-        let _ = tokio::time::timeout_at(over, gateway.drain()).await;
+        let _ = tokio::time::timeout_at(over, gateway.admissions.drain()).await;
         handle.graceful_shutdown(None);
         tokio::time::sleep_until(over).await;
     };

@@ -89,7 +89,7 @@ async fn read(body: Body, client_waits: bool, large: Option<&Gateway>) -> Result
             && upload.is_none()
             && let Some(gateway) = large
         {
-            upload = Some(gateway.admit_upload()?);
+            upload = Some(gateway.admissions.admit_upload()?);
         }
         if read <= max {
             bytes.extend_from_slice(&chunk);

@@ -19,9 +19,10 @@ use super::{
     answer::{self, Accepts, ResultBody, SentEvent},
 };
 use crate::{
+    admission::Admission,
     api::body,
     error::Error,
-    gateway::{Admission, Gateway},
+    gateway::Gateway,
     generation::{Event, Made},
     records::problem::{Problem, Problems},
     records::request::{self, GenerateBody},
@@ -60,10 +61,10 @@ pub(crate) async fn generate(
         body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
     let mut request = body.check(&gateway.templates)?;
     request.deadline = deadline;
-    let admission = gateway.admit()?;
+    let admission = gateway.admissions.admit()?;
     if accepts == Accepts::Events {
         // So that what is wrong still has a status of its own.
-        gateway.check(&request).await?;
+        gateway.maker.check(&request).await?;
         request.previews = true;
         let events = live(gateway, request, admission).map(|live| match live {
             Live::Event(event) => answer::event(&event),

@@ -138,7 +138,7 @@ async fn look(gateway: &Gateway) -> (StatusCode, Health) {
         && encoders.first().is_some_and(|encoder| {
             encoder.kind == EncoderKindName::Diffusion || serves(&encoder.backends)
         });
-    let (code, status) = if gateway.draining.is_cancelled() {
+    let (code, status) = if gateway.admissions.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else if well {
         (StatusCode::OK, "ok")
@@ -150,7 +150,10 @@ async fn look(gateway: &Gateway) -> (StatusCode, Health) {
         version: env!("CARGO_PKG_VERSION"),
         encoders,
         diffusion,
-        requests: Requests { running: gateway.running(), limit: gateway.max_requests },
+        requests: Requests {
+            running: gateway.admissions.running(),
+            limit: gateway.admissions.limit(),
+        },
         embedding_cache: gateway.cache.stats(),
         history: HistoryHealth::of(gateway),
     };

@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use bytes::Bytes;
 use futures::{Stream, stream};
 use llm_dit_fault::Fault;
 use serde::Serialize;
@@ -23,9 +22,9 @@ use crate::{
     api::body,
     gateway::Gateway,
     generation::Progress,
-    jobs::{Job, Jobs, Outcome},
+    jobs::{Job, Outcome},
     records::{
-        job::{Key, State as JobState},
+        job::{IdempotencyKey, JobState},
         problem::{Problem, Problems},
         request::GenerateBody,
     },
@@ -112,18 +111,20 @@ pub(crate) async fn create(State(gateway): Shared, request: Request) -> Result<R
     let key = key(request.headers())?;
     let body: GenerateBody =
         body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
-    let key = key.map(|text| Key::new(text, &body));
-    if let Some(known) = key.as_ref().and_then(|key| gateway.jobs.with_key(key).transpose()) {
-        return Ok(accepted(&*known?, true));
+    let key = key.map(|text| IdempotencyKey::new(text, &body));
+    if let Some(key) = &key
+        && let Some(known) = gateway.jobs.with_key(key).await?
+    {
+        return Ok(accepted(&known, true));
     }
     let mut request = body.check(&gateway.templates)?;
-    let admission = gateway.admit()?;
-    let params = gateway.check(&request).await?;
+    let admission = gateway.admissions.admit()?;
+    let params = gateway.maker.check(&request).await?;
     // With every value that was left open, it makes the same picture whenever it is run.
     request.body = request.used(&params);
     request.loras = params.loras;
     request.previews = true;
-    let (job, again) = Jobs::accept(&gateway, request, key, admission).await?;
+    let (job, again) = gateway.jobs.accept(request, key, admission).await?;
     Ok(accepted(&job, again))
 }
 
@@ -211,7 +212,7 @@ pub(crate) async fn image(
 ) -> Result<Response, Problem> {
     let job = find(&gateway, &id)?;
     match job.outcome() {
-        Some(Outcome::Done(about)) => match file(&gateway, &job, about.history_id).await? {
+        Some(Outcome::Done(about)) => match gateway.jobs.picture(&job).await? {
             Some(file) => Ok(answer::file(&about, file)),
             None => Err(Problem::gone(
                 "the image was removed from the history; a request with the job's parameters generates it again",
@@ -294,21 +295,6 @@ fn find(gateway: &Gateway, id: &str) -> Result<Arc<Job>, Problem> {
         };
         Fault::NotFound(why.to_owned()).into()
     })
-}
-
-/// The image of a finished job.
-async fn file(
-    gateway: &Gateway,
-    job: &Job,
-    history_id: Option<u64>,
-) -> Result<Option<Bytes>, Fault> {
-    match (job.file(), history_id, &gateway.history) {
-        (Some(file), ..) => Ok(Some(file)),
-        (None, Some(id), Some(history)) => {
-            Ok(history.picture(id).await?.map(|picture| picture.file))
-        }
-        (None, ..) => Ok(None),
-    }
 }
 
 fn image_url(job: &Job) -> String {

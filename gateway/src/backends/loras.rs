@@ -21,9 +21,9 @@ pub(crate) struct ActiveLoraBody {
     pub scale: f32,
     pub trigger_words: String,
     pub rank: u32,
-    /// Matrices of the model that it changes.
+    /// Number of matrices that it changes.
     pub matrices: u32,
-    /// Keys of its file that fit nothing.
+    /// Keys of its file that match no module.
     pub unmatched: Vec<String>,
 }
 

@@ -11,7 +11,6 @@ use tokio::task;
 use super::Drawn;
 use crate::{
     error::Error,
-    gateway::Gateway,
     records::request::{GenerateBody, Request},
 };
 
@@ -38,40 +37,33 @@ pub(crate) struct About {
     pub history_id: Option<u64>,
 }
 
-impl Gateway {
-    pub(super) async fn finish(
-        &self,
-        request: &Request,
-        drawn: Drawn,
-        begun: Instant,
-    ) -> Result<Made, Error> {
-        let Drawn { png, params, truncated, cached, chat } = drawn;
-        let (settings, format, quality) = (request.recipe(), request.format, request.quality);
-        let write = move || file(png, settings, format, quality);
-        // Only converting takes long enough to be in somebody's way.
-        let file = if format == Format::Png {
-            write()
-        } else {
-            let failed = |error| Error::Lost(format!("converting the image failed: {error}"));
-            task::spawn_blocking(write).await.map_err(failed)?
-        }?;
-        let about = About {
-            media_type: format.media_type().to_owned(),
-            parameters: request.used(&params),
-            formatted_prompt: chat.render(),
-            seconds: begun.elapsed().as_secs_f64(),
-            truncated,
-            cached,
-            history_id: None,
-        };
-        tracing::info!(
-            seed = params.seed,
-            bytes = file.len(),
-            seconds = about.seconds,
-            "generated an image"
-        );
-        Ok(Made { file, format, about })
-    }
+pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> Result<Made, Error> {
+    let Drawn { png, params, truncated, cached, chat } = drawn;
+    let (settings, format, quality) = (request.recipe(), request.format, request.quality);
+    let write = move || file(png, settings, format, quality);
+    // Only converting takes long enough to be in somebody's way.
+    let file = if format == Format::Png {
+        write()
+    } else {
+        let failed = |error| Error::Lost(format!("converting the image failed: {error}"));
+        task::spawn_blocking(write).await.map_err(failed)?
+    }?;
+    let about = About {
+        media_type: format.media_type().to_owned(),
+        parameters: request.used(&params),
+        formatted_prompt: chat.render(),
+        seconds: begun.elapsed().as_secs_f64(),
+        truncated,
+        cached,
+        history_id: None,
+    };
+    tracing::info!(
+        seed = params.seed,
+        bytes = file.len(),
+        seconds = about.seconds,
+        "generated an image"
+    );
+    Ok(Made { file, format, about })
 }
 
 fn file(png: Bytes, settings: Settings, format: Format, quality: u8) -> Result<Bytes, Error> {

@@ -15,12 +15,13 @@ use utoipa::ToSchema;
 
 use super::{body::Images, error};
 use crate::{
+    admission::Admission,
     api::{
         answer,
         generate::{Live, live},
     },
     error::Error,
-    gateway::{Admission, Gateway},
+    gateway::Gateway,
     generation::{Event, Made, Preview},
 };
 
@@ -98,7 +99,7 @@ pub(super) async fn answer(
 ) -> Result<Response, Error> {
     images.request.deadline = gateway.patience.of(&headers)?;
     if images.stream {
-        gateway.check(&images.request).await?;
+        gateway.maker.check(&images.request).await?;
         return Ok(stream(gateway, images, admission, kind));
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
@@ -111,7 +112,8 @@ pub(super) async fn answer(
     });
     let requests: Vec<_> = requests.collect();
     // Each but the first takes a place of its own.
-    let _admissions = (1..images.n).map(|_| gateway.admit()).collect::<Result<Vec<_>, _>>()?;
+    let _admissions =
+        (1..images.n).map(|_| gateway.admissions.admit()).collect::<Result<Vec<_>, _>>()?;
     let _admission = admission;
     let made = try_join_all(requests.iter().map(|request| gateway.make(request, None))).await?;
     let data = made.iter().map(|made| {

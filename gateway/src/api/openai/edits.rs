@@ -95,7 +95,7 @@ pub(crate) async fn edit(
     request: Request,
 ) -> Result<Response, OpenAiProblem> {
     let headers = request.headers().clone();
-    let upload = gateway.admit_upload()?;
+    let upload = gateway.admissions.admit_upload()?;
     let form = Multipart::from_request(request, &()).await.map_err(|error| {
         Problem::unsupported_media_type(format!(
             "send a form with the header Content-Type: multipart/form-data ({error})"
@@ -111,7 +111,7 @@ pub(crate) async fn edit(
     let mut images = Images::check(&gateway, theirs, ours).await?;
     images.request.image = Some(image);
     images.request.body.strength = strength;
-    let admission = gateway.admit()?;
+    let admission = gateway.admissions.admit()?;
     Ok(answer::answer(gateway, images, admission, headers, "image_edit").await?)
 }
 

@@ -32,6 +32,6 @@ pub(crate) async fn generate(
     let bytes = body::read_json(request, Some(&gateway)).await?;
     let (theirs, ours) = split(body::parse(&bytes, GenerateBody::FIELDS)?)?;
     let images = Images::check(&gateway, theirs, ours).await?;
-    let admission = gateway.admit()?;
+    let admission = gateway.admissions.admit()?;
     Ok(answer::answer(gateway, images, admission, headers, "image_generation").await?)
 }
