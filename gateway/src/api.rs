@@ -1,5 +1,6 @@
 //! The endpoints.
 
+pub(crate) mod access;
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod encode;
@@ -9,8 +10,10 @@ pub(crate) mod history;
 pub(crate) mod jobs;
 pub(crate) mod lists;
 pub(crate) mod loras;
+pub(crate) mod metrics;
 pub(crate) mod openai;
 pub(crate) mod page;
+pub(crate) mod problem;
 pub(crate) mod session;
 
 use std::sync::Arc;

@@ -18,17 +18,16 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    api::body::MAX_BODY_BYTES,
     api::{
+        access,
         answer::PreviewBody,
-        encode, generate, health, history, jobs, lists, loras,
+        body::MAX_BODY_BYTES,
+        encode, generate, health, history, jobs, lists, loras, metrics as gauges,
         openai::{self, OpenAiProblemBody},
         page, session,
     },
     gateway::Gateway,
-    generation::Progress,
-    guard, meters,
-    records::problem::Problem,
+    records::{problem::Problem, progress::Progress},
 };
 
 /// Between two pieces of a request's body.
@@ -83,7 +82,7 @@ pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
     let inner = tower::ServiceBuilder::new()
         .layer(CatchPanicLayer::custom(panicked))
         .option_layer(cors(origins))
-        .layer(middleware::from_fn_with_state(guard, guard::guard))
+        .layer(middleware::from_fn_with_state(guard, access::guard))
         .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT));
     let (mut router, document) = api().split_for_parts();
     let document = Arc::new(document);
@@ -91,7 +90,7 @@ pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
         "/openapi.json",
         get(async move || Json(Arc::unwrap_or_clone(Arc::clone(&document)))),
     );
-    router = router.route("/metrics", metrics::route(Some(meters::of(&gateway))));
+    router = router.route("/metrics", metrics::route(Some(gauges::of(&gateway))));
     for path in page::paths() {
         router = router.route(path, get(page::serve));
     }

@@ -6,6 +6,8 @@ mod model;
 mod names;
 mod pool;
 
+use std::sync::Arc;
+
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_params::nearest;
@@ -88,6 +90,19 @@ impl Backends {
             &options.credentials,
         )?;
         Ok(Self { diffusion, encoders, encoder_is_open, loras: DefaultLoras::default() })
+    }
+
+    /// What a diffusion service that is well has loaded.
+    pub async fn model(&self) -> Result<Model, Error> {
+        let mut tried = Tried::default();
+        loop {
+            let lease = self.diffusion.pick(&mut tried).await?;
+            let backend = Arc::clone(lease.backend());
+            match lease.model().await {
+                Ok(model) => return Ok(model),
+                Err(fault) => tried.note(&backend, fault.into())?,
+            }
+        }
     }
 
     /// Who encodes for a request that names `wish` and goes to a diffusion service that has an

@@ -11,12 +11,11 @@ use crate::{
     deadlines::Deadlines,
     encode::Cache,
     error::Error,
-    generation::{Made, Maker, Report},
+    generation::Maker,
     guard::Guard,
-    history::{EmbeddedJobStore, Entry, History},
+    history::{EmbeddedJobStore, History},
     jobs::{InMemoryJobStore, Jobs, store::JobStore},
     options::GatewayOptions,
-    records::request::Request,
 };
 
 #[derive(Debug)]
@@ -83,15 +82,6 @@ impl Gateway {
             patience: Deadlines::new(options.access.request_timeout),
             admissions,
         }))
-    }
-
-    /// Makes a picture, and keeps it in the history.
-    pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
-        let mut made = self.maker.make(request, report).await?;
-        if let Some(history) = &self.history {
-            made.about.history_id = history.add(Entry::of(&made), made.file.clone()).await;
-        }
-        Ok(made)
     }
 
     /// Stores what there is to store; what is not done is left to the next gateway.

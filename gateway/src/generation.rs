@@ -24,14 +24,14 @@ use crate::{
     encode::{self, Ask, Cache, Pipe},
     error::Error,
     meters::Asked,
-    records::request::Request,
+    records::{
+        picture::Made,
+        progress::{Report, Stage},
+        request::Request,
+    },
 };
 
-use self::{events::Events, progress::Teller};
-pub(crate) use self::{
-    finish::{About, Made},
-    progress::{Event, Preview, Progress, Report, Stage},
-};
+use self::{events::Events, progress::ProgressReporter};
 
 /// Chunks on their way from one service to the other.
 const CHUNKS_IN_FLIGHT: usize = 4;
@@ -114,15 +114,15 @@ impl Maker {
     }
 
     async fn draw(&self, request: &Request, report: Report<'_>) -> Result<Drawn, Error> {
-        let mut teller = Teller::new(report);
+        let mut reporter = ProgressReporter::new(report);
         let (mut tried, mut tried_encoders) = (Tried::default(), Tried::default());
         // Once, so that all attempts are for the same picture.
         let mut loras = self.loras(request)?;
         loop {
-            teller.enter(Stage::Encoding);
+            reporter.enter(Stage::Encoding);
             let lease = self.backends.diffusion.pick(&mut tried).await?;
             let attempt =
-                self.attempt(&lease, request, &mut loras, &mut tried_encoders, &mut teller);
+                self.attempt(&lease, request, &mut loras, &mut tried_encoders, &mut reporter);
             match attempt.await {
                 Ok(drawn) => return Ok(drawn),
                 Err(Failure::Final(error)) => return Err(error),
@@ -138,7 +138,7 @@ impl Maker {
         request: &Request,
         loras: &mut Option<LoraSet>,
         tried_encoders: &mut Tried,
-        teller: &mut Teller<'_>,
+        reporter: &mut ProgressReporter<'_>,
     ) -> Result<Drawn, Failure> {
         let model = lease.model().await.map_err(|fault| Failure::Diffusion(fault.into()))?;
         let loras = loras.get_or_insert_with(|| model.loras.clone()).clone();
@@ -174,7 +174,7 @@ impl Maker {
         let drawing = async {
             let (mut events, truncated) = send(lease, wire, pipe, request, &model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
-            let png = events.picture(&accepted, teller).await?;
+            let png = events.picture(&accepted, reporter).await?;
             Ok::<_, Failure>((png, accepted, truncated))
         };
         let span = tracing::info_span!("draw", url = lease.url());

@@ -12,10 +12,11 @@ use futures::Stream;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{
-    generation::{About, Event, Made, Preview},
-    records::problem::Problem,
-    records::request::GenerateBody,
+use crate::records::{
+    picture::{About, Made},
+    problem::Problem,
+    progress::{Event, Preview},
+    request::GenerateBody,
 };
 
 /// Between two comments that keep a silent connection open.

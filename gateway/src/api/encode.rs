@@ -14,14 +14,14 @@ use llm_dit_proto::{DType, v1::CountResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
+use super::{Shared, problem::Problems};
 use crate::{
     api::body,
     backends::{Choice, EncoderKind, NamedEncoder, Tried},
     encode::{self, Embedding},
     error::Error,
     gateway::Gateway,
-    records::problem::{Problem, Problems},
+    records::problem::Problem,
     records::request::EncodeBody,
 };
 
@@ -113,7 +113,7 @@ pub(crate) async fn encode(
 ) -> Result<Json<EncodeAnswer>, Problem> {
     let deadline = gateway.patience.of(request.headers())?;
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
-    let encoded = deadline.bound(gateway.encode(&body)).await?;
+    let encoded = deadline.bound(encode_prompt(&gateway, &body)).await?;
     let Encoded { embedding, chat, encoder, cached, seconds, .. } = encoded;
     let dtype = DType::from_wire(embedding.header.dtype).ok().flatten();
     Ok(Json(EncodeAnswer {
@@ -145,7 +145,7 @@ pub(crate) async fn save(
             "the gateway has no folder for embeddings; start it with --embeddings-dir".to_owned(),
         )
     })?;
-    let encoded = gateway.encode(&body).await?;
+    let encoded = encode_prompt(&gateway, &body).await?;
     let (shape, encode_time) = (encoded.embedding.header.shape.clone(), encoded.seconds);
     let write = move || file::save(&folder, &body, &encoded);
     let written = tokio::task::spawn_blocking(write).await;
@@ -190,36 +190,33 @@ pub(crate) async fn format(
     }))
 }
 
-impl Gateway {
-    async fn encode(&self, body: &EncodeBody) -> Result<Encoded, Error> {
-        let begun = Instant::now();
-        let chat = body.chat(&self.templates, false)?;
-        let Choice::Ours(encoder) = self.backends.encoder(body.encoder.as_deref(), false)? else {
-            return Err(Fault::Unsupported(
-                "embeddings do not pass through this gateway".to_owned(),
-            )
-            .into());
-        };
-        let chats = [chat.clone()];
-        let mut tried = Tried::default();
-        let (embedding, cached) = loop {
-            let pipe = encode::open(encoder, &self.cache, &chats, body.ask(), &mut tried).await?;
-            let backend = pipe.lease().map(|lease| Arc::clone(lease.backend()));
-            match (pipe.collect().await, backend) {
-                (Ok(collected), _) => break collected,
-                (Err(error), Some(backend)) => tried.note(&backend, error)?,
-                (Err(error), None) => return Err(error),
-            }
-        };
-        Ok(Encoded {
-            embedding,
-            chat,
-            encoder: encoder.name.clone(),
-            device: device(encoder),
-            cached,
-            seconds: begun.elapsed().as_secs_f64(),
-        })
-    }
+async fn encode_prompt(gateway: &Gateway, body: &EncodeBody) -> Result<Encoded, Error> {
+    let begun = Instant::now();
+    let chat = body.chat(&gateway.templates, false)?;
+    let Choice::Ours(encoder) = gateway.backends.encoder(body.encoder.as_deref(), false)? else {
+        return Err(
+            Fault::Unsupported("embeddings do not pass through this gateway".to_owned()).into()
+        );
+    };
+    let chats = [chat.clone()];
+    let mut tried = Tried::default();
+    let (embedding, cached) = loop {
+        let pipe = encode::open(encoder, &gateway.cache, &chats, body.ask(), &mut tried).await?;
+        let backend = pipe.lease().map(|lease| Arc::clone(lease.backend()));
+        match (pipe.collect().await, backend) {
+            (Ok(collected), _) => break collected,
+            (Err(error), Some(backend)) => tried.note(&backend, error)?,
+            (Err(error), None) => return Err(error),
+        }
+    };
+    Ok(Encoded {
+        embedding,
+        chat,
+        encoder: encoder.name.clone(),
+        device: device(encoder),
+        cached,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
 }
 
 fn device(encoder: &NamedEncoder) -> String {

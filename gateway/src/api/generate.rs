@@ -17,15 +17,20 @@ use tracing::Instrument as _;
 use super::{
     Shared,
     answer::{self, Accepts, ResultBody, SentEvent},
+    problem::Problems,
 };
 use crate::{
     admission::Admission,
     api::body,
     error::Error,
     gateway::Gateway,
-    generation::{Event, Made},
-    records::problem::{Problem, Problems},
-    records::request::{self, GenerateBody},
+    history::Entry,
+    records::{
+        picture::Made,
+        problem::Problem,
+        progress::{Event, Report},
+        request::{self, GenerateBody},
+    },
 };
 
 /// Events that a slow reader may be behind; more of them are left out.
@@ -58,7 +63,7 @@ pub(crate) async fn generate(
     let accepts = Accepts::of(request.headers());
     let deadline = gateway.patience.of(request.headers())?;
     let body: GenerateBody =
-        body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
+        body::json_with_picture(&gateway.admissions, request, GenerateBody::FIELDS).await?;
     let mut request = body.check(&gateway.templates)?;
     request.deadline = deadline;
     let admission = gateway.admissions.admit()?;
@@ -75,11 +80,24 @@ pub(crate) async fn generate(
         });
         return Ok(answer::stream(events));
     }
-    let made = gateway.make(&request, None).await?;
+    let made = make(&gateway, &request, None).await?;
     Ok(match accepts {
         Accepts::Json => Json(ResultBody::whole(&made)).into_response(),
         Accepts::File | Accepts::Events => answer::file(&made.about, made.file),
     })
+}
+
+/// Makes a picture, and keeps it in the history.
+pub(crate) async fn make(
+    gateway: &Gateway,
+    request: &request::Request,
+    report: Report<'_>,
+) -> Result<Made, Error> {
+    let mut made = gateway.maker.make(request, report).await?;
+    if let Some(history) = &gateway.history {
+        made.about.history_id = history.add(Entry::of(&made), made.file.clone()).await;
+    }
+    Ok(made)
 }
 
 /// A picture with all that happens on the way. Dropping the stream stops the work.
@@ -95,7 +113,7 @@ pub(crate) fn live(
             // A reader that is far behind gets the next one.
             let _ = send.try_send(Live::Event(event));
         };
-        let result = gateway.make(&request, Some(&report)).await;
+        let result = make(&gateway, &request, Some(&report)).await;
         let _ = send.send(Live::End(Box::new(result))).await;
     };
     let work = tokio::spawn(request_id::keep(work).in_current_span());

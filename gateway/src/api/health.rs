@@ -161,7 +161,7 @@ async fn look(gateway: &Gateway) -> (StatusCode, Health) {
 }
 
 async fn has_encoder(gateway: &Gateway) -> bool {
-    let described = time::timeout(PATIENCE, gateway.model()).await;
+    let described = time::timeout(PATIENCE, gateway.backends.model()).await;
     matches!(described, Ok(Ok(model)) if model.has_encoder)
 }
 

@@ -10,11 +10,11 @@ use llm_dit_fault::Fault;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Shared;
+use super::{Shared, problem::Problems};
 use crate::{
     gateway::Gateway,
     history::{Entry, History, Page},
-    records::problem::{Problem, Problems},
+    records::problem::Problem,
     records::request::GenerateBody,
 };
 
@@ -99,15 +99,15 @@ pub(crate) async fn list(
         let why = format!("limit {limit} is out of range; use 1 to {MAX_LIMIT}");
         return Err(Fault::BadRequest(why).into());
     }
-    let Page { entries, total } = gateway.history()?.page(limit, part.before).await?;
-    let history = entries.into_iter().map(|(id, entry)| EntryBody::new(id, entry)).collect();
-    Ok(Json(HistoryBody { history, total }))
+    let Page { entries, total } = history(&gateway)?.page(limit, part.before).await?;
+    let entries = entries.into_iter().map(|(id, entry)| EntryBody::new(id, entry)).collect();
+    Ok(Json(HistoryBody { history: entries, total }))
 }
 
 /// Deletes the whole history.
 #[utoipa::path(delete, path = "/api/history", tag = "history", responses((status = 200, body = ClearedBody), Problems))]
 pub(crate) async fn clear(State(gateway): Shared) -> Result<Json<ClearedBody>, Problem> {
-    Ok(Json(ClearedBody { cleared: gateway.history()?.clear().await? }))
+    Ok(Json(ClearedBody { cleared: history(&gateway)?.clear().await? }))
 }
 
 /// The parameters of an image.
@@ -120,7 +120,7 @@ pub(crate) async fn get(
     Path(id): Path<String>,
 ) -> Result<Json<EntryBody>, Problem> {
     let id = number(&id)?;
-    let entry = gateway.history()?.entry(id).await?.ok_or_else(|| missing(id))?;
+    let entry = history(&gateway)?.entry(id).await?.ok_or_else(|| missing(id))?;
     Ok(Json(EntryBody::new(id, entry)))
 }
 
@@ -134,7 +134,7 @@ pub(crate) async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<DeletedBody>, Problem> {
     let id = number(&id)?;
-    let remaining = gateway.history()?.delete(id).await?.ok_or_else(|| missing(id))?;
+    let remaining = history(&gateway)?.delete(id).await?.ok_or_else(|| missing(id))?;
     Ok(Json(DeletedBody { deleted: id, remaining }))
 }
 
@@ -153,7 +153,7 @@ pub(crate) async fn image(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = number(&id)?;
-    let picture = gateway.history()?.picture(id).await?.ok_or_else(|| missing(id))?;
+    let picture = history(&gateway)?.picture(id).await?.ok_or_else(|| missing(id))?;
     Ok(unchanging(picture.file, &picture.media_type))
 }
 
@@ -167,16 +167,14 @@ pub(crate) async fn thumbnail(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = number(&id)?;
-    let file = gateway.history()?.thumbnail(id).await?.ok_or_else(|| missing(id))?;
+    let file = history(&gateway)?.thumbnail(id).await?.ok_or_else(|| missing(id))?;
     Ok(unchanging(file, "image/jpeg"))
 }
 
-impl Gateway {
-    fn history(&self) -> Result<&History, Fault> {
-        self.history.as_deref().ok_or_else(|| {
-            Fault::Unsupported("this gateway has no history; its log has the reason".to_owned())
-        })
-    }
+fn history(gateway: &Gateway) -> Result<&History, Fault> {
+    gateway.history.as_deref().ok_or_else(|| {
+        Fault::Unsupported("this gateway has no history; its log has the reason".to_owned())
+    })
 }
 
 /// What an id stands for never changes, since none is used twice.

@@ -17,15 +17,16 @@ use uuid::Uuid;
 use super::{
     Shared,
     answer::{self, ResultBody, SentEvent},
+    problem::Problems,
 };
 use crate::{
     api::body,
     gateway::Gateway,
-    generation::Progress,
     jobs::{Job, Outcome},
     records::{
         job::{IdempotencyKey, JobState},
-        problem::{Problem, Problems},
+        problem::Problem,
+        progress::Progress,
         request::GenerateBody,
     },
 };
@@ -110,7 +111,7 @@ impl JobBody {
 pub(crate) async fn create(State(gateway): Shared, request: Request) -> Result<Response, Problem> {
     let key = key(request.headers())?;
     let body: GenerateBody =
-        body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
+        body::json_with_picture(&gateway.admissions, request, GenerateBody::FIELDS).await?;
     let key = key.map(|text| IdempotencyKey::new(text, &body));
     if let Some(key) = &key
         && let Some(known) = gateway.jobs.with_key(key).await?

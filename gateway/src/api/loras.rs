@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 use utoipa::ToSchema;
 
-use super::Shared;
+use super::{Shared, problem::Problems};
 use crate::{
     api::body,
     backends::{ActiveLoraBody, Backend, Tried},
     error::Error,
     gateway::Gateway,
-    records::problem::{Problem, Problems},
+    records::problem::Problem,
     records::request::{self, LoraBody},
 };
 
@@ -122,7 +122,7 @@ pub(crate) async fn list(State(gateway): Shared) -> Result<Json<LorasBody>, Prob
 pub(crate) async fn active(State(gateway): Shared) -> Result<Json<ActiveLorasBody>, Problem> {
     let active = match gateway.backends.loras.active() {
         Some(active) => active,
-        None => gateway.model().await?.active.into_iter().map(Into::into).collect(),
+        None => gateway.backends.model().await?.active.into_iter().map(Into::into).collect(),
     };
     let trigger_words = words(&active);
     Ok(Json(ActiveLorasBody { active_loras: active, trigger_words }))

@@ -11,11 +11,8 @@ use llm_dit_fault::Fault;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::{
-    api::body,
-    gateway::Gateway,
-    records::problem::{Problem, Problems},
-};
+use super::problem::Problems;
+use crate::{api::body, gateway::Gateway, records::problem::Problem};
 
 /// Who begins a session.
 #[derive(Deserialize, ToSchema)]

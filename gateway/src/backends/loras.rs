@@ -21,9 +21,9 @@ pub(crate) struct ActiveLoraBody {
     pub scale: f32,
     pub trigger_words: String,
     pub rank: u32,
-    /// Number of matrices that it changes.
+    /// Matrices of the model that it changes.
     pub matrices: u32,
-    /// Keys of its file that match no module.
+    /// Keys of its file that fit nothing.
     pub unmatched: Vec<String>,
 }
 

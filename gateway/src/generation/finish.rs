@@ -5,37 +5,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, RecipeError, Settings};
-use serde::{Deserialize, Serialize};
 use tokio::task;
 
 use super::Drawn;
 use crate::{
     error::Error,
-    records::request::{GenerateBody, Request},
+    records::{
+        picture::{About, Made},
+        request::Request,
+    },
 };
-
-/// A picture.
-#[derive(Clone, Debug)]
-pub(crate) struct Made {
-    pub file: Bytes,
-    pub format: Format,
-    pub about: About,
-}
-
-/// Everything about a picture that a client may want to know.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct About {
-    pub media_type: String,
-    pub parameters: GenerateBody,
-    pub formatted_prompt: String,
-    /// From request to picture.
-    pub seconds: f64,
-    /// Tokens that were cut from the prompt and the negative prompt.
-    pub truncated: [u32; 2],
-    /// True if the embeddings came from the cache.
-    pub cached: bool,
-    pub history_id: Option<u64>,
-}
 
 pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> Result<Made, Error> {
     let Drawn { png, params, truncated, cached, chat } = drawn;

@@ -1,69 +1,18 @@
-//! How far a picture is, as a client is told.
+//! Follows one picture and reports its progress.
 
-use bytes::Bytes;
-use serde::Serialize;
-use utoipa::ToSchema;
-
-/// Something to tell.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Event {
-    Progress(Progress),
-    Preview(Preview),
-}
-
-/// Hears of everything there is to tell; must not block. `None`: nobody hears of anything before the
-/// end, so that a picture can be begun all over without anybody's noticing.
-pub(crate) type Report<'a> = Option<&'a (dyn Fn(Event) + Send + Sync)>;
-
-/// How far a picture is.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub(crate) struct Progress {
-    pub stage: Stage,
-    /// Images ahead of this one, while it is queued.
-    pub queue_position: Option<u32>,
-    /// Finished forward passes.
-    pub step: u32,
-    /// Total forward passes; 0 until known.
-    pub steps: u32,
-    /// Estimate from the finished steps.
-    pub seconds_left: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Stage {
-    Encoding,
-    Queued,
-    Denoising,
-    Decoding,
-}
-
-/// What the picture looks like so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Preview {
-    pub step: u32,
-    pub steps: u32,
-    pub media_type: String,
-    pub file: Bytes,
-}
+use crate::records::progress::{Event, Preview, Progress, Report, Stage};
 
 /// Keeps track of one picture's progress.
-pub(super) struct Teller<'a> {
-    report: Report<'a>,
+pub(super) struct ProgressReporter<'a> {
+    to: Report<'a>,
     now: Progress,
     /// Time of all steps so far.
     spent: f64,
 }
 
-impl Progress {
-    pub fn new(stage: Stage) -> Self {
-        Self { stage, queue_position: None, step: 0, steps: 0, seconds_left: None }
-    }
-}
-
-impl<'a> Teller<'a> {
-    pub fn new(report: Report<'a>) -> Self {
-        Self { report, now: Progress::new(Stage::Encoding), spent: 0.0 }
+impl<'a> ProgressReporter<'a> {
+    pub fn new(to: Report<'a>) -> Self {
+        Self { to, now: Progress::new(Stage::Encoding), spent: 0.0 }
     }
 
     /// Begins a stage, or begins all over.
@@ -74,13 +23,13 @@ impl<'a> Teller<'a> {
                 Progress { stage, queue_position: None, ..self.now.clone() }
             }
         };
-        self.tell();
+        self.report();
     }
 
     pub fn queued(&mut self, position: u32) {
         self.now = Progress { queue_position: Some(position), ..Progress::new(Stage::Queued) };
         self.spent = 0.0;
-        self.tell();
+        self.report();
     }
 
     pub fn step(&mut self, index: u32, total: u32, seconds: f64) {
@@ -94,22 +43,22 @@ impl<'a> Teller<'a> {
             steps: total,
             seconds_left: Some(((mean * left) * 1000.0).round() / 1000.0),
         };
-        self.tell();
+        self.report();
     }
 
     pub fn preview(&self, preview: Preview) {
-        if let Some(report) = self.report {
+        if let Some(report) = self.to {
             report(Event::Preview(preview));
         }
     }
 
-    /// Whether somebody was told of steps.
-    pub fn has_told_steps(&self) -> bool {
-        self.report.is_some() && self.now.step > 0
+    /// Whether a client has heard of steps.
+    pub fn has_reported_steps(&self) -> bool {
+        self.to.is_some() && self.now.step > 0
     }
 
-    fn tell(&self) {
-        if let Some(report) = self.report {
+    fn report(&self) {
+        if let Some(report) = self.to {
             report(Event::Progress(self.now.clone()));
         }
     }

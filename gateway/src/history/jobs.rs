@@ -9,14 +9,20 @@ use llm_dit_fault::Fault;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::{Entry, History, store::StoreError};
+use super::{
+    History,
+    entry::Entry,
+    store::{Store, StoreError},
+};
 use crate::{
-    generation::Made,
     jobs::{
         Line,
         store::{Change, Claim, JobIndex, JobQueue, PictureStore, PutError, Revision, StoredJob},
     },
-    records::job::{JobId, JobRecord, JobState},
+    records::{
+        job::{JobId, JobRecord, JobState},
+        picture::Made,
+    },
 };
 
 /// Jobs in the history's database, which belongs to one process. Clones share it.
@@ -81,7 +87,7 @@ impl Claim for EmbeddedClaim {
             }
             (id, Entry::of(&made), made.file)
         });
-        let end = move |store: &mut super::Store| {
+        let end = move |store: &mut Store| {
             let picture = picture.as_ref().map(|(id, entry, file)| (*id, entry, &file[..]));
             store.end_job(record, picture)
         };

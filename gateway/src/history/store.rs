@@ -24,7 +24,7 @@ use self::{
     slots::JobSlots,
     tables::{ENTRIES, PICTURES, SETTINGS, THUMBNAILS, Tables},
 };
-use super::{Entry, Page, Picture};
+use super::entry::{Entry, Page, Picture};
 
 const FILE: &str = "history.redb";
 

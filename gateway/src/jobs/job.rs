@@ -12,10 +12,11 @@ use super::{
 };
 use crate::{
     admission::Admission,
-    generation::{About, Event, Progress, Stage},
     records::{
         job::{JobId, JobRecord, JobState},
+        picture::About,
         problem::Problem,
+        progress::{Event, Progress, Stage},
         request::Request,
     },
 };

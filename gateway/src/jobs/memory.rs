@@ -13,9 +13,9 @@ use super::{
     line::Line,
     store::{Change, Claim, JobIndex, JobQueue, PictureStore, PutError, Revision, StoredJob},
 };
-use crate::{
-    generation::Made,
-    records::job::{JobId, JobRecord},
+use crate::records::{
+    job::{JobId, JobRecord},
+    picture::Made,
 };
 
 /// Queue, index and pictures in memory. Clones share them.

@@ -14,10 +14,11 @@ use super::{
 use crate::{
     admission::Admission,
     error::Error,
-    generation::{Event, Made},
     meters,
     records::{
         job::{JobRecord, JobState},
+        picture::Made,
+        progress::Event,
         request::{Request, SourceImage, selections},
     },
 };

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use llm_dit_fault::Fault;
 
-use crate::{
-    generation::Made,
-    records::job::{JobId, JobRecord},
+use crate::records::{
+    job::{JobId, JobRecord},
+    picture::Made,
 };
 
 /// A claim that was not extended for three times as long may go to another worker.

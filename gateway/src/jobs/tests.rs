@@ -4,9 +4,13 @@ use super::{list::MAX_MEMORY_BYTES, store::StoredJob, *};
 use crate::{
     backends::Backends,
     encode::Cache,
-    generation::{About, Event, Progress, Stage},
     options::GatewayOptions,
-    records::{job::JobState, request::GenerateBody},
+    records::{
+        job::JobState,
+        picture::About,
+        progress::{Event, Progress, Stage},
+        request::GenerateBody,
+    },
 };
 
 const LIMITS: JobLimits = JobLimits { max: 200, days: 7, attempts: 10 };

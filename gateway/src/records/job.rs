@@ -5,12 +5,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::{
-    generation::About,
-    records::{
-        problem::Problem,
-        request::{GenerateBody, LoraBody},
-    },
+use super::{
+    picture::About,
+    problem::Problem,
+    request::{GenerateBody, LoraBody},
 };
 
 pub(crate) type JobId = Uuid;

@@ -18,11 +18,14 @@ use crate::{
     admission::Admission,
     api::{
         answer,
-        generate::{Live, live},
+        generate::{Live, live, make},
     },
     error::Error,
     gateway::Gateway,
-    generation::{Event, Made, Preview},
+    records::{
+        picture::Made,
+        progress::{Event, Preview},
+    },
 };
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -115,7 +118,7 @@ pub(super) async fn answer(
     let _admissions =
         (1..images.n).map(|_| gateway.admissions.admit()).collect::<Result<Vec<_>, _>>()?;
     let _admission = admission;
-    let made = try_join_all(requests.iter().map(|request| gateway.make(request, None))).await?;
+    let made = try_join_all(requests.iter().map(|request| make(&gateway, request, None))).await?;
     let data = made.iter().map(|made| {
         let id = made.about.history_id.filter(|_| images.as_url);
         ImageData {

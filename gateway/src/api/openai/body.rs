@@ -156,7 +156,7 @@ impl Images {
             return Err(bad(format!("seed is too large for {n} pictures")));
         }
         if let Some(wanted) = theirs.model {
-            let model = gateway.model().await?;
+            let model = gateway.backends.model().await?;
             choose_model(Some(&wanted), &model.name, &[])?;
             ours.model = Some(wanted);
         }

@@ -29,7 +29,7 @@ pub(crate) async fn generate(
     request: Request,
 ) -> Result<Response, OpenAiProblem> {
     let headers = request.headers().clone();
-    let bytes = body::read_json(request, Some(&gateway)).await?;
+    let bytes = body::read_json(request, Some(&gateway.admissions)).await?;
     let (theirs, ours) = split(body::parse(&bytes, GenerateBody::FIELDS)?)?;
     let images = Images::check(&gateway, theirs, ours).await?;
     let admission = gateway.admissions.admit()?;

@@ -37,7 +37,7 @@ impl ModelAnswer {
 /// The model of the diffusion services.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelsAnswer), OpenAiProblems))]
 pub(crate) async fn list(State(gateway): Shared) -> Result<Json<ModelsAnswer>, OpenAiProblem> {
-    let model = ModelAnswer::new(gateway.model().await?.name);
+    let model = ModelAnswer::new(gateway.backends.model().await?.name);
     Ok(Json(ModelsAnswer { object: "list", data: vec![model] }))
 }
 
@@ -50,7 +50,7 @@ pub(crate) async fn get(
     State(gateway): Shared,
     Path(id): Path<String>,
 ) -> Result<Json<ModelAnswer>, OpenAiProblem> {
-    let name = gateway.model().await?.name;
+    let name = gateway.backends.model().await?.name;
     if id == name {
         return Ok(Json(ModelAnswer::new(name)));
     }

@@ -4,10 +4,9 @@ use futures::StreamExt as _;
 
 use super::*;
 use crate::{
-    generation::About,
     jobs::{InMemoryJobStore, store::JobStore},
     options::{self, KeepOptions},
-    records::{job::IdempotencyKey, request::GenerateBody},
+    records::{job::IdempotencyKey, picture::About, request::GenerateBody},
 };
 
 /// One of each kind; the folder must outlive it.

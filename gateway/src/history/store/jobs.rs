@@ -5,11 +5,12 @@ use redb::{ReadableDatabase as _, ReadableTable as _};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    Store, StoreError,
+    Store,
+    error::StoreError,
     tables::{JOBS, PICTURES, SOURCES},
 };
 use crate::{
-    history::Entry,
+    history::entry::Entry,
     jobs::store::{Change, Revision, StoredJob},
     records::job::{JobId, JobRecord, JobState},
 };

@@ -5,7 +5,7 @@ use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, Writ
 use super::error::StoreError;
 use crate::records::job::JobId;
 
-/// JSON of an [`Entry`](crate::history::Entry).
+/// JSON of an [`Entry`](crate::history::entry::Entry).
 pub(super) const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 pub(super) const PICTURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pictures");
 /// Made when somebody first looks.

@@ -11,9 +11,9 @@ use super::{
     *,
 };
 use crate::{
-    generation::About,
     jobs::store::Revision,
     records::job::{JobId, JobRecord, JobState},
+    records::picture::About,
     records::request::GenerateBody,
 };
 
