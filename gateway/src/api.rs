@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use crate::gateway::Gateway;
+use crate::state::AppState;
 
 /// What every endpoint gets.
-pub(crate) type Shared = State<Arc<Gateway>>;
+pub(crate) type Shared = State<Arc<AppState>>;

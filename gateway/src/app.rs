@@ -26,8 +26,8 @@ use crate::{
         openai::{self, OpenAiProblemBody},
         page, session,
     },
-    gateway::Gateway,
     records::{problem::Problem, progress::Progress},
+    state::AppState,
 };
 
 /// Between two pieces of a request's body.
@@ -47,7 +47,7 @@ const CORS_AGE: Duration = Duration::from_secs(3600);
 struct Document;
 
 /// Every route that programs use. Each is in the document because it is a route.
-fn api() -> OpenApiRouter<Arc<Gateway>> {
+fn api() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(generate::generate))
         .routes(routes!(jobs::create, jobs::list))
@@ -77,8 +77,8 @@ fn api() -> OpenApiRouter<Arc<Gateway>> {
 }
 
 /// Every route of the gateway.
-pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
-    let guard = Arc::clone(&gateway.guard);
+pub(crate) fn app(state: Arc<AppState>, origins: &[HeaderValue]) -> Router {
+    let guard = Arc::clone(&state.guard);
     let inner = tower::ServiceBuilder::new()
         .layer(CatchPanicLayer::custom(panicked))
         .option_layer(cors(origins))
@@ -90,7 +90,7 @@ pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
         "/openapi.json",
         get(async move || Json(Arc::unwrap_or_clone(Arc::clone(&document)))),
     );
-    router = router.route("/metrics", metrics::route(Some(gauges::of(&gateway))));
+    router = router.route("/metrics", metrics::route(Some(gauges::of(&state))));
     for path in page::paths() {
         router = router.route(path, get(page::serve));
     }
@@ -99,7 +99,7 @@ pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
     around(router)
         // Bodies are bounded where they are read.
         .layer(axum::extract::DefaultBodyLimit::disable())
-        .with_state(gateway)
+        .with_state(state)
 }
 
 /// Pages of these origins may read the answers. Without any, nothing is said to browsers, and they

@@ -44,7 +44,7 @@ pub(crate) use self::{
 };
 use crate::{
     admission::{Admission, Admissions},
-    generation::Maker,
+    maker::Maker,
     options::JobLimits,
     records::{
         job::{IdempotencyKey, JobId, JobRecord},

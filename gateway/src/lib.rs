@@ -11,16 +11,16 @@ mod backends;
 mod deadlines;
 mod encode;
 mod error;
-mod gateway;
-mod generation;
 mod guard;
 mod history;
 mod hosts;
 mod jobs;
+mod maker;
 mod meters;
 mod options;
 mod records;
 mod serve;
+mod state;
 
 pub use error::Error;
 pub use options::{

@@ -20,9 +20,9 @@ use crate::{
     backends::{Choice, EncoderKind, NamedEncoder, Tried},
     encode::{self, Embedding},
     error::Error,
-    gateway::Gateway,
     records::problem::Problem,
     records::request::EncodeBody,
+    state::AppState,
 };
 
 /// What came of a prompt.
@@ -108,12 +108,12 @@ struct Encoded {
     responses((status = 200, body = EncodeAnswer), Problems)
 )]
 pub(crate) async fn encode(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Json<EncodeAnswer>, Problem> {
-    let deadline = gateway.patience.of(request.headers())?;
+    let deadline = state.patience.of(request.headers())?;
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
-    let encoded = deadline.bound(encode_prompt(&gateway, &body)).await?;
+    let encoded = deadline.bound(encode_prompt(&state, &body)).await?;
     let Encoded { embedding, chat, encoder, cached, seconds, .. } = encoded;
     let dtype = DType::from_wire(embedding.header.dtype).ok().flatten();
     Ok(Json(EncodeAnswer {
@@ -136,16 +136,16 @@ pub(crate) async fn encode(
     responses((status = 200, body = SavedAnswer), Problems)
 )]
 pub(crate) async fn save(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Json<SavedAnswer>, Problem> {
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
-    let folder = gateway.embeddings_dir.clone().ok_or_else(|| {
+    let folder = state.embeddings_dir.clone().ok_or_else(|| {
         Fault::Unsupported(
             "the gateway has no folder for embeddings; start it with --embeddings-dir".to_owned(),
         )
     })?;
-    let encoded = encode_prompt(&gateway, &body).await?;
+    let encoded = encode_prompt(&state, &body).await?;
     let (shape, encode_time) = (encoded.embedding.header.shape.clone(), encoded.seconds);
     let write = move || file::save(&folder, &body, &encoded);
     let written = tokio::task::spawn_blocking(write).await;
@@ -160,14 +160,14 @@ pub(crate) async fn save(
     responses((status = 200, body = FormatAnswer), Problems)
 )]
 pub(crate) async fn format(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Json<FormatAnswer>, Problem> {
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
-    let chat = body.chat(&gateway.templates, true)?;
+    let chat = body.chat(&state.templates, true)?;
     let formatted_prompt = chat.render();
     // Whoever encodes; the diffusion service's own encoder cannot be asked from here.
-    let choice = gateway.backends.encoder(body.encoder.as_deref(), false);
+    let choice = state.backends.encoder(body.encoder.as_deref(), false);
     let counts = match choice {
         Ok(choice) => encode::count(choice, &chat).await,
         Err(fault) if body.encoder.as_deref() != Some(crate::options::DIFFUSION) => {
@@ -190,10 +190,10 @@ pub(crate) async fn format(
     }))
 }
 
-async fn encode_prompt(gateway: &Gateway, body: &EncodeBody) -> Result<Encoded, Error> {
+async fn encode_prompt(state: &AppState, body: &EncodeBody) -> Result<Encoded, Error> {
     let begun = Instant::now();
-    let chat = body.chat(&gateway.templates, false)?;
-    let Choice::Ours(encoder) = gateway.backends.encoder(body.encoder.as_deref(), false)? else {
+    let chat = body.chat(&state.templates, false)?;
+    let Choice::Ours(encoder) = state.backends.encoder(body.encoder.as_deref(), false)? else {
         return Err(
             Fault::Unsupported("embeddings do not pass through this gateway".to_owned()).into()
         );
@@ -201,7 +201,7 @@ async fn encode_prompt(gateway: &Gateway, body: &EncodeBody) -> Result<Encoded, 
     let chats = [chat.clone()];
     let mut tried = Tried::default();
     let (embedding, cached) = loop {
-        let pipe = encode::open(encoder, &gateway.cache, &chats, body.ask(), &mut tried).await?;
+        let pipe = encode::open(encoder, &state.cache, &chats, body.ask(), &mut tried).await?;
         let backend = pipe.lease().map(|lease| Arc::clone(lease.backend()));
         match (pipe.collect().await, backend) {
             (Ok(collected), _) => break collected,

@@ -81,8 +81,8 @@ pub(crate) struct LimitsBody {
 
 /// All prompt templates.
 #[utoipa::path(get, path = "/api/templates", tag = "choices", responses((status = 200, body = TemplatesBody), Problems))]
-pub(crate) async fn templates(State(gateway): Shared) -> Json<TemplatesBody> {
-    let categories = gateway.templates.by_category();
+pub(crate) async fn templates(State(state): Shared) -> Json<TemplatesBody> {
+    let categories = state.templates.by_category();
     let templates = categories.into_values().flatten().map(|template| TemplateBody {
         name: template.short_name().to_owned(),
         full_name: template.name.clone(),
@@ -115,9 +115,9 @@ pub(crate) async fn schedulers() -> Json<SchedulersBody> {
 
 /// The model of the diffusion service, its defaults and its limits.
 #[utoipa::path(get, path = "/api/model", tag = "choices", responses((status = 200, body = ModelBody), Problems))]
-pub(crate) async fn model(State(gateway): Shared) -> Result<Json<ModelBody>, Problem> {
-    let model = gateway.backends.model().await?;
-    let names = gateway.backends.encoder_names(model.has_encoder);
+pub(crate) async fn model(State(state): Shared) -> Result<Json<ModelBody>, Problem> {
+    let model = state.backends.model().await?;
+    let names = state.backends.encoder_names(model.has_encoder);
     let encoders = names.into_iter().map(str::to_owned).collect();
     let Model { defaults, limits, .. } = model;
     Ok(Json(ModelBody {

@@ -10,36 +10,36 @@ use metrics::gauge;
 
 use crate::{
     backends::{Backend, EncoderKind},
-    gateway::Gateway,
+    state::AppState,
 };
 
 /// Tells of a gateway for as long as there is one.
-pub(crate) fn of(gateway: &Arc<Gateway>) -> Observer {
-    let gateway: Weak<Gateway> = Arc::downgrade(gateway);
+pub(crate) fn of(state: &Arc<AppState>) -> Observer {
+    let state: Weak<AppState> = Arc::downgrade(state);
     observe(move || {
-        if let Some(gateway) = gateway.upgrade() {
-            tell(&gateway);
+        if let Some(state) = state.upgrade() {
+            tell(&state);
         }
     })
 }
 
-fn tell(gateway: &Gateway) {
+fn tell(state: &AppState) {
     build_info("gateway");
-    gauge!(GATEWAY_RUNNING.name).set(gateway.admissions.running() as f64);
-    gauge!(GATEWAY_LIMIT.name).set(gateway.admissions.limit() as f64);
-    let cache = gateway.cache.stats();
+    gauge!(GATEWAY_RUNNING.name).set(state.admissions.running() as f64);
+    gauge!(GATEWAY_LIMIT.name).set(state.admissions.limit() as f64);
+    let cache = state.cache.stats();
     gauge!(CACHE_ENTRIES.name).set(cache.entries as f64);
     gauge!(CACHE_BYTES.name).set(cache.bytes as f64);
     gauge!(CACHE_LIMIT.name).set(cache.limit as f64);
-    let encoders = gateway.backends.encoders.iter().filter_map(|encoder| match &encoder.kind {
+    let encoders = state.backends.encoders.iter().filter_map(|encoder| match &encoder.kind {
         EncoderKind::Grpc(pool) => Some(pool),
         // It is asked how it is only where somebody asks us.
         EncoderKind::Heylook(_) => None,
     });
-    for pool in encoders.chain([&gateway.backends.diffusion]) {
+    for pool in encoders.chain([&state.backends.diffusion]) {
         pool.all().iter().for_each(|backend| tell_of(backend));
     }
-    for (state, jobs) in gateway.jobs.count() {
+    for (state, jobs) in state.jobs.count() {
         gauge!(JOBS_KNOWN.name, "state" => state).set(jobs as f64);
     }
 }

@@ -13,7 +13,7 @@ use super::{
     run::{Start, run},
     store::JobStore,
 };
-use crate::{admission::Admissions, generation::Maker, options::JobLimits, records::job::JobId};
+use crate::{admission::Admissions, maker::Maker, options::JobLimits, records::job::JobId};
 
 /// What it takes to run jobs.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What all requests share.
+//! The parts of a running gateway, which all requests share.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,15 +11,15 @@ use crate::{
     deadlines::Deadlines,
     encode::Cache,
     error::Error,
-    generation::Maker,
     guard::Guard,
     history::{EmbeddedJobStore, History},
     jobs::{InMemoryJobStore, Jobs, store::JobStore},
+    maker::Maker,
     options::GatewayOptions,
 };
 
 #[derive(Debug)]
-pub(crate) struct Gateway {
+pub(crate) struct AppState {
     pub backends: Arc<Backends>,
     pub cache: Arc<Cache>,
     pub templates: Arc<Library>,
@@ -35,7 +35,7 @@ pub(crate) struct Gateway {
     pub admissions: Arc<Admissions>,
 }
 
-impl Gateway {
+impl AppState {
     /// With all that an earlier gateway left. Must be called inside a tokio runtime.
     pub async fn open(options: &GatewayOptions, guard: Arc<Guard>) -> Result<Arc<Self>, Error> {
         let keep = &options.keep;
