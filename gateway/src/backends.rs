@@ -2,7 +2,6 @@
 
 mod backend;
 mod loras;
-mod model;
 mod names;
 mod pool;
 
@@ -16,12 +15,12 @@ use llm_dit_proto::v1::{diffusion_server, encoder_server};
 use crate::{
     error::Error,
     options::{DEFAULT_DIFFUSION, DEFAULT_ENCODER, DIFFUSION, GatewayOptions, HEYLOOK, LOCAL},
+    records::model::Model,
 };
 
 pub(crate) use self::{
     backend::{Backend, Condition, PATIENCE},
     loras::{ActiveLoraBody, DefaultLoras},
-    model::Model,
     pool::{Lease, Pool, Tried},
 };
 

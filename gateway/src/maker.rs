@@ -1,4 +1,8 @@
-//! One picture, from a checked request to a file.
+//! The way of a request: from a checked request to an image file.
+//!
+//! [`Maker::make`] is the way, from top to bottom: it leases a diffusion service, gets the
+//! embeddings, has the service draw, and finishes the file. A service that fails before it began
+//! gives its turn to another one.
 //!
 //! Everything that a picture needs lives in the future that makes it. Whoever drops that future, be
 //! it because a client went away or a job was cancelled, drops both gRPC calls, which stops the
@@ -6,62 +10,37 @@
 
 mod events;
 mod finish;
+mod outcome;
 mod progress;
+mod send;
 
 use std::{sync::Arc, time::Instant};
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateParams, LoraSet, prompt};
-use llm_dit_proto::v1::{self, GenerateRequest as WireRequest, generate_request::Part};
 use llm_dit_telemetry::metrics::stage;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument as _;
 
 use crate::{
-    backends::{Backend, Backends, Choice, Lease, Model, Tried},
-    encode::{self, Ask, Cache, Pipe},
+    backends::{Backends, Choice, Lease, Tried},
+    encode::{self, Cache},
     error::Error,
     meters::Asked,
     records::{
+        model::Model,
         picture::Made,
         progress::{Report, Stage},
-        request::Request,
+        request::{Ask, Request},
     },
 };
 
-use self::{events::Events, progress::ProgressReporter};
-
-/// Chunks on their way from one service to the other.
-const CHUNKS_IN_FLIGHT: usize = 4;
-
-/// A picture's file as the diffusion service made it, and what is known of how.
-struct Drawn {
-    png: bytes::Bytes,
-    params: GenerateParams,
-    /// Tokens that were cut from the prompt and the negative prompt.
-    truncated: [u32; 2],
-    cached: bool,
-    /// With the trigger words.
-    chat: Chat,
-}
-
-/// Why an attempt came to nothing.
-enum Failure {
-    /// Another machine would say the same.
-    Final(Error),
-    /// The diffusion service could not, and had not begun.
-    Diffusion(Error),
-    /// An encoder broke off.
-    Encoder(Arc<Backend>, Error),
-}
-
-impl<E: Into<Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Final(error.into())
-    }
-}
+use self::{
+    finish::finish,
+    outcome::{Drawn, Failure},
+    progress::ProgressReporter,
+    send::send,
+};
 
 /// Makes pictures with the services.
 #[derive(Debug)]
@@ -98,21 +77,17 @@ impl Maker {
     /// Makes the picture.
     pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
         let asked = Asked::begin();
-        let made = self.draw_and_finish(request, report).await;
+        let begun = Instant::now();
+        let made = async {
+            let drawn = request.deadline.bound(self.draw(request, report)).await?;
+            finish(request, drawn, begun).instrument(tracing::info_span!("finish")).await
+        };
+        let made = made.await;
         asked.end(&made);
         made
     }
 
-    async fn draw_and_finish(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
-        let begun = Instant::now();
-        let drawn = request.deadline.bound(self.draw(request, report)).await?;
-        let drew = Instant::now();
-        let finishing = finish::finish(request, drawn, begun);
-        let made = finishing.instrument(tracing::info_span!("finish")).await?;
-        stage("finish", drew.elapsed());
-        Ok(made)
-    }
-
+    /// Attempts it until a service succeeds or each has failed.
     async fn draw(&self, request: &Request, report: Report<'_>) -> Result<Drawn, Error> {
         let mut reporter = ProgressReporter::new(report);
         let (mut tried, mut tried_encoders) = (Tried::default(), Tried::default());
@@ -132,6 +107,7 @@ impl Maker {
         }
     }
 
+    /// One diffusion service draws it.
     async fn attempt(
         &self,
         lease: &Lease,
@@ -208,57 +184,4 @@ impl Maker {
         }
         Ok(choice)
     }
-}
-
-/// Hands a request over, while its embeddings are still coming.
-async fn send<'a>(
-    lease: &'a Lease,
-    params: v1::GenerateParams,
-    mut pipe: Option<Pipe>,
-    request: &Request,
-    model: &Model,
-) -> Result<(Events<'a>, [u32; 2]), Failure> {
-    let (to, requests) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    // There is room, and the receiver is here.
-    let _ = to.try_send(WireRequest { part: Some(Part::Params(params)) });
-    let mut client = lease.diffusion();
-    let answer = client.generate(request.deadline.request(ReceiverStream::new(requests)));
-    tokio::pin!(answer);
-    let early = {
-        let pump = async {
-            if let Some(pipe) = &mut pipe
-                && let Err(error) = pipe.pump(model.cap_feat_dim, &to).await
-            {
-                return Err(match pipe.lease() {
-                    Some(encoder) => Failure::Encoder(Arc::clone(encoder.backend()), error),
-                    None => Failure::Final(error),
-                });
-            }
-            for part in request.image.iter().flat_map(|image| image.parts()) {
-                if to.send(part).await.is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        tokio::pin!(pump);
-        tokio::select! {
-            biased;
-            // An encoder that fails is the cause, whatever the other side then says. Leaving
-            // here drops the call before its request ends, so it cannot pass for complete.
-            pumped = &mut pump => { pumped?; None }
-            early = &mut answer => match early {
-                Ok(early) => { pump.await?; Some(Ok(early)) }
-                Err(refusal) => Some(Err(refusal)),
-            },
-        }
-    };
-    drop(to);
-    let answer = match early {
-        Some(answer) => answer,
-        None => answer.await,
-    };
-    let answer = answer.map_err(|status| Failure::Diffusion(lease.remote.fault(status).into()))?;
-    let truncated = pipe.as_ref().map(Pipe::truncated).unwrap_or_default();
-    Ok((Events::new(lease, answer.into_inner()), truncated))
 }

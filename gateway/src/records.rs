@@ -2,6 +2,7 @@
 //! is known of a job, and what went wrong.
 
 pub(crate) mod job;
+pub(crate) mod model;
 pub(crate) mod picture;
 pub(crate) mod problem;
 pub(crate) mod progress;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Shared, problem::Problems};
-use crate::{backends::Model, records::problem::Problem};
+use crate::records::{model::Model, problem::Problem};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TemplatesBody {

@@ -5,7 +5,7 @@ use llm_dit_proto::v1::{Accepted, GenerateEvent, ImageHeader, generate_event::Ev
 use llm_dit_serving::client::see_out;
 use tonic::Streaming;
 
-use super::{Failure, progress::ProgressReporter};
+use super::{outcome::Failure, progress::ProgressReporter};
 use crate::{
     backends::Lease,
     error::Error,

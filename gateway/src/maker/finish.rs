@@ -5,9 +5,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, RecipeError, Settings};
+use llm_dit_telemetry::metrics::stage;
 use tokio::task;
 
-use super::Drawn;
+use super::outcome::Drawn;
 use crate::{
     error::Error,
     records::{
@@ -16,7 +17,9 @@ use crate::{
     },
 };
 
+/// `begun` is when the request was.
 pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> Result<Made, Error> {
+    let finishing = Instant::now();
     let Drawn { png, params, truncated, cached, chat } = drawn;
     let (settings, format, quality) = (request.recipe(), request.format, request.quality);
     let write = move || file(png, settings, format, quality);
@@ -42,6 +45,7 @@ pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> R
         seconds = about.seconds,
         "generated an image"
     );
+    stage("finish", finishing.elapsed());
     Ok(Made { file, format, about })
 }
 
