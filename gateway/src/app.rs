@@ -19,16 +19,15 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     api::{
+        access,
         answer::PreviewBody,
-        encode, generate, health, history, jobs, lists, loras,
+        body::MAX_BODY_BYTES,
+        encode, generate, health, history, jobs, lists, loras, metrics as gauges,
         openai::{self, OpenAiProblemBody},
         page, session,
     },
-    body::MAX_BODY_BYTES,
-    gateway::Gateway,
-    generation::Progress,
-    guard, meters,
-    problem::Problem,
+    records::{problem::Problem, progress::Progress},
+    state::AppState,
 };
 
 /// Between two pieces of a request's body.
@@ -48,7 +47,7 @@ const CORS_AGE: Duration = Duration::from_secs(3600);
 struct Document;
 
 /// Every route that programs use. Each is in the document because it is a route.
-fn api() -> OpenApiRouter<Arc<Gateway>> {
+fn api() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(generate::generate))
         .routes(routes!(jobs::create, jobs::list))
@@ -78,12 +77,12 @@ fn api() -> OpenApiRouter<Arc<Gateway>> {
 }
 
 /// Every route of the gateway.
-pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
-    let guard = Arc::clone(&gateway.guard);
+pub(crate) fn app(state: Arc<AppState>, origins: &[HeaderValue]) -> Router {
+    let guard = Arc::clone(&state.guard);
     let inner = tower::ServiceBuilder::new()
         .layer(CatchPanicLayer::custom(panicked))
         .option_layer(cors(origins))
-        .layer(middleware::from_fn_with_state(guard, guard::guard))
+        .layer(middleware::from_fn_with_state(guard, access::guard))
         .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT));
     let (mut router, document) = api().split_for_parts();
     let document = Arc::new(document);
@@ -91,7 +90,7 @@ pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
         "/openapi.json",
         get(async move || Json(Arc::unwrap_or_clone(Arc::clone(&document)))),
     );
-    router = router.route("/metrics", metrics::route(Some(meters::of(&gateway))));
+    router = router.route("/metrics", metrics::route(Some(gauges::of(&state))));
     for path in page::paths() {
         router = router.route(path, get(page::serve));
     }
@@ -100,7 +99,7 @@ pub(crate) fn app(gateway: Arc<Gateway>, origins: &[HeaderValue]) -> Router {
     around(router)
         // Bodies are bounded where they are read.
         .layer(axum::extract::DefaultBodyLimit::disable())
-        .with_state(gateway)
+        .with_state(state)
 }
 
 /// Pages of these origins may read the answers. Without any, nothing is said to browsers, and they

@@ -2,9 +2,10 @@
 
 mod backend;
 mod loras;
-mod model;
 mod names;
 mod pool;
+
+use std::sync::Arc;
 
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
@@ -14,12 +15,12 @@ use llm_dit_proto::v1::{diffusion_server, encoder_server};
 use crate::{
     error::Error,
     options::{DEFAULT_DIFFUSION, DEFAULT_ENCODER, DIFFUSION, GatewayOptions, HEYLOOK, LOCAL},
+    records::model::Model,
 };
 
 pub(crate) use self::{
     backend::{Backend, Condition, PATIENCE},
     loras::{ActiveLoraBody, DefaultLoras},
-    model::Model,
     pool::{Lease, Pool, Tried},
 };
 
@@ -88,6 +89,19 @@ impl Backends {
             &options.credentials,
         )?;
         Ok(Self { diffusion, encoders, encoder_is_open, loras: DefaultLoras::default() })
+    }
+
+    /// What a diffusion service that is well has loaded.
+    pub async fn model(&self) -> Result<Model, Error> {
+        let mut tried = Tried::default();
+        loop {
+            let lease = self.diffusion.pick(&mut tried).await?;
+            let backend = Arc::clone(lease.backend());
+            match lease.model().await {
+                Ok(model) => return Ok(model),
+                Err(fault) => tried.note(&backend, fault.into())?,
+            }
+        }
     }
 
     /// Who encodes for a request that names `wish` and goes to a diffusion service that has an

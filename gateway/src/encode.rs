@@ -10,12 +10,12 @@ use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_proto::v1::{self, DescribeEncoderRequest, EncodeRequest, EncoderDescription};
-use llm_dit_serving::Deadline;
 use prost::Message as _;
 
 use crate::{
     backends::{Choice, EncoderKind, Lease, NamedEncoder, Pool, Tried},
     error::Error,
+    records::request::Ask,
 };
 
 use self::{cache::Key, pipe::Slot};
@@ -24,19 +24,6 @@ pub(crate) use self::{
     embedding::Embedding,
     pipe::Pipe,
 };
-
-/// Tokens that an encoder is asked for at most when nobody says, as in diffusers' pipeline.
-pub(crate) const DEFAULT_MAX_TOKENS: u32 = 512;
-/// Likewise the hidden layer.
-pub(crate) const DEFAULT_HIDDEN_LAYER: i32 = -2;
-
-/// What is asked of an encoder beside the prompt.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
-    pub hidden_layer: i32,
-    pub max_tokens: u32,
-    pub deadline: Deadline,
-}
 
 /// Has the prompts encoded and waits for the first frame, so that a diffusion service is only
 /// called when there is something to send to it.

@@ -1,29 +1,15 @@
 //! Who may ask: those with a key, and no page of somebody else's in a browser.
 
-pub(crate) mod hosts;
-
-use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
-    middleware::Next,
-    response::{IntoResponse as _, Response},
-};
+use axum::extract::Request;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use llm_dit_fault::Fault;
 use llm_dit_serving::security::{Keys, Security, keys::Denied};
 
-use crate::{
-    api::{openai::OpenAiProblem, page},
-    options::AccessOptions,
-    problem::Problem,
-};
+use crate::{hosts, options::AccessOptions, records::problem::Problem};
 
 /// What a browser's session is kept in.
 const COOKIE: &str = "llm-dit-session";
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// Answered without a key: whether the gateway is well, without saying more, and the way to a
-/// session.
-const OPEN: [&str; 2] = ["/health", "/api/session"];
-
 /// What is asked of every request.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
@@ -47,6 +33,30 @@ impl Guard {
             hosts: access.allowed_hosts.clone(),
             encrypted: security.tls.is_some(),
         }
+    }
+
+    /// Lets a request pass, with [`Known`] among its extensions; to an `open` path without a key too.
+    ///
+    /// # Errors
+    ///
+    /// 401 without a key, 403 from a page or under a name that is none of ours.
+    pub fn check(&self, request: &mut Request, open: bool) -> Result<(), Problem> {
+        // HTTP/2 has the host in the address, so it is put where the rest looks.
+        if !request.headers().contains_key(header::HOST)
+            && let Some(host) = request.uri().authority()
+            && let Ok(host) = HeaderValue::from_str(host.as_str())
+        {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let headers = request.headers();
+        self.check_host(headers)?;
+        self.check_origin(request.method(), headers)?;
+        let known = match self.check_key(headers) {
+            Err(denied) if !open => return Err(Fault::Unauthenticated(denied.to_string()).into()),
+            known => known.is_ok(),
+        };
+        request.extensions_mut().insert(Known(known));
+        Ok(())
     }
 
     /// Of addresses that lead here.
@@ -125,48 +135,6 @@ fn session(headers: &HeaderMap) -> Option<&str> {
     cookies
         .flat_map(|cookies| cookies.split(';'))
         .find_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
-}
-
-/// Turns away who may not ask. HTTP/2 has the host in the address, so it is put where the rest looks.
-pub(crate) async fn guard(
-    State(guard): State<std::sync::Arc<Guard>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    if !request.headers().contains_key(header::HOST)
-        && let Some(host) = request.uri().authority()
-        && let Ok(host) = HeaderValue::from_str(host.as_str())
-    {
-        request.headers_mut().insert(header::HOST, host);
-    }
-    let path = request.uri().path();
-    let headers = request.headers();
-    let checked =
-        guard.check_host(headers).and_then(|()| guard.check_origin(request.method(), headers));
-    if let Err(problem) = checked {
-        return refuse(path, problem);
-    }
-    let known = guard.check_key(request.headers());
-    match known {
-        Err(denied) if !is_open(path) => {
-            return refuse(path, Fault::Unauthenticated(denied.to_string()).into());
-        }
-        known => request.extensions_mut().insert(Known(known.is_ok())),
-    };
-    next.run(request).await
-}
-
-fn is_open(path: &str) -> bool {
-    OPEN.contains(&path) || page::paths().any(|file| file == path)
-}
-
-/// In the words that the path's clients understand.
-fn refuse(path: &str, problem: Problem) -> Response {
-    if path.starts_with("/v1/") {
-        OpenAiProblem(problem).into_response()
-    } else {
-        problem.into_response()
-    }
 }
 
 #[cfg(test)]

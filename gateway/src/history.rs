@@ -7,6 +7,7 @@
 //! A disk may be full. Then a change fails as a whole, [`History::trouble`] says so, and the next
 //! change finds out by itself whether there is room again.
 
+mod entry;
 mod jobs;
 mod loras;
 mod store;
@@ -21,50 +22,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use llm_dit_fault::Fault;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use self::store::{Store, StoreError};
+pub(crate) use self::{
+    entry::{Entry, Page, Picture},
+    jobs::EmbeddedJobStore,
+};
 use crate::{
     error::Error,
-    generation::Made,
     options::{self, KeepOptions},
-    request::GenerateBody,
 };
 
 /// Changes and questions that may wait for the thread.
 const LINE: usize = 64;
-
-/// What is known of a picture, beside its id.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Entry {
-    /// When it was made, after RFC 3339.
-    pub timestamp: String,
-    pub media_type: String,
-    /// Size of the file.
-    pub bytes: u64,
-    pub generation_time: f64,
-    pub formatted_prompt: String,
-    pub parameters: GenerateBody,
-}
-
-/// A picture's file.
-#[derive(Clone, Debug)]
-pub(crate) struct Picture {
-    pub file: Bytes,
-    pub media_type: String,
-}
-
-/// Entries with their ids, newest first.
-#[derive(Debug, Default)]
-pub(crate) struct Page {
-    pub entries: Vec<(u64, Entry)>,
-    /// Number of all entries.
-    pub total: u64,
-}
 
 /// The door to the thread.
 #[derive(Debug)]
@@ -76,21 +49,6 @@ pub(crate) struct History {
 }
 
 type Work = Box<dyn FnOnce(&mut Store) + Send>;
-
-impl Entry {
-    /// What is to be known of a picture that was made now.
-    pub fn of(made: &Made) -> Self {
-        let about = &made.about;
-        Self {
-            timestamp: Timestamp::now().to_string(),
-            media_type: about.media_type.clone(),
-            bytes: made.file.len() as u64,
-            generation_time: about.seconds,
-            formatted_prompt: about.formatted_prompt.clone(),
-            parameters: about.parameters.clone(),
-        }
-    }
-}
 
 impl History {
     /// `None` if none is to be kept. The data folder may belong to another gateway already; then

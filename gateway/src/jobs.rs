@@ -1,224 +1,236 @@
 //! Pictures that are made in the background.
 //!
-//! A job is a task with a log of events. Whoever looks reads the log from the beginning and then
-//! waits for more, so nobody can come too late. What it takes to run a job again is stored before
-//! the client hears that it was accepted, and its end is stored with its picture, in one change: a
-//! gateway that is killed at any moment leaves jobs that are over or jobs that the next one runs,
-//! and never two pictures of one ([why](../../docs/decisions/0012-durable-jobs.md)).
+//! A job is a record in the index, a place in the queue and, in this process, a log of events.
+//! Whoever looks reads the log from the beginning and then waits for more, so nobody can come too
+//! late. What it takes to run a job again is stored before the client hears that it was accepted,
+//! and its end is stored with its picture, in one transaction: a gateway that is killed at any
+//! moment leaves jobs that are over or jobs that the next one runs, and never two pictures of one
+//! ([why](../../docs/decisions/0012-durable-jobs.md)).
 
 mod job;
-mod record;
+mod line;
+mod list;
+mod memory;
+mod origin;
 mod run;
-mod store;
+pub(crate) mod store;
+mod worker;
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use bytes::Bytes;
+use futures::StreamExt as _;
 use llm_dit_fault::Fault;
-use llm_dit_telemetry::request_id::{self, RequestId};
-use parking_lot::Mutex;
+use llm_dit_telemetry::request_id;
+use llm_dit_templates::Library;
 use tokio::time;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tracing::Instrument as _;
-use uuid::Uuid;
 
-use self::run::{Start, run};
+use self::{
+    job::Accepted,
+    list::JobList,
+    origin::Origin,
+    store::{Change, JobStore, PutError, Revision},
+    worker::Worker,
+};
 pub(crate) use self::{
     job::{Job, Outcome},
-    record::{Key, Record, State},
-    store::{Forgetful, JobStore},
+    line::Line,
+    memory::InMemoryJobStore,
 };
 use crate::{
-    gateway::{Admission, Gateway},
+    admission::{Admission, Admissions},
+    maker::Maker,
     options::JobLimits,
-    problem::Problem,
-    request::{Request, lora_bodies},
+    records::{
+        job::{IdempotencyKey, JobId, JobRecord},
+        problem::Problem,
+        request::{Request, lora_bodies},
+    },
 };
 
-/// Bytes of pictures that are only in memory.
-const MAX_OVER_BYTES: usize = 256 * 1024 * 1024;
 /// What storing may take when the grace period is over.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// All jobs that are known, oldest first.
+/// The jobs of this gateway.
 #[derive(Debug)]
 pub(crate) struct Jobs {
-    list: Mutex<VecDeque<Arc<Job>>>,
-    store: Arc<dyn JobStore>,
-    limits: JobLimits,
-    next_number: AtomicU64,
-    /// One is accepted at a time, so that two with the same key cannot both be.
+    list: Arc<JobList>,
+    store: JobStore,
+    worker: Arc<Worker>,
+    /// One job is accepted at a time: its picture is stored before its record, and of two with the
+    /// same key none may be left behind.
     accepting: tokio::sync::Mutex<()>,
-    /// Ends what is left of the work.
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    _stop: DropGuard,
 }
 
 impl Jobs {
-    pub fn new(store: Arc<dyn JobStore>, limits: JobLimits) -> Self {
-        Self {
-            list: Mutex::default(),
-            store,
+    pub fn new(
+        store: JobStore,
+        limits: JobLimits,
+        maker: Arc<Maker>,
+        templates: Arc<Library>,
+        admissions: Arc<Admissions>,
+    ) -> Self {
+        let list = Arc::new(JobList::default());
+        let stop = CancellationToken::new();
+        let worker = Worker {
+            list: Arc::clone(&list),
+            store: store.clone(),
+            maker,
+            templates,
+            admissions,
             limits,
-            next_number: AtomicU64::new(1),
-            accepting: tokio::sync::Mutex::default(),
-            stop: CancellationToken::new(),
+            stop: stop.clone(),
             tasks: TaskTracker::new(),
+        };
+        Self {
+            list,
+            store,
+            worker: Arc::new(worker),
+            accepting: tokio::sync::Mutex::default(),
+            _stop: stop.drop_guard(),
         }
     }
 
-    /// Takes over what an earlier gateway left, and runs again, in order, what it did not finish.
-    pub async fn recover(gateway: &Arc<Gateway>) -> Result<(), Fault> {
-        let jobs = &gateway.jobs;
-        let mut records = jobs.store.load().await?;
-        records.sort_by_key(|record| record.number);
-        let next = records.last().map_or(1, |record| record.number + 1);
-        jobs.next_number.store(next, Ordering::Relaxed);
-        let all: Vec<_> = records.into_iter().map(|r| Arc::new(Job::restored(r))).collect();
-        jobs.list.lock().extend(all.iter().cloned());
-        let unfinished: Vec<_> = all.into_iter().filter(|job| !job.is_over()).collect();
-        if !unfinished.is_empty() {
-            tracing::info!(jobs = unfinished.len(), "resuming unfinished jobs of an earlier run");
+    /// Takes over the jobs that an earlier gateway left, and begins to run those in the queue.
+    pub async fn start(&self) -> Result<(), Fault> {
+        let mut changes = self.store.index.watch().await?;
+        while let Some(Change::Put(stored)) = changes.next().await {
+            self.list.add(Job::restored(*stored));
         }
-        let mut previous = None;
-        for job in unfinished {
-            let passed = job.passed.clone();
-            Self::spawn(gateway, job, Start::After(previous.replace(passed)));
+        let unfinished = self.list.all().iter().filter(|job| !job.is_over()).count();
+        if unfinished > 0 {
+            tracing::info!(jobs = unfinished, "resuming unfinished jobs of an earlier run");
         }
-        jobs.forget().await;
+        let list = Arc::clone(&self.list);
+        let follow = changes.for_each(move |change| {
+            list.apply(change);
+            std::future::ready(())
+        });
+        let Worker { stop, tasks, .. } = &*self.worker;
+        tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
+        tasks.spawn(Arc::clone(&self.worker).work());
+        self.worker.forget().await;
         Ok(())
     }
 
-    /// Stores a job and begins it; or finds the one that has its key already, and says true. Goes on
+    /// Stores a job and queues it; or finds the one that has its key already, and says true. Goes on
     /// when the caller leaves.
+    ///
+    /// # Errors
+    ///
+    /// 422 if the key belongs to another request, 503 if the job cannot be stored.
     pub async fn accept(
-        gateway: &Arc<Gateway>,
+        self: &Arc<Self>,
         request: Request,
-        key: Option<Key>,
+        key: Option<IdempotencyKey>,
         admission: Admission,
     ) -> Result<(Arc<Job>, bool), Problem> {
-        let gateway = Arc::clone(gateway);
-        let accept = async move {
-            let jobs = &gateway.jobs;
-            let _one = jobs.accepting.lock().await;
-            if let Some(known) = key.as_ref().and_then(|key| jobs.with_key(key).transpose()) {
-                return Ok((known?, true));
-            }
-            let number = jobs.next_number.fetch_add(1, Ordering::Relaxed);
-            let mut record = Record::new(number, request.body.clone(), key);
-            record.loras = request.loras.as_ref().map(lora_bodies);
-            let source = request.image.as_ref().map(|image| image.file().clone());
-            jobs.store.accept(record.clone(), source).await?;
-            let job = Arc::new(Job::new(record));
-            jobs.list.lock().push_back(Arc::clone(&job));
-            Self::spawn(&gateway, Arc::clone(&job), Start::Now(Box::new(request), admission));
-            Ok((job, false))
-        };
+        let jobs = Arc::clone(self);
+        let accept = async move { jobs.store_and_queue(request, key, admission).await };
         let accepted = tokio::spawn(request_id::keep(accept).in_current_span()).await;
         accepted.unwrap_or_else(|error| {
             Err(Fault::Internal(format!("accepting a job failed: {error}")).into())
         })
     }
 
-    pub fn get(&self, id: Uuid) -> Option<Arc<Job>> {
-        self.list.lock().iter().find(|job| job.id == id).cloned()
+    async fn store_and_queue(
+        &self,
+        request: Request,
+        key: Option<IdempotencyKey>,
+        admission: Admission,
+    ) -> Result<(Arc<Job>, bool), Problem> {
+        let _one = self.accepting.lock().await;
+        if let Some(key) = &key
+            && let Some(known) = self.with_key(key).await?
+        {
+            return Ok((known, true));
+        }
+        let mut record = JobRecord::new(request.body.clone(), key);
+        record.loras = request.loras.as_ref().map(lora_bodies);
+        if let Some(image) = &request.image {
+            self.store.pictures.put(record.id, image.file().clone()).await?;
+        }
+        let revision = match self.store.index.put(record.clone(), Revision::NEW).await {
+            Ok(revision) => revision,
+            Err(PutError::Fault(fault)) => return Err(fault.into()),
+            // Another gateway has stored the key since we looked.
+            Err(PutError::Conflict) => {
+                let retry_after = Duration::from_secs(1);
+                let message = "another request with this Idempotency-Key is being accepted";
+                return Err(Fault::Busy { message: message.to_owned(), retry_after }.into());
+            }
+        };
+        let job = self.list.add(Job::new(record));
+        job.stored(revision);
+        job.accept(Accepted { request, admission, origin: Origin::of(job.id) });
+        if let Err(fault) = self.store.queue.publish(job.id).await {
+            self.list.remove(job.id);
+            return Err(fault.into());
+        }
+        Ok((job, false))
     }
 
-    /// The job of this key; an error if it is of another request.
-    pub fn with_key(&self, key: &Key) -> Result<Option<Arc<Job>>, Problem> {
-        let list = self.list.lock();
-        let known = list.iter().rev().find_map(|job| Some((job, job.has_key(&key.text)?)));
-        match known {
-            None => Ok(None),
-            Some((job, known)) if known == *key => Ok(Some(Arc::clone(job))),
-            Some((job, _)) => Err(Problem::unprocessable(format!(
+    pub fn get(&self, id: JobId) -> Option<Arc<Job>> {
+        self.list.get(id)
+    }
+
+    /// The job of this key.
+    ///
+    /// # Errors
+    ///
+    /// 422 if it is a job of another request.
+    pub async fn with_key(&self, key: &IdempotencyKey) -> Result<Option<Arc<Job>>, Problem> {
+        let Some(stored) = self.store.index.by_key(&key.text).await? else { return Ok(None) };
+        if stored.record.key.as_ref() != Some(key) {
+            return Err(Problem::unprocessable(format!(
                 "the Idempotency-Key was used for another request, job {}; use a new key for each",
-                job.id
-            ))),
+                stored.record.id
+            )));
         }
+        Ok(Some(self.list.catch_up(stored)))
     }
 
     /// How many there are, by state.
     pub fn count(&self) -> [(&'static str, usize); 5] {
-        let mut counts = State::NAMES.map(|name| (name, 0));
-        for job in self.list.lock().iter() {
-            let state = job.record().state.name();
-            counts.iter_mut().filter(|(name, _)| *name == state).for_each(|(_, count)| *count += 1);
-        }
-        counts
+        self.list.count()
     }
 
     /// Newest first.
     pub fn all(&self) -> Vec<Arc<Job>> {
-        self.list.lock().iter().rev().cloned().collect()
+        self.list.all()
+    }
+
+    /// The picture of a job that is done; `None` if it was removed from the history.
+    pub async fn picture(&self, job: &Job) -> Result<Option<Bytes>, Fault> {
+        match job.file() {
+            Some(file) => Ok(Some(file)),
+            None => self.store.pictures.get(job.id).await,
+        }
     }
 
     /// Forgets a job that is over.
     pub async fn remove(&self, job: &Job) -> Result<(), Fault> {
-        self.store.remove(vec![job.number]).await?;
-        self.list.lock().retain(|known| known.number != job.number);
+        self.store.index.remove(vec![job.id]).await?;
+        self.list.remove(job.id);
         Ok(())
     }
 
     /// Leaves to the next gateway what is not over.
-    pub async fn put_back(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        if time::timeout(LAST_WORDS, self.tasks.wait()).await.is_err() {
+    pub async fn requeue_unfinished(&self) {
+        let Worker { stop, tasks, .. } = &*self.worker;
+        stop.cancel();
+        tasks.close();
+        if time::timeout(LAST_WORDS, tasks.wait()).await.is_err() {
             tracing::warn!(
                 "failed to store the state of some jobs; they will run again after a restart"
             );
         }
-    }
-
-    fn spawn(gateway: &Arc<Gateway>, job: Arc<Job>, start: Start) {
-        // That of who created it. Nobody knows it any more after a restart.
-        let request = RequestId::current().unwrap_or_else(|| job.id.into());
-        let span = tracing::info_span!("job", id = %job.id, request_id = request.as_str());
-        let work = run(Arc::clone(gateway), job, start);
-        gateway.jobs.tasks.spawn(request.scope(work).instrument(span));
-    }
-
-    /// Forgets the oldest that are over, beyond what may be kept.
-    async fn forget(&self) {
-        let old = self.too_old(Timestamp::now());
-        if old.is_empty() {
-            return;
-        }
-        // They come back with the next gateway, which tries as well.
-        if let Err(fault) = self.store.remove(old).await {
-            tracing::warn!(%fault, "failed to remove old jobs from the store");
-        }
-    }
-
-    /// Takes the numbers of those out of the list.
-    fn too_old(&self, now: Timestamp) -> Vec<u64> {
-        let JobLimits { max, days, .. } = self.limits;
-        let age =
-            SignedDuration::from_hours(24).saturating_mul(days.try_into().unwrap_or(i32::MAX));
-        let oldest = now.checked_sub(age).unwrap_or(Timestamp::MIN);
-        let mut list = self.list.lock();
-        let (mut count, mut bytes) = (0, 0);
-        let mut old = Vec::new();
-        for job in list.iter().rev().filter(|job| job.is_over()) {
-            count += 1;
-            bytes += job.file().map_or(0, |file| file.len());
-            // The newest stays, however large it is.
-            let fits = count == 1 || count <= max && bytes <= MAX_OVER_BYTES;
-            // One whose end is not stored is still at work.
-            if job.unstored().is_none() && (!fits || job.record().ended_before(oldest)) {
-                old.push(job.number);
-            }
-        }
-        list.retain(|job| !old.contains(&job.number));
-        old
     }
 }
 

@@ -4,23 +4,23 @@
 //! on no tensor library, so that it runs where no model does. What it keeps between requests, jobs and
 //! pictures, is in one database.
 
+mod admission;
 mod api;
 mod app;
 mod backends;
-mod body;
 mod deadlines;
 mod encode;
 mod error;
-mod gateway;
-mod generation;
 mod guard;
 mod history;
+mod hosts;
 mod jobs;
+mod maker;
 mod meters;
 mod options;
-mod problem;
-mod request;
+mod records;
 mod serve;
+mod state;
 
 pub use error::Error;
 pub use options::{

@@ -1,61 +1,12 @@
-//! What the gateway tells in metrics when somebody asks.
+//! Counters of pictures and jobs.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Instant,
-};
+use std::time::Instant;
 
 use llm_dit_fault::Fault;
-use llm_dit_telemetry::metrics::{
-    BACKEND_REQUESTS, BACKEND_UP, CACHE_BYTES, CACHE_ENTRIES, CACHE_LIMIT, GATEWAY_LIMIT,
-    GATEWAY_PICTURES, GATEWAY_RUNNING, GATEWAY_SECONDS, JOBS_ENDED, JOBS_KNOWN, Observer,
-    build_info, observe,
-};
-use metrics::{counter, gauge, histogram};
+use llm_dit_telemetry::metrics::{GATEWAY_PICTURES, GATEWAY_SECONDS, JOBS_ENDED};
+use metrics::{counter, histogram};
 
-use crate::{
-    backends::{Backend, EncoderKind},
-    error::Error,
-    gateway::Gateway,
-};
-
-/// Tells of a gateway for as long as there is one.
-pub(crate) fn of(gateway: &Arc<Gateway>) -> Observer {
-    let gateway: Weak<Gateway> = Arc::downgrade(gateway);
-    observe(move || {
-        if let Some(gateway) = gateway.upgrade() {
-            tell(&gateway);
-        }
-    })
-}
-
-fn tell(gateway: &Gateway) {
-    build_info("gateway");
-    gauge!(GATEWAY_RUNNING.name).set(gateway.running() as f64);
-    gauge!(GATEWAY_LIMIT.name).set(gateway.max_requests as f64);
-    let cache = gateway.cache.stats();
-    gauge!(CACHE_ENTRIES.name).set(cache.entries as f64);
-    gauge!(CACHE_BYTES.name).set(cache.bytes as f64);
-    gauge!(CACHE_LIMIT.name).set(cache.limit as f64);
-    let encoders = gateway.backends.encoders.iter().filter_map(|encoder| match &encoder.kind {
-        EncoderKind::Grpc(pool) => Some(pool),
-        // It is asked how it is only where somebody asks us.
-        EncoderKind::Heylook(_) => None,
-    });
-    for pool in encoders.chain([&gateway.backends.diffusion]) {
-        pool.all().iter().for_each(|backend| tell_of(backend));
-    }
-    for (state, jobs) in gateway.jobs.count() {
-        gauge!(JOBS_KNOWN.name, "state" => state).set(jobs as f64);
-    }
-}
-
-fn tell_of(backend: &Backend) {
-    let labels = [("kind", backend.kind().to_owned()), ("backend", backend.url().to_owned())];
-    let up = if backend.state().condition.is_usable() { 1.0 } else { 0.0 };
-    gauge!(BACKEND_UP.name, &labels).set(up);
-    gauge!(BACKEND_REQUESTS.name, &labels).set(backend.in_flight() as f64);
-}
+use crate::error::Error;
 
 /// Counts a picture that was asked for, whatever becomes of it: whoever drops this without an end
 /// has left.

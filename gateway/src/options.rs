@@ -10,7 +10,7 @@ use llm_dit_serving::{
     client::{BadUrl, service_url},
 };
 
-use crate::guard::hosts;
+use crate::hosts;
 
 pub const DEFAULT_ENCODER: &str = "http://127.0.0.1:50051";
 pub const DEFAULT_DIFFUSION: &str = "http://127.0.0.1:50052";

@@ -16,7 +16,7 @@ use llm_dit_serving::{
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::app, error::Error, gateway::Gateway, guard::Guard, options::GatewayOptions};
+use crate::{app::app, error::Error, guard::Guard, options::GatewayOptions, state::AppState};
 
 /// For the head of a request, the first of a connection or a later one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ async fn answer(
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let (gateway, app) = open(&options, &door.security).await?;
+    let (state, app) = open(&options, &door.security).await?;
     let (address, scheme) = (door.address().map_err(Error::Socket)?, door.scheme());
     let listener = door.listener.into_std().map_err(Error::Socket)?;
     tracing::info!(%address, scheme, diffusion = ?options.diffusion, "serving HTTP");
@@ -67,7 +67,7 @@ async fn answer(
         shutdown.cancelled().await;
         let over = tokio::time::Instant::now() + options.grace.duration();
         // Connections are taken until then, by those who ask what becomes of their jobs.
-        let _ = tokio::time::timeout_at(over, gateway.drain()).await;
+        let _ = tokio::time::timeout_at(over, state.admissions.drain()).await;
         handle.graceful_shutdown(None);
         tokio::time::sleep_until(over).await;
     };
@@ -79,7 +79,7 @@ async fn answer(
             Ok(())
         }
     };
-    gateway.close().await;
+    state.close().await;
     ended
 }
 
@@ -94,11 +94,11 @@ pub fn routes<'a>(
 async fn open(
     options: &GatewayOptions,
     security: &Security,
-) -> Result<(Arc<Gateway>, Router), Error> {
+) -> Result<(Arc<AppState>, Router), Error> {
     let guard = Guard::new(security, &options.access);
-    let gateway = Gateway::open(options, Arc::new(guard)).await?;
-    let app = app(Arc::clone(&gateway), &options.access.cors_origins);
-    Ok((gateway, app))
+    let state = AppState::open(options, Arc::new(guard)).await?;
+    let app = app(Arc::clone(&state), &options.access.cors_origins);
+    Ok((state, app))
 }
 
 async fn serve<A>(mut server: Server<SocketAddr, A>, app: Router) -> io::Result<()>

@@ -12,9 +12,10 @@ use futures::Stream;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{
-    generation::{About, Event, Made, Preview},
+use crate::records::{
+    picture::{About, Made},
     problem::Problem,
+    progress::{Event, Preview},
     request::GenerateBody,
 };
 

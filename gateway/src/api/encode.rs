@@ -14,15 +14,15 @@ use llm_dit_proto::{DType, v1::CountResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
+use super::{Shared, problem::Problems};
 use crate::{
+    api::body,
     backends::{Choice, EncoderKind, NamedEncoder, Tried},
-    body,
     encode::{self, Embedding},
     error::Error,
-    gateway::Gateway,
-    problem::{Problem, Problems},
-    request::EncodeBody,
+    records::problem::Problem,
+    records::request::EncodeBody,
+    state::AppState,
 };
 
 /// What came of a prompt.
@@ -108,12 +108,12 @@ struct Encoded {
     responses((status = 200, body = EncodeAnswer), Problems)
 )]
 pub(crate) async fn encode(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Json<EncodeAnswer>, Problem> {
-    let deadline = gateway.patience.of(request.headers())?;
+    let deadline = state.patience.of(request.headers())?;
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
-    let encoded = deadline.bound(gateway.encode(&body)).await?;
+    let encoded = deadline.bound(encode_prompt(&state, &body)).await?;
     let Encoded { embedding, chat, encoder, cached, seconds, .. } = encoded;
     let dtype = DType::from_wire(embedding.header.dtype).ok().flatten();
     Ok(Json(EncodeAnswer {
@@ -136,16 +136,16 @@ pub(crate) async fn encode(
     responses((status = 200, body = SavedAnswer), Problems)
 )]
 pub(crate) async fn save(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Json<SavedAnswer>, Problem> {
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
-    let folder = gateway.embeddings_dir.clone().ok_or_else(|| {
+    let folder = state.embeddings_dir.clone().ok_or_else(|| {
         Fault::Unsupported(
             "the gateway has no folder for embeddings; start it with --embeddings-dir".to_owned(),
         )
     })?;
-    let encoded = gateway.encode(&body).await?;
+    let encoded = encode_prompt(&state, &body).await?;
     let (shape, encode_time) = (encoded.embedding.header.shape.clone(), encoded.seconds);
     let write = move || file::save(&folder, &body, &encoded);
     let written = tokio::task::spawn_blocking(write).await;
@@ -160,14 +160,14 @@ pub(crate) async fn save(
     responses((status = 200, body = FormatAnswer), Problems)
 )]
 pub(crate) async fn format(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Json<FormatAnswer>, Problem> {
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
-    let chat = body.chat(&gateway.templates, true)?;
+    let chat = body.chat(&state.templates, true)?;
     let formatted_prompt = chat.render();
     // Whoever encodes; the diffusion service's own encoder cannot be asked from here.
-    let choice = gateway.backends.encoder(body.encoder.as_deref(), false);
+    let choice = state.backends.encoder(body.encoder.as_deref(), false);
     let counts = match choice {
         Ok(choice) => encode::count(choice, &chat).await,
         Err(fault) if body.encoder.as_deref() != Some(crate::options::DIFFUSION) => {
@@ -190,36 +190,33 @@ pub(crate) async fn format(
     }))
 }
 
-impl Gateway {
-    async fn encode(&self, body: &EncodeBody) -> Result<Encoded, Error> {
-        let begun = Instant::now();
-        let chat = body.chat(&self.templates, false)?;
-        let Choice::Ours(encoder) = self.backends.encoder(body.encoder.as_deref(), false)? else {
-            return Err(Fault::Unsupported(
-                "embeddings do not pass through this gateway".to_owned(),
-            )
-            .into());
-        };
-        let chats = [chat.clone()];
-        let mut tried = Tried::default();
-        let (embedding, cached) = loop {
-            let pipe = encode::open(encoder, &self.cache, &chats, body.ask(), &mut tried).await?;
-            let backend = pipe.lease().map(|lease| Arc::clone(lease.backend()));
-            match (pipe.collect().await, backend) {
-                (Ok(collected), _) => break collected,
-                (Err(error), Some(backend)) => tried.note(&backend, error)?,
-                (Err(error), None) => return Err(error),
-            }
-        };
-        Ok(Encoded {
-            embedding,
-            chat,
-            encoder: encoder.name.clone(),
-            device: device(encoder),
-            cached,
-            seconds: begun.elapsed().as_secs_f64(),
-        })
-    }
+async fn encode_prompt(state: &AppState, body: &EncodeBody) -> Result<Encoded, Error> {
+    let begun = Instant::now();
+    let chat = body.chat(&state.templates, false)?;
+    let Choice::Ours(encoder) = state.backends.encoder(body.encoder.as_deref(), false)? else {
+        return Err(
+            Fault::Unsupported("embeddings do not pass through this gateway".to_owned()).into()
+        );
+    };
+    let chats = [chat.clone()];
+    let mut tried = Tried::default();
+    let (embedding, cached) = loop {
+        let pipe = encode::open(encoder, &state.cache, &chats, body.ask(), &mut tried).await?;
+        let backend = pipe.lease().map(|lease| Arc::clone(lease.backend()));
+        match (pipe.collect().await, backend) {
+            (Ok(collected), _) => break collected,
+            (Err(error), Some(backend)) => tried.note(&backend, error)?,
+            (Err(error), None) => return Err(error),
+        }
+    };
+    Ok(Encoded {
+        embedding,
+        chat,
+        encoder: encoder.name.clone(),
+        device: device(encoder),
+        cached,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
 }
 
 fn device(encoder: &NamedEncoder) -> String {

@@ -17,14 +17,20 @@ use tracing::Instrument as _;
 use super::{
     Shared,
     answer::{self, Accepts, ResultBody, SentEvent},
+    problem::Problems,
 };
 use crate::{
-    body,
+    admission::Admission,
+    api::body,
     error::Error,
-    gateway::{Admission, Gateway},
-    generation::{Event, Made},
-    problem::{Problem, Problems},
-    request::{self, GenerateBody},
+    history::Entry,
+    records::{
+        picture::Made,
+        problem::Problem,
+        progress::{Event, Report},
+        request::{self, GenerateBody},
+    },
+    state::AppState,
 };
 
 /// Events that a slow reader may be behind; more of them are left out.
@@ -50,22 +56,19 @@ pub(crate) enum Live {
         Problems,
     )
 )]
-pub(crate) async fn generate(
-    State(gateway): Shared,
-    request: Request,
-) -> Result<Response, Problem> {
+pub(crate) async fn generate(State(state): Shared, request: Request) -> Result<Response, Problem> {
     let accepts = Accepts::of(request.headers());
-    let deadline = gateway.patience.of(request.headers())?;
+    let deadline = state.patience.of(request.headers())?;
     let body: GenerateBody =
-        body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
-    let mut request = body.check(&gateway.templates)?;
+        body::json_with_picture(&state.admissions, request, GenerateBody::FIELDS).await?;
+    let mut request = body.check(&state.templates)?;
     request.deadline = deadline;
-    let admission = gateway.admit()?;
+    let admission = state.admissions.admit()?;
     if accepts == Accepts::Events {
         // So that what is wrong still has a status of its own.
-        gateway.check(&request).await?;
+        state.maker.check(&request).await?;
         request.previews = true;
-        let events = live(gateway, request, admission).map(|live| match live {
+        let events = live(state, request, admission).map(|live| match live {
             Live::Event(event) => answer::event(&event),
             Live::End(result) => {
                 let result = result.map(|made| ResultBody::whole(&made));
@@ -74,16 +77,29 @@ pub(crate) async fn generate(
         });
         return Ok(answer::stream(events));
     }
-    let made = gateway.make(&request, None).await?;
+    let made = make(&state, &request, None).await?;
     Ok(match accepts {
         Accepts::Json => Json(ResultBody::whole(&made)).into_response(),
         Accepts::File | Accepts::Events => answer::file(&made.about, made.file),
     })
 }
 
+/// Makes a picture, and keeps it in the history.
+pub(crate) async fn make(
+    state: &AppState,
+    request: &request::Request,
+    report: Report<'_>,
+) -> Result<Made, Error> {
+    let mut made = state.maker.make(request, report).await?;
+    if let Some(history) = &state.history {
+        made.about.history_id = history.add(Entry::of(&made), made.file.clone()).await;
+    }
+    Ok(made)
+}
+
 /// A picture with all that happens on the way. Dropping the stream stops the work.
 pub(crate) fn live(
-    gateway: Arc<Gateway>,
+    state: Arc<AppState>,
     request: request::Request,
     admission: Admission,
 ) -> impl futures::Stream<Item = Live> + Send + 'static {
@@ -94,7 +110,7 @@ pub(crate) fn live(
             // A reader that is far behind gets the next one.
             let _ = send.try_send(Live::Event(event));
         };
-        let result = gateway.make(&request, Some(&report)).await;
+        let result = make(&state, &request, Some(&report)).await;
         let _ = send.send(Live::End(Box::new(result))).await;
     };
     let work = tokio::spawn(request_id::keep(work).in_current_span());

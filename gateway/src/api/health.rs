@@ -12,9 +12,9 @@ use super::Shared;
 use crate::{
     backends::{Backend, Choice, Condition, EncoderKind, NamedEncoder, PATIENCE},
     encode::CacheStats,
-    gateway::Gateway,
     guard::Known,
     options::DIFFUSION,
+    state::AppState,
 };
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,8 +51,8 @@ pub(crate) enum HistoryStatus {
 }
 
 impl HistoryHealth {
-    fn of(gateway: &Gateway) -> Self {
-        match &gateway.history {
+    fn of(state: &AppState) -> Self {
+        match &state.history {
             None => Self { status: HistoryStatus::Off, detail: None },
             Some(history) => match history.trouble() {
                 None => Self { status: HistoryStatus::Ok, detail: None },
@@ -106,10 +106,10 @@ pub(crate) struct Requests {
     )
 )]
 pub(crate) async fn health(
-    State(gateway): Shared,
+    State(state): Shared,
     Extension(Known(known)): Extension<Known>,
 ) -> (StatusCode, Json<Health>) {
-    let (code, mut health) = look(&gateway).await;
+    let (code, mut health) = look(&state).await;
     if !known {
         // Strangers hear neither who is behind this gateway nor what they said.
         health.encoders.clear();
@@ -119,13 +119,13 @@ pub(crate) async fn health(
     (code, Json(health))
 }
 
-async fn look(gateway: &Gateway) -> (StatusCode, Health) {
-    let backends = &gateway.backends;
+async fn look(state: &AppState) -> (StatusCode, Health) {
+    let backends = &state.backends;
     let all = backends.diffusion.all();
     let diffusion = join_all(all.iter().map(check));
     let encoders = join_all(backends.encoders.iter().map(encoder));
     let (diffusion, mut encoders) = tokio::join!(diffusion, encoders);
-    let has_encoder = has_encoder(gateway).await;
+    let has_encoder = has_encoder(state).await;
     let theirs_first = matches!(backends.encoder(None, has_encoder), Ok(Choice::Theirs));
     if has_encoder {
         let name = DIFFUSION.to_owned();
@@ -138,7 +138,7 @@ async fn look(gateway: &Gateway) -> (StatusCode, Health) {
         && encoders.first().is_some_and(|encoder| {
             encoder.kind == EncoderKindName::Diffusion || serves(&encoder.backends)
         });
-    let (code, status) = if gateway.draining.is_cancelled() {
+    let (code, status) = if state.admissions.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else if well {
         (StatusCode::OK, "ok")
@@ -150,15 +150,15 @@ async fn look(gateway: &Gateway) -> (StatusCode, Health) {
         version: env!("CARGO_PKG_VERSION"),
         encoders,
         diffusion,
-        requests: Requests { running: gateway.running(), limit: gateway.max_requests },
-        embedding_cache: gateway.cache.stats(),
-        history: HistoryHealth::of(gateway),
+        requests: Requests { running: state.admissions.running(), limit: state.admissions.limit() },
+        embedding_cache: state.cache.stats(),
+        history: HistoryHealth::of(state),
     };
     (code, health)
 }
 
-async fn has_encoder(gateway: &Gateway) -> bool {
-    let described = time::timeout(PATIENCE, gateway.model()).await;
+async fn has_encoder(state: &AppState) -> bool {
+    let described = time::timeout(PATIENCE, state.backends.model()).await;
     matches!(described, Ok(Ok(model)) if model.has_encoder)
 }
 

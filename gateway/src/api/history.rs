@@ -10,12 +10,12 @@ use llm_dit_fault::Fault;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Shared;
+use super::{Shared, problem::Problems};
 use crate::{
-    gateway::Gateway,
     history::{Entry, History, Page},
-    problem::{Problem, Problems},
-    request::GenerateBody,
+    records::problem::Problem,
+    records::request::GenerateBody,
+    state::AppState,
 };
 
 const DEFAULT_LIMIT: usize = 50;
@@ -90,7 +90,7 @@ impl EntryBody {
 /// The image history, newest first.
 #[utoipa::path(get, path = "/api/history", tag = "history", params(Part), responses((status = 200, body = HistoryBody), Problems))]
 pub(crate) async fn list(
-    State(gateway): Shared,
+    State(state): Shared,
     part: Result<Query<Part>, QueryRejection>,
 ) -> Result<Json<HistoryBody>, Problem> {
     let Query(part) = part.map_err(|error| Fault::BadRequest(error.body_text()))?;
@@ -99,15 +99,15 @@ pub(crate) async fn list(
         let why = format!("limit {limit} is out of range; use 1 to {MAX_LIMIT}");
         return Err(Fault::BadRequest(why).into());
     }
-    let Page { entries, total } = gateway.history()?.page(limit, part.before).await?;
-    let history = entries.into_iter().map(|(id, entry)| EntryBody::new(id, entry)).collect();
-    Ok(Json(HistoryBody { history, total }))
+    let Page { entries, total } = history(&state)?.page(limit, part.before).await?;
+    let entries = entries.into_iter().map(|(id, entry)| EntryBody::new(id, entry)).collect();
+    Ok(Json(HistoryBody { history: entries, total }))
 }
 
 /// Deletes the whole history.
 #[utoipa::path(delete, path = "/api/history", tag = "history", responses((status = 200, body = ClearedBody), Problems))]
-pub(crate) async fn clear(State(gateway): Shared) -> Result<Json<ClearedBody>, Problem> {
-    Ok(Json(ClearedBody { cleared: gateway.history()?.clear().await? }))
+pub(crate) async fn clear(State(state): Shared) -> Result<Json<ClearedBody>, Problem> {
+    Ok(Json(ClearedBody { cleared: history(&state)?.clear().await? }))
 }
 
 /// The parameters of an image.
@@ -116,11 +116,11 @@ pub(crate) async fn clear(State(gateway): Shared) -> Result<Json<ClearedBody>, P
     responses((status = 200, body = EntryBody), Problems)
 )]
 pub(crate) async fn get(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Json<EntryBody>, Problem> {
     let id = number(&id)?;
-    let entry = gateway.history()?.entry(id).await?.ok_or_else(|| missing(id))?;
+    let entry = history(&state)?.entry(id).await?.ok_or_else(|| missing(id))?;
     Ok(Json(EntryBody::new(id, entry)))
 }
 
@@ -130,11 +130,11 @@ pub(crate) async fn get(
     responses((status = 200, body = DeletedBody), Problems)
 )]
 pub(crate) async fn delete(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Json<DeletedBody>, Problem> {
     let id = number(&id)?;
-    let remaining = gateway.history()?.delete(id).await?.ok_or_else(|| missing(id))?;
+    let remaining = history(&state)?.delete(id).await?.ok_or_else(|| missing(id))?;
     Ok(Json(DeletedBody { deleted: id, remaining }))
 }
 
@@ -149,11 +149,11 @@ pub(crate) async fn delete(
     )
 )]
 pub(crate) async fn image(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = number(&id)?;
-    let picture = gateway.history()?.picture(id).await?.ok_or_else(|| missing(id))?;
+    let picture = history(&state)?.picture(id).await?.ok_or_else(|| missing(id))?;
     Ok(unchanging(picture.file, &picture.media_type))
 }
 
@@ -163,20 +163,18 @@ pub(crate) async fn image(
     responses((status = 200, description = "At most 256 x 256", body = [u8], content_type = "image/jpeg"), Problems)
 )]
 pub(crate) async fn thumbnail(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = number(&id)?;
-    let file = gateway.history()?.thumbnail(id).await?.ok_or_else(|| missing(id))?;
+    let file = history(&state)?.thumbnail(id).await?.ok_or_else(|| missing(id))?;
     Ok(unchanging(file, "image/jpeg"))
 }
 
-impl Gateway {
-    fn history(&self) -> Result<&History, Fault> {
-        self.history.as_deref().ok_or_else(|| {
-            Fault::Unsupported("this gateway has no history; its log has the reason".to_owned())
-        })
-    }
+fn history(state: &AppState) -> Result<&History, Fault> {
+    state.history.as_deref().ok_or_else(|| {
+        Fault::Unsupported("this gateway has no history; its log has the reason".to_owned())
+    })
 }
 
 /// What an id stands for never changes, since none is used twice.

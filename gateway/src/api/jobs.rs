@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use bytes::Bytes;
 use futures::{Stream, stream};
 use llm_dit_fault::Fault;
 use serde::Serialize;
@@ -18,14 +17,18 @@ use uuid::Uuid;
 use super::{
     Shared,
     answer::{self, ResultBody, SentEvent},
+    problem::Problems,
 };
 use crate::{
-    body,
-    gateway::Gateway,
-    generation::Progress,
-    jobs::{Job, Jobs, Key, Outcome, State as JobState},
-    problem::{Problem, Problems},
-    request::GenerateBody,
+    api::body,
+    jobs::{Job, Outcome},
+    records::{
+        job::{IdempotencyKey, JobState},
+        problem::Problem,
+        progress::Progress,
+        request::GenerateBody,
+    },
+    state::AppState,
 };
 
 const MAX_KEY_BYTES: usize = 255;
@@ -105,22 +108,24 @@ impl JobBody {
     params(("Idempotency-Key" = Option<String>, Header, description = "Key chosen by the client for this request")),
     responses((status = 202, description = "The accepted job", body = JobBody), Problems)
 )]
-pub(crate) async fn create(State(gateway): Shared, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn create(State(state): Shared, request: Request) -> Result<Response, Problem> {
     let key = key(request.headers())?;
     let body: GenerateBody =
-        body::json_with_picture(&gateway, request, GenerateBody::FIELDS).await?;
-    let key = key.map(|text| Key::new(text, &body));
-    if let Some(known) = key.as_ref().and_then(|key| gateway.jobs.with_key(key).transpose()) {
-        return Ok(accepted(&*known?, true));
+        body::json_with_picture(&state.admissions, request, GenerateBody::FIELDS).await?;
+    let key = key.map(|text| IdempotencyKey::new(text, &body));
+    if let Some(key) = &key
+        && let Some(known) = state.jobs.with_key(key).await?
+    {
+        return Ok(accepted(&known, true));
     }
-    let mut request = body.check(&gateway.templates)?;
-    let admission = gateway.admit()?;
-    let params = gateway.check(&request).await?;
+    let mut request = body.check(&state.templates)?;
+    let admission = state.admissions.admit()?;
+    let params = state.maker.check(&request).await?;
     // With every value that was left open, it makes the same picture whenever it is run.
     request.body = request.used(&params);
     request.loras = params.loras;
     request.previews = true;
-    let (job, again) = Jobs::accept(&gateway, request, key, admission).await?;
+    let (job, again) = state.jobs.accept(request, key, admission).await?;
     Ok(accepted(&job, again))
 }
 
@@ -149,8 +154,8 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// All remembered jobs.
 #[utoipa::path(get, path = "/api/jobs", tag = "jobs", responses((status = 200, body = JobsBody), Problems))]
-pub(crate) async fn list(State(gateway): Shared) -> Json<JobsBody> {
-    Json(JobsBody { jobs: gateway.jobs.all().iter().map(|job| JobBody::of(job)).collect() })
+pub(crate) async fn list(State(state): Shared) -> Json<JobsBody> {
+    Json(JobsBody { jobs: state.jobs.all().iter().map(|job| JobBody::of(job)).collect() })
 }
 
 /// One job.
@@ -159,10 +164,10 @@ pub(crate) async fn list(State(gateway): Shared) -> Json<JobsBody> {
     responses((status = 200, body = JobBody), Problems)
 )]
 pub(crate) async fn get(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Json<JobBody>, Problem> {
-    Ok(Json(JobBody::of(&*find(&gateway, &id)?)))
+    Ok(Json(JobBody::of(&*find(&state, &id)?)))
 }
 
 /// Cancels a job, or removes a finished one.
@@ -171,12 +176,12 @@ pub(crate) async fn get(
     responses((status = 200, description = "The current state of the job", body = JobBody), Problems)
 )]
 pub(crate) async fn delete(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Json<JobBody>, Problem> {
-    let job = find(&gateway, &id)?;
+    let job = find(&state, &id)?;
     if job.is_over() {
-        gateway.jobs.remove(&job).await?;
+        state.jobs.remove(&job).await?;
     } else {
         let mut changes = job.changes();
         job.cancel();
@@ -203,12 +208,12 @@ pub(crate) async fn delete(
     )
 )]
 pub(crate) async fn image(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let job = find(&gateway, &id)?;
+    let job = find(&state, &id)?;
     match job.outcome() {
-        Some(Outcome::Done(about)) => match file(&gateway, &job, about.history_id).await? {
+        Some(Outcome::Done(about)) => match state.jobs.picture(&job).await? {
             Some(file) => Ok(answer::file(&about, file)),
             None => Err(Problem::gone(
                 "the image was removed from the history; a request with the job's parameters generates it again",
@@ -230,11 +235,11 @@ pub(crate) async fn image(
     responses((status = 200, description = "Events", body = SentEvent, content_type = "text/event-stream"), Problems)
 )]
 pub(crate) async fn events(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let job = find(&gateway, &id)?;
+    let job = find(&state, &id)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
     let from = last.map_or(0, |last| last.saturating_add(1));
     Ok(answer::stream(follow(job, from)))
@@ -281,31 +286,16 @@ fn follow(
     batches.map(stream::iter).flatten()
 }
 
-fn find(gateway: &Gateway, id: &str) -> Result<Arc<Job>, Problem> {
-    let job = id.parse::<Uuid>().ok().and_then(|id| gateway.jobs.get(id));
+fn find(state: &AppState, id: &str) -> Result<Arc<Job>, Problem> {
+    let job = id.parse::<Uuid>().ok().and_then(|id| state.jobs.get(id));
     job.ok_or_else(|| {
-        let why = if gateway.history.is_some() {
+        let why = if state.history.is_some() {
             "there is no such job; old finished jobs are forgotten"
         } else {
             "there is no such job; without a history, a restart forgets all jobs"
         };
         Fault::NotFound(why.to_owned()).into()
     })
-}
-
-/// The image of a finished job.
-async fn file(
-    gateway: &Gateway,
-    job: &Job,
-    history_id: Option<u64>,
-) -> Result<Option<Bytes>, Fault> {
-    match (job.file(), history_id, &gateway.history) {
-        (Some(file), ..) => Ok(Some(file)),
-        (None, Some(id), Some(history)) => {
-            Ok(history.picture(id).await?.map(|picture| picture.file))
-        }
-        (None, ..) => Ok(None),
-    }
 }
 
 fn image_url(job: &Job) -> String {

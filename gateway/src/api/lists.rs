@@ -1,19 +1,12 @@
 //! What can be chosen: templates, schedulers, and what the model takes.
 
-use std::sync::Arc;
-
 use axum::{Json, extract::State};
 use llm_dit_params::Scheduler;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
-use crate::{
-    backends::{Model, Tried},
-    error::Error,
-    gateway::Gateway,
-    problem::{Problem, Problems},
-};
+use super::{Shared, problem::Problems};
+use crate::records::{model::Model, problem::Problem};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TemplatesBody {
@@ -88,8 +81,8 @@ pub(crate) struct LimitsBody {
 
 /// All prompt templates.
 #[utoipa::path(get, path = "/api/templates", tag = "choices", responses((status = 200, body = TemplatesBody), Problems))]
-pub(crate) async fn templates(State(gateway): Shared) -> Json<TemplatesBody> {
-    let categories = gateway.templates.by_category();
+pub(crate) async fn templates(State(state): Shared) -> Json<TemplatesBody> {
+    let categories = state.templates.by_category();
     let templates = categories.into_values().flatten().map(|template| TemplateBody {
         name: template.short_name().to_owned(),
         full_name: template.name.clone(),
@@ -122,9 +115,9 @@ pub(crate) async fn schedulers() -> Json<SchedulersBody> {
 
 /// The model of the diffusion service, its defaults and its limits.
 #[utoipa::path(get, path = "/api/model", tag = "choices", responses((status = 200, body = ModelBody), Problems))]
-pub(crate) async fn model(State(gateway): Shared) -> Result<Json<ModelBody>, Problem> {
-    let model = gateway.model().await?;
-    let names = gateway.backends.encoder_names(model.has_encoder);
+pub(crate) async fn model(State(state): Shared) -> Result<Json<ModelBody>, Problem> {
+    let model = state.backends.model().await?;
+    let names = state.backends.encoder_names(model.has_encoder);
     let encoders = names.into_iter().map(str::to_owned).collect();
     let Model { defaults, limits, .. } = model;
     Ok(Json(ModelBody {
@@ -151,19 +144,4 @@ pub(crate) async fn model(State(gateway): Shared) -> Result<Json<ModelBody>, Pro
         encoders,
         previews: model.has_previews,
     }))
-}
-
-impl Gateway {
-    /// What a diffusion service that is well has loaded.
-    pub async fn model(&self) -> Result<Model, Error> {
-        let mut tried = Tried::default();
-        loop {
-            let lease = self.backends.diffusion.pick(&mut tried).await?;
-            let backend = Arc::clone(lease.backend());
-            match lease.model().await {
-                Ok(model) => return Ok(model),
-                Err(fault) => tried.note(&backend, fault.into())?,
-            }
-        }
-    }
 }

@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 use utoipa::ToSchema;
 
-use super::Shared;
+use super::{Shared, problem::Problems};
 use crate::{
+    api::body,
     backends::{ActiveLoraBody, Backend, Tried},
-    body,
     error::Error,
-    gateway::Gateway,
-    problem::{Problem, Problems},
-    request::{self, LoraBody},
+    records::problem::Problem,
+    records::request::{self, LoraBody},
+    state::AppState,
 };
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -84,17 +84,17 @@ pub(crate) struct ClearedLorasBody {
 
 /// The LoRA files in the folder of the diffusion services, and the default set.
 #[utoipa::path(get, path = "/api/loras", tag = "LoRAs", responses((status = 200, body = LorasBody), Problems))]
-pub(crate) async fn list(State(gateway): Shared) -> Result<Json<LorasBody>, Problem> {
+pub(crate) async fn list(State(state): Shared) -> Result<Json<LorasBody>, Problem> {
     let mut tried = Tried::default();
     let answer = loop {
-        let lease = gateway.backends.diffusion.pick(&mut tried).await?;
+        let lease = state.backends.diffusion.pick(&mut tried).await?;
         let backend = Arc::clone(lease.backend());
         match lease.diffusion().list_loras(ListLorasRequest {}).await {
             Ok(answer) => break answer.into_inner(),
             Err(status) => tried.note(&backend, lease.remote.fault(status).into())?,
         }
     };
-    let default = gateway.backends.loras.active();
+    let default = state.backends.loras.active();
     let active: Vec<ActiveLoraBody> =
         default.unwrap_or_else(|| answer.active.into_iter().map(Into::into).collect());
     let in_use: HashMap<&str, &ActiveLoraBody> =
@@ -119,10 +119,10 @@ pub(crate) async fn list(State(gateway): Shared) -> Result<Json<LorasBody>, Prob
 
 /// The default set: the LoRAs of requests that name none.
 #[utoipa::path(get, path = "/api/loras/active", tag = "LoRAs", responses((status = 200, body = ActiveLorasBody), Problems))]
-pub(crate) async fn active(State(gateway): Shared) -> Result<Json<ActiveLorasBody>, Problem> {
-    let active = match gateway.backends.loras.active() {
+pub(crate) async fn active(State(state): Shared) -> Result<Json<ActiveLorasBody>, Problem> {
+    let active = match state.backends.loras.active() {
         Some(active) => active,
-        None => gateway.model().await?.active.into_iter().map(Into::into).collect(),
+        None => state.backends.model().await?.active.into_iter().map(Into::into).collect(),
     };
     let trigger_words = words(&active);
     Ok(Json(ActiveLorasBody { active_loras: active, trigger_words }))
@@ -134,12 +134,12 @@ pub(crate) async fn active(State(gateway): Shared) -> Result<Json<ActiveLorasBod
     responses((status = 200, body = AppliedBody), Problems)
 )]
 pub(crate) async fn apply(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Json<AppliedBody>, Problem> {
     let body: ApplyBody = body::json(request, &["loras"]).await?;
     let loras = request::loras(&body.loras)?;
-    let (active, layers_updated) = change(gateway, loras).await?;
+    let (active, layers_updated) = change(state, loras).await?;
     Ok(Json(AppliedBody {
         success: true,
         layers_updated,
@@ -151,68 +151,66 @@ pub(crate) async fn apply(
 
 /// Empties the default set.
 #[utoipa::path(post, path = "/api/loras/clear", tag = "LoRAs", responses((status = 200, body = ClearedLorasBody), Problems))]
-pub(crate) async fn clear(State(gateway): Shared) -> Result<Json<ClearedLorasBody>, Problem> {
-    change(gateway, LoraSet::default()).await?;
+pub(crate) async fn clear(State(state): Shared) -> Result<Json<ClearedLorasBody>, Problem> {
+    change(state, LoraSet::default()).await?;
     let message = "restored the weights of the checkpoint".to_owned();
     Ok(Json(ClearedLorasBody { success: true, message }))
 }
 
 /// Goes on when the caller leaves, so that no change is left halfway.
 async fn change(
-    gateway: Arc<Gateway>,
+    state: Arc<AppState>,
     loras: LoraSet,
 ) -> Result<(Vec<ActiveLoraBody>, u32), Problem> {
-    let change = async move { gateway.set_loras(loras).await };
+    let change = async move { set_loras(&state, loras).await };
     let changed = tokio::spawn(request_id::keep(change).in_current_span()).await;
     let failed = |error| Fault::Internal(format!("changing the LoRAs failed: {error}"));
     Ok(changed.map_err(failed)??)
 }
 
-impl Gateway {
-    /// Changes the default set. Every diffusion service that is well tries it on its model, or none
-    /// has it; it is then kept, since it goes with every request that names none.
-    async fn set_loras(&self, loras: LoraSet) -> Result<(Vec<ActiveLoraBody>, u32), Error> {
-        let _one = self.backends.loras.changing.lock().await;
-        // Says why when nobody is there, and asks again those that were gone.
-        drop(self.backends.diffusion.pick(&mut Tried::default()).await?);
-        let mut done = Vec::new();
-        match self.try_loras(&loras, &mut done).await {
-            Ok((active, changed)) => {
-                self.backends.loras.replace(active.clone());
-                Ok((active, changed))
-            }
-            Err(error) => {
-                for (backend, before) in done {
-                    if let Err(error) = backend.set_loras(&before).await {
-                        tracing::error!(url = backend.url(), %error, "failed to restore the LoRAs");
-                    }
+/// Changes the default set. Every diffusion service that is well tries it on its model, or none
+/// has it; it is then kept, since it goes with every request that names none.
+async fn set_loras(state: &AppState, loras: LoraSet) -> Result<(Vec<ActiveLoraBody>, u32), Error> {
+    let _one = state.backends.loras.changing.lock().await;
+    // Says why when nobody is there, and asks again those that were gone.
+    drop(state.backends.diffusion.pick(&mut Tried::default()).await?);
+    let mut done = Vec::new();
+    match try_loras(state, &loras, &mut done).await {
+        Ok((active, changed)) => {
+            state.backends.loras.replace(active.clone());
+            Ok((active, changed))
+        }
+        Err(error) => {
+            for (backend, before) in done {
+                if let Err(error) = backend.set_loras(&before).await {
+                    tracing::error!(url = backend.url(), %error, "failed to restore the LoRAs");
                 }
-                Err(error)
             }
+            Err(error)
         }
     }
+}
 
-    /// `done` gets the services that have changed, with their sets from before.
-    async fn try_loras(
-        &self,
-        loras: &LoraSet,
-        done: &mut Vec<(Arc<Backend>, LoraSet)>,
-    ) -> Result<(Vec<ActiveLoraBody>, u32), Error> {
-        let all = self.backends.diffusion.all();
-        let mut first = None;
-        for backend in all.into_iter().filter(|b| b.state().condition.is_usable()) {
-            let (before, answer) = backend.set_loras(loras).await?;
-            done.push((backend, before));
-            first.get_or_insert(answer);
-        }
-        let answer =
-            first.ok_or_else(|| Error::Lost("no diffusion service is available".to_owned()))?;
-        let active: Vec<_> = answer.active.into_iter().map(ActiveLoraBody::from).collect();
-        if let Some(history) = &self.history {
-            history.keep_loras(&active).await?;
-        }
-        Ok((active, answer.matrices_changed))
+/// `done` gets the services that have changed, with their sets from before.
+async fn try_loras(
+    state: &AppState,
+    loras: &LoraSet,
+    done: &mut Vec<(Arc<Backend>, LoraSet)>,
+) -> Result<(Vec<ActiveLoraBody>, u32), Error> {
+    let all = state.backends.diffusion.all();
+    let mut first = None;
+    for backend in all.into_iter().filter(|b| b.state().condition.is_usable()) {
+        let (before, answer) = backend.set_loras(loras).await?;
+        done.push((backend, before));
+        first.get_or_insert(answer);
     }
+    let answer =
+        first.ok_or_else(|| Error::Lost("no diffusion service is available".to_owned()))?;
+    let active: Vec<_> = answer.active.into_iter().map(ActiveLoraBody::from).collect();
+    if let Some(history) = &state.history {
+        history.keep_loras(&active).await?;
+    }
+    Ok((active, answer.matrices_changed))
 }
 
 fn words(active: &[ActiveLoraBody]) -> String {

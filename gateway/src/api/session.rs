@@ -11,11 +11,8 @@ use llm_dit_fault::Fault;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::{
-    body,
-    gateway::Gateway,
-    problem::{Problem, Problems},
-};
+use super::problem::Problems;
+use crate::{api::body, records::problem::Problem, state::AppState};
 
 /// Who begins a session.
 #[derive(Deserialize, ToSchema)]
@@ -30,15 +27,15 @@ pub(crate) struct SessionBody {
     responses((status = 204, description = "The cookie is set, or not needed"), Problems)
 )]
 pub(crate) async fn begin(
-    State(gateway): State<Arc<Gateway>>,
+    State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, Problem> {
     let SessionBody { key } = body::json(request, &["key"]).await?;
-    let Some(keys) = &gateway.guard.keys else { return Ok(answer(None)) };
+    let Some(keys) = &state.guard.keys else { return Ok(answer(None)) };
     let name = keys.check_key(key.trim());
     let name = name.map_err(|denied| Fault::Unauthenticated(denied.to_string()))?;
     tracing::info!(caller = &*name, "started a session");
-    Ok(answer(gateway.guard.session(key.trim())))
+    Ok(answer(state.guard.session(key.trim())))
 }
 
 /// Ends the session.
@@ -46,8 +43,8 @@ pub(crate) async fn begin(
     delete, path = "/api/session", tag = "session",
     responses((status = 204, description = "The cookie is removed"), Problems)
 )]
-pub(crate) async fn end(State(gateway): State<Arc<Gateway>>) -> Response {
-    answer(gateway.guard.no_session())
+pub(crate) async fn end(State(state): State<Arc<AppState>>) -> Response {
+    answer(state.guard.no_session())
 }
 
 fn answer(cookie: Option<HeaderValue>) -> Response {

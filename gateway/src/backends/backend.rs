@@ -22,8 +22,8 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::{Model, names::Address};
-use crate::error::Error;
+use super::names::Address;
+use crate::{error::Error, records::model::Model};
 
 /// A service that takes longer to say that it is well is not.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);

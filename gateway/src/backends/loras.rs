@@ -68,16 +68,6 @@ impl DefaultLoras {
     }
 }
 
-/// The default set of a service, as a request takes it.
-///
-/// # Errors
-/// When it is out of bounds.
-pub(super) fn set_of(active: &[ActiveLora]) -> Result<LoraSet, ParamError> {
-    let lora =
-        |lora: &ActiveLora| LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words);
-    LoraSet::new(active.iter().map(lora).collect::<Result<_, _>>()?)
-}
-
 impl Backend {
     /// Sets the service's default, which the service tries on its model. The set from before comes
     /// back, for who has to undo it.

@@ -2,6 +2,7 @@
 
 mod error;
 mod jobs;
+mod slots;
 mod tables;
 
 use std::{
@@ -19,8 +20,11 @@ use redb::{
 };
 
 pub(crate) use self::error::StoreError;
-use self::tables::{ENTRIES, PICTURES, SETTINGS, THUMBNAILS, Tables};
-use super::{Entry, Page, Picture};
+use self::{
+    slots::JobSlots,
+    tables::{ENTRIES, PICTURES, SETTINGS, THUMBNAILS, Tables},
+};
+use super::entry::{Entry, Page, Picture};
 
 const FILE: &str = "history.redb";
 
@@ -38,6 +42,7 @@ pub(crate) struct Store {
     open: Open,
     trouble: Arc<Mutex<Option<String>>>,
     next_id: u64,
+    jobs: JobSlots,
     max_entries: u64,
     max_bytes: u64,
 }
@@ -63,11 +68,13 @@ impl Store {
             open: Box::new(open),
             trouble: Arc::default(),
             next_id: 1,
+            jobs: JobSlots::default(),
             max_entries: max_entries as u64,
             max_bytes,
         };
         // Makes the tables; and the bounds may have become tighter.
         store.next_id = store.change(|tables| tables.next_id())?;
+        store.recover_jobs()?;
         Ok(store)
     }
 

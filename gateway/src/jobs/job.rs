@@ -5,35 +5,56 @@ use llm_dit_fault::Fault;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{Key, Record, State};
+use super::{
+    origin::Origin,
+    store::{Revision, StoredJob},
+};
 use crate::{
-    generation::{About, Event, Progress, Stage},
-    problem::Problem,
+    admission::Admission,
+    records::{
+        job::{JobId, JobRecord, JobState},
+        picture::About,
+        problem::Problem,
+        progress::{Event, Progress, Stage},
+        request::Request,
+    },
 };
 
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub id: Uuid,
-    pub number: u64,
+    pub id: JobId,
     log: Mutex<Log>,
     /// Counts what was logged.
     changed: watch::Sender<u64>,
+    /// Until a worker of this process takes it.
+    accepted: Mutex<Option<Accepted>>,
     pub(super) cancel: CancellationToken,
     /// Fires when the next in the line may begin: this one has its place at a service, or is over, or
     /// has to wait for services that are away.
     pub(super) passed: CancellationToken,
 }
 
+/// What the process that accepted a job has beside its record.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub request: Request,
+    pub admission: Admission,
+    pub origin: Origin,
+}
+
 #[derive(Debug)]
 struct Log {
-    record: Record,
+    record: JobRecord,
+    /// The last one of the index that is known here.
+    revision: Revision,
     /// What happened, by number. Of the previews only the last is left.
     events: Vec<(u64, Event)>,
     next: u64,
-    /// The picture, where the history has it not.
+    /// The picture, as long as the store does not have it.
     file: Option<Bytes>,
+    /// Of the picture, where it is in memory alone.
+    bytes_in_memory: usize,
     /// Why the end is not stored.
     unstored: Option<Fault>,
 }
@@ -56,29 +77,32 @@ pub(crate) struct News {
 
 impl Job {
     /// A job that was accepted now.
-    pub fn new(record: Record) -> Self {
-        Self::with(record, 0)
+    pub fn new(record: JobRecord) -> Self {
+        Self::with(record, Revision::NEW, 0)
     }
 
     /// A job of an earlier gateway. Its events have numbers above all that were told before.
-    pub fn restored(mut record: Record) -> Self {
+    pub fn restored(stored: StoredJob) -> Self {
+        let StoredJob { mut record, revision } = stored;
         let first = (u64::from(record.attempts) + 1) << 32;
         if !record.is_over() {
-            record.state = State::Queued;
+            record.state = JobState::Queued;
         }
-        Self::with(record, first)
+        Self::with(record, revision, first)
     }
 
-    fn with(record: Record, first: u64) -> Self {
+    fn with(record: JobRecord, revision: Revision, first: u64) -> Self {
         let begins = Event::Progress(Progress::new(Stage::Encoding));
         let events = if record.is_over() { Vec::new() } else { vec![(first, begins)] };
         let next = first + events.len() as u64;
-        let (id, number) = (record.id, record.number);
+        let id = record.id;
+        let (file, bytes_in_memory, unstored) = (None, 0, None);
+        let log = Log { record, revision, events, next, file, bytes_in_memory, unstored };
         Self {
             id,
-            number,
-            log: Mutex::new(Log { record, events, next, file: None, unstored: None }),
+            log: Mutex::new(log),
             changed: watch::channel(0).0,
+            accepted: Mutex::default(),
             cancel: CancellationToken::new(),
             passed: CancellationToken::new(),
         }
@@ -89,7 +113,7 @@ impl Job {
         self.cancel.cancel();
     }
 
-    pub fn record(&self) -> Record {
+    pub fn record(&self) -> JobRecord {
         self.log.lock().record.clone()
     }
 
@@ -97,17 +121,18 @@ impl Job {
         self.log.lock().record.is_over()
     }
 
-    pub fn has_key(&self, text: &str) -> Option<Key> {
-        self.log.lock().record.key.clone().filter(|key| key.text == text)
-    }
-
     pub fn outcome(&self) -> Option<Outcome> {
         self.log.lock().outcome()
     }
 
-    /// The picture, where the history has it not.
-    pub fn file(&self) -> Option<Bytes> {
+    /// The picture, as long as the store does not have it.
+    pub(super) fn file(&self) -> Option<Bytes> {
         self.log.lock().file.clone()
+    }
+
+    /// Of its picture, where it is in memory alone.
+    pub(super) fn bytes_in_memory(&self) -> usize {
+        self.log.lock().bytes_in_memory
     }
 
     /// Why a restart would run it again, although it is over.
@@ -138,8 +163,40 @@ impl Job {
         self.changed.subscribe()
     }
 
+    /// Hands over what the worker needs that runs it.
+    pub(super) fn accept(&self, accepted: Accepted) {
+        *self.accepted.lock() = Some(accepted);
+    }
+
+    pub(super) fn take_accepted(&self) -> Option<Accepted> {
+        self.accepted.lock().take()
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.log.lock().revision
+    }
+
+    /// The record is in the index, as this revision.
+    pub(super) fn stored(&self, revision: Revision) {
+        let mut log = self.log.lock();
+        log.revision = log.revision.max(revision);
+    }
+
+    /// Takes over what the index has, if it is newer.
+    pub(super) fn catch_up(&self, stored: StoredJob) {
+        {
+            let mut log = self.log.lock();
+            if stored.revision <= log.revision {
+                return;
+            }
+            log.record = stored.record;
+            log.revision = stored.revision;
+        }
+        self.tell_all();
+    }
+
     /// Changes what is to be stored, and returns it.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Record)) -> Record {
+    pub(super) fn change(&self, change: impl FnOnce(&mut JobRecord)) -> JobRecord {
         let record = {
             let mut log = self.log.lock();
             change(&mut log.record);
@@ -169,13 +226,28 @@ impl Job {
         self.tell_all();
     }
 
-    /// It is over. `file` is what the history has not.
-    pub(super) fn end(&self, record: Record, file: Option<Bytes>, unstored: Option<Fault>) {
+    /// It is over, which is stored. `bytes` is what its picture takes.
+    pub(super) fn end(&self, record: JobRecord, bytes: usize) {
+        {
+            let mut log = self.log.lock();
+            let in_history =
+                matches!(&record.state, JobState::Done(about) if about.history_id.is_some());
+            log.bytes_in_memory = if in_history { 0 } else { bytes };
+            log.record = record;
+            log.file = None;
+            log.unstored = None;
+        }
+        self.tell_all();
+    }
+
+    /// It is over, which could not be stored.
+    pub(super) fn end_unstored(&self, record: JobRecord, file: Option<Bytes>, fault: Fault) {
         {
             let mut log = self.log.lock();
             log.record = record;
+            log.bytes_in_memory = file.as_ref().map_or(0, Bytes::len);
             log.file = file;
-            log.unstored = unstored;
+            log.unstored = Some(fault);
         }
         self.tell_all();
     }
@@ -188,10 +260,10 @@ impl Job {
 impl Log {
     fn outcome(&self) -> Option<Outcome> {
         match &self.record.state {
-            State::Queued | State::Running => None,
-            State::Done(about) => Some(Outcome::Done(about.clone())),
-            State::Failed(problem) => Some(Outcome::Failed(problem.clone())),
-            State::Cancelled => Some(Outcome::Cancelled),
+            JobState::Queued | JobState::Running => None,
+            JobState::Done(about) => Some(Outcome::Done(about.clone())),
+            JobState::Failed(problem) => Some(Outcome::Failed(problem.clone())),
+            JobState::Cancelled => Some(Outcome::Cancelled),
         }
     }
 }

@@ -1,18 +1,26 @@
-//! A job's life, from its place in the line to its end.
+//! A job's life, from its place in the queue to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use llm_dit_fault::Fault;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Record, State};
+use super::{
+    job::Job,
+    store::{Claim, EXTEND_EVERY, PutError},
+    worker::Worker,
+};
 use crate::{
+    admission::Admission,
     error::Error,
-    gateway::{Admission, Gateway},
-    generation::{Event, Made},
     meters,
-    request::{Request, SourceImage, selections},
+    records::{
+        job::{JobRecord, JobState},
+        picture::Made,
+        progress::Event,
+        request::{Request, SourceImage, selections},
+    },
 };
 
 /// Longest pause before a job asks busy services again.
@@ -23,7 +31,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// How a job comes to run.
 pub(super) enum Start {
-    Now(Box<Request>, Admission),
+    /// Accepted by this process: it has its place.
+    Accepted(Box<Request>, Admission),
     /// Left by an earlier gateway: when the one before it has passed.
     After(Option<CancellationToken>),
 }
@@ -34,43 +43,60 @@ enum End {
     Failed(Error),
     Cancelled,
     /// The gateway ends first; the next one does it again.
-    PutBack,
+    Requeued,
+    /// The index has another end of it, or another worker's claim.
+    Superseded,
 }
 
 /// What becomes of a job; returns when that is stored, or the gateway ends.
-pub(super) async fn run(gateway: Arc<Gateway>, job: Arc<Job>, start: Start) {
+pub(super) async fn run(
+    worker: Arc<Worker>,
+    mut claim: Box<dyn Claim>,
+    job: Arc<Job>,
+    start: Start,
+) {
     let mut admission = None;
     let end = {
         // Dropping the work is what stops it.
-        let work = work(&gateway, &job, start, &mut admission);
+        let work = work(&worker, &job, start, &mut admission);
         tokio::select! {
             biased;
             () = job.cancel.cancelled() => End::Cancelled,
-            () = gateway.jobs.stop.cancelled() => End::PutBack,
+            () = worker.stop.cancelled() => End::Requeued,
             end = work => end,
+            never = keep(&mut *claim) => match never {},
         }
     };
     job.passed.cancel();
     match end {
-        End::PutBack => put_back(&gateway, &job).await,
         End::Done(made) => {
-            finish(&gateway, &job, State::Done(Box::new(made.about.clone())), Some(*made)).await
+            let state = JobState::Done(Box::new(made.about.clone()));
+            finish(&worker, &mut *claim, &job, state, Some(*made)).await;
         }
-        End::Failed(error) => finish(&gateway, &job, State::Failed(error.into()), None).await,
-        End::Cancelled => finish(&gateway, &job, State::Cancelled, None).await,
+        End::Failed(error) => {
+            finish(&worker, &mut *claim, &job, JobState::Failed(error.into()), None).await;
+        }
+        End::Cancelled => finish(&worker, &mut *claim, &job, JobState::Cancelled, None).await,
+        End::Requeued => requeue(&mut *claim, &job).await,
+        End::Superseded => tracing::warn!("another gateway ended or took over a job"),
     }
     drop(admission);
-    gateway.jobs.forget().await;
+    worker.forget().await;
 }
 
-async fn work(
-    gateway: &Gateway,
-    job: &Job,
-    start: Start,
-    admission: &mut Option<Admission>,
-) -> End {
+/// Extends a claim for as long as its job is worked at.
+async fn keep(claim: &mut dyn Claim) -> Infallible {
+    loop {
+        time::sleep(EXTEND_EVERY).await;
+        if let Err(fault) = claim.extend().await {
+            tracing::warn!(%fault, "failed to extend the claim of a job");
+        }
+    }
+}
+
+async fn work(worker: &Worker, job: &Job, start: Start, admission: &mut Option<Admission>) -> End {
     let request = match start {
-        Start::Now(request, place) => {
+        Start::Accepted(request, place) => {
             *admission = Some(place);
             *request
         }
@@ -79,16 +105,12 @@ async fn work(
                 if let Some(previous) = previous {
                     previous.cancelled().await;
                 }
-                gateway.place().await
+                worker.admissions.wait().await
             };
-            let place = tokio::select! {
-                biased;
-                () = gateway.draining.cancelled() => None,
-                place = turn => place,
-            };
-            let Some(place) = place else { return End::PutBack };
+            let turn = worker.admissions.draining().run_until_cancelled(turn).await;
+            let Some(place) = turn.flatten() else { return End::Requeued };
             *admission = Some(place);
-            match restored(gateway, job).await {
+            match restored(worker, job).await {
                 Ok(request) => request,
                 Err(error) => return End::Failed(error),
             }
@@ -96,38 +118,42 @@ async fn work(
     };
     let mut pause = FIRST_PAUSE;
     loop {
-        let record = job.change(Record::begin);
+        let record = job.change(JobRecord::begin);
         let attempts = record.attempts;
-        if let Err(fault) = gateway.jobs.store.note(record).await {
+        match worker.store.index.put(record, job.revision()).await {
+            Ok(revision) => job.stored(revision),
+            Err(PutError::Conflict) => return End::Superseded,
             // At worst it has an attempt more than it is said to have.
-            tracing::warn!(%fault, "failed to store the start of a job");
+            Err(PutError::Fault(fault)) => {
+                tracing::warn!(%fault, "failed to store the start of a job");
+            }
         }
-        let error = match patiently(gateway, job, &request).await {
-            None => return End::PutBack,
+        let error = match patiently(worker, job, &request).await {
+            None => return End::Requeued,
             Some(Ok(made)) => return End::Done(Box::new(made)),
             Some(Err(error)) => error,
         };
-        if !is_away(&error) || attempts >= gateway.jobs.limits.attempts {
+        if !is_away(&error) || attempts >= worker.limits.attempts {
             return End::Failed(error);
         }
         tracing::warn!(%error, attempts, seconds = pause.as_secs_f64(), "retrying a job");
-        job.change(|record| record.state = State::Queued);
+        job.change(|record| record.state = JobState::Queued);
         job.passed.cancel();
-        if !rest(gateway, pause).await {
-            return End::PutBack;
+        if !rest(worker, pause).await {
+            return End::Requeued;
         }
         pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
 /// A job waits for its place where a client would be told to try again. `None`: the gateway ends.
-async fn patiently(gateway: &Gateway, job: &Job, request: &Request) -> Option<Result<Made, Error>> {
+async fn patiently(worker: &Worker, job: &Job, request: &Request) -> Option<Result<Made, Error>> {
     let report = |event: Event| job.tell(event);
     loop {
-        match gateway.make_only(request, Some(&report)).await {
+        match worker.maker.make(request, Some(&report)).await {
             Err(Error::Fault(Fault::Busy { retry_after, message })) => {
                 tracing::debug!(message, "a job waits for capacity");
-                if !rest(gateway, retry_after.min(MAX_BUSY_PAUSE)).await {
+                if !rest(worker, retry_after.min(MAX_BUSY_PAUSE)).await {
                     return None;
                 }
             }
@@ -137,11 +163,8 @@ async fn patiently(gateway: &Gateway, job: &Job, request: &Request) -> Option<Re
 }
 
 /// False when there is no use in waiting, since the gateway ends.
-async fn rest(gateway: &Gateway, pause: Duration) -> bool {
-    tokio::select! {
-        () = gateway.draining.cancelled() => false,
-        () = time::sleep(pause) => true,
-    }
+async fn rest(worker: &Worker, pause: Duration) -> bool {
+    worker.admissions.draining().run_until_cancelled(time::sleep(pause)).await.is_some()
 }
 
 /// Whether it is a service that failed, and not the request.
@@ -150,13 +173,13 @@ fn is_away(error: &Error) -> bool {
 }
 
 /// The request of a job that an earlier gateway accepted.
-async fn restored(gateway: &Gateway, job: &Job) -> Result<Request, Error> {
-    let source = gateway.jobs.store.source(job.number).await?;
-    let Record { request: mut body, loras, .. } = job.record();
+async fn restored(worker: &Worker, job: &Job) -> Result<Request, Error> {
+    let source = worker.store.pictures.get(job.id).await?;
     let source = source.map(SourceImage::from_file).transpose()?;
+    let JobRecord { request: mut body, loras, .. } = job.record();
     // A default set may be one that no request could name.
     let named = loras.as_ref().and_then(|_| body.loras.take());
-    let mut request = body.check_with(&gateway.templates, source)?;
+    let mut request = body.check_with(&worker.templates, source)?;
     if let Some(loras) = loras {
         request.loras = Some(selections(&loras)?);
         request.body.loras = named;
@@ -165,42 +188,46 @@ async fn restored(gateway: &Gateway, job: &Job) -> Result<Request, Error> {
     Ok(request)
 }
 
-async fn put_back(gateway: &Gateway, job: &Job) {
+async fn requeue(claim: &mut dyn Claim, job: &Job) {
     let record = job.change(|record| {
-        if matches!(record.state, State::Running) {
+        if matches!(record.state, JobState::Running) {
             // It was no fault of the job's.
             record.attempts = record.attempts.saturating_sub(1);
         }
-        record.state = State::Queued;
+        record.state = JobState::Queued;
     });
-    if let Err(fault) = gateway.jobs.store.note(record).await {
+    if let Err(fault) = claim.requeue(record).await {
         tracing::warn!(%fault, "failed to requeue a job in the store; retrying it anyway");
     }
 }
 
 /// Stores the end before anybody hears of it. When that cannot be, they hear of it all the same, and
 /// it is tried again until it is stored: until then a restart would run the job once more.
-async fn finish(gateway: &Gateway, job: &Job, state: State, made: Option<Made>) {
+async fn finish(
+    worker: &Worker,
+    claim: &mut dyn Claim,
+    job: &Job,
+    state: JobState,
+    made: Option<Made>,
+) {
     meters::job_ended(state.name());
     let mut record = job.record();
     record.end(state);
     let mut pause = FIRST_PAUSE;
     loop {
-        let file = made.as_ref().map(|made| made.file.clone());
-        match gateway.jobs.store.end(record.clone(), made.clone()).await {
-            Ok(history_id) => {
-                if let State::Done(about) = &mut record.state {
-                    about.history_id = history_id;
-                }
-                return job.end(record, file.filter(|_| history_id.is_none()), None);
+        match claim.finish(record.clone(), made.clone()).await {
+            Ok(standing) => {
+                let bytes = made.map_or(0, |made| made.file.len());
+                return job.end(standing.unwrap_or(record), bytes);
             }
             Err(fault) => {
                 tracing::error!(%fault, "failed to store the end of a job");
-                job.end(record.clone(), file, Some(fault));
+                let file = made.as_ref().map(|made| made.file.clone());
+                job.end_unstored(record.clone(), file, fault);
             }
         }
         tokio::select! {
-            () = gateway.jobs.stop.cancelled() => return,
+            () = worker.stop.cancelled() => return,
             () = time::sleep(pause) => {}
         }
         pause = (pause * 2).min(MAX_PAUSE);

@@ -1,57 +1,131 @@
-//! Where jobs are kept.
+//! Where jobs are kept and where they wait: a queue, an index and a store of pictures.
+//!
+//! One process has all three in its database ([`crate::history`]) or in memory
+//! ([`super::InMemoryJobStore`]). Several gateways can share them: a work queue with
+//! acknowledgements, a key-value bucket with revisions, and an object store answer to the same
+//! traits. What a method was given is stored when it has returned.
 
-use std::fmt;
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use llm_dit_fault::Fault;
 
-use super::Record;
-use crate::generation::Made;
+use crate::records::{
+    job::{JobId, JobRecord},
+    picture::Made,
+};
 
-/// Keeps jobs for the next gateway. What a method was given is kept when it has returned.
-#[tonic::async_trait]
-pub(crate) trait JobStore: fmt::Debug + Send + Sync {
-    /// All that are known, oldest first.
-    async fn load(&self) -> Result<Vec<Record>, Fault>;
-    /// A new job, and the picture that it draws from.
-    async fn accept(&self, record: Record, source: Option<Bytes>) -> Result<(), Fault>;
-    /// The picture that a job draws from, until it is over.
-    async fn source(&self, number: u64) -> Result<Option<Bytes>, Fault>;
-    /// What has become of a job that is not over.
-    async fn note(&self, record: Record) -> Result<(), Fault>;
-    /// The end of a job, in one change with the picture, if there is one. Returns the picture's id
-    /// in the history; `None` if it is not kept.
-    async fn end(&self, record: Record, made: Option<Made>) -> Result<Option<u64>, Fault>;
-    async fn remove(&self, numbers: Vec<u64>) -> Result<(), Fault>;
+/// A claim that was not extended for three times as long may go to another worker.
+pub(crate) const EXTEND_EVERY: Duration = Duration::from_secs(10);
+
+/// The three parts.
+#[derive(Clone, Debug)]
+pub(crate) struct JobStore {
+    pub queue: Arc<dyn JobQueue>,
+    pub index: Arc<dyn JobIndex>,
+    pub pictures: Arc<dyn PictureStore>,
 }
 
-/// For gateways that keep nothing: what is known of jobs is what [`Jobs`](super::Jobs) has in memory.
-#[derive(Debug)]
-pub(crate) struct Forgetful;
-
+/// Jobs that wait for a worker, in the order in which they were published.
 #[tonic::async_trait]
-impl JobStore for Forgetful {
-    async fn load(&self) -> Result<Vec<Record>, Fault> {
-        Ok(Vec::new())
-    }
+pub(crate) trait JobQueue: fmt::Debug + Send + Sync {
+    /// Puts a job, whose record is in the index, behind those that wait.
+    async fn publish(&self, job: JobId) -> Result<(), Fault>;
+    /// The next job, as soon as there is one. Nobody else gets it as long as the claim is extended.
+    async fn claim(&self) -> Box<dyn Claim>;
+}
 
-    async fn accept(&self, _: Record, _: Option<Bytes>) -> Result<(), Fault> {
-        Ok(())
-    }
+/// A worker's right to a job.
+#[tonic::async_trait]
+pub(crate) trait Claim: Send {
+    fn job(&self) -> JobId;
+    /// Says that the job is still being worked at; to be called every [`EXTEND_EVERY`].
+    async fn extend(&mut self) -> Result<(), Fault>;
+    /// Stores the end of the job and its picture in one transaction, and drops the picture that it
+    /// started from. Returns the record that stands from now on: this one with the picture's id in
+    /// the history, or the end that was stored before it, and then nothing is changed. `None` if the
+    /// job was removed. May be called again after an error.
+    async fn finish(
+        &mut self,
+        record: JobRecord,
+        picture: Option<Made>,
+    ) -> Result<Option<JobRecord>, Fault>;
+    /// Gives the job, which is not over, to the next worker.
+    async fn requeue(&mut self, record: JobRecord) -> Result<(), Fault>;
+}
 
-    async fn source(&self, _: u64) -> Result<Option<Bytes>, Fault> {
-        Ok(None)
-    }
+/// What is known of every job.
+#[tonic::async_trait]
+pub(crate) trait JobIndex: fmt::Debug + Send + Sync {
+    /// Stores a record in place of revision `expected` of it, or as a new one.
+    async fn put(&self, record: JobRecord, expected: Revision) -> Result<Revision, PutError>;
+    async fn by_id(&self, id: JobId) -> Result<Option<StoredJob>, Fault>;
+    /// The job that was created under this `Idempotency-Key`.
+    async fn by_key(&self, key: &str) -> Result<Option<StoredJob>, Fault>;
+    /// Forgets jobs that are over.
+    async fn remove(&self, ids: Vec<JobId>) -> Result<(), Fault>;
+    /// First all jobs that are known, oldest first, then [`Change::UpToDate`], then every change.
+    async fn watch(&self) -> Result<BoxStream<'static, Change>, Fault>;
+}
 
-    async fn note(&self, _: Record) -> Result<(), Fault> {
-        Ok(())
-    }
+/// One picture a job: until the job is over the one that it starts from, after that the one that
+/// came of it.
+#[tonic::async_trait]
+pub(crate) trait PictureStore: fmt::Debug + Send + Sync {
+    /// The picture that a job starts from. It is dropped again if no record of the job follows.
+    async fn put(&self, job: JobId, picture: Bytes) -> Result<(), Fault>;
+    async fn get(&self, job: JobId) -> Result<Option<Bytes>, Fault>;
+}
 
-    async fn end(&self, _: Record, _: Option<Made>) -> Result<Option<u64>, Fault> {
-        Ok(None)
-    }
+/// Counts the changes of one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Revision(pub u64);
 
-    async fn remove(&self, _: Vec<u64>) -> Result<(), Fault> {
-        Ok(())
+/// A record as the index has it.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredJob {
+    pub record: JobRecord,
+    pub revision: Revision,
+}
+
+/// What a watcher of the index hears.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Put(Box<StoredJob>),
+    Removed(JobId),
+    /// All jobs that were known when the watch began have been told.
+    UpToDate,
+}
+
+/// Why a record was not stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PutError {
+    /// The index has another revision, or its job or key already.
+    #[error("the job has changed in the meantime")]
+    Conflict,
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl JobStore {
+    pub fn of<S>(store: S) -> Self
+    where
+        S: JobQueue + JobIndex + PictureStore + Clone + 'static,
+    {
+        Self {
+            queue: Arc::new(store.clone()),
+            index: Arc::new(store.clone()),
+            pictures: Arc::new(store),
+        }
+    }
+}
+
+impl Revision {
+    /// Of a record that is not stored yet.
+    pub const NEW: Self = Self(0);
+
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
     }
 }

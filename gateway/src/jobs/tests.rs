@@ -1,29 +1,32 @@
-use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
 
-use super::*;
+use super::{list::MAX_MEMORY_BYTES, store::StoredJob, *};
 use crate::{
-    generation::{About, Event, Progress, Stage},
-    request::GenerateBody,
+    backends::Backends,
+    encode::Cache,
+    options::GatewayOptions,
+    records::{
+        job::JobState,
+        picture::About,
+        progress::{Event, Progress, Stage},
+        request::GenerateBody,
+    },
 };
 
-fn jobs() -> Jobs {
-    Jobs::new(Arc::new(Forgetful), JobLimits { max: 200, ..Default::default() })
-}
+const LIMITS: JobLimits = JobLimits { max: 200, days: 7, attempts: 10 };
 
-fn add(jobs: &Jobs, end: Option<(State, usize)>) -> u64 {
-    let number = jobs.next_number.fetch_add(1, Ordering::Relaxed);
-    let job = Job::new(Record::new(number, GenerateBody::default(), None));
+fn add(list: &JobList, end: Option<(JobState, usize)>) -> JobId {
+    let job = list.add(Job::new(JobRecord::new(GenerateBody::default(), None)));
     if let Some((state, bytes)) = end {
         let mut record = job.record();
         record.end(state);
-        job.end(record, Some(Bytes::from(vec![0; bytes])), None);
+        job.end(record, bytes);
     }
-    jobs.list.lock().push_back(Arc::new(job));
-    jobs.too_old(Timestamp::now());
-    number
+    list.take_expired(LIMITS, Timestamp::now());
+    job.id
 }
 
-fn done(bytes: usize) -> Option<(State, usize)> {
+fn done(bytes: usize) -> Option<(JobState, usize)> {
     let about = About {
         media_type: "image/png".into(),
         parameters: Default::default(),
@@ -33,68 +36,131 @@ fn done(bytes: usize) -> Option<(State, usize)> {
         cached: false,
         history_id: None,
     };
-    Some((State::Done(Box::new(about)), bytes))
+    Some((JobState::Done(Box::new(about)), bytes))
 }
 
-fn left(jobs: &Jobs) -> Vec<u64> {
-    jobs.all().iter().map(|job| job.number).collect()
+fn left(list: &JobList) -> Vec<JobId> {
+    list.all().iter().map(|job| job.id).collect()
 }
 
 #[test]
 fn of_jobs_that_are_over_the_newest_are_known_and_of_others_all() {
-    let jobs = jobs();
-    let running = [add(&jobs, None), add(&jobs, None)];
-    let over: Vec<u64> = (0..203).map(|_| add(&jobs, Some((State::Cancelled, 0)))).collect();
+    let list = JobList::default();
+    let running = [add(&list, None), add(&list, None)];
+    let over: Vec<_> = (0..203).map(|_| add(&list, Some((JobState::Cancelled, 0)))).collect();
     let newest = over[3..].iter().rev().copied();
-    assert_eq!(left(&jobs), newest.chain([running[1], running[0]]).collect::<Vec<_>>());
+    assert_eq!(left(&list), newest.chain([running[1], running[0]]).collect::<Vec<_>>());
 }
 
 #[test]
 fn pictures_in_memory_are_forgotten_by_their_bytes_but_never_the_newest() {
-    let jobs = jobs();
-    let half = MAX_OVER_BYTES / 2;
+    let list = JobList::default();
+    let half = MAX_MEMORY_BYTES / 2;
     let (_, second, third) =
-        (add(&jobs, done(half)), add(&jobs, done(half)), add(&jobs, done(half)));
-    assert_eq!(left(&jobs), [third, second]);
-    let large = add(&jobs, done(MAX_OVER_BYTES + 1));
-    assert_eq!(left(&jobs), [large]);
+        (add(&list, done(half)), add(&list, done(half)), add(&list, done(half)));
+    assert_eq!(left(&list), [third, second]);
+    let large = add(&list, done(MAX_MEMORY_BYTES + 1));
+    assert_eq!(left(&list), [large]);
 }
 
 #[test]
 fn jobs_are_forgotten_when_they_have_been_over_for_long() {
-    let jobs = jobs();
-    let (over, running) = (add(&jobs, done(1)), add(&jobs, None));
+    let list = JobList::default();
+    let (over, running) = (add(&list, done(1)), add(&list, None));
     let in_days = |days: i64| Timestamp::now() + SignedDuration::from_hours(24 * days);
-    assert_eq!(jobs.too_old(in_days(6)), [] as [u64; 0]);
-    assert_eq!(jobs.too_old(in_days(8)), [over]);
-    assert_eq!(left(&jobs), [running]);
-}
-
-#[test]
-fn a_key_is_of_one_request() {
-    let jobs = jobs();
-    let key = |body: &str| Key { text: "k".into(), body: body.into() };
-    let job = Arc::new(Job::new(Record::new(1, GenerateBody::default(), Some(key("a")))));
-    jobs.list.lock().push_back(Arc::clone(&job));
-    let known = jobs.with_key(&key("a")).expect("the same").expect("known");
-    assert!(Arc::ptr_eq(&known, &job));
-    assert_eq!(jobs.with_key(&key("b")).expect_err("another").status().as_u16(), 422);
-    let other = Key { text: "l".into(), body: "a".into() };
-    assert!(jobs.with_key(&other).expect("new").is_none());
+    assert_eq!(list.take_expired(LIMITS, in_days(6)), [] as [JobId; 0]);
+    assert_eq!(list.take_expired(LIMITS, in_days(8)), [over]);
+    assert_eq!(left(&list), [running]);
 }
 
 #[test]
 fn a_restored_job_counts_its_events_from_above_those_before() {
-    let mut record = Record::new(1, GenerateBody::default(), None);
+    let mut record = JobRecord::new(GenerateBody::default(), None);
+    let restored = |record: &JobRecord| {
+        Job::restored(StoredJob { record: record.clone(), revision: Revision(1) })
+    };
     let first = Job::new(record.clone());
     first.tell(Event::Progress(Progress::new(Stage::Queued)));
     let told = first.news(0).events.last().expect("events").0;
     record.begin();
-    let restored = Job::restored(record.clone());
-    assert!(matches!(restored.record().state, State::Queued));
-    assert!(restored.news(told + 1).events[0].0 > told);
-    record.end(State::Cancelled);
-    let over = Job::restored(record);
+    let again = restored(&record);
+    assert!(matches!(again.record().state, JobState::Queued));
+    assert!(again.news(told + 1).events[0].0 > told);
+    record.end(JobState::Cancelled);
+    let over = restored(&record);
     assert!(over.news(0).events.is_empty());
     assert!(over.news(told + 1).outcome.is_some_and(|(number, _)| number > told));
+}
+
+#[test]
+fn only_what_is_newer_replaces_a_record() {
+    let job = Job::new(JobRecord::new(GenerateBody::default(), None));
+    let stored = |revision, attempts| {
+        let record = JobRecord { attempts, ..job.record() };
+        StoredJob { record, revision: Revision(revision) }
+    };
+    let (old, new) = (stored(1, 0), stored(3, 2));
+    job.stored(Revision(2));
+    job.change(JobRecord::begin);
+    job.catch_up(old);
+    assert_eq!(job.record().attempts, 1, "what was not stored yet stays");
+    job.catch_up(new);
+    assert_eq!((job.record().attempts, job.revision()), (2, Revision(3)));
+}
+
+/// Jobs in front of services that are not there.
+async fn jobs(store: &InMemoryJobStore) -> Arc<Jobs> {
+    let nowhere = vec!["http://127.0.0.1:1".to_owned()];
+    let options = GatewayOptions { diffusion: nowhere, ..GatewayOptions::default() };
+    let backends = Backends::new(&options).expect("valid");
+    let maker = Arc::new(Maker::new(Arc::new(backends), Arc::new(Cache::new(0))));
+    let templates = Arc::new(Library::load(None).expect("built in"));
+    let admissions = Arc::new(Admissions::new(8));
+    let store = JobStore::of(store.clone());
+    let jobs = Arc::new(Jobs::new(store, LIMITS, maker, templates, admissions));
+    jobs.start().await.expect("starts");
+    jobs
+}
+
+async fn accept(jobs: &Arc<Jobs>, key: Option<&IdempotencyKey>) -> Result<(JobId, bool), Problem> {
+    let body = GenerateBody { prompt: Some("x".into()), ..Default::default() };
+    let request = body.check(&jobs.worker.templates).expect("valid");
+    let admission = jobs.worker.admissions.admit().expect("a place");
+    let (job, again) = jobs.accept(request, key.cloned(), admission).await?;
+    Ok((job.id, again))
+}
+
+#[tokio::test]
+async fn a_key_is_of_one_request() {
+    let jobs = jobs(&InMemoryJobStore::default()).await;
+    let key = |body: &str| IdempotencyKey { text: "k".into(), body: body.into() };
+    let (id, again) = accept(&jobs, Some(&key("a"))).await.expect("accepted");
+    assert!(!again);
+    assert_eq!(accept(&jobs, Some(&key("a"))).await.expect("the same"), (id, true));
+    let problem = accept(&jobs, Some(&key("b"))).await.expect_err("another");
+    assert_eq!(problem.status().as_u16(), 422);
+    let other = IdempotencyKey { text: "l".into(), body: "a".into() };
+    assert!(jobs.with_key(&other).await.expect("new").is_none());
+    assert!(!accept(&jobs, None).await.expect("accepted").1);
+}
+
+#[tokio::test]
+async fn what_another_gateway_stores_is_known_here() {
+    let store = InMemoryJobStore::default();
+    let (here, there) = (jobs(&store).await, jobs(&store).await);
+    let (id, _) = accept(&there, None).await.expect("accepted");
+    let wait = async |done: &dyn Fn() -> bool| {
+        while !done() {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    wait(&|| here.get(id).is_some()).await;
+    there.get(id).expect("known").cancel();
+    // Whoever has claimed it, both hear of an end.
+    here.get(id).expect("known").cancel();
+    let over = |jobs: &Jobs| jobs.get(id).is_some_and(|job| job.is_over());
+    wait(&|| over(&here) && over(&there)).await;
+    let job = there.get(id).expect("known");
+    there.remove(&job).await.expect("removed");
+    wait(&|| here.get(id).is_none()).await;
 }

@@ -16,7 +16,10 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::Encoded;
-use crate::{encode::Embedding, problem::Problem, request::EncodeBody};
+use crate::{
+    encode::Embedding,
+    records::{problem::Problem, request::EncodeBody},
+};
 
 /// Pairs that a folder may hold.
 const MAX_FILES: usize = 1000;

@@ -15,13 +15,17 @@ use utoipa::ToSchema;
 
 use super::{body::Images, error};
 use crate::{
+    admission::Admission,
     api::{
         answer,
-        generate::{Live, live},
+        generate::{Live, live, make},
     },
     error::Error,
-    gateway::{Admission, Gateway},
-    generation::{Event, Made, Preview},
+    records::{
+        picture::Made,
+        progress::{Event, Preview},
+    },
+    state::AppState,
 };
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -90,19 +94,19 @@ struct Partials {
 
 /// All pictures of a request. `kind` is what its events are called after.
 pub(super) async fn answer(
-    gateway: Arc<Gateway>,
+    state: Arc<AppState>,
     mut images: Images,
     admission: Admission,
     headers: HeaderMap,
     kind: &'static str,
 ) -> Result<Response, Error> {
-    images.request.deadline = gateway.patience.of(&headers)?;
+    images.request.deadline = state.patience.of(&headers)?;
     if images.stream {
-        gateway.check(&images.request).await?;
-        return Ok(stream(gateway, images, admission, kind));
+        state.maker.check(&images.request).await?;
+        return Ok(stream(state, images, admission, kind));
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let scheme = gateway.guard.scheme();
+    let scheme = state.guard.scheme();
     let first = images.request.body.seed.unwrap_or_else(llm_dit_params::random_seed);
     let requests = (0..images.n).map(|index| {
         let mut request = images.request.clone();
@@ -111,9 +115,10 @@ pub(super) async fn answer(
     });
     let requests: Vec<_> = requests.collect();
     // Each but the first takes a place of its own.
-    let _admissions = (1..images.n).map(|_| gateway.admit()).collect::<Result<Vec<_>, _>>()?;
+    let _admissions =
+        (1..images.n).map(|_| state.admissions.admit()).collect::<Result<Vec<_>, _>>()?;
     let _admission = admission;
-    let made = try_join_all(requests.iter().map(|request| gateway.make(request, None))).await?;
+    let made = try_join_all(requests.iter().map(|request| make(&state, request, None))).await?;
     let data = made.iter().map(|made| {
         let id = made.about.history_id.filter(|_| images.as_url);
         ImageData {
@@ -135,14 +140,14 @@ pub(super) async fn answer(
 }
 
 fn stream(
-    gateway: Arc<Gateway>,
+    state: Arc<AppState>,
     images: Images,
     admission: Admission,
     kind: &'static str,
 ) -> Response {
     let mut partials = Partials { wanted: images.partial_images, sent: 0 };
     let asked = (images.request.body.width, images.request.body.height);
-    let events = live(gateway, images.request, admission).filter_map(move |live| {
+    let events = live(state, images.request, admission).filter_map(move |live| {
         let event = match live {
             Live::Event(Event::Progress(_)) => None,
             Live::Event(Event::Preview(preview)) => partials.event(kind, asked, &preview),

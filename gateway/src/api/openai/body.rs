@@ -10,11 +10,11 @@ use utoipa::{
 };
 
 use crate::{
-    body,
+    api::body,
     error::Error,
-    gateway::Gateway,
-    problem::Problem,
-    request::{self, GenerateBody, bad},
+    records::problem::Problem,
+    records::request::{self, GenerateBody, bad},
+    state::AppState,
 };
 
 /// Most pictures in one request.
@@ -114,7 +114,7 @@ pub(super) fn split(all: Map<String, Value>) -> Result<(OpenAiBody, GenerateBody
 
 impl Images {
     pub async fn check(
-        gateway: &Gateway,
+        state: &AppState,
         theirs: OpenAiBody,
         mut ours: GenerateBody,
     ) -> Result<Self, Error> {
@@ -134,7 +134,7 @@ impl Images {
         }
         let as_url = match theirs.response_format.as_deref() {
             None | Some("b64_json") => false,
-            Some("url") if gateway.history.is_none() => {
+            Some("url") if state.history.is_none() => {
                 return Err(Fault::Unsupported(
                     "response_format url needs a history, which this gateway does not have; use b64_json".to_owned(),
                 )
@@ -156,11 +156,11 @@ impl Images {
             return Err(bad(format!("seed is too large for {n} pictures")));
         }
         if let Some(wanted) = theirs.model {
-            let model = gateway.model().await?;
+            let model = state.backends.model().await?;
             choose_model(Some(&wanted), &model.name, &[])?;
             ours.model = Some(wanted);
         }
-        let mut request = ours.check(&gateway.templates)?;
+        let mut request = ours.check(&state.templates)?;
         request.previews = stream && partial_images > 0;
         Ok(Self { request, n, stream, partial_images, as_url })
     }

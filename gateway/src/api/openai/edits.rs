@@ -18,11 +18,11 @@ use super::{
     error::{OpenAiProblem, OpenAiProblems},
 };
 use crate::{
+    api::body::MAX_BODY_BYTES,
     api::{Shared, answer::SentEvent},
-    body::MAX_BODY_BYTES,
     error::Error,
-    problem::Problem,
-    request::{MAX_SOURCE_BYTES, SourceImage, bad},
+    records::problem::Problem,
+    records::request::{MAX_SOURCE_BYTES, SourceImage, bad},
 };
 
 /// Fields of a form, most of which are optional.
@@ -91,11 +91,11 @@ struct Form {
     )
 )]
 pub(crate) async fn edit(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Response, OpenAiProblem> {
     let headers = request.headers().clone();
-    let upload = gateway.admit_upload()?;
+    let upload = state.admissions.admit_upload()?;
     let form = Multipart::from_request(request, &()).await.map_err(|error| {
         Problem::unsupported_media_type(format!(
             "send a form with the header Content-Type: multipart/form-data ({error})"
@@ -108,11 +108,11 @@ pub(crate) async fn edit(
     let (theirs, mut ours) = split(fields)?;
     // Checked below, once there is something that it belongs to.
     let strength = ours.strength.take();
-    let mut images = Images::check(&gateway, theirs, ours).await?;
+    let mut images = Images::check(&state, theirs, ours).await?;
     images.request.image = Some(image);
     images.request.body.strength = strength;
-    let admission = gateway.admit()?;
-    Ok(answer::answer(gateway, images, admission, headers, "image_edit").await?)
+    let admission = state.admissions.admit()?;
+    Ok(answer::answer(state, images, admission, headers, "image_edit").await?)
 }
 
 impl Form {

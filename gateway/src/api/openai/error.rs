@@ -7,7 +7,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::{error::Error, problem::Problem};
+use crate::{api::problem::with_body, error::Error, records::problem::Problem};
 
 /// A problem that OpenAI's clients can read too.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl<E: Into<Problem>> From<E> for OpenAiProblem {
 
 impl IntoResponse for OpenAiProblem {
     fn into_response(self) -> Response {
-        self.0.with_body(|problem| {
+        with_body(self.0, |problem| {
             let error = OpenAiError::from(&problem);
             Json(OpenAiProblemBody { problem, error }).into_response()
         })

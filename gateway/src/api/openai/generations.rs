@@ -11,9 +11,9 @@ use super::{
     error::{OpenAiProblem, OpenAiProblems},
 };
 use crate::{
+    api::body,
     api::{Shared, answer::SentEvent},
-    body,
-    request::GenerateBody,
+    records::request::GenerateBody,
 };
 
 /// Generates images, as in the OpenAI API.
@@ -25,13 +25,13 @@ use crate::{
     )
 )]
 pub(crate) async fn generate(
-    State(gateway): Shared,
+    State(state): Shared,
     request: Request,
 ) -> Result<Response, OpenAiProblem> {
     let headers = request.headers().clone();
-    let bytes = body::read_json(request, Some(&gateway)).await?;
+    let bytes = body::read_json(request, Some(&state.admissions)).await?;
     let (theirs, ours) = split(body::parse(&bytes, GenerateBody::FIELDS)?)?;
-    let images = Images::check(&gateway, theirs, ours).await?;
-    let admission = gateway.admit()?;
-    Ok(answer::answer(gateway, images, admission, headers, "image_generation").await?)
+    let images = Images::check(&state, theirs, ours).await?;
+    let admission = state.admissions.admit()?;
+    Ok(answer::answer(state, images, admission, headers, "image_generation").await?)
 }

@@ -36,8 +36,8 @@ impl ModelAnswer {
 
 /// The model of the diffusion services.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelsAnswer), OpenAiProblems))]
-pub(crate) async fn list(State(gateway): Shared) -> Result<Json<ModelsAnswer>, OpenAiProblem> {
-    let model = ModelAnswer::new(gateway.model().await?.name);
+pub(crate) async fn list(State(state): Shared) -> Result<Json<ModelsAnswer>, OpenAiProblem> {
+    let model = ModelAnswer::new(state.backends.model().await?.name);
     Ok(Json(ModelsAnswer { object: "list", data: vec![model] }))
 }
 
@@ -47,10 +47,10 @@ pub(crate) async fn list(State(gateway): Shared) -> Result<Json<ModelsAnswer>, O
     responses((status = 200, body = ModelAnswer), OpenAiProblems)
 )]
 pub(crate) async fn get(
-    State(gateway): Shared,
+    State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Json<ModelAnswer>, OpenAiProblem> {
-    let name = gateway.model().await?.name;
+    let name = state.backends.model().await?.name;
     if id == name {
         return Ok(Json(ModelAnswer::new(name)));
     }

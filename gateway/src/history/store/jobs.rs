@@ -1,93 +1,182 @@
 //! Jobs in the database, beside the pictures that come of them.
 
+use bytes::Bytes;
 use redb::{ReadableDatabase as _, ReadableTable as _};
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    Store, StoreError,
-    tables::{JOBS, SOURCES},
+    Store,
+    error::StoreError,
+    tables::{JOBS, PICTURES, SOURCES},
 };
 use crate::{
-    history::Entry,
-    jobs::{Record, State},
+    history::entry::Entry,
+    jobs::store::{Change, Revision, StoredJob},
+    records::job::{JobId, JobRecord, JobState},
 };
 
 impl Store {
-    /// All that are known, oldest first.
-    pub fn jobs(&mut self) -> Result<Vec<Record>, StoreError> {
+    /// Finds the jobs that an earlier gateway stored. A picture to start from whose job was never
+    /// stored is dropped.
+    pub(super) fn recover_jobs(&mut self) -> Result<(), StoreError> {
         let transaction = self.database()?.begin_read()?;
-        let mut jobs = Vec::new();
+        let mut unread = 0;
         for item in transaction.open_table(JOBS)?.iter()? {
             let (number, json) = item?;
+            let number = number.value();
+            self.jobs.next_number = number + 1;
             match serde_json::from_slice(json.value()) {
-                Ok(record) => jobs.push(record),
+                Ok(record) => self.jobs.restore(number, &record),
                 // Of another version. The others must not suffer for it.
                 Err(error) => {
-                    tracing::error!(number = number.value(), %error, "failed to read a stored job");
+                    unread += 1;
+                    tracing::error!(number, %error, "failed to read a stored job");
                 }
             }
         }
-        Ok(jobs)
-    }
-
-    pub fn add_job(&mut self, record: &Record, source: Option<&[u8]>) -> Result<(), StoreError> {
-        let json = serde_json::to_vec(record)?;
+        drop(transaction);
+        let numbers = self.jobs.in_order().into_iter().map(|(id, slot)| (slot.number, id));
+        let ids: Vec<_> = numbers.collect();
         self.change(|tables| {
-            tables.jobs.insert(record.number, &json[..])?;
-            if let Some(source) = source {
-                tables.sources.insert(record.number, source)?;
+            tables.move_numbered_sources(&ids)?;
+            if unread == 0 {
+                let known = |id| ids.iter().any(|(_, known)| known.as_u128() == id);
+                tables.sources.retain(|id, _| known(id))?;
             }
             Ok(())
         })
     }
 
-    pub fn job_source(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        let transaction = self.database()?.begin_read()?;
-        let source = transaction.open_table(SOURCES)?.get(number)?;
-        Ok(source.map(|source| source.value().to_vec()))
+    /// Oldest first.
+    pub fn unfinished_jobs(&mut self) -> Result<Vec<JobId>, StoreError> {
+        let all = self.all_jobs()?.into_iter();
+        Ok(all.filter(|job| !job.record.is_over()).map(|job| job.record.id).collect())
     }
 
-    /// What has become of a job that is not over.
-    pub fn note_job(&mut self, record: &Record) -> Result<(), StoreError> {
-        let json = serde_json::to_vec(record)?;
+    /// Tells all jobs, oldest first, and from then on every change.
+    pub fn watch_jobs(&mut self, watcher: UnboundedSender<Change>) -> Result<(), StoreError> {
+        let known = self.all_jobs()?.into_iter().map(|job| Change::Put(Box::new(job)));
+        for change in known.chain([Change::UpToDate]) {
+            if watcher.send(change).is_err() {
+                return Ok(());
+            }
+        }
+        self.jobs.watch(watcher);
+        Ok(())
+    }
+
+    /// Stores a record in place of revision `expected`; `None` if the job has another one.
+    pub fn put_job(
+        &mut self,
+        record: JobRecord,
+        expected: Revision,
+    ) -> Result<Option<Revision>, StoreError> {
+        let Some(number) = self.jobs.place(&record, expected) else { return Ok(None) };
+        let json = serde_json::to_vec(&record)?;
         self.change(|tables| {
-            tables.jobs.insert(record.number, &json[..])?;
+            tables.jobs.insert(number, &json[..])?;
             Ok(())
-        })
+        })?;
+        Ok(Some(self.jobs.put(number, record)))
     }
 
-    /// The end of a job, and in the same change its picture under the id `picture` names. A job that
-    /// was removed in the meantime leaves nothing behind; false says so.
+    /// A job that is not over waits again. Nothing happens if it was removed.
+    pub fn requeue_job(&mut self, record: JobRecord) -> Result<(), StoreError> {
+        if let Some(revision) = self.jobs.get(record.id).map(|slot| slot.revision) {
+            self.put_job(record, revision)?;
+        }
+        Ok(())
+    }
+
+    /// The end of a job, and in the same change its picture under the id `picture` names. Returns the
+    /// end that stands: this one, or one that was stored before. `None` if the job was removed.
     pub fn end_job(
         &mut self,
-        record: &Record,
+        record: JobRecord,
         picture: Option<(u64, &Entry, &[u8])>,
-    ) -> Result<bool, StoreError> {
-        debug_assert!(!matches!(record.state, State::Queued | State::Running), "it is over");
-        let json = serde_json::to_vec(record)?;
+    ) -> Result<Option<JobRecord>, StoreError> {
+        let Some(known) = self.job(record.id)? else { return Ok(None) };
+        if known.record.is_over() {
+            return Ok(Some(known.record));
+        }
+        let Some(number) = self.jobs.place(&record, known.revision) else { return Ok(None) };
+        let json = serde_json::to_vec(&record)?;
         let picture = match picture {
             Some((id, entry, file)) => Some((id, serde_json::to_vec(entry)?, file)),
             None => None,
         };
         self.change(|tables| {
-            if tables.jobs.get(record.number)?.is_none() {
-                return Ok(false);
-            }
-            tables.jobs.insert(record.number, &json[..])?;
-            tables.sources.remove(record.number)?;
+            tables.jobs.insert(number, &json[..])?;
+            tables.sources.remove(record.id.as_u128())?;
             if let Some((id, entry, file)) = &picture {
                 tables.keep(*id, entry, file)?;
             }
-            Ok(true)
+            Ok(())
+        })?;
+        self.jobs.put(number, record.clone());
+        Ok(Some(record))
+    }
+
+    pub fn job(&mut self, id: JobId) -> Result<Option<StoredJob>, StoreError> {
+        let Some(slot) = self.jobs.get(id).cloned() else { return Ok(None) };
+        let transaction = self.database()?.begin_read()?;
+        let Some(json) = transaction.open_table(JOBS)?.get(slot.number)? else { return Ok(None) };
+        let record = serde_json::from_slice(json.value())?;
+        Ok(Some(StoredJob { record, revision: slot.revision }))
+    }
+
+    pub fn job_with_key(&mut self, key: &str) -> Result<Option<StoredJob>, StoreError> {
+        match self.jobs.with_key(key) {
+            Some(id) => self.job(id),
+            None => Ok(None),
+        }
+    }
+
+    pub fn remove_jobs(&mut self, ids: &[JobId]) -> Result<(), StoreError> {
+        let numbers: Vec<_> =
+            ids.iter().filter_map(|id| Some((*id, self.jobs.get(*id)?.number))).collect();
+        self.change(|tables| {
+            for (id, number) in &numbers {
+                tables.jobs.remove(*number)?;
+                tables.sources.remove(id.as_u128())?;
+            }
+            Ok(())
+        })?;
+        numbers.iter().for_each(|(id, _)| self.jobs.remove(*id));
+        Ok(())
+    }
+
+    /// The picture that a job starts from.
+    pub fn put_source(&mut self, job: JobId, file: &[u8]) -> Result<(), StoreError> {
+        self.change(|tables| {
+            tables.sources.insert(job.as_u128(), file)?;
+            Ok(())
         })
     }
 
-    pub fn remove_jobs(&mut self, numbers: &[u64]) -> Result<(), StoreError> {
-        self.change(|tables| {
-            for number in numbers {
-                tables.jobs.remove(*number)?;
-                tables.sources.remove(*number)?;
+    /// What a job starts from, or what came of it, if the history still has it.
+    pub fn job_picture(&mut self, job: JobId) -> Result<Option<Bytes>, StoreError> {
+        let Some(stored) = self.job(job)? else { return Ok(None) };
+        let transaction = self.database()?.begin_read()?;
+        let file = match stored.record.state {
+            JobState::Queued | JobState::Running => {
+                transaction.open_table(SOURCES)?.get(job.as_u128())?
             }
-            Ok(())
-        })
+            JobState::Done(about) => match about.history_id {
+                Some(id) => transaction.open_table(PICTURES)?.get(id)?,
+                None => None,
+            },
+            JobState::Failed(_) | JobState::Cancelled => None,
+        };
+        Ok(file.map(|file| Bytes::copy_from_slice(file.value())))
+    }
+
+    /// Oldest first.
+    pub(super) fn all_jobs(&mut self) -> Result<Vec<StoredJob>, StoreError> {
+        let mut all = Vec::new();
+        for (id, _) in self.jobs.in_order() {
+            all.extend(self.job(id)?);
+        }
+        Ok(all)
     }
 }

@@ -2,19 +2,23 @@
 
 use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
-use super::StoreError;
+use super::error::StoreError;
+use crate::records::job::JobId;
 
-/// JSON of an [`Entry`](crate::history::Entry).
+/// JSON of an [`Entry`](crate::history::entry::Entry).
 pub(super) const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 pub(super) const PICTURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pictures");
 /// Made when somebody first looks.
 pub(super) const THUMBNAILS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("thumbnails");
 /// `next_id`, and `bytes` of all pictures.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
-/// JSON of a [`Record`](crate::jobs::Record), by its number.
+/// JSON of a [`JobRecord`](crate::records::job::JobRecord), by its place in the order of acceptance.
 pub(super) const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
-/// Pictures that unfinished jobs draw from, by the job's number.
-pub(super) const SOURCES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sources");
+/// Pictures that unfinished jobs start from, by the job's id.
+pub(super) const SOURCES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("sources_by_id");
+/// Likewise, by the job's number, as earlier gateways stored them.
+pub(super) const NUMBERED_SOURCES: TableDefinition<'_, u64, &[u8]> =
+    TableDefinition::new("sources");
 
 /// JSON of what is set while the gateway runs, by name.
 pub(super) const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
@@ -28,7 +32,8 @@ pub(super) struct Tables<'a> {
     pub pictures: redb::Table<'a, u64, &'static [u8]>,
     pub thumbnails: redb::Table<'a, u64, &'static [u8]>,
     pub jobs: redb::Table<'a, u64, &'static [u8]>,
-    pub sources: redb::Table<'a, u64, &'static [u8]>,
+    pub sources: redb::Table<'a, u128, &'static [u8]>,
+    numbered_sources: redb::Table<'a, u64, &'static [u8]>,
     pub settings: redb::Table<'a, &'static str, &'static [u8]>,
     numbers: redb::Table<'a, &'static str, u64>,
 }
@@ -42,6 +47,7 @@ impl<'a> Tables<'a> {
             thumbnails: transaction.open_table(THUMBNAILS)?,
             jobs: transaction.open_table(JOBS)?,
             sources: transaction.open_table(SOURCES)?,
+            numbered_sources: transaction.open_table(NUMBERED_SOURCES)?,
             settings: transaction.open_table(SETTINGS)?,
             numbers: transaction.open_table(NUMBERS)?,
         })
@@ -85,6 +91,16 @@ impl<'a> Tables<'a> {
         self.thumbnails.retain(|_, _| false)?;
         self.numbers.insert(BYTES, 0)?;
         Ok(count)
+    }
+
+    /// Takes over what an older gateway stored for jobs of these numbers.
+    pub fn move_numbered_sources(&mut self, jobs: &[(u64, JobId)]) -> Result<(), StoreError> {
+        for (number, id) in jobs {
+            if let Some(file) = self.numbered_sources.remove(*number)? {
+                self.sources.insert(id.as_u128(), file.value())?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the oldest pictures away until the bounds hold.

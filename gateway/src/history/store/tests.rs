@@ -4,11 +4,17 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::*;
+use redb::ReadableTable as _;
+
+use super::{
+    tables::{NUMBERED_SOURCES, SOURCES},
+    *,
+};
 use crate::{
-    generation::About,
-    jobs::{Record, State},
-    request::GenerateBody,
+    jobs::store::Revision,
+    records::job::{JobId, JobRecord, JobState},
+    records::picture::About,
+    records::request::GenerateBody,
 };
 
 /// A disk of so many bytes.
@@ -133,9 +139,20 @@ fn about() -> About {
     }
 }
 
-fn job(number: u64) -> Record {
-    let request = GenerateBody { seed: Some(number), ..Default::default() };
-    Record::new(number, request, None)
+fn job() -> JobRecord {
+    JobRecord::new(GenerateBody::default(), None)
+}
+
+/// Jobs with a picture to start from.
+fn sources(store: &mut Store) -> Vec<JobId> {
+    let transaction = store.database().expect("open").begin_read().expect("reads");
+    let table = transaction.open_table(SOURCES).expect("is there");
+    let ids = table.iter().expect("reads").map(|item| item.expect("reads").0.value());
+    ids.map(JobId::from_u128).collect()
+}
+
+fn all(store: &mut Store) -> Vec<JobRecord> {
+    store.all_jobs().expect("reads").into_iter().map(|job| job.record).collect()
 }
 
 #[test]
@@ -148,7 +165,9 @@ fn a_full_disk_costs_what_is_new_and_nothing_else() {
     let mut store = Store::at(path, 1000, 1 << 30, around).expect("opens");
     let trouble = store.trouble();
     keep(&mut store, "first", &[1; 1000]);
-    store.add_job(&job(1), Some(b"source")).expect("kept");
+    let waiting = job();
+    store.put_source(waiting.id, b"source").expect("kept");
+    store.put_job(waiting.clone(), Revision::NEW).expect("kept");
     let used = fs::metadata(folder.path().join(FILE)).expect("a file").len();
 
     size.store(used, Ordering::SeqCst);
@@ -159,20 +178,22 @@ fn a_full_disk_costs_what_is_new_and_nothing_else() {
         assert!(trouble.lock().as_deref().is_some_and(|why| why.contains("full")));
         // What was there before is still to be had.
         assert_eq!(ids(&mut store), [1]);
-        assert_eq!(store.jobs().expect("reads").len(), 1);
+        assert_eq!(all(&mut store).len(), 1);
     }
-    let mut over = job(1);
-    over.end(State::Done(Box::new(about())));
-    store.end_job(&over, Some((2, &entry("large"), &large))).expect_err("no room");
-    assert!(!store.jobs().expect("reads")[0].is_over(), "the end and the picture, or neither");
-    assert_eq!(store.job_source(1).expect("reads").as_deref(), Some(&b"source"[..]));
+    let mut over = waiting.clone();
+    over.end(JobState::Done(Box::new(about())));
+    let picture = Some((2, &entry("large"), &large[..]));
+    store.end_job(over.clone(), picture).expect_err("no room");
+    assert!(!all(&mut store)[0].is_over(), "the end and the picture, or neither");
+    let source = store.job_picture(waiting.id).expect("reads");
+    assert_eq!(source.as_deref(), Some(&b"source"[..]));
 
     size.store(u64::MAX, Ordering::SeqCst);
-    assert!(store.end_job(&over, Some((2, &entry("large"), &large))).expect("there is room"));
+    store.end_job(over, picture).expect("there is room").expect("stands");
     assert_eq!(*trouble.lock(), None);
     assert_eq!(ids(&mut store), [2, 1]);
-    assert!(store.jobs().expect("reads")[0].is_over());
-    assert_eq!(store.job_source(1).expect("reads"), None);
+    assert!(all(&mut store)[0].is_over());
+    assert_eq!(sources(&mut store), [] as [JobId; 0]);
 }
 
 #[test]
@@ -181,31 +202,70 @@ fn jobs_survive_in_order_with_every_digit() {
     let mut store = Store::open(folder.path(), 10, 1 << 20).expect("opens");
     // Numbers whose shortest decimal forms have seventeen digits.
     let shifts = [3.000000000000001_f64, 0.1 + 0.2, 1.0 / 3.0, 5e-324_f64.sqrt()];
-    for (number, shift) in (1..).zip(shifts) {
-        let mut record = job(number);
+    let mut records = Vec::new();
+    for shift in shifts {
+        let mut record = job();
         record.request.shift = Some(shift);
         record.request.guidance_scale = Some(1.0 / 3.0);
-        store.add_job(&record, None).expect("kept");
+        store.put_job(record.clone(), Revision::NEW).expect("kept");
+        records.push(record);
     }
-    let mut begun = store.jobs().expect("reads").remove(1);
-    begun.begin();
-    store.note_job(&begun).expect("kept");
-    store.remove_jobs(&[4]).expect("removed");
+    records[1].begin();
+    let begun = store.put_job(records[1].clone(), Revision(1)).expect("kept");
+    assert_eq!(begun, Some(Revision(2)));
+    store.remove_jobs(&[records[3].id]).expect("removed");
     drop(store);
     let mut store = Store::open(folder.path(), 10, 1 << 20).expect("opens again");
-    let jobs = store.jobs().expect("reads");
-    let found: Vec<_> = jobs.iter().map(|job| (job.number, job.attempts)).collect();
-    assert_eq!(found, [(1, 0), (2, 1), (3, 0)]);
+    let jobs = all(&mut store);
+    let found: Vec<_> = jobs.iter().map(|job| (job.id, job.attempts)).collect();
+    assert_eq!(found, [(records[0].id, 0), (records[1].id, 1), (records[2].id, 0)]);
     for (job, shift) in jobs.iter().zip(shifts) {
         assert_eq!(job.request.shift.map(f64::to_bits), Some(shift.to_bits()));
         assert_eq!(job.request.guidance_scale, Some(1.0 / 3.0));
     }
     // Clearing the history leaves the jobs, and the end of one that was removed leaves nothing.
     store.clear().expect("clears");
-    let mut gone = job(4);
-    gone.end(State::Cancelled);
-    assert!(!store.end_job(&gone, Some((9, &entry("x"), b"x"))).expect("nothing to do"));
-    assert_eq!((ids(&mut store), store.jobs().expect("reads").len()), (vec![], 3));
+    let mut gone = records[3].clone();
+    gone.end(JobState::Cancelled);
+    let end = store.end_job(gone, Some((9, &entry("x"), b"x"))).expect("nothing to do");
+    assert!(end.is_none());
+    assert_eq!((ids(&mut store), all(&mut store).len()), (vec![], 3));
+    // A job that comes now is behind them, whatever number the removed one had.
+    let last = job();
+    store.put_job(last.clone(), Revision::NEW).expect("kept");
+    assert_eq!(all(&mut store)[3].id, last.id);
+}
+
+#[test]
+fn what_an_earlier_gateway_stored_by_number_is_found_and_orphans_are_dropped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = Store::open(folder.path(), 10, 1 << 20).expect("opens");
+    let record = job();
+    let mut json = serde_json::to_value(&record).expect("JSON");
+    json["number"] = 7.into();
+    let json = serde_json::to_vec(&json).expect("JSON");
+    store
+        .change(|tables| {
+            tables.jobs.insert(7, &json[..])?;
+            Ok(())
+        })
+        .expect("kept");
+    let transaction = store.database().expect("open").begin_write().expect("writes");
+    transaction
+        .open_table(NUMBERED_SOURCES)
+        .and_then(|mut table| Ok(table.insert(7, &b"source"[..]).map(drop)?))
+        .expect("kept");
+    transaction.commit().expect("kept");
+    store.put_source(job().id, b"of a job that was never stored").expect("kept");
+    drop(store);
+    let mut store = Store::open(folder.path(), 10, 1 << 20).expect("opens again");
+    assert_eq!(store.unfinished_jobs().expect("reads"), [record.id]);
+    assert_eq!(sources(&mut store), [record.id]);
+    let source = store.job_picture(record.id).expect("reads");
+    assert_eq!(source.as_deref(), Some(&b"source"[..]));
+    let later = job();
+    store.put_job(later.clone(), Revision::NEW).expect("kept");
+    assert_eq!(store.unfinished_jobs().expect("reads"), [record.id, later.id]);
 }
 
 #[test]

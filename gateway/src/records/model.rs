@@ -1,13 +1,11 @@
 //! What a diffusion service says of itself.
 
 use llm_dit_fault::Fault;
-use llm_dit_params::{Limits, LoraSet, ModelDefaults};
+use llm_dit_params::{Limits, LoraSelection, LoraSet, ModelDefaults, ParamError};
 use llm_dit_proto::{
     DType,
     v1::{ActiveLora, DiffusionDescription},
 };
-
-use super::loras::set_of;
 
 /// Checked.
 #[derive(Clone, Debug)]
@@ -74,4 +72,14 @@ impl TryFrom<DiffusionDescription> for Model {
             },
         })
     }
+}
+
+/// The default set of a service, as a request takes it.
+///
+/// # Errors
+/// When it is out of bounds.
+fn set_of(active: &[ActiveLora]) -> Result<LoraSet, ParamError> {
+    let lora =
+        |lora: &ActiveLora| LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words);
+    LoraSet::new(active.iter().map(lora).collect::<Result<_, _>>()?)
 }

@@ -11,7 +11,7 @@ use llm_dit_fault::Fault;
 use llm_dit_params::nearest;
 use serde::de::DeserializeOwned;
 
-use crate::{gateway::Gateway, problem::Problem};
+use crate::{admission::Admissions, records::problem::Problem};
 
 /// Room for every text at its limit, JSON escapes included.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -32,15 +32,18 @@ pub(crate) async fn json<T: DeserializeOwned>(
 
 /// Likewise, of a body that may hold a picture.
 pub(crate) async fn json_with_picture<T: DeserializeOwned>(
-    gateway: &Gateway,
+    admissions: &Admissions,
     request: Request,
     fields: &[&str],
 ) -> Result<T, Problem> {
-    parse(&read_json(request, Some(gateway)).await?, fields)
+    parse(&read_json(request, Some(admissions)).await?, fields)
 }
 
-/// The bytes of a body that says that it is JSON. With a gateway it may be as large as a picture.
-pub(crate) async fn read_json(request: Request, large: Option<&Gateway>) -> Result<Bytes, Problem> {
+/// The bytes of a body that says that it is JSON. With a place it may be as large as a picture.
+pub(crate) async fn read_json(
+    request: Request,
+    large: Option<&Admissions>,
+) -> Result<Bytes, Problem> {
     if !is_json(request.headers()) {
         return Err(Problem::unsupported_media_type(
             "send JSON with the header Content-Type: application/json",
@@ -65,7 +68,11 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], fields: &[&str]) -> Resul
 }
 
 /// `client_waits`: it sends nothing before we ask for it, so there is nothing to drain.
-async fn read(body: Body, client_waits: bool, large: Option<&Gateway>) -> Result<Bytes, Problem> {
+async fn read(
+    body: Body,
+    client_waits: bool,
+    large: Option<&Admissions>,
+) -> Result<Bytes, Problem> {
     let max = if large.is_some() { MAX_PICTURE_BODY_BYTES } else { MAX_BODY_BYTES };
     let drained = max + MAX_DRAINED_BYTES;
     let too_large = || {
@@ -87,9 +94,9 @@ async fn read(body: Body, client_waits: bool, large: Option<&Gateway>) -> Result
         read += chunk.len();
         if read > MAX_BODY_BYTES
             && upload.is_none()
-            && let Some(gateway) = large
+            && let Some(admissions) = large
         {
-            upload = Some(gateway.admit_upload()?);
+            upload = Some(admissions.admit_upload()?);
         }
         if read <= max {
             bytes.extend_from_slice(&chunk);

@@ -5,11 +5,12 @@ use llm_dit_proto::v1::{Accepted, GenerateEvent, ImageHeader, generate_event::Ev
 use llm_dit_serving::client::see_out;
 use tonic::Streaming;
 
-use super::{
-    Failure,
-    progress::{Preview, Stage, Teller},
+use super::{outcome::Failure, progress::ProgressReporter};
+use crate::{
+    backends::Lease,
+    error::Error,
+    records::progress::{Preview, Stage},
 };
-use crate::{backends::Lease, error::Error};
 
 /// Far above any PNG of ours; bounds what a confused service can make us hold.
 const MAX_IMAGE_BYTES: u64 = 256 * 1024 * 1024;
@@ -39,25 +40,25 @@ impl<'a> Events<'a> {
     pub async fn picture(
         mut self,
         accepted: &Accepted,
-        teller: &mut Teller<'_>,
+        reporter: &mut ProgressReporter<'_>,
     ) -> Result<Bytes, Failure> {
-        teller.queued(accepted.queue_position);
+        reporter.queued(accepted.queue_position);
         let mut begun = false;
-        let lost = |teller: &Teller<'_>, error| match teller.has_told_steps() {
+        let lost = |reporter: &ProgressReporter<'_>, error| match reporter.has_reported_steps() {
             true => Failure::Final(error),
             false => Failure::Diffusion(error),
         };
         let header = loop {
-            let event = self.next().await.map_err(|error| lost(teller, error))?;
+            let event = self.next().await.map_err(|error| lost(reporter, error))?;
             match event {
-                Event::Queued(queued) => teller.queued(queued.position),
+                Event::Queued(queued) => reporter.queued(queued.position),
                 Event::Step(step) => {
                     begun = true;
                     tracing::debug!(step.index, step.total, step.seconds, "step");
-                    teller.step(step.index, step.total, step.seconds);
+                    reporter.step(step.index, step.total, step.seconds);
                 }
                 Event::Preview(preview) if preview.data.len() <= MAX_PREVIEW_BYTES => {
-                    teller.preview(Preview {
+                    reporter.preview(Preview {
                         step: preview.step,
                         steps: preview.total,
                         media_type: preview.media_type,
@@ -73,9 +74,9 @@ impl<'a> Events<'a> {
         };
         if !begun {
             // A picture that takes no steps.
-            teller.enter(Stage::Decoding);
+            reporter.enter(Stage::Decoding);
         }
-        let file = self.file(&header).await.map_err(|error| lost(teller, error))?;
+        let file = self.file(&header).await.map_err(|error| lost(reporter, error))?;
         see_out(self.events);
         Ok(file)
     }

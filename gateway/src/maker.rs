@@ -1,4 +1,8 @@
-//! One picture, from a checked request to a file.
+//! The way of a request: from a checked request to an image file.
+//!
+//! [`Maker::make`] is the way, from top to bottom: it leases a diffusion service, gets the
+//! embeddings, has the service draw, and finishes the file. A service that fails before it began
+//! gives its turn to another one.
 //!
 //! Everything that a picture needs lives in the future that makes it. Whoever drops that future, be
 //! it because a client went away or a job was cancelled, drops both gRPC calls, which stops the
@@ -6,66 +10,50 @@
 
 mod events;
 mod finish;
+mod outcome;
 mod progress;
+mod send;
 
 use std::{sync::Arc, time::Instant};
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateParams, LoraSet, prompt};
-use llm_dit_proto::v1::{self, GenerateRequest as WireRequest, generate_request::Part};
 use llm_dit_telemetry::metrics::stage;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument as _;
 
 use crate::{
-    backends::{Backend, Choice, Lease, Model, Tried},
-    encode::{self, Ask, Pipe},
+    backends::{Backends, Choice, Lease, Tried},
+    encode::{self, Cache},
     error::Error,
-    gateway::Gateway,
-    history::Entry,
     meters::Asked,
-    request::Request,
+    records::{
+        model::Model,
+        picture::Made,
+        progress::{Report, Stage},
+        request::{Ask, Request},
+    },
 };
 
-use self::{events::Events, progress::Teller};
-pub(crate) use self::{
-    finish::{About, Made},
-    progress::{Event, Preview, Progress, Report, Stage},
+use self::{
+    finish::finish,
+    outcome::{Drawn, Failure},
+    progress::ProgressReporter,
+    send::send,
 };
 
-/// Chunks on their way from one service to the other.
-const CHUNKS_IN_FLIGHT: usize = 4;
-
-/// A picture's file as the diffusion service made it, and what is known of how.
-struct Drawn {
-    png: bytes::Bytes,
-    params: GenerateParams,
-    /// Tokens that were cut from the prompt and the negative prompt.
-    truncated: [u32; 2],
-    cached: bool,
-    /// With the trigger words.
-    chat: Chat,
+/// Makes pictures with the services.
+#[derive(Debug)]
+pub(crate) struct Maker {
+    backends: Arc<Backends>,
+    cache: Arc<Cache>,
 }
 
-/// Why an attempt came to nothing.
-enum Failure {
-    /// Another machine would say the same.
-    Final(Error),
-    /// The diffusion service could not, and had not begun.
-    Diffusion(Error),
-    /// An encoder broke off.
-    Encoder(Arc<Backend>, Error),
-}
-
-impl<E: Into<Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Final(error.into())
+impl Maker {
+    pub fn new(backends: Arc<Backends>, cache: Arc<Cache>) -> Self {
+        Self { backends, cache }
     }
-}
 
-impl Gateway {
     /// Finds what is wrong with a request without beginning it, or what it comes to, its set of LoRAs
     /// included.
     pub async fn check(&self, request: &Request) -> Result<GenerateParams, Error> {
@@ -86,43 +74,30 @@ impl Gateway {
         }
     }
 
-    /// Makes the picture, and keeps it in the history.
-    pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
-        let mut made = self.make_only(request, report).await?;
-        if let Some(history) = &self.history {
-            made.about.history_id = history.add(Entry::of(&made), made.file.clone()).await;
-        }
-        Ok(made)
-    }
-
     /// Makes the picture.
-    pub async fn make_only(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
+    pub async fn make(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
         let asked = Asked::begin();
-        let made = self.draw_and_finish(request, report).await;
+        let begun = Instant::now();
+        let made = async {
+            let drawn = request.deadline.bound(self.draw(request, report)).await?;
+            finish(request, drawn, begun).instrument(tracing::info_span!("finish")).await
+        };
+        let made = made.await;
         asked.end(&made);
         made
     }
 
-    async fn draw_and_finish(&self, request: &Request, report: Report<'_>) -> Result<Made, Error> {
-        let begun = Instant::now();
-        let drawn = request.deadline.bound(self.draw(request, report)).await?;
-        let drew = Instant::now();
-        let finishing = self.finish(request, drawn, begun);
-        let made = finishing.instrument(tracing::info_span!("finish")).await?;
-        stage("finish", drew.elapsed());
-        Ok(made)
-    }
-
+    /// Attempts it until a service succeeds or each has failed.
     async fn draw(&self, request: &Request, report: Report<'_>) -> Result<Drawn, Error> {
-        let mut teller = Teller::new(report);
+        let mut reporter = ProgressReporter::new(report);
         let (mut tried, mut tried_encoders) = (Tried::default(), Tried::default());
         // Once, so that all attempts are for the same picture.
         let mut loras = self.loras(request)?;
         loop {
-            teller.enter(Stage::Encoding);
+            reporter.enter(Stage::Encoding);
             let lease = self.backends.diffusion.pick(&mut tried).await?;
             let attempt =
-                self.attempt(&lease, request, &mut loras, &mut tried_encoders, &mut teller);
+                self.attempt(&lease, request, &mut loras, &mut tried_encoders, &mut reporter);
             match attempt.await {
                 Ok(drawn) => return Ok(drawn),
                 Err(Failure::Final(error)) => return Err(error),
@@ -132,13 +107,14 @@ impl Gateway {
         }
     }
 
+    /// One diffusion service draws it.
     async fn attempt(
         &self,
         lease: &Lease,
         request: &Request,
         loras: &mut Option<LoraSet>,
         tried_encoders: &mut Tried,
-        teller: &mut Teller<'_>,
+        reporter: &mut ProgressReporter<'_>,
     ) -> Result<Drawn, Failure> {
         let model = lease.model().await.map_err(|fault| Failure::Diffusion(fault.into()))?;
         let loras = loras.get_or_insert_with(|| model.loras.clone()).clone();
@@ -174,7 +150,7 @@ impl Gateway {
         let drawing = async {
             let (mut events, truncated) = send(lease, wire, pipe, request, &model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
-            let png = events.picture(&accepted, teller).await?;
+            let png = events.picture(&accepted, reporter).await?;
             Ok::<_, Failure>((png, accepted, truncated))
         };
         let span = tracing::info_span!("draw", url = lease.url());
@@ -208,57 +184,4 @@ impl Gateway {
         }
         Ok(choice)
     }
-}
-
-/// Hands a request over, while its embeddings are still coming.
-async fn send<'a>(
-    lease: &'a Lease,
-    params: v1::GenerateParams,
-    mut pipe: Option<Pipe>,
-    request: &Request,
-    model: &Model,
-) -> Result<(Events<'a>, [u32; 2]), Failure> {
-    let (to, requests) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    // There is room, and the receiver is here.
-    let _ = to.try_send(WireRequest { part: Some(Part::Params(params)) });
-    let mut client = lease.diffusion();
-    let answer = client.generate(request.deadline.request(ReceiverStream::new(requests)));
-    tokio::pin!(answer);
-    let early = {
-        let pump = async {
-            if let Some(pipe) = &mut pipe
-                && let Err(error) = pipe.pump(model.cap_feat_dim, &to).await
-            {
-                return Err(match pipe.lease() {
-                    Some(encoder) => Failure::Encoder(Arc::clone(encoder.backend()), error),
-                    None => Failure::Final(error),
-                });
-            }
-            for part in request.image.iter().flat_map(|image| image.parts()) {
-                if to.send(part).await.is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        tokio::pin!(pump);
-        tokio::select! {
-            biased;
-            // An encoder that fails is the cause, whatever the other side then says. Leaving
-            // here drops the call before its request ends, so it cannot pass for complete.
-            pumped = &mut pump => { pumped?; None }
-            early = &mut answer => match early {
-                Ok(early) => { pump.await?; Some(Ok(early)) }
-                Err(refusal) => Some(Err(refusal)),
-            },
-        }
-    };
-    drop(to);
-    let answer = match early {
-        Some(answer) => answer,
-        None => answer.await,
-    };
-    let answer = answer.map_err(|status| Failure::Diffusion(lease.remote.fault(status).into()))?;
-    let truncated = pipe.as_ref().map(Pipe::truncated).unwrap_or_default();
-    Ok((Events::new(lease, answer.into_inner()), truncated))
 }

@@ -18,14 +18,15 @@ use llm_dit_templates::Library;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{
-    backends::Model,
-    encode::{Ask, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS},
-    error::Error,
-};
+use super::model::Model;
+use crate::error::Error;
 
 pub(crate) use self::image::{MAX_SOURCE_BYTES, SourceImage};
 
+/// Tokens that an encoder is asked for at most when nobody says, as in diffusers' pipeline.
+const DEFAULT_MAX_TOKENS: u32 = 512;
+/// Likewise the hidden layer.
+const DEFAULT_HIDDEN_LAYER: i32 = -2;
 /// JPEG's quality when nobody says.
 const DEFAULT_QUALITY: u8 = 90;
 
@@ -168,6 +169,14 @@ pub(crate) struct LoraBody {
     /// False skips this LoRA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
+}
+
+/// What is asked of an encoder beside the prompt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub hidden_layer: i32,
+    pub max_tokens: u32,
+    pub deadline: Deadline,
 }
 
 /// A checked body.

@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::{
-    generation::About,
+use super::{
+    picture::About,
     problem::Problem,
     request::{GenerateBody, LoraBody},
 };
 
+pub(crate) type JobId = Uuid;
+
 /// A job as it is stored: enough to make its picture again, or to tell what became of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Record {
-    /// Its place in the order in which jobs were accepted.
-    pub number: u64,
-    pub id: Uuid,
+pub(crate) struct JobRecord {
+    pub id: JobId,
     /// Times are RFC 3339.
     pub created: String,
     /// When the last attempt began.
@@ -25,7 +25,7 @@ pub(crate) struct Record {
     pub ended: Option<String>,
     /// What the client called the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<Key>,
+    pub key: Option<IdempotencyKey>,
     /// With every value that was left open, the seed above all, but without the picture to draw from.
     pub request: GenerateBody,
     /// The set of LoRAs, which was the default when the job was accepted if the request named none.
@@ -33,12 +33,12 @@ pub(crate) struct Record {
     pub loras: Option<Vec<LoraBody>>,
     /// Times that the picture was begun.
     pub attempts: u32,
-    pub state: State,
+    pub state: JobState,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum State {
+pub(crate) enum JobState {
     /// Waiting for its turn, or for unavailable services.
     Queued,
     Running,
@@ -47,7 +47,7 @@ pub(crate) enum State {
     Cancelled,
 }
 
-impl State {
+impl JobState {
     pub const NAMES: [&str; 5] = ["queued", "running", "done", "failed", "cancelled"];
 
     /// As answers and metrics have it.
@@ -64,13 +64,13 @@ impl State {
 
 /// `Idempotency-Key`, and what the request was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Key {
+pub(crate) struct IdempotencyKey {
     pub text: String,
     /// SHA-256 of the body, in hex.
     pub body: String,
 }
 
-impl Key {
+impl IdempotencyKey {
     pub fn new(text: String, body: &GenerateBody) -> Self {
         // Of what was asked for, whatever the order or the spaces were.
         let body = serde_json::to_vec(body).unwrap_or_default();
@@ -78,11 +78,10 @@ impl Key {
     }
 }
 
-impl Record {
+impl JobRecord {
     /// A job that is accepted now.
-    pub fn new(number: u64, request: GenerateBody, key: Option<Key>) -> Self {
+    pub fn new(request: GenerateBody, key: Option<IdempotencyKey>) -> Self {
         Self {
-            number,
             id: Uuid::new_v4(),
             created: Timestamp::now().to_string(),
             started: None,
@@ -91,25 +90,25 @@ impl Record {
             request,
             loras: None,
             attempts: 0,
-            state: State::Queued,
+            state: JobState::Queued,
         }
     }
 
     pub fn begin(&mut self) {
         self.attempts += 1;
         self.started = Some(Timestamp::now().to_string());
-        self.state = State::Running;
+        self.state = JobState::Running;
     }
 
-    pub fn end(&mut self, state: State) {
+    pub fn end(&mut self, state: JobState) {
         self.ended = Some(Timestamp::now().to_string());
         self.state = state;
     }
 
     pub fn is_over(&self) -> bool {
         match self.state {
-            State::Queued | State::Running => false,
-            State::Done(_) | State::Failed(_) | State::Cancelled => true,
+            JobState::Queued | JobState::Running => false,
+            JobState::Done(_) | JobState::Failed(_) | JobState::Cancelled => true,
         }
     }
 

@@ -1,16 +1,12 @@
-//! Errors as HTTP has them: RFC 9457 problems, and the one table from our faults to statuses.
+//! Errors as clients get them: RFC 9457 problems, and the one table from our faults to statuses.
 
 use std::borrow::Cow;
 
-use axum::{
-    Json,
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use http::StatusCode;
 use llm_dit_fault::Fault;
 use llm_dit_telemetry::request_id::RequestId;
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use crate::error::Error;
 
@@ -34,18 +30,6 @@ pub(crate) struct Problem {
     /// Seconds to wait before a retry.
     #[serde(skip)]
     retry_after: Option<u64>,
-}
-
-/// What any endpoint may answer in place of what was hoped for.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes the answers in the OpenAPI document")]
-pub(crate) enum Problems {
-    /// The request is invalid, or not supported by this server.
-    #[response(status = "4XX", content_type = "application/problem+json")]
-    Client(Problem),
-    /// The services behind the gateway are busy, unavailable or failing.
-    #[response(status = "5XX", content_type = "application/problem+json")]
-    Server(Problem),
 }
 
 /// Seconds after which a service that is starting or was lost may be back.
@@ -92,6 +76,11 @@ impl Problem {
 
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Seconds to wait before a retry.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after
     }
 
     fn internal(cause: &str) -> Self {
@@ -155,30 +144,6 @@ impl From<Error> for Problem {
             Error::History(cause) => Self::internal(&cause),
             Error::Socket(error) => Self::internal(&error.to_string()),
         }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        self.with_body(|problem| Json(problem).into_response())
-    }
-}
-
-impl Problem {
-    /// The answer, whose body somebody else makes of the problem.
-    pub fn with_body(self, body: impl FnOnce(Self) -> Response) -> Response {
-        let (status, retry_after) = (self.status, self.retry_after);
-        let mut response = body(self);
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if let Some(seconds) = retry_after {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
-        response
     }
 }
 

@@ -14,7 +14,7 @@ const PRIVATE: [&str; 4] = ["localhost", "local", "home.arpa", "internal"];
 
 /// The name in a `Host`, in lower case, if a gateway must not answer to it; `allowed` are names as
 /// [`name`] makes them.
-pub(super) fn foreign(host: &HeaderValue, allowed: &[String]) -> Option<String> {
+pub(crate) fn foreign(host: &HeaderValue, allowed: &[String]) -> Option<String> {
     let text = String::from_utf8_lossy(host.as_bytes());
     let Some(name) = name(&text) else { return Some(text.into_owned()) };
     let is_address = name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok();

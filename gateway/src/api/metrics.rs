@@ -1,0 +1,52 @@
+//! What is measured when somebody reads `/metrics`.
+
+use std::sync::{Arc, Weak};
+
+use llm_dit_telemetry::metrics::{
+    BACKEND_REQUESTS, BACKEND_UP, CACHE_BYTES, CACHE_ENTRIES, CACHE_LIMIT, GATEWAY_LIMIT,
+    GATEWAY_RUNNING, JOBS_KNOWN, Observer, build_info, observe,
+};
+use metrics::gauge;
+
+use crate::{
+    backends::{Backend, EncoderKind},
+    state::AppState,
+};
+
+/// Tells of a gateway for as long as there is one.
+pub(crate) fn of(state: &Arc<AppState>) -> Observer {
+    let state: Weak<AppState> = Arc::downgrade(state);
+    observe(move || {
+        if let Some(state) = state.upgrade() {
+            tell(&state);
+        }
+    })
+}
+
+fn tell(state: &AppState) {
+    build_info("gateway");
+    gauge!(GATEWAY_RUNNING.name).set(state.admissions.running() as f64);
+    gauge!(GATEWAY_LIMIT.name).set(state.admissions.limit() as f64);
+    let cache = state.cache.stats();
+    gauge!(CACHE_ENTRIES.name).set(cache.entries as f64);
+    gauge!(CACHE_BYTES.name).set(cache.bytes as f64);
+    gauge!(CACHE_LIMIT.name).set(cache.limit as f64);
+    let encoders = state.backends.encoders.iter().filter_map(|encoder| match &encoder.kind {
+        EncoderKind::Grpc(pool) => Some(pool),
+        // It is asked how it is only where somebody asks us.
+        EncoderKind::Heylook(_) => None,
+    });
+    for pool in encoders.chain([&state.backends.diffusion]) {
+        pool.all().iter().for_each(|backend| tell_of(backend));
+    }
+    for (state, jobs) in state.jobs.count() {
+        gauge!(JOBS_KNOWN.name, "state" => state).set(jobs as f64);
+    }
+}
+
+fn tell_of(backend: &Backend) {
+    let labels = [("kind", backend.kind().to_owned()), ("backend", backend.url().to_owned())];
+    let up = if backend.state().condition.is_usable() { 1.0 } else { 0.0 };
+    gauge!(BACKEND_UP.name, &labels).set(up);
+    gauge!(BACKEND_REQUESTS.name, &labels).set(backend.in_flight() as f64);
+}

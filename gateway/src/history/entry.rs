@@ -1,0 +1,50 @@
+//! What the history has of a picture.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::records::{picture::Made, request::GenerateBody};
+
+/// What is known of a picture, beside its id.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// When it was made, after RFC 3339.
+    pub timestamp: String,
+    pub media_type: String,
+    /// Size of the file.
+    pub bytes: u64,
+    pub generation_time: f64,
+    pub formatted_prompt: String,
+    pub parameters: GenerateBody,
+}
+
+/// A picture's file.
+#[derive(Clone, Debug)]
+pub(crate) struct Picture {
+    pub file: Bytes,
+    pub media_type: String,
+}
+
+/// Entries with their ids, newest first.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub entries: Vec<(u64, Entry)>,
+    /// Number of all entries.
+    pub total: u64,
+}
+
+impl Entry {
+    /// What is to be known of a picture that was made now.
+    pub fn of(made: &Made) -> Self {
+        let about = &made.about;
+        Self {
+            timestamp: Timestamp::now().to_string(),
+            media_type: about.media_type.clone(),
+            bytes: made.file.len() as u64,
+            generation_time: about.seconds,
+            formatted_prompt: about.formatted_prompt.clone(),
+            parameters: about.parameters.clone(),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! From the diffusion service's PNG to the file that was asked for, with its recipe.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use llm_dit_pictures::Format;
+use llm_dit_recipe::{Recipe, RecipeError, Settings};
+use llm_dit_telemetry::metrics::stage;
+use tokio::task;
+
+use super::outcome::Drawn;
+use crate::{
+    error::Error,
+    records::{
+        picture::{About, Made},
+        request::Request,
+    },
+};
+
+/// `begun` is when the request was.
+pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> Result<Made, Error> {
+    let finishing = Instant::now();
+    let Drawn { png, params, truncated, cached, chat } = drawn;
+    let (settings, format, quality) = (request.recipe(), request.format, request.quality);
+    let write = move || file(png, settings, format, quality);
+    // Only converting takes long enough to be in somebody's way.
+    let file = if format == Format::Png {
+        write()
+    } else {
+        let failed = |error| Error::Lost(format!("converting the image failed: {error}"));
+        task::spawn_blocking(write).await.map_err(failed)?
+    }?;
+    let about = About {
+        media_type: format.media_type().to_owned(),
+        parameters: request.used(&params),
+        formatted_prompt: chat.render(),
+        seconds: begun.elapsed().as_secs_f64(),
+        truncated,
+        cached,
+        history_id: None,
+    };
+    tracing::info!(
+        seed = params.seed,
+        bytes = file.len(),
+        seconds = about.seconds,
+        "generated an image"
+    );
+    stage("finish", finishing.elapsed());
+    Ok(Made { file, format, about })
+}
+
+fn file(png: Bytes, settings: Settings, format: Format, quality: u8) -> Result<Bytes, Error> {
+    let broken = |error: &dyn std::fmt::Display| {
+        Error::Lost(format!("the diffusion service sent an image that cannot be read: {error}"))
+    };
+    let known = llm_dit_recipe::read(png.clone()).map_err(|e| broken(&e))?.unwrap_or_default();
+    let recipe = Recipe { settings: known.settings.or(settings), ..known };
+    let file = format.convert(png, quality).map_err(|e| broken(&e))?;
+    match llm_dit_recipe::write(file.clone(), &recipe) {
+        Ok(file) => Ok(file),
+        Err(error @ RecipeError::TooLong(_)) => {
+            tracing::warn!(%error, "an image is sent without its settings");
+            Ok(file)
+        }
+        Err(error) => Err(broken(&error)),
+    }
+}

@@ -1,0 +1,36 @@
+//! What an attempt comes to.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use llm_dit_chat::Chat;
+use llm_dit_params::GenerateParams;
+
+use crate::{backends::Backend, error::Error};
+
+/// A picture's file as the diffusion service made it, and what is known of how.
+pub(super) struct Drawn {
+    pub png: Bytes,
+    pub params: GenerateParams,
+    /// Tokens that were cut from the prompt and the negative prompt.
+    pub truncated: [u32; 2],
+    pub cached: bool,
+    /// With the trigger words.
+    pub chat: Chat,
+}
+
+/// Why an attempt came to nothing.
+pub(super) enum Failure {
+    /// Another machine would say the same.
+    Final(Error),
+    /// The diffusion service could not, and had not begun.
+    Diffusion(Error),
+    /// An encoder broke off.
+    Encoder(Arc<Backend>, Error),
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Final(error.into())
+    }
+}

@@ -1,0 +1,94 @@
+//! The parts of a running gateway, which all requests share.
+
+use std::{path::PathBuf, sync::Arc};
+
+use llm_dit_fault::Fault;
+use llm_dit_templates::Library;
+
+use crate::{
+    admission::Admissions,
+    backends::Backends,
+    deadlines::Deadlines,
+    encode::Cache,
+    error::Error,
+    guard::Guard,
+    history::{EmbeddedJobStore, History},
+    jobs::{InMemoryJobStore, Jobs, store::JobStore},
+    maker::Maker,
+    options::GatewayOptions,
+};
+
+#[derive(Debug)]
+pub(crate) struct AppState {
+    pub backends: Arc<Backends>,
+    pub cache: Arc<Cache>,
+    pub templates: Arc<Library>,
+    pub maker: Arc<Maker>,
+    /// `None`: no pictures are kept.
+    pub history: Option<Arc<History>>,
+    pub jobs: Arc<Jobs>,
+    /// `None`: there is no place for files.
+    pub embeddings_dir: Option<PathBuf>,
+    pub guard: Arc<Guard>,
+    /// What a request gets at most.
+    pub patience: Deadlines,
+    pub admissions: Arc<Admissions>,
+}
+
+impl AppState {
+    /// With all that an earlier gateway left. Must be called inside a tokio runtime.
+    pub async fn open(options: &GatewayOptions, guard: Arc<Guard>) -> Result<Arc<Self>, Error> {
+        let keep = &options.keep;
+        let data = dirs::data_dir().map(|folder| folder.join("llm-dit"));
+        let failed = |fault: Fault| Error::History(format!("cannot load the stored jobs: {fault}"));
+        let history = History::open(keep, data.as_deref())?.map(Arc::new);
+        let store = match &history {
+            Some(history) => {
+                let store = EmbeddedJobStore::open(Arc::clone(history)).await;
+                JobStore::of(store.map_err(failed)?)
+            }
+            None => JobStore::of(InMemoryJobStore::default()),
+        };
+        let backends = Arc::new(Backends::new(options)?);
+        if let Some(history) = &history
+            && let Some(active) = history.loras().await.map_err(failed)?
+        {
+            backends.loras.replace(active);
+        }
+        let cache = Arc::new(Cache::new(keep.embedding_cache_bytes));
+        let templates = Arc::new(Library::load(keep.templates_dir.as_deref())?);
+        let maker = Arc::new(Maker::new(Arc::clone(&backends), Arc::clone(&cache)));
+        let admissions = Arc::new(Admissions::new(keep.max_requests));
+        let jobs = Jobs::new(
+            store,
+            keep.jobs,
+            Arc::clone(&maker),
+            Arc::clone(&templates),
+            Arc::clone(&admissions),
+        );
+        jobs.start().await.map_err(failed)?;
+        Ok(Arc::new(Self {
+            backends,
+            cache,
+            templates,
+            maker,
+            history,
+            jobs: Arc::new(jobs),
+            embeddings_dir: keep
+                .embeddings_dir
+                .clone()
+                .or_else(|| data.map(|folder| folder.join("embeddings"))),
+            guard,
+            patience: Deadlines::new(options.access.request_timeout),
+            admissions,
+        }))
+    }
+
+    /// Stores what there is to store; what is not done is left to the next gateway.
+    pub async fn close(&self) {
+        self.jobs.requeue_unfinished().await;
+        if let Some(history) = &self.history {
+            history.flush().await;
+        }
+    }
+}
