@@ -17,10 +17,10 @@ def test_the_queue_the_steps_and_the_time_left_are_shown(page, site):
     site.world.switches["queue"] = 2
     begin(page)
     text, bar = page.locator("#running-text"), page.locator("#progress")
-    expect(text).to_have_text("Queued, 2 pictures ahead")
+    expect(text).to_have_text("Queued, 2 images ahead")
     assert bar.get_attribute("value") is None
     site.world.go(1)
-    expect(text).to_have_text("Queued, 1 picture ahead")
+    expect(text).to_have_text("Queued, 1 image ahead")
     site.world.go(1)
     expect(text).to_have_text("Step 0 of 8")
     expect(page.locator("#running-left")).to_have_text("")
