@@ -1,7 +1,7 @@
 //! From embeddings to pixels: noise, steps, decode. The one implementation of the engine trait.
 
+mod denoise;
 mod pixels;
-mod walk;
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
 use llm_dit_weights::{LoadError, wire_dtype};
 
-use self::walk::Walker;
+use self::denoise::Walker;
 use crate::{
     dit,
     error::DrawError,
@@ -75,7 +75,7 @@ impl ImageGenerator for ZImage {
         // than its latents.
         for mut walker in arrived {
             let total = walker.total();
-            if walk::wanted(&mut walker.member, total) {
+            if denoise::wanted(&mut walker.member, total) {
                 let made = self.decode(&info, walker.member.job, walker.latents, denoise);
                 if made.is_err() {
                     self.dit.forget();
@@ -127,11 +127,11 @@ impl ZImage {
         // Taken by the walk, unless the transformer could not be loaded.
         let mut waiting = Some(walkers);
         let walked = self.dit.with(|dit| {
-            Ok::<_, LoadError>(walk::walk(dit, shape, waiting.take().unwrap_or_default()))
+            Ok::<_, LoadError>(denoise::walk(dit, shape, waiting.take().unwrap_or_default()))
         });
         walked.unwrap_or_else(|error| {
             let members = waiting.take().into_iter().flatten().map(|walker| walker.member);
-            walk::fail(members, &error);
+            denoise::fail(members, &error);
             Vec::new()
         })
     }
@@ -145,7 +145,7 @@ impl ZImage {
         let job = member.job;
         let (params, first) = (&job.params, job.first_step());
         let grid = sigmas(params.scheduler, params.steps, params.shift).split_off(first as usize);
-        if !walk::wanted(member, params.scheduler.forwards(params.steps - first)) {
+        if !denoise::wanted(member, params.scheduler.forwards(params.steps - first)) {
             return Err(GenerateError::Cancelled.into());
         }
         Ok((self.start(job, info.latent_shape(params), grid[0])?, grid))
