@@ -19,7 +19,7 @@ pub mod vae;
 pub use error::DrawError;
 pub use latent_map::latent_map;
 pub use load::{
-    DiffusionOptions, defaults, load, load_decoder, load_dit, load_encoder, load_model,
+    DiffusionOptions, defaults, load, load_dit, load_model, load_vae_decoder, load_vae_encoder,
     synthetic_model,
 };
 pub use lora::{read_loras, summary};

@@ -130,14 +130,14 @@ pub fn load_dit(path: &Path, device: &Device, dtype: Option<DType>) -> Result<Di
 }
 
 /// The decoding half of a `vae/` folder or file, in f32.
-pub fn load_decoder(path: &Path, device: &Device) -> Result<vae::Decoder, LoadError> {
+pub fn load_vae_decoder(path: &Path, device: &Device) -> Result<vae::Decoder, LoadError> {
     let part = PartFiles::find(path, "", STEM, Some(path));
     let (config, weights) = open_vae(&part, path, device, candle_core::DType::F32)?;
     vae::Decoder::load(config, &weights)
 }
 
 /// The encoding half, likewise.
-pub fn load_encoder(path: &Path, device: &Device) -> Result<vae::Encoder, LoadError> {
+pub fn load_vae_encoder(path: &Path, device: &Device) -> Result<vae::Encoder, LoadError> {
     let part = PartFiles::find(path, "", STEM, Some(path));
     let (config, weights) = open_vae(&part, path, device, candle_core::DType::F32)?;
     vae::Encoder::load(config, &weights)

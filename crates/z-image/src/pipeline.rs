@@ -18,7 +18,7 @@ use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
 use llm_dit_weights::{LoadError, wire_dtype};
 
-use self::denoise::Walker;
+use self::denoise::Trajectory;
 use crate::{
     dit,
     error::DrawError,
@@ -73,16 +73,16 @@ impl ImageGenerator for ZImage {
         let denoise = started.elapsed();
         // One after the other, since a picture on its way through the VAE takes far more memory
         // than its latents.
-        for mut walker in arrived {
-            let total = walker.total();
-            if denoise::wanted(&mut walker.member, total) {
-                let made = self.decode(&info, walker.member.job, walker.latents, denoise);
+        for mut trajectory in arrived {
+            let total = trajectory.total();
+            if denoise::wanted(&mut trajectory.member, total) {
+                let made = self.decode(&info, trajectory.member.job, trajectory.latents, denoise);
                 if made.is_err() {
                     self.dit.forget();
                 }
-                walker.member.finish(made.map_err(GenerateError::from));
+                trajectory.member.finish(made.map_err(GenerateError::from));
             } else {
-                walker.member.finish(Err(GenerateError::Cancelled));
+                trajectory.member.finish(Err(GenerateError::Cancelled));
             }
         }
     }
@@ -112,25 +112,27 @@ impl ImageGenerator for ZImage {
 
 impl ZImage {
     /// Noise to latents, for those who stay to the end. The others have their answer.
-    fn denoise<'a>(&mut self, info: &ModelInfo, batch: Vec<Member<'a>>) -> Vec<Walker<'a>> {
-        let mut walkers = Vec::with_capacity(batch.len());
+    fn denoise<'a>(&mut self, info: &ModelInfo, batch: Vec<Member<'a>>) -> Vec<Trajectory<'a>> {
+        let mut trajectories = Vec::with_capacity(batch.len());
         for mut member in batch {
             match self.begin(info, &mut member) {
-                Ok((latents, sigmas)) => walkers.push(Walker::new(member, latents, sigmas)),
+                Ok((latents, sigmas)) => {
+                    trajectories.push(Trajectory::new(member, latents, sigmas))
+                }
                 Err(error) => member.finish(Err(error.into())),
             }
         }
-        let Some(first) = walkers.first() else {
+        let Some(first) = trajectories.first() else {
             return Vec::new();
         };
         let shape = info.latent_shape(&first.member.job.params);
-        // Taken by the walk, unless the transformer could not be loaded.
-        let mut waiting = Some(walkers);
-        let walked = self.dit.with(|dit| {
-            Ok::<_, LoadError>(denoise::walk(dit, shape, waiting.take().unwrap_or_default()))
+        // Taken by the loop, unless the transformer could not be loaded.
+        let mut waiting = Some(trajectories);
+        let denoised = self.dit.with(|dit| {
+            Ok::<_, LoadError>(denoise::denoise(dit, shape, waiting.take().unwrap_or_default()))
         });
-        walked.unwrap_or_else(|error| {
-            let members = waiting.take().into_iter().flatten().map(|walker| walker.member);
+        denoised.unwrap_or_else(|error| {
+            let members = waiting.take().into_iter().flatten().map(|trajectory| trajectory.member);
             denoise::fail(members, &error);
             Vec::new()
         })

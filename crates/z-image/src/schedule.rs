@@ -10,5 +10,5 @@ mod solver;
 mod terms;
 mod unipc;
 
-pub(crate) use self::terms::clean;
+pub(crate) use self::terms::x0;
 pub use self::{grid::sigmas, solver::Solver};

@@ -11,8 +11,7 @@ use llm_dit_qwen3::EncoderOptions;
 use llm_dit_tests::goldens::{Goldens, relative_error};
 use llm_dit_weights::DeviceChoice;
 use llm_dit_z_image::{
-    load_decoder, load_dit, load_encoder as load_vae_encoder, noise::randn, schedule::sigmas,
-    vae::Tiling,
+    load_dit, load_vae_decoder, load_vae_encoder, noise::randn, schedule::sigmas, vae::Tiling,
 };
 
 const BOUND: f64 = 1e-4;
@@ -147,7 +146,7 @@ fn batches_of_unequal_items_match() {
 fn vae_decodes_and_encodes_alike() {
     let goldens = Goldens::open("vae.safetensors");
     let folder = Goldens::tiny().join("vae");
-    let decoder = load_decoder(&folder, &Device::Cpu).expect("tiny vae");
+    let decoder = load_vae_decoder(&folder, &Device::Cpu).expect("tiny vae");
     let encoder = load_vae_encoder(&folder, &Device::Cpu).expect("tiny vae");
     let values = |x: &Tensor| {
         let x = x.to_dtype(DType::F32).and_then(|x| x.flatten_all());
@@ -176,7 +175,7 @@ fn vae_decodes_and_encodes_alike() {
 fn vae_tiles_alike() {
     let goldens = Goldens::open("vae_tiling.safetensors");
     let folder = Goldens::tiny().join("vae");
-    let decoder = load_decoder(&folder, &Device::Cpu).expect("tiny vae");
+    let decoder = load_vae_decoder(&folder, &Device::Cpu).expect("tiny vae");
     let encoder = load_vae_encoder(&folder, &Device::Cpu).expect("tiny vae");
     let values = |x: &Tensor| x.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("f32");
     for k in 0..4 {

@@ -17,15 +17,15 @@ use crate::{
     dit::{Conditioning, Dit},
     error::DrawError,
     guidance,
-    schedule::{Solver, clean},
+    schedule::{Solver, x0},
 };
 
 /// A picture under way. Latents stay f32 on the host; only the model's input is rounded.
-pub(super) struct Walker<'a> {
+pub(super) struct Trajectory<'a> {
     pub member: Member<'a>,
     pub latents: Vec<f32>,
     solver: Solver,
-    /// Of the whole walk.
+    /// Of the whole trajectory.
     times: Vec<f32>,
     /// Forward passes that are done.
     index: u32,
@@ -38,16 +38,16 @@ struct Conditions {
     both: Option<Conditioning>,
 }
 
-impl<'a> Walker<'a> {
+impl<'a> Trajectory<'a> {
     pub fn new(member: Member<'a>, latents: Vec<f32>, sigmas: Vec<f64>) -> Self {
-        // The last sigma is where the walk ends.
+        // The last sigma is where the trajectory ends.
         let asked = &sigmas[..sigmas.len().saturating_sub(1)];
         let times = asked.iter().map(|sigma| (1.0 - sigma) as f32).collect();
         let solver = Solver::new(member.job.params.scheduler, sigmas);
         Self { member, latents, solver, times, index: 0 }
     }
 
-    /// Forward passes of the whole walk.
+    /// Forward passes of the whole trajectory.
     pub fn total(&self) -> u32 {
         let (params, first) = (&self.member.job.params, self.member.job.first_step());
         params.scheduler.forwards(params.steps - first)
@@ -57,13 +57,13 @@ impl<'a> Walker<'a> {
     fn advance(&mut self, velocity: &[f32], sigma: f64, started: Instant) -> ControlFlow<()> {
         self.index += 1;
         let preview = self.member.job.preview;
-        let guess = preview
+        let prediction = preview
             .is_some_and(|preview| preview.is_due(self.index))
-            .then(|| clean(&self.latents, velocity, sigma));
+            .then(|| x0(&self.latents, velocity, sigma));
         self.solver.advance(&mut self.latents, velocity);
         let step = Step { index: self.index, total: self.total(), duration: started.elapsed() };
         self.member.sink.step(step)?;
-        if let Some(clean) = guess {
+        if let Some(clean) = prediction {
             self.member.sink.guess(Guess { step, clean });
         }
         ControlFlow::Continue(())
@@ -75,28 +75,31 @@ pub(super) fn wanted(member: &mut Member<'_>, total: u32) -> bool {
     member.sink.step(Step { index: 0, total, duration: Duration::ZERO }).is_continue()
 }
 
-/// Walks all to the end; returns those who arrived.
-pub(super) fn walk<'a>(
+/// Denoises all to the end; returns those that arrived.
+pub(super) fn denoise<'a>(
     dit: &Dit,
     shape: [usize; 3],
-    mut walkers: Vec<Walker<'a>>,
-) -> Vec<Walker<'a>> {
-    let walked = walk_together(dit, shape, &mut walkers);
-    if walked.is_err() {
+    mut trajectories: Vec<Trajectory<'a>>,
+) -> Vec<Trajectory<'a>> {
+    let denoised = denoise_together(dit, shape, &mut trajectories);
+    if denoised.is_err() {
         // The memory may be what was missing, and what was recorded is in doubt.
         dit.forget();
     }
-    match walked {
-        Ok(()) => walkers,
-        Err(error) if walkers.len() > 1 => {
+    match denoised {
+        Ok(()) => trajectories,
+        Err(error) if trajectories.len() > 1 => {
             // More than fits in the device's memory, most likely; one alone may fit. No latents
             // have moved, so each goes on from where it is.
-            let jobs = walkers.len();
+            let jobs = trajectories.len();
             tracing::warn!(%error, jobs, "a batch failed; continuing its images one by one");
-            walkers.into_iter().flat_map(|walker| walk(dit, shape, vec![walker])).collect()
+            trajectories
+                .into_iter()
+                .flat_map(|trajectory| denoise(dit, shape, vec![trajectory]))
+                .collect()
         }
         Err(error) => {
-            fail(walkers.into_iter().map(|walker| walker.member), &error);
+            fail(trajectories.into_iter().map(|trajectory| trajectory.member), &error);
             Vec::new()
         }
     }
@@ -109,42 +112,47 @@ pub(super) fn fail<'a>(members: impl Iterator<Item = Member<'a>>, error: &(dyn E
     }
 }
 
-fn walk_together(
+fn denoise_together(
     dit: &Dit,
     shape: [usize; 3],
-    walkers: &mut Vec<Walker<'_>>,
+    trajectories: &mut Vec<Trajectory<'_>>,
 ) -> candle_core::Result<()> {
     let mut conditions: Option<Conditions> = None;
     // They have the same grid, so the first speaks for all.
-    while let Some(sigma) = walkers.first().and_then(|walker| walker.solver.sigma()) {
+    while let Some(sigma) = trajectories.first().and_then(|trajectory| trajectory.solver.sigma()) {
         let started = Instant::now();
         let ready = match conditions.take() {
             Some(ready) => ready,
-            None => Conditions::new(dit, shape, walkers)?,
+            None => Conditions::new(dit, shape, trajectories)?,
         };
-        let velocities = ready.velocities(dit, shape, walkers, (1.0 - sigma) as f32)?;
-        let count = walkers.len();
-        let steps = std::mem::take(walkers).into_iter().zip(velocities);
-        for (mut walker, velocity) in steps {
-            match walker.advance(&velocity, sigma, started) {
-                ControlFlow::Continue(()) => walkers.push(walker),
-                ControlFlow::Break(()) => walker.member.finish(Err(GenerateError::Cancelled)),
+        let velocities = ready.velocities(dit, shape, trajectories, (1.0 - sigma) as f32)?;
+        let count = trajectories.len();
+        let steps = std::mem::take(trajectories).into_iter().zip(velocities);
+        for (mut trajectory, velocity) in steps {
+            match trajectory.advance(&velocity, sigma, started) {
+                ControlFlow::Continue(()) => trajectories.push(trajectory),
+                ControlFlow::Break(()) => trajectory.member.finish(Err(GenerateError::Cancelled)),
             }
         }
         // Without those who left there are other captions to pack.
-        conditions = (walkers.len() == count).then_some(ready);
+        conditions = (trajectories.len() == count).then_some(ready);
     }
     Ok(())
 }
 
 impl Conditions {
-    fn new(dit: &Dit, shape: [usize; 3], walkers: &[Walker<'_>]) -> candle_core::Result<Self> {
-        let jobs = || walkers.iter().map(|walker| walker.member.job);
+    fn new(
+        dit: &Dit,
+        shape: [usize; 3],
+        trajectories: &[Trajectory<'_>],
+    ) -> candle_core::Result<Self> {
+        let jobs = || trajectories.iter().map(|trajectory| trajectory.member.job);
         let positive: Vec<&proto::Tensor> = jobs().map(|job| &job.embeddings).collect();
         let guided = jobs().filter(|job| job.params.uses_guidance());
         let mut both = positive.clone();
         both.extend(guided.filter_map(|job| job.negative_embeddings.as_ref()));
-        let times = walkers.first().map(|walker| &walker.times[..]).unwrap_or_default();
+        let times =
+            trajectories.first().map(|trajectory| &trajectory.times[..]).unwrap_or_default();
         let condition = |captions: &[&proto::Tensor]| {
             let conditioning = condition(dit, captions, shape)?;
             dit.prepare(&conditioning, times)?;
@@ -160,21 +168,21 @@ impl Conditions {
         &self,
         dit: &Dit,
         shape: [usize; 3],
-        walkers: &[Walker<'_>],
+        trajectories: &[Trajectory<'_>],
         time: f32,
     ) -> candle_core::Result<Vec<Vec<f32>>> {
-        let latents = walkers
+        let latents = trajectories
             .iter()
-            .map(|walker| Tensor::from_slice(&walker.latents, &shape[..], dit.device()))
+            .map(|trajectory| Tensor::from_slice(&trajectory.latents, &shape[..], dit.device()))
             .collect::<candle_core::Result<Vec<_>>>()?;
         // In the same steps, too.
-        let applies = walkers.iter().all(|w| guidance::applies(&w.member.job.params, time));
+        let applies = trajectories.iter().all(|w| guidance::applies(&w.member.job.params, time));
         let mut predictions = match self.both.as_ref().filter(|_| applies) {
             Some(both) => {
                 let mut outputs = forward(dit, &[&latents[..], &latents[..]].concat(), time, both)?;
-                let negative = outputs.split_off(walkers.len());
-                let pairs = outputs.iter().zip(&negative).zip(walkers);
-                let combine = |((p, n), w): ((&Vec<f32>, &Vec<f32>), &Walker<'_>)| {
+                let negative = outputs.split_off(trajectories.len());
+                let pairs = outputs.iter().zip(&negative).zip(trajectories);
+                let combine = |((p, n), w): ((&Vec<f32>, &Vec<f32>), &Trajectory<'_>)| {
                     guidance::combine(&w.member.job.params, p, n)
                 };
                 pairs.map(combine).collect()

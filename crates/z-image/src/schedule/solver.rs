@@ -1,4 +1,4 @@
-//! The walk of one picture along its grid.
+//! The trajectory of one picture along its grid.
 
 use std::mem;
 
@@ -33,24 +33,24 @@ enum Method {
     Euler,
     /// Start and velocity of the step whose second forward is due.
     Heun(Option<(Vec<f32>, Vec<f32>)>),
-    /// The last two clean pictures, the newest last.
+    /// The last two x0 predictions, the newest last.
     DpmSolver(Vec<Vec<f32>>),
     UniPc {
-        clean: Vec<Vec<f32>>,
+        x0s: Vec<Vec<f32>>,
         /// Latents that the last prediction went out from, and its order.
         last: Option<(Vec<f32>, usize)>,
     },
 }
 
 impl Solver {
-    /// `sigmas` is a grid of [`super::sigmas`] for the same scheduler, or its end where the walk
+    /// `sigmas` is a grid of [`super::sigmas`] for the same scheduler, or its end where the trajectory
     /// begins on the way.
     pub fn new(scheduler: Scheduler, sigmas: Vec<f64>) -> Self {
         let method = match scheduler {
             Scheduler::FlowEuler => Method::Euler,
             Scheduler::FlowHeun => Method::Heun(None),
             Scheduler::DpmSolver => Method::DpmSolver(Vec::new()),
-            Scheduler::UniPc => Method::UniPc { clean: Vec::new(), last: None },
+            Scheduler::UniPc => Method::UniPc { x0s: Vec::new(), last: None },
         };
         Self { sigmas, done: 0, method }
     }
@@ -83,19 +83,19 @@ impl Solver {
                     }
                 }
             },
-            Method::DpmSolver(clean) => {
-                keep_two(clean, terms::clean(latents, velocity, sigma));
-                *latents = dpm_solver::step(latents, clean, sigmas, i);
+            Method::DpmSolver(x0s) => {
+                keep_two(x0s, terms::x0(latents, velocity, sigma));
+                *latents = dpm_solver::step(latents, x0s, sigmas, i);
             }
-            Method::UniPc { clean, last } => {
-                let arrived = terms::clean(latents, velocity, sigma);
+            Method::UniPc { x0s, last } => {
+                let arrived = terms::x0(latents, velocity, sigma);
                 if let Some((start, order)) = last.take() {
-                    *latents = unipc::correct(&start, clean, &arrived, sigmas, i - 1, order);
+                    *latents = unipc::correct(&start, x0s, &arrived, sigmas, i - 1, order);
                 }
-                keep_two(clean, arrived);
+                keep_two(x0s, arrived);
                 // First order where there is no past yet, and to sigma 0.
                 let order = if i == 0 || next <= 0.0 { 1 } else { 2 };
-                let predicted = unipc::predict(latents, clean, sigmas, i, order);
+                let predicted = unipc::predict(latents, x0s, sigmas, i, order);
                 *last = Some((mem::replace(latents, predicted), order));
             }
         }
@@ -108,9 +108,9 @@ impl Solver {
     }
 }
 
-fn keep_two(clean: &mut Vec<Vec<f32>>, newest: Vec<f32>) {
-    if clean.len() == 2 {
-        clean.remove(0);
+fn keep_two(x0s: &mut Vec<Vec<f32>>, newest: Vec<f32>) {
+    if x0s.len() == 2 {
+        x0s.remove(0);
     }
-    clean.push(newest);
+    x0s.push(newest);
 }

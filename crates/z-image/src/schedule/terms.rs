@@ -6,8 +6,8 @@ pub(super) fn lambda(sigma: f64) -> f64 {
     (1.0 - sigma).ln() - sigma.ln()
 }
 
-/// The picture that a velocity at this sigma points to: `latents - sigma * velocity`.
-pub(crate) fn clean(latents: &[f32], velocity: &[f32], sigma: f64) -> Vec<f32> {
+/// The x0 prediction: what a velocity at this sigma points to, `latents - sigma * velocity`.
+pub(crate) fn x0(latents: &[f32], velocity: &[f32], sigma: f64) -> Vec<f32> {
     sum([(1.0, latents), (-sigma, velocity)])
 }
 

@@ -5,48 +5,48 @@
 
 use super::terms::{lambda, sum};
 
-/// From `sigmas[i]` to `sigmas[i + 1]`, as `order` says. `clean` are the model's clean pictures up
+/// From `sigmas[i]` to `sigmas[i + 1]`, as `order` says. `x0s` are the model's x0 predictions up
 /// to `sigmas[i]`, the newest last.
 pub(super) fn predict(
     latents: &[f32],
-    clean: &[Vec<f32>],
+    x0s: &[Vec<f32>],
     sigmas: &[f64],
     i: usize,
     order: usize,
 ) -> Vec<f32> {
-    let way = Way::between(sigmas, i);
-    let keep = (way.keep, latents);
-    match clean {
+    let interval = Interval::between(sigmas, i);
+    let keep = (interval.keep, latents);
+    match x0s {
         [.., before, now] if order > 1 => {
-            let slope = way.drift / 2.0 / way.ratio_before(sigmas, i);
-            sum([keep, (way.drift - slope, now), (slope, before)])
+            let slope = interval.drift / 2.0 / interval.ratio_before(sigmas, i);
+            sum([keep, (interval.drift - slope, now), (slope, before)])
         }
-        [.., now] => sum([keep, (way.drift, now)]),
+        [.., now] => sum([keep, (interval.drift, now)]),
         [] => latents.to_vec(),
     }
 }
 
-/// From `sigmas[i]` to `sigmas[i + 1]` again, now that the clean picture at the end, `arrived`, is
-/// known. `clean` are those up to `sigmas[i]`.
+/// From `sigmas[i]` to `sigmas[i + 1]` again, now that the x0 prediction at the end, `arrived`, is
+/// known. `x0s` are those up to `sigmas[i]`.
 pub(super) fn correct(
     latents: &[f32],
-    clean: &[Vec<f32>],
+    x0s: &[Vec<f32>],
     arrived: &[f32],
     sigmas: &[f64],
     i: usize,
     order: usize,
 ) -> Vec<f32> {
-    let way = Way::between(sigmas, i);
-    let keep = (way.keep, latents);
-    match clean {
+    let interval = Interval::between(sigmas, i);
+    let keep = (interval.keep, latents);
+    match x0s {
         [.., before, now] if order > 1 => {
-            let ratio = way.ratio_before(sigmas, i);
-            let (past, ahead) = way.weights(ratio);
-            let (past, ahead) = (way.drift * past / ratio, way.drift * ahead);
-            sum([keep, (way.drift - past - ahead, now), (past, before), (ahead, arrived)])
+            let ratio = interval.ratio_before(sigmas, i);
+            let (past, ahead) = interval.weights(ratio);
+            let (past, ahead) = (interval.drift * past / ratio, interval.drift * ahead);
+            sum([keep, (interval.drift - past - ahead, now), (past, before), (ahead, arrived)])
         }
         [.., now] => {
-            let half = way.drift / 2.0;
+            let half = interval.drift / 2.0;
             sum([keep, (half, now), (half, arrived)])
         }
         [] => latents.to_vec(),
@@ -54,17 +54,17 @@ pub(super) fn correct(
 }
 
 /// The coefficients that belong to one stretch of the grid.
-struct Way {
+struct Interval {
     /// Minus the difference in lambda.
     hh: f64,
     /// What is left of the latents.
     keep: f64,
-    /// What comes of a clean picture that stays the same: `-alpha * (e^hh - 1)`. B2(h) is the same
+    /// What comes of an x0 that stays the same: `-alpha * (e^hh - 1)`. B2(h) is the same
     /// exponential, so it scales the differences too.
     drift: f64,
 }
 
-impl Way {
+impl Interval {
     fn between(sigmas: &[f64], i: usize) -> Self {
         let (sigma, next) = (sigmas[i], sigmas[i + 1]);
         let hh = lambda(sigma) - lambda(next);
