@@ -7,6 +7,7 @@
 mod block;
 mod config;
 mod embed;
+mod forward;
 mod layout;
 mod modulation;
 mod modules;
@@ -16,21 +17,20 @@ mod replay;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{D, DType, Device, Result, Tensor};
-use llm_dit_kernels::{Linear, Rope, layer_norm_scale, rms_norm};
+use candle_core::{DType, Device, Result, Tensor};
+use llm_dit_kernels::{Linear, Rope, rms_norm};
 use llm_dit_weights::{LoadError, Weights};
 
 use block::Block;
 pub use config::Config;
-use embed::{TimestepEmbedder, patchify, unpatchify};
+use embed::TimestepEmbedder;
+pub use forward::Inputs;
+use forward::{pad_each, split};
 pub use layout::MULTIPLE;
 use layout::{Layout, RopeTables};
-use modulation::{Made, Modulations};
+use modulation::Made;
 pub use modules::{linear_layers, native_layers};
 use replay::GraphCache;
-
-/// eps of the last norm, which has no weights.
-const FINAL_EPS: f64 = 1e-6;
 
 /// The transformer's weights.
 pub struct Dit {
@@ -66,17 +66,6 @@ pub struct Conditioning {
     image_rope: Rope,
     unified_rope: Rope,
     modulations: Made,
-}
-
-/// All that a forward reads besides the weights.
-struct Inputs<'a> {
-    layout: &'a Layout,
-    /// `(channels, height, width)` an item.
-    latents: &'a [Tensor],
-    captions: &'a [Tensor],
-    image_rope: &'a Rope,
-    unified_rope: &'a Rope,
-    modulations: &'a Modulations,
 }
 
 impl Dit {
@@ -184,56 +173,12 @@ impl Dit {
         times: &[f32],
         conditioning: &Conditioning,
     ) -> Result<Vec<Tensor>> {
-        conditioning.layout.check(latents, times.len())?;
-        let modulations = conditioning.modulations.at(self, times)?;
-        let replayed = self.graphs.forward(self, latents, &modulations, conditioning)?;
+        let inputs = self.inputs(latents, times, conditioning)?;
+        let replayed = self.graphs.forward(self, latents, &inputs.modulations, conditioning)?;
         if let Some(outputs) = replayed {
             return Ok(outputs);
         }
-        self.compute(&Inputs {
-            layout: &conditioning.layout,
-            latents,
-            captions: &conditioning.captions,
-            image_rope: &conditioning.image_rope,
-            unified_rope: &conditioning.unified_rope,
-            modulations: &modulations,
-        })
-    }
-
-    /// See [`Self::forward`].
-    fn compute(&self, inputs: &Inputs<'_>) -> Result<Vec<Tensor>> {
-        let Inputs { layout, latents, captions, image_rope, unified_rope, modulations } = *inputs;
-        let patches = latents
-            .iter()
-            .map(|x| patchify(&x.to_device(&self.device)?.to_dtype(self.dtype)?))
-            .collect::<Result<Vec<_>>>()?;
-        let embedded = self.x_embedder.forward(&Tensor::cat(&patches, 0)?)?;
-        let lens = layout.image_lens();
-        let x = pad_each(&embedded, &layout.image_tokens(), &lens, &self.x_pad_token)?;
-        let refiners = self.noise_refiner.len();
-        let modulation = modulations.blocks(self, 0..refiners)?;
-        let x = Block::stack(&self.noise_refiner, x, &modulation, image_rope, &lens)?;
-
-        let images = split(&x, &lens)?;
-        let both: Vec<&Tensor> =
-            images.iter().zip(captions).flat_map(|(image, caption)| [image, caption]).collect();
-        let lens = layout.unified_lens();
-        let modulation = modulations.blocks(self, refiners..refiners + self.layers.len())?;
-        let both = Tensor::cat(&both, 0)?;
-        let x = Block::stack(&self.layers, both, &modulation, unified_rope, &lens)?;
-
-        split(&x, &lens)?
-            .iter()
-            .enumerate()
-            .map(|(item, x)| {
-                // Only the image's own tokens are read.
-                let (tokens, (height, width)) = (layout.image_tokens()[item], layout.size(item));
-                let x = x.narrow(0, 0, tokens)?;
-                let x = layer_norm_scale(&x, &modulations.last(self, item)?, &[tokens], FINAL_EPS)?;
-                let x = self.final_linear.forward(&x)?.to_dtype(DType::F32)?;
-                unpatchify(&x, self.config.in_channels, height, width)
-            })
-            .collect()
+        self.compute(&inputs)
     }
 }
 
@@ -250,30 +195,4 @@ impl Conditioning {
     pub fn items(&self) -> usize {
         self.captions.len()
     }
-}
-
-/// Packed sequences of `tokens` each, filled up to `lens` each with the learned pad token.
-fn pad_each(x: &Tensor, tokens: &[usize], lens: &[usize], pad: &Tensor) -> Result<Tensor> {
-    let width = x.dim(D::Minus1)?;
-    let mut parts = Vec::with_capacity(2 * tokens.len());
-    let mut start = 0;
-    for (&tokens, &len) in tokens.iter().zip(lens) {
-        parts.push(x.narrow(0, start, tokens)?);
-        start += tokens;
-        if len > tokens {
-            parts.push(pad.broadcast_as((len - tokens, width))?.contiguous()?);
-        }
-    }
-    Tensor::cat(&parts, 0)
-}
-
-fn split(x: &Tensor, lens: &[usize]) -> Result<Vec<Tensor>> {
-    let mut start = 0;
-    lens.iter()
-        .map(|&len| {
-            let part = x.narrow(0, start, len);
-            start += len;
-            part
-        })
-        .collect()
 }

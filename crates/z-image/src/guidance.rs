@@ -1,4 +1,4 @@
-//! Classifier-free guidance on the model's outputs.
+//! Classifier-free guidance on velocities.
 
 use llm_dit_params::GenerateParams;
 

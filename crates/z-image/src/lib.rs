@@ -3,6 +3,7 @@
 //! [`ZImage`] implements [`llm_dit_engine::image::ImageGenerator`] and knows no transport: no tokio,
 //! no tonic. Names in [`dit`] and [`vae`] mirror the checkpoint.
 
+mod denoiser;
 pub mod dit;
 mod error;
 mod guidance;
@@ -16,6 +17,7 @@ pub mod schedule;
 mod source_latents;
 pub mod vae;
 
+pub use denoiser::Denoiser;
 pub use error::DrawError;
 pub use latent_map::latent_map;
 pub use load::{

@@ -179,7 +179,7 @@ impl Slot {
             captions: &self.captions,
             image_rope: &self.image_rope,
             unified_rope: &self.unified_rope,
-            modulations: &self.modulations,
+            modulations: self.modulations.clone(),
         }
     }
 

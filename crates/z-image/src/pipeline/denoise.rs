@@ -14,7 +14,7 @@ use llm_dit_engine::image::{GenerateError, Guess, Member, Step};
 use llm_dit_proto as proto;
 
 use crate::{
-    dit::{Conditioning, Dit},
+    denoiser::Denoiser,
     error::DrawError,
     guidance,
     schedule::{Solver, x0},
@@ -31,11 +31,11 @@ pub(super) struct Trajectory<'a> {
     index: u32,
 }
 
-/// What the transformer needs of a batch besides its latents.
-struct Conditions {
-    positive: Conditioning,
+/// What the denoiser needs of a batch besides its latents.
+struct Conditions<C> {
+    positive: C,
     /// All positive captions, then all negative ones; with guidance only.
-    both: Option<Conditioning>,
+    both: Option<C>,
 }
 
 impl<'a> Trajectory<'a> {
@@ -77,14 +77,14 @@ pub(super) fn wanted(member: &mut Member<'_>, total: u32) -> bool {
 
 /// Denoises all to the end; returns those that arrived.
 pub(super) fn denoise<'a>(
-    dit: &Dit,
+    model: &impl Denoiser,
     shape: [usize; 3],
     mut trajectories: Vec<Trajectory<'a>>,
 ) -> Vec<Trajectory<'a>> {
-    let denoised = denoise_together(dit, shape, &mut trajectories);
+    let denoised = denoise_together(model, shape, &mut trajectories);
     if denoised.is_err() {
         // The memory may be what was missing, and what was recorded is in doubt.
-        dit.forget();
+        model.reset();
     }
     match denoised {
         Ok(()) => trajectories,
@@ -95,7 +95,7 @@ pub(super) fn denoise<'a>(
             tracing::warn!(%error, jobs, "a batch failed; continuing its images one by one");
             trajectories
                 .into_iter()
-                .flat_map(|trajectory| denoise(dit, shape, vec![trajectory]))
+                .flat_map(|trajectory| denoise(model, shape, vec![trajectory]))
                 .collect()
         }
         Err(error) => {
@@ -112,20 +112,20 @@ pub(super) fn fail<'a>(members: impl Iterator<Item = Member<'a>>, error: &(dyn E
     }
 }
 
-fn denoise_together(
-    dit: &Dit,
+fn denoise_together<D: Denoiser>(
+    model: &D,
     shape: [usize; 3],
     trajectories: &mut Vec<Trajectory<'_>>,
 ) -> candle_core::Result<()> {
-    let mut conditions: Option<Conditions> = None;
+    let mut conditions: Option<Conditions<D::Conditioning>> = None;
     // They have the same grid, so the first speaks for all.
     while let Some(sigma) = trajectories.first().and_then(|trajectory| trajectory.solver.sigma()) {
         let started = Instant::now();
-        let ready = match conditions.take() {
+        let mut ready = match conditions.take() {
             Some(ready) => ready,
-            None => Conditions::new(dit, shape, trajectories)?,
+            None => Conditions::new(model, shape, trajectories)?,
         };
-        let velocities = ready.velocities(dit, shape, trajectories, (1.0 - sigma) as f32)?;
+        let velocities = ready.velocities(model, shape, trajectories, (1.0 - sigma) as f32)?;
         let count = trajectories.len();
         let steps = std::mem::take(trajectories).into_iter().zip(velocities);
         for (mut trajectory, velocity) in steps {
@@ -140,9 +140,9 @@ fn denoise_together(
     Ok(())
 }
 
-impl Conditions {
-    fn new(
-        dit: &Dit,
+impl<C> Conditions<C> {
+    fn new<D: Denoiser<Conditioning = C>>(
+        model: &D,
         shape: [usize; 3],
         trajectories: &[Trajectory<'_>],
     ) -> candle_core::Result<Self> {
@@ -154,8 +154,8 @@ impl Conditions {
         let times =
             trajectories.first().map(|trajectory| &trajectory.times[..]).unwrap_or_default();
         let condition = |captions: &[&proto::Tensor]| {
-            let conditioning = condition(dit, captions, shape)?;
-            dit.prepare(&conditioning, times)?;
+            let mut conditioning = condition(model, captions, shape)?;
+            model.prepare(&mut conditioning, times)?;
             Ok::<_, candle_core::Error>(conditioning)
         };
         // Members of a batch all have guidance, or none has.
@@ -164,60 +164,61 @@ impl Conditions {
     }
 
     /// Where each goes from here.
-    fn velocities(
-        &self,
-        dit: &Dit,
+    fn velocities<D: Denoiser<Conditioning = C>>(
+        &mut self,
+        model: &D,
         shape: [usize; 3],
         trajectories: &[Trajectory<'_>],
         time: f32,
     ) -> candle_core::Result<Vec<Vec<f32>>> {
         let latents = trajectories
             .iter()
-            .map(|trajectory| Tensor::from_slice(&trajectory.latents, &shape[..], dit.device()))
+            .map(|trajectory| Tensor::from_slice(&trajectory.latents, &shape[..], model.device()))
             .collect::<candle_core::Result<Vec<_>>>()?;
         // In the same steps, too.
         let applies = trajectories.iter().all(|w| guidance::applies(&w.member.job.params, time));
-        let mut predictions = match self.both.as_ref().filter(|_| applies) {
+        match self.both.as_mut().filter(|_| applies) {
             Some(both) => {
-                let mut outputs = forward(dit, &[&latents[..], &latents[..]].concat(), time, both)?;
+                let latents = [&latents[..], &latents[..]].concat();
+                let mut outputs = velocities(model, &latents, time, both)?;
                 let negative = outputs.split_off(trajectories.len());
                 let pairs = outputs.iter().zip(&negative).zip(trajectories);
                 let combine = |((p, n), w): ((&Vec<f32>, &Vec<f32>), &Trajectory<'_>)| {
                     guidance::combine(&w.member.job.params, p, n)
                 };
-                pairs.map(combine).collect()
+                Ok(pairs.map(combine).collect())
             }
-            None => forward(dit, &latents, time, &self.positive)?,
-        };
-        // The model predicts x0 - noise; the velocity points the other way.
-        predictions.iter_mut().flatten().for_each(|value| *value = -*value);
-        Ok(predictions)
+            None => velocities(model, &latents, time, &mut self.positive),
+        }
     }
 }
 
-fn condition(
-    dit: &Dit,
+fn condition<D: Denoiser>(
+    model: &D,
     captions: &[&proto::Tensor],
     shape: [usize; 3],
-) -> candle_core::Result<Conditioning> {
+) -> candle_core::Result<D::Conditioning> {
     let captions = captions
         .iter()
         .map(|c| Tensor::from_vec(c.to_f32(), c.shape(), &Device::Cpu))
         .collect::<candle_core::Result<Vec<_>>>()?;
-    dit.condition(&captions, &vec![(shape[1], shape[2]); captions.len()])
+    model.condition(&captions, &vec![(shape[1], shape[2]); captions.len()])
 }
 
-/// Latents at one time to what the model says of each, on the host.
-fn forward(
-    dit: &Dit,
+/// Latents at one time to the velocity of each, on the host.
+fn velocities<D: Denoiser>(
+    model: &D,
     latents: &[Tensor],
     time: f32,
-    conditioning: &Conditioning,
+    conditioning: &mut D::Conditioning,
 ) -> candle_core::Result<Vec<Vec<f32>>> {
-    let outputs = dit.forward(latents, &vec![time; latents.len()], conditioning)?;
+    let outputs = model.velocity(latents, &vec![time; latents.len()], conditioning)?;
     if let [output] = &outputs[..] {
         return Ok(vec![output.flatten_all()?.to_vec1()?]);
     }
     // One download for all, since the device stands still meanwhile.
     Tensor::stack(&outputs, 0)?.flatten_from(1)?.to_vec2()
 }
+
+#[cfg(test)]
+mod tests;
