@@ -129,7 +129,7 @@ impl FakeGenerator {
             ^ job.loras.iter().fold(0, |sum, lora| {
                 let name =
                     lora.name.bytes().fold(11u64, |s, b| s.wrapping_mul(31).wrapping_add(b.into()));
-                (sum as u64).rotate_left(7).wrapping_add(name ^ u64::from(lora.scale.to_bits()))
+                sum.rotate_left(7).wrapping_add(name ^ u64::from(lora.scale.to_bits()))
             })
             ^ job.image.as_ref().map_or(0, |image| {
                 let pixels =

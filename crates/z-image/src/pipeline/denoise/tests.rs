@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use candle_core::Result;
+use llm_dit_engine::DeviceId;
 use llm_dit_engine::image::{CheckedJob, GenerateJob, Generated, ModelInfo, StepSink};
 use llm_dit_params::{GenerateOptions, Limits, ModelDefaults};
 
@@ -72,7 +73,7 @@ fn job(x0: f32, change: impl FnOnce(&mut GenerateOptions)) -> CheckedJob {
         latent_channels: SHAPE[0],
         vae_scale_factor: 8,
         max_caption_tokens: 1,
-        device: "cpu".to_owned(),
+        device: DeviceId::Cpu,
         dtype: proto::DType::F32,
         defaults: ModelDefaults::z_image_turbo(),
         limits: Limits::default(),
