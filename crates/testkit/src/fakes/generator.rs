@@ -126,7 +126,7 @@ impl FakeGenerator {
             ^ sum(&Some(job.embeddings.clone()))
             ^ sum(&job.negative_embeddings).rotate_left(20)
             ^ sum(&job.latents).rotate_left(40)
-            ^ job.loras.iter().fold(0, |sum, lora| {
+            ^ job.loras.iter().fold(0u64, |sum, lora| {
                 let name =
                     lora.name.bytes().fold(11u64, |s, b| s.wrapping_mul(31).wrapping_add(b.into()));
                 sum.rotate_left(7).wrapping_add(name ^ u64::from(lora.scale.to_bits()))
