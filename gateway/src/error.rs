@@ -35,6 +35,11 @@ impl Error {
     }
 }
 
+/// A request that is wrong, with what to mend.
+pub(crate) fn bad(message: String) -> Error {
+    Fault::BadRequest(message).into()
+}
+
 impl From<UnknownTemplate> for Error {
     fn from(error: UnknownTemplate) -> Self {
         Self::Fault(Fault::BadRequest(error.to_string()))

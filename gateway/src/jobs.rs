@@ -7,6 +7,7 @@
 //! moment leaves jobs that are over or jobs that the next one runs, and never two pictures of one
 //! ([why](../../docs/decisions/0012-durable-jobs.md)).
 
+mod claims;
 mod job;
 mod line;
 mod list;
@@ -31,6 +32,7 @@ use tokio_util::{
 use tracing::Instrument as _;
 
 use self::{
+    claims::claim_jobs,
     job::Accepted,
     list::JobList,
     origin::Origin,
@@ -114,7 +116,7 @@ impl Jobs {
         });
         let Worker { stop, tasks, .. } = &*self.worker;
         tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
-        tasks.spawn(Arc::clone(&self.worker).work());
+        tasks.spawn(claim_jobs(Arc::clone(&self.worker)));
         self.worker.forget().await;
         Ok(())
     }

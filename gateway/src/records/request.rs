@@ -5,7 +5,6 @@ mod image;
 use std::collections::BTreeSet;
 
 use llm_dit_chat::{Chat, ChatOptions};
-use llm_dit_fault::Fault;
 use llm_dit_params::{
     GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
     choose_model, generation_fields,
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::model::Model;
-use crate::error::Error;
+use crate::error::{Error, bad};
 
 pub(crate) use self::image::{MAX_SOURCE_BYTES, SourceImage};
 
@@ -392,8 +391,4 @@ impl Request {
         };
         settings.without_blanks()
     }
-}
-
-pub(crate) fn bad(message: String) -> Error {
-    Fault::BadRequest(message).into()
 }

@@ -11,9 +11,9 @@ use utoipa::{
 
 use crate::{
     api::body,
-    error::Error,
+    error::{Error, bad},
     records::problem::Problem,
-    records::request::{self, GenerateBody, bad},
+    records::request::{self, GenerateBody},
     state::AppState,
 };
 

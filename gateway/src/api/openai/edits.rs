@@ -20,9 +20,9 @@ use super::{
 use crate::{
     api::body::MAX_BODY_BYTES,
     api::{Shared, answer::SentEvent},
-    error::Error,
+    error::{Error, bad},
     records::problem::Problem,
-    records::request::{MAX_SOURCE_BYTES, SourceImage, bad},
+    records::request::{MAX_SOURCE_BYTES, SourceImage},
 };
 
 /// Fields of a form, most of which are optional.

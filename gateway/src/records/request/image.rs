@@ -9,8 +9,7 @@ use llm_dit_proto::{
     v1::{GenerateRequest, ImageHeader, generate_request::Part},
 };
 
-use super::bad;
-use crate::error::Error;
+use crate::error::{Error, bad};
 
 /// Largest file, before base64.
 pub(crate) const MAX_SOURCE_BYTES: usize = 16 * 1024 * 1024;
