@@ -32,10 +32,10 @@ fn the_gateway_holds_no_candle() {
 }
 
 #[test]
-fn a_client_without_engines_holds_no_candle_and_no_service() {
+fn a_client_without_engines_holds_no_candle_and_no_server() {
     let thin = ["-p", "llm-dit", "-e", "normal", "--no-default-features"];
     assert!(holds(&thin, "reqwest"));
-    for part in ["candle", "encoder-service", "diffusion-service", "gateway", "llm-dit-kernels"] {
+    for part in ["candle", "encoder-service", "gateway", "llm-dit-kernels"] {
         assert!(!holds(&thin, part), "{part}");
         let whole = ["-p", "llm-dit", "-e", "normal"];
         assert!(holds(&whole, part), "{part} is what `local` brings");
