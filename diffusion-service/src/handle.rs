@@ -83,7 +83,9 @@ impl DiffusionHandle {
     ) -> io::Result<Self> {
         let info = engine.info();
         let loras = Loras::new(engine.loras());
-        let observer = meters::observe(&info, engine.memory(), &loras);
+        let default_loras = loras.clone();
+        let observer =
+            meters::observe(&info, engine.memory(), move || default_loras.default_set().len());
         let worker = Worker::spawn("image generator", limits.queue_capacity, engine)?;
         let batch = limits.batch.unwrap_or_else(|| BatchLimit::of_device(info.device));
         let shared = Shared { info, limits, batch, encoder, _observer: observer };

@@ -8,6 +8,7 @@
 
 mod meter;
 mod queue;
+mod reply;
 mod together;
 
 use std::{
@@ -28,8 +29,12 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use self::queue::{Entry, Line, Queue, Reply, Turn, Wait, Work};
-pub use self::together::{Alone, Answer, Together};
+use self::queue::{Entry, Line, Queue, Turn, Wait, Work};
+use self::reply::{Reply, failed, reply};
+pub use self::{
+    reply::Answer,
+    together::{Alone, Together},
+};
 use crate::pulse::Pulse;
 
 /// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
@@ -118,7 +123,7 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         cancel: &CancellationToken,
         piece: K,
     ) -> Result<Ticket<K::Output>, Fault> {
-        let (sender, reply) = together::reply();
+        let (sender, reply) = reply();
         self.push(cancel, Work::Piece(piece, sender), reply)
     }
 
@@ -162,7 +167,7 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         F: FnOnce(&mut M) -> T + Send + 'static,
         T: Send + 'static,
     {
-        let (sender, reply) = together::reply();
+        let (sender, reply) = reply();
         let (name, pulse) = (self.shared.name, self.shared.pulse.clone());
         let (panics, id) = (self.shared.queue.panics(), RequestId::current());
         let work = Box::new(move |model: &mut M| {
@@ -173,7 +178,7 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
                 tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
                 pulse.failed();
                 panics.increment(1);
-                together::failed(name)
+                failed(name)
             });
             let reply: Box<dyn FnOnce()> = Box::new(move || {
                 // A caller that left does not read it.
@@ -264,7 +269,7 @@ impl<T> Ticket<T> {
 }
 
 /// The thread's life.
-fn serve<M, K: Together<M>>(
+fn serve<M: Send + 'static, K: Together<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
     pulse: &Pulse,
@@ -288,7 +293,7 @@ fn serve<M, K: Together<M>>(
     }
 }
 
-fn run_together<M, K: Together<M>>(
+fn run_together<M: Send + 'static, K: Together<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
     pulse: &Pulse,
@@ -307,7 +312,8 @@ fn run_together<M, K: Together<M>>(
         }
     };
     let pieces = pieces.into_iter().map(|(_, piece, reply)| {
-        (piece, Answer { name, queue: Arc::clone(queue), reply: Some(reply) })
+        let queue = Arc::clone(queue);
+        (piece, Answer::new(name, reply, move || queue.answered()))
     });
     let pieces = pieces.collect();
     // Answers that a panic drops tell their callers.

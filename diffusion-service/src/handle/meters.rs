@@ -4,14 +4,16 @@ use llm_dit_engine::MemoryReader;
 use llm_dit_fault::Fault;
 use llm_dit_telemetry::metrics::{LORA_CHANGES, LORAS_ACTIVE, Observer, PICTURES, observe_service};
 
-use super::loras::Loras;
 use crate::engine::ModelInfo;
 
-/// Tells of the device, and of the default set of LoRAs.
-pub(super) fn observe(info: &ModelInfo, memory: Option<MemoryReader>, loras: &Loras) -> Observer {
-    let loras = loras.clone();
+/// Tells of the device, and how many LoRAs the default set has.
+pub(super) fn observe(
+    info: &ModelInfo,
+    memory: Option<MemoryReader>,
+    default_loras: impl Fn() -> usize + Send + Sync + 'static,
+) -> Observer {
     observe_service("diffusion", info.device.to_string(), move || {
-        metrics::gauge!(LORAS_ACTIVE.name).set(loras.default_set().len() as f64);
+        metrics::gauge!(LORAS_ACTIVE.name).set(default_loras() as f64);
         memory.as_ref()?()
     })
 }

@@ -68,7 +68,7 @@ impl Together<Engine> for Pending {
             && those.iter().all(|that| that.common == self.common)
     }
 
-    fn run(engine: &mut Engine, together: Vec<(Self, Answer<Engine, Self>)>) {
+    fn run(engine: &mut Engine, together: Vec<(Self, Answer<Done>)>) {
         // The batch key holds the set, so it is the same for all.
         if let Some((first, _)) = together.first()
             && let Err(error) = fuse(engine.as_mut(), &first.job.loras)
@@ -115,7 +115,7 @@ fn fuse(engine: &mut dyn ImageGenerator, loras: &[LoraChoice]) -> Result<(), Set
 }
 
 /// The LoRAs cannot be used, which is known only now. The weights are as they were before.
-fn refuse(together: Vec<(Pending, Answer<Engine, Pending>)>, error: &SetLorasError) {
+fn refuse(together: Vec<(Pending, Answer<Done>)>, error: &SetLorasError) {
     let batch = together.len();
     for (Pending { queued, pulse, .. }, answer) in together {
         if let SetLorasError::Backend(_) = error {

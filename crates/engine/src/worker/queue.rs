@@ -9,16 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use llm_dit_fault::Fault;
 use metrics::Counter;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use super::{meter::WorkerMeter, together::Together};
-
-/// Where a result goes.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
+use super::{meter::WorkerMeter, reply::Reply, together::Together};
 
 /// Does a job and returns what delivers the result.
 pub(super) type Single<M> = Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>;

@@ -161,7 +161,7 @@ impl Together<Vec<Vec<u32>>> for Number {
         those.len() < 3 && self.0 < 10 && those.iter().all(|that| that.0 < 10)
     }
 
-    fn run(model: &mut Vec<Vec<u32>>, together: Vec<(Self, Answer<Vec<Vec<u32>>, Self>)>) {
+    fn run(model: &mut Vec<Vec<u32>>, together: Vec<(Self, Answer<usize>)>) {
         model.push(together.iter().map(|(number, _)| number.0).collect());
         let count = together.len();
         for (number, answer) in together {
