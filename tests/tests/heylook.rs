@@ -305,7 +305,7 @@ async fn an_answer_that_cannot_be_used_is_refused() {
     let endless = b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n".to_vec();
     for (reply, words) in [
         (answer(&hidden_states(&tensor, "another", -2)), "\"another\", not \"Qwen3-4B-mlx\""),
-        (answer(&hidden_states(&tensor, MODEL, -3)), "took layer -3"),
+        (answer(&hidden_states(&tensor, MODEL, -3)), "returned layer -3"),
         (answer(&hidden_states(&tensor, MODEL, -2).replace("[2, 3]", "[3, 3]")), "takes 36"),
         (answer("<html>hello</html>"), "not the JSON of hidden states"),
         (response("204 No Content", "", ""), "refused (204)"),

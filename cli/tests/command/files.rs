@@ -99,7 +99,7 @@ fn an_odd_sidecar_is_a_note() {
     };
     for (sidecar, words) in [
         (with("colour", "red".into()), "unknown keys: colour"),
-        (with("sequence_length", 7.into()), "tells of 7 x 192 values"),
+        (with("sequence_length", 7.into()), "describes 7 x 192 values"),
         (b"{\"prompt\": 1}".to_vec(), "ignored: "),
     ] {
         fs::write(room.path("e.json"), sidecar).expect("ours");

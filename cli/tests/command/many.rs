@@ -84,7 +84,7 @@ fn what_cannot_be_is_refused() {
         (&["x", "--num-images", "0"][..], "--num-images"),
         (&["x", "--max-batch", "0"], "--max-batch"),
         (&["x", "--vae-tiling", "yes"], "auto, on and off"),
-        (&["x", "-o", "a.gif"], ".gif is not known"),
+        (&["x", "-o", "a.gif"], ".gif is not supported"),
         (&["x", "-o", "{sed}.png"], "{sed} is not known"),
         (&["x", "--quality", "101"], "--quality"),
         (&["x", "--strength", "2", "--image", "p.png"], "strength"),

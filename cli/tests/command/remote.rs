@@ -104,7 +104,7 @@ fn a_gateway_s_progress_is_shown_and_its_picture_written() {
         told[1..8],
         [
             "encoding the prompt",
-            "waiting behind 2 pictures",
+            "waiting behind 2 images",
             "waiting behind 1 image",
             "step 1/3",
             "step 2/3",

@@ -95,7 +95,7 @@ pub struct UnknownFormat(String);
 
 /// Pictures are not written to files of this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(".{0} is not known; use .png, .jpg, .jpeg or .webp")]
+#[error(".{0} is not supported; use .png, .jpg, .jpeg or .webp")]
 pub struct UnknownExtension(String);
 
 /// A JPEG of at most `side` x `side` pixels.
@@ -158,7 +158,7 @@ mod tests {
             assert_eq!(of(name), Ok(format), "{name}");
         }
         let error = of("a.gif").expect_err("not written").to_string();
-        assert_eq!(error, ".gif is not known; use .png, .jpg, .jpeg or .webp");
+        assert_eq!(error, ".gif is not supported; use .png, .jpg, .jpeg or .webp");
     }
 
     #[test]

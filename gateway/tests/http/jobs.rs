@@ -143,7 +143,7 @@ async fn a_full_gateway_says_when_to_come_back() {
     for path in ["/api/jobs", "/api/generate", "/v1/images/generations"] {
         let refused = gateway.post_to(path, &json!({"prompt": "x"})).await;
         let detail = problem(refused, 503).await;
-        assert!(detail.contains("2 pictures"), "{detail}");
+        assert!(detail.contains("2 images"), "{detail}");
     }
     assert_eq!(gateway.json("/health").await["requests"], json!({"running": 2, "limit": 2}));
     control.open();
