@@ -10,7 +10,7 @@ use std::{
 
 use diffusion_service::{
     engine::{
-        BatchLimit, CheckedJob, Common, GenerateError, GenerateJob, Generated, ImageGenerator,
+        BatchKey, BatchLimit, CheckedJob, GenerateError, GenerateJob, Generated, ImageGenerator,
         LoraChoice, Member, Step,
     },
     picture::{self, encode_png},
@@ -164,14 +164,12 @@ impl Studio for Local<'_> {
         let device = loaded.generator.info().device;
         let limit = self.args.batch.limit().unwrap_or_else(|| BatchLimit::of_device(device));
         // The set is the same for the whole command.
-        let common = |item| Ok(Common::of(&self.params(item)?, item.image.is_some(), &[]));
+        let key = |item| Ok(BatchKey::of(&self.params(item)?, item.image.is_some(), &[]));
         let mut count = 0;
         let mut first = None;
         for item in items {
-            let common = common(item)?;
-            if *first.get_or_insert_with(|| common.clone()) != common
-                || !limit.allows(&common, count + 1)
-            {
+            let key = key(item)?;
+            if *first.get_or_insert_with(|| key.clone()) != key || !limit.allows(&key, count + 1) {
                 break;
             }
             count += 1;

@@ -11,7 +11,7 @@ use std::{ops::ControlFlow, time::Duration};
 use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::{DType, Tensor};
 
-pub use self::batch::{BatchLimit, Common, Member};
+pub use self::batch::{BatchKey, BatchLimit, Member};
 pub use self::checked::CheckedJob;
 pub use self::latent_map::LatentMap;
 pub use self::lora::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};

@@ -60,7 +60,7 @@ impl From<ParamError> for Fault {
             | ParamError::UnknownScheduler { .. }
             | ParamError::TextTooLong { .. }
             | ParamError::TooManyLoras { .. }
-            | ParamError::LoraScale { .. }
+            | ParamError::Invalid { .. }
             | ParamError::EmptyPrompt => Self::BadRequest(message),
         }
     }

@@ -47,10 +47,9 @@ pub enum ParamError {
     TextTooLong { name: &'static str, bytes: usize, limit: usize },
     #[error("{count} LoRAs; the maximum is {MAX_LORAS}")]
     TooManyLoras { count: usize },
-    #[error(
-        "the scale {scale} of the LoRA '{lora}' must be a finite number from -{MAX_LORA_SCALE} to {MAX_LORA_SCALE}"
-    )]
-    LoraScale { lora: String, scale: f32 },
+    /// Any other value that is refused; `why` says what would be accepted.
+    #[error("{name}: {why}")]
+    Invalid { name: &'static str, why: String },
     #[error("unknown model '{name}'; omit it, or use '{known}'")]
     UnknownModel { name: String, known: String },
 }

@@ -40,7 +40,10 @@ impl LoraSelection {
         }
         let scale = scale.unwrap_or(1.0);
         if !scale.is_finite() || scale.abs() > MAX_LORA_SCALE {
-            return Err(ParamError::LoraScale { lora: name.to_owned(), scale });
+            let why = format!(
+                "the scale {scale} of '{name}' must be a finite number from -{MAX_LORA_SCALE} to {MAX_LORA_SCALE}"
+            );
+            return Err(ParamError::Invalid { name: "loras", why });
         }
         Ok(Self { name: name.to_owned(), scale, trigger_words: trigger_words.trim().to_owned() })
     }
@@ -94,7 +97,10 @@ mod tests {
         let ink = lora("ink", None, " ink wash ").expect("valid");
         assert_eq!((ink.name(), ink.scale(), ink.trigger_words()), ("ink", 1.0, "ink wash"));
         for scale in [f32::NAN, f32::NEG_INFINITY, 3e38, -1001.0] {
-            assert!(matches!(lora("ink", Some(scale), ""), Err(ParamError::LoraScale { .. })));
+            assert!(matches!(
+                lora("ink", Some(scale), ""),
+                Err(ParamError::Invalid { name: "loras", .. })
+            ));
         }
         for (name, words) in [("n".repeat(513), ""), ("n".to_owned(), &*"w".repeat(1025))] {
             let error = lora(&name, None, words).expect_err("too long");

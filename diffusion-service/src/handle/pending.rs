@@ -14,7 +14,7 @@ use tracing::Span;
 use super::{Event, previews::Guesses};
 use crate::{
     engine::{
-        BatchLimit, CheckedJob, Common, GenerateError, Generated, Guess, ImageGenerator,
+        BatchKey, BatchLimit, CheckedJob, GenerateError, Generated, Guess, ImageGenerator,
         LoraChoice, Member, SetLorasError, Step, StepSink,
     },
     picture,
@@ -25,7 +25,7 @@ type Engine = Box<dyn ImageGenerator>;
 /// A job in the queue.
 pub(super) struct Pending {
     job: CheckedJob,
-    common: Common,
+    key: BatchKey,
     progress: Progress,
     limit: BatchLimit,
     queued: Instant,
@@ -55,8 +55,8 @@ pub(super) struct Progress {
 
 impl Pending {
     pub fn new(job: CheckedJob, progress: Progress, limit: BatchLimit, pulse: Pulse) -> Self {
-        let common = Common::of(&job.params, job.image.is_some(), &job.loras);
-        Self { job, common, progress, limit, queued: Instant::now(), pulse }
+        let key = BatchKey::of(&job.params, job.image.is_some(), &job.loras);
+        Self { job, key, progress, limit, queued: Instant::now(), pulse }
     }
 }
 
@@ -64,8 +64,8 @@ impl Together<Engine> for Pending {
     type Output = Done;
 
     fn fits(&self, those: &[&Self]) -> bool {
-        self.limit.allows(&self.common, those.len() + 1)
-            && those.iter().all(|that| that.common == self.common)
+        self.limit.allows(&self.key, those.len() + 1)
+            && those.iter().all(|that| that.key == self.key)
     }
 
     fn run(engine: &mut Engine, together: Vec<(Self, Answer<Done>)>) {

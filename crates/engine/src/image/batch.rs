@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use llm_dit_params::{GenerateParams, Scheduler};
+use llm_dit_params::GenerateParams;
 
 use super::{CheckedJob, GenerateError, GenerateJob, Generated, Guess, LoraChoice, Step, StepSink};
 use crate::DeviceId;
@@ -18,18 +18,15 @@ pub struct Member<'a> {
 }
 
 /// What the members of a batch have in common, so that they can take every step together: weights,
-/// shapes, the grid, and guidance in the same steps. Seeds, prompts, the strength of guidance and previews may
-/// differ.
+/// shapes, the grid, and guidance in the same steps. Seeds, prompts, the strength of guidance and
+/// previews may differ.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Common {
+pub struct BatchKey {
     loras: Vec<LoraChoice>,
-    size: (u32, u32),
-    steps: u32,
     first_step: u32,
-    scheduler: Scheduler,
-    shift: f64,
-    /// Up to which time; `None` without guidance.
-    guidance: Option<Option<f32>>,
+    /// Those that may differ have one value here. A new parameter is part of the key unless
+    /// [`BatchKey::of`] says otherwise.
+    params: GenerateParams,
 }
 
 /// How many pictures of 1024x1024 without guidance may be made together. What is larger, or goes
@@ -80,33 +77,34 @@ impl BatchLimit {
     }
 
     /// Whether so many that have this in common may go together. One always may.
-    pub fn allows(self, common: &Common, count: usize) -> bool {
-        let (width, height) = common.size;
+    pub fn allows(self, key: &BatchKey, count: usize) -> bool {
+        let GenerateParams { width, height, .. } = key.params;
         let pixels = (u64::from(width) * u64::from(height)).max(PIXELS);
-        let passes = if common.guidance.is_some() { 2 } else { 1 };
+        let passes = if key.params.uses_guidance() { 2 } else { 1 };
         count <= 1 || pixels * passes * count as u64 <= PIXELS * self.0 as u64
     }
 }
 
-impl Common {
-    /// `from_picture`: whether there is a picture to draw from. `loras`: what `params.loras` means.
-    pub fn of(params: &GenerateParams, from_picture: bool, loras: &[LoraChoice]) -> Self {
-        Self {
-            loras: loras.to_vec(),
-            size: (params.width, params.height),
-            steps: params.steps,
-            first_step: if from_picture { params.first_step() } else { 0 },
-            scheduler: params.scheduler,
-            shift: params.shift,
-            guidance: params.uses_guidance().then_some(params.cfg_truncation),
+impl BatchKey {
+    /// `from_image`: whether there is an init image. `loras`: what `params.loras` means.
+    pub fn of(params: &GenerateParams, from_image: bool, loras: &[LoraChoice]) -> Self {
+        let first_step = if from_image { params.first_step() } else { 0 };
+        let mut params = params.clone();
+        (params.seed, params.strength, params.loras) = (0, 1.0, None);
+        params.cfg_normalization = None;
+        if params.uses_guidance() {
+            params.guidance_scale = 1.0;
+        } else {
+            params.cfg_truncation = None;
         }
+        Self { loras: loras.to_vec(), first_step, params }
     }
 }
 
 impl GenerateJob {
     /// Whether both can be members of one batch.
     pub fn fits(&self, other: &Self) -> bool {
-        self.common() == other.common()
+        self.batch_key() == other.batch_key()
     }
 
     /// Steps that a picture to draw from stands for.
@@ -114,8 +112,8 @@ impl GenerateJob {
         if self.image.is_some() { self.params.first_step() } else { 0 }
     }
 
-    fn common(&self) -> Common {
-        Common::of(&self.params, self.image.is_some(), &self.loras)
+    fn batch_key(&self) -> BatchKey {
+        BatchKey::of(&self.params, self.image.is_some(), &self.loras)
     }
 }
 
@@ -188,7 +186,7 @@ mod tests {
     #[test]
     fn large_pictures_and_guidance_count_for_several() {
         let most = |limit: usize, job: &GenerateJob| {
-            (1..=16).rev().find(|&count| BatchLimit::new(limit).allows(&job.common(), count))
+            (1..=16).rev().find(|&count| BatchLimit::new(limit).allows(&job.batch_key(), count))
         };
         let sized = |width, height| job(|o| (o.width, o.height) = (Some(width), Some(height)));
         assert_eq!(most(4, &sized(64, 64)), Some(4));
