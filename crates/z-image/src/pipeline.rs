@@ -24,7 +24,7 @@ use crate::{
     error::DrawError,
     noise::Noise,
     parts::{Autoencoder, Transformer},
-    schedule::sigmas,
+    schedule::grid,
     source_latents,
 };
 
@@ -146,7 +146,7 @@ impl ZImage {
     ) -> Result<(Vec<f32>, Vec<f64>), DrawError> {
         let job = member.job;
         let (params, first) = (&job.params, job.first_step());
-        let grid = sigmas(params.scheduler, params.steps, params.shift).split_off(first as usize);
+        let grid = grid(params).split_off(first as usize);
         if !denoise::wanted(member, params.scheduler.forwards(params.steps - first)) {
             return Err(GenerateError::Cancelled.into());
         }

@@ -11,4 +11,7 @@ mod terms;
 mod unipc;
 
 pub(crate) use self::terms::x0;
-pub use self::{grid::sigmas, solver::Solver};
+pub use self::{
+    grid::{grid, sigmas},
+    solver::Solver,
+};

@@ -1,6 +1,6 @@
 //! Sigma grids: falling from noise to 0, one value more than there are steps.
 
-use llm_dit_params::Scheduler;
+use llm_dit_params::{GenerateParams, Scheduler};
 
 /// The length of training that the oracles of `dpm_solver` and `unipc` count in; their grids end
 /// (or rather begin) one part of it away from clean (or noise).
@@ -8,6 +8,11 @@ const TRAIN_STEPS: f64 = 1000.0;
 
 /// What UniPC takes off a first sigma of 1, where the logarithm of `1 - sigma` has no value.
 const UNIPC_EPSILON: f64 = 1e-6;
+
+/// The sigmas of an image with these parameters, one more than it has steps, the last one 0.
+pub fn grid(params: &GenerateParams) -> Vec<f64> {
+    sigmas(params.scheduler, params.steps, params.shift)
+}
 
 /// The sigmas of so many steps, the last one 0. The same as the scheduler of this name sets up in
 /// diffusers, given this shift.
