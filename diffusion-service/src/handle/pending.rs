@@ -110,7 +110,7 @@ fn fuse(engine: &mut dyn ImageGenerator, loras: &[LoraChoice]) -> Result<(), Set
     if engine.loras().iter().map(|fused| &fused.choice).eq(loras) {
         return Ok(());
     }
-    tracing::debug!(loras = loras.len(), "fusing the LoRAs of the next pictures");
+    tracing::debug!(loras = loras.len(), "fusing the LoRAs of the next images");
     engine.set_loras(loras).map(drop)
 }
 

@@ -16,7 +16,7 @@ impl History {
     pub async fn loras(&self) -> Result<Option<Vec<ActiveLoraBody>>, Fault> {
         let Some(json) = self.ask(|store| store.setting(LORAS)).await? else { return Ok(None) };
         Ok(serde_json::from_slice(&json)
-            .inspect_err(|error| tracing::error!(%error, "the stored set of LoRAs cannot be read"))
+            .inspect_err(|error| tracing::error!(%error, "failed to read the stored LoRA set"))
             .ok())
     }
 
