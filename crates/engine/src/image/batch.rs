@@ -22,6 +22,7 @@ pub struct Member<'a> {
 /// differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Common {
+    model: Option<String>,
     loras: Vec<LoraChoice>,
     size: (u32, u32),
     steps: u32,
@@ -92,6 +93,7 @@ impl Common {
     /// `from_picture`: whether there is a picture to draw from. `loras`: what `params.loras` means.
     pub fn of(params: &GenerateParams, from_picture: bool, loras: &[LoraChoice]) -> Self {
         Self {
+            model: params.model.clone(),
             loras: loras.to_vec(),
             size: (params.width, params.height),
             steps: params.steps,
@@ -153,6 +155,9 @@ mod tests {
     fn jobs_fit_when_they_take_the_same_steps() {
         let plain = job(|_| {});
         assert!(plain.fits(&job(|o| o.seed = Some(5))));
+        let mut other = job(|_| {});
+        other.params.model = Some("other".to_owned());
+        assert!(!plain.fits(&other));
         assert!(!plain.fits(&job(|o| o.width = Some(80))));
         assert!(!plain.fits(&job(|o| o.height = Some(80))));
         assert!(!plain.fits(&job(|o| o.steps = Some(5))));
