@@ -7,7 +7,9 @@ use std::{
 };
 
 use clap::Args;
-use diffusion_service::{BatchArgs, DiffusionHandle, LoraArgs, ServiceLimits};
+use diffusion_service::{
+    BatchArgs, DiffusionHandle, LoraArgs, ModelsArgs, ServiceLimits, engine::Engines,
+};
 use encoder_service::{EncoderHandle, EncoderLimits};
 use gateway::{AccessArgs, AccessOptions, EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
 use llm_dit_heylook::args::ApiArgs;
@@ -29,6 +31,8 @@ pub struct ServeArgs {
     listen: ListenArgs<7860>,
     #[command(flatten, next_help_heading = "Model")]
     model: ModelArgs,
+    #[command(flatten, next_help_heading = "Model")]
+    models: ModelsArgs,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
@@ -56,7 +60,11 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     // Binds first: a port in use is reported before gigabytes are read.
     let door = args.listen.bind().await.map_err(CliError::failed)?;
     let (scheme, address) = (door.scheme(), door.address().map_err(CliError::failed)?);
-    let model_path = args.model.folder()?;
+    // The text encoder is the default model's; all models of a service share it.
+    let model_path = match args.models.models.first() {
+        Some(model) => model.path.clone(),
+        None => args.model.folder()?,
+    };
     let loras = args.lora.choices().map_err(CliError::usage)?;
     let loras_folder = args.lora.folder(llm_dit_z_image::summary).map_err(CliError::usage)?;
     tracing::info!(path = %model_path.display(), device = %args.model.device, "loading");
@@ -71,9 +79,13 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     };
     let encoder = encoder.map_err(CliError::failed)?;
     let diffusion_options = args.model.diffusion(&model_path, loras);
-    let engine = load(move || llm_dit_z_image::load(&diffusion_options)).await?;
+    let models = args.models.named();
+    let budget = args.models.model_memory;
+    let lazy = budget.is_some();
+    let engines = load(move || llm_dit_z_image::load_all(&diffusion_options, models, lazy)).await?;
+    let engines = Engines::new(engines, budget).map_err(CliError::usage)?;
     let limits = ServiceLimits { batch: args.batch.limit(), ..Default::default() };
-    let diffusion = DiffusionHandle::spawn(engine, limits, None)
+    let diffusion = DiffusionHandle::spawn_all(engines, limits, None)
         .map_err(CliError::failed)?
         .with_loras_folder(loras_folder);
 

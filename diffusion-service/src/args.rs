@@ -1,6 +1,69 @@
 //! Flags of every program that loads a transformer.
 
+use std::{path::PathBuf, str::FromStr};
+
 use crate::engine::BatchLimit;
+
+/// Several models in one service.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ModelsArgs {
+    /// A model that requests can name, and its folder, instead of --model-path; repeat for several.
+    /// The first is the default
+    #[arg(long = "model", value_name = "NAME=PATH", conflicts_with = "model_path")]
+    pub models: Vec<NamedModel>,
+    /// Memory for the weights of all models together, such as 24G or 900M. The model used longest
+    /// ago is unloaded when another needs the room [default: no limit; all models stay loaded]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub model_memory: Option<u64>,
+}
+
+impl ModelsArgs {
+    /// Names and folders.
+    pub fn named(&self) -> Vec<(String, PathBuf)> {
+        self.models.iter().map(|model| (model.name.clone(), model.path.clone())).collect()
+    }
+}
+
+/// `NAME=PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedModel {
+    pub name: String,
+    pub path: PathBuf,
+}
+
+/// What is wrong with the value of a flag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModelsArgsError {
+    #[error("give NAME=PATH: what requests call the model, and its folder")]
+    NoName,
+    #[error("give a size in bytes, or with K, M, G or T for 2^10, 2^20, 2^30 or 2^40 bytes")]
+    Size,
+}
+
+impl FromStr for NamedModel {
+    type Err = ModelsArgsError;
+
+    fn from_str(text: &str) -> Result<Self, ModelsArgsError> {
+        match text.split_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(Self { name: name.to_owned(), path: path.into() })
+            }
+            _ => Err(ModelsArgsError::NoName),
+        }
+    }
+}
+
+fn size(text: &str) -> Result<u64, ModelsArgsError> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((end, 'K' | 'k')) => (&text[..end], 10),
+        Some((end, 'M' | 'm')) => (&text[..end], 20),
+        Some((end, 'G' | 'g')) => (&text[..end], 30),
+        Some((end, 'T' | 't')) => (&text[..end], 40),
+        _ => (text, 0),
+    };
+    let count: u64 = digits.parse().map_err(|_| ModelsArgsError::Size)?;
+    count.checked_mul(1 << shift).ok_or(ModelsArgsError::Size)
+}
 
 /// The batch size.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
@@ -15,5 +78,29 @@ impl BatchArgs {
     /// `None` leaves it to the device.
     pub fn limit(self) -> Option<BatchLimit> {
         self.max_batch.map(|pictures| BatchLimit::new(pictures.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_has_a_name_and_a_path() {
+        let model = "ink=models/a=b".parse::<NamedModel>().expect("both");
+        assert_eq!((model.name.as_str(), model.path), ("ink", PathBuf::from("models/a=b")));
+        for wrong in ["ink", "=path", "ink=", ""] {
+            assert_eq!(wrong.parse::<NamedModel>(), Err(ModelsArgsError::NoName), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(size("24G"), Ok(24 << 30));
+        assert_eq!(size("900m"), Ok(900 << 20));
+        assert_eq!(size("7"), Ok(7));
+        for wrong in ["", "G", "1.5G", "-1", "24GB", "99999999999T", "é"] {
+            assert_eq!(size(wrong), Err(ModelsArgsError::Size), "{wrong}");
+        }
     }
 }

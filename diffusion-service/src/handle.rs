@@ -33,7 +33,9 @@ use self::{
     previews::Previews,
 };
 use crate::{
-    engine::{self, BatchLimit, GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo},
+    engine::{
+        self, BatchLimit, Engines, GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo,
+    },
     picture,
 };
 
@@ -59,14 +61,16 @@ impl Default for ServiceLimits {
 /// A loaded generator on its thread.
 #[derive(Clone, Debug)]
 pub struct DiffusionHandle {
-    worker: Worker<Box<dyn ImageGenerator>, Pending>,
+    worker: Worker<Engines, Pending>,
     shared: Arc<Shared>,
     loras: Loras,
 }
 
 #[derive(Debug)]
 struct Shared {
+    /// The default model.
     info: ModelInfo,
+    others: Vec<ModelInfo>,
     limits: ServiceLimits,
     batch: BatchLimit,
     encoder: Option<Remote>,
@@ -81,27 +85,42 @@ impl DiffusionHandle {
         limits: ServiceLimits,
         encoder: Option<Remote>,
     ) -> io::Result<Self> {
-        let info = engine.info();
+        Self::spawn_all(Engines::single(engine), limits, encoder)
+    }
+
+    /// As [`DiffusionHandle::spawn`], with several models for requests to name.
+    pub fn spawn_all(
+        mut engines: Engines,
+        limits: ServiceLimits,
+        encoder: Option<Remote>,
+    ) -> io::Result<Self> {
+        let mut others = engines.infos();
+        let info = others.remove(0);
+        let engine = engines.default_model();
         let loras = Loras::new(engine.loras());
         let default_loras = loras.clone();
         let observer =
             meters::observe(&info, engine.memory(), move || default_loras.default_set().len());
-        let worker = Worker::spawn("image generator", limits.queue_capacity, engine)?;
+        let worker = Worker::spawn("image generator", limits.queue_capacity, engines)?;
         let batch = limits.batch.unwrap_or_else(|| BatchLimit::of_device(info.device));
-        let shared = Shared { info, limits, batch, encoder, _observer: observer };
+        let shared = Shared { info, others, limits, batch, encoder, _observer: observer };
         Ok(Self { worker, shared: Arc::new(shared), loras })
     }
 
+    /// The default model.
     pub fn info(&self) -> &ModelInfo {
         &self.shared.info
     }
 
-    /// What a request that names a model, or none, is made with.
+    /// The model that a request names, or the default one.
     ///
     /// # Errors
     /// [`Fault::NotFound`] when there is no model of this name.
-    pub fn model(&self, wanted: Option<&str>) -> Result<&str, Fault> {
-        Ok(choose_model(wanted, &self.shared.info.model, &[])?)
+    pub fn info_of(&self, wanted: Option<&str>) -> Result<&ModelInfo, Fault> {
+        let Shared { info, others, .. } = &*self.shared;
+        let names: Vec<&str> = others.iter().map(|other| &*other.model).collect();
+        let name = choose_model(wanted, &info.model, &names)?;
+        Ok(others.iter().find(|other| other.model == name).unwrap_or(info))
     }
 
     pub fn limits(&self) -> &ServiceLimits {
@@ -115,7 +134,7 @@ impl DiffusionHandle {
 
     /// Tries the engine now and then while it is ill. Must be called inside a tokio runtime.
     pub(crate) fn look_after(&self) {
-        self.worker.look_after(|engine| engine.probe().is_ok());
+        self.worker.look_after(|engines| engines.default_model().probe().is_ok());
     }
 
     pub fn encoder(&self) -> Option<&Remote> {
@@ -124,34 +143,14 @@ impl DiffusionHandle {
 
     /// [`DiffusionHandle::info`] as the wire has it.
     pub fn describe(&self) -> v1::DiffusionDescription {
-        let Shared { info, encoder, .. } = &*self.shared;
+        let Shared { info, others, encoder, .. } = &*self.shared;
         v1::DiffusionDescription {
-            model: info.model.clone(),
-            cap_feat_dim: info.cap_feat_dim as u32,
-            latent_channels: info.latent_channels as u32,
-            vae_scale_factor: info.vae_scale_factor as u32,
-            defaults: Some(v1::GenerateParams {
-                width: Some(info.defaults.width),
-                height: Some(info.defaults.height),
-                steps: Some(info.defaults.steps),
-                guidance_scale: Some(info.defaults.guidance_scale),
-                shift: Some(info.defaults.shift),
-                scheduler: Some(info.defaults.scheduler.to_string()),
-                ..Default::default()
-            }),
-            side_multiple: info.limits.side_multiple,
-            min_side: info.limits.min_side,
-            max_side: info.limits.max_side,
-            max_pixels: info.limits.max_pixels,
-            max_steps: info.limits.max_steps,
-            max_caption_tokens: info.max_caption_tokens as u32,
-            device: info.device.to_string(),
-            dtype: info.dtype.to_wire(),
             has_encoder: encoder.is_some(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             schedulers: Scheduler::ALL.iter().map(Scheduler::to_string).collect(),
-            max_preview_side: if info.preview.is_some() { engine::MAX_SIDE } else { 0 },
             loras: self.default_loras().iter().map(v1::ActiveLora::from).collect(),
+            others: others.iter().map(describe).collect(),
+            ..describe(info)
         }
     }
 
@@ -162,10 +161,10 @@ impl DiffusionHandle {
         job: GenerateJob,
         cancel: &CancellationToken,
     ) -> Result<Events, Fault> {
-        let shared = Arc::clone(&self.shared);
+        let info = self.info_of(job.params.model.as_deref())?.clone();
         // Looks at every value, which for long captions is too much for an async thread.
-        let check = move || shared.info.check(job);
-        let job = task::spawn_blocking(check)
+        let check = move || info.check(job).map(|job| (info, job));
+        let (info, job) = task::spawn_blocking(check)
             .await
             .map_err(|error| {
                 tracing::error!(%error, "validating a job failed");
@@ -176,7 +175,7 @@ impl DiffusionHandle {
         let cancel = cancel.child_token();
         // Room for everything the engine thread can say, so that it never finds this full.
         let (sender, receiver) = mpsc::channel(job.params.forwards() as usize + 8);
-        let (guesses, previews) = Previews::start(self.info(), &job).unzip();
+        let (guesses, previews) = Previews::start(&info, &job).unzip();
         let (previewing, previews) = previews.unzip();
         let progress = Progress::new(cancel.clone(), sender.clone(), guesses);
         let pending = Pending::new(job, progress, self.shared.batch, self.pulse().clone());
@@ -196,6 +195,35 @@ impl DiffusionHandle {
         };
         tokio::spawn(finish.in_current_span());
         Ok(Events::new(accepted, places, previews, receiver, cancel.drop_guard()))
+    }
+}
+
+/// What the wire says of one model.
+fn describe(info: &ModelInfo) -> v1::DiffusionDescription {
+    v1::DiffusionDescription {
+        model: info.model.clone(),
+        cap_feat_dim: info.cap_feat_dim as u32,
+        latent_channels: info.latent_channels as u32,
+        vae_scale_factor: info.vae_scale_factor as u32,
+        defaults: Some(v1::GenerateParams {
+            width: Some(info.defaults.width),
+            height: Some(info.defaults.height),
+            steps: Some(info.defaults.steps),
+            guidance_scale: Some(info.defaults.guidance_scale),
+            shift: Some(info.defaults.shift),
+            scheduler: Some(info.defaults.scheduler.to_string()),
+            ..Default::default()
+        }),
+        side_multiple: info.limits.side_multiple,
+        min_side: info.limits.min_side,
+        max_side: info.limits.max_side,
+        max_pixels: info.limits.max_pixels,
+        max_steps: info.limits.max_steps,
+        max_caption_tokens: info.max_caption_tokens as u32,
+        device: info.device.to_string(),
+        dtype: info.dtype.to_wire(),
+        max_preview_side: if info.preview.is_some() { engine::MAX_SIDE } else { 0 },
+        ..Default::default()
     }
 }
 

@@ -9,7 +9,7 @@ pub mod picture;
 pub mod preview;
 pub mod source;
 
-pub use args::BatchArgs;
+pub use args::{BatchArgs, ModelsArgs, ModelsArgsError, NamedModel};
 pub use grpc::run;
 pub use handle::{DiffusionHandle, Event, Events, Image, ServiceLimits, Timings};
 /// What the service asks of its model.

@@ -4,7 +4,9 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use diffusion_service::{BatchArgs, DiffusionHandle, LoraArgs, ServiceLimits, run};
+use diffusion_service::{
+    BatchArgs, DiffusionHandle, LoraArgs, ModelsArgs, ServiceLimits, engine::Engines, run,
+};
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     Grace, Remote,
@@ -15,7 +17,7 @@ use llm_dit_serving::{
 };
 use llm_dit_settings::Program;
 use llm_dit_weights::{DeviceChoice, args::OffloadArgs, model_folder};
-use llm_dit_z_image::{DiffusionOptions, load, vae::Tiling};
+use llm_dit_z_image::{DiffusionOptions, load_all, vae::Tiling};
 
 /// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, images out
 #[derive(Debug, Parser)]
@@ -46,6 +48,8 @@ struct Args {
     /// than 6 GiB), on (if the image is larger than one tile) or off
     #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
     vae_tiling: Tiling,
+    #[command(flatten)]
+    models: ModelsArgs,
     #[command(flatten)]
     offload: OffloadArgs,
     /// Encoder service that encodes the prompts of requests without embeddings
@@ -101,7 +105,10 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     // Binds first: a port in use is reported before gigabytes are read.
     let door = args.listen.bind().await?;
     let options = DiffusionOptions {
-        model_path: model_folder(args.model_path.as_deref())?,
+        model_path: match args.models.models.first() {
+            Some(model) => model.path.clone(),
+            None => model_folder(args.model_path.as_deref())?,
+        },
         dit_path: args.dit_path,
         vae_path: args.vae_path,
         device: args.device,
@@ -111,13 +118,15 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         vae_tiling: args.vae_tiling,
         residency: args.offload.residency(),
         loras: args.lora.choices()?,
+        ..Default::default()
     };
+    let (models, budget) = (args.models.named(), args.models.model_memory);
     let folder = args.lora.folder(llm_dit_z_image::summary)?;
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
-    let engine = load(&options)?;
+    let engines = Engines::new(load_all(&options, models, budget.is_some())?, budget)?;
     let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());
     let limits = ServiceLimits { queue_capacity, batch, grace: args.grace, ..Default::default() };
-    let handle = DiffusionHandle::spawn(engine, limits, encoder)?.with_loras_folder(folder);
+    let handle = DiffusionHandle::spawn_all(engines, limits, encoder)?.with_loras_folder(folder);
     let info = handle.info();
     tracing::info!(model = info.model, device = %info.device, dtype = %info.dtype, "loaded");
     run(door, handle, shutdown::on_signal()?).await?;

@@ -42,6 +42,21 @@ use self::{
     send::send,
 };
 
+/// The set of a request: `chosen`, or the service's default. The defaults, the gateway's too, are for
+/// the default model; one that a request names has no other LoRAs than those of the request.
+fn own_loras(
+    request: &Request,
+    service: &Model,
+    model: &Model,
+    chosen: Option<LoraSet>,
+) -> LoraSet {
+    let is_default = model.name == service.name;
+    match chosen.filter(|_| is_default || request.loras.is_some()) {
+        Some(chosen) => chosen,
+        None => model.loras.clone(),
+    }
+}
+
 /// Makes pictures with the services.
 #[derive(Debug)]
 pub(crate) struct Maker {
@@ -63,12 +78,15 @@ impl Maker {
             let lease = self.backends.diffusion.pick(&mut tried).await?;
             let backend = Arc::clone(lease.backend());
             match lease.model().await {
-                Ok(model) => {
-                    let loras = loras.unwrap_or_else(|| model.loras.clone());
-                    let params = request.resolve(&model, loras)?;
-                    self.choice(request, &model)?;
-                    return Ok(params);
-                }
+                Ok(service) => match service.named(request.body.model.as_deref()) {
+                    Ok(model) => {
+                        let loras = own_loras(request, &service, model, loras);
+                        let params = request.resolve(model, loras)?;
+                        self.choice(request, model)?;
+                        return Ok(params);
+                    }
+                    Err(error) => tried.skip(&backend, error.into()),
+                },
                 Err(fault) => tried.note(&backend, fault.into())?,
             }
         }
@@ -102,6 +120,7 @@ impl Maker {
                 Ok(drawn) => return Ok(drawn),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Diffusion(error)) => tried.note(lease.backend(), error)?,
+                Err(Failure::Lacks(error)) => tried.skip(lease.backend(), error),
                 Err(Failure::Encoder(encoder, error)) => tried_encoders.note(&encoder, error)?,
             }
         }
@@ -116,16 +135,20 @@ impl Maker {
         tried_encoders: &mut Tried,
         reporter: &mut ProgressReporter<'_>,
     ) -> Result<Drawn, Failure> {
-        let model = lease.model().await.map_err(|fault| Failure::Diffusion(fault.into()))?;
-        let loras = loras.get_or_insert_with(|| model.loras.clone()).clone();
-        let params = request.resolve(&model, loras)?;
-        let mut wire = request.wire(&params, &model);
+        let service = lease.model().await.map_err(|fault| Failure::Diffusion(fault.into()))?;
+        let model = service
+            .named(request.body.model.as_deref())
+            .map_err(|error| Failure::Lacks(error.into()))?;
+        let set = own_loras(request, &service, model, loras.take());
+        *loras = Some(set.clone());
+        let params = request.resolve(model, set)?;
+        let mut wire = request.wire(&params, model);
         let negative = params.uses_guidance().then(|| request.negative_prompt.clone());
         let words = params.loras.iter().flat_map(LoraSet::trigger_words);
         let user = prompt::with_triggers(words, &request.chat.user);
         let chat = Chat { user, ..request.chat.clone() };
 
-        let pipe = match self.choice(request, &model)? {
+        let pipe = match self.choice(request, model)? {
             // It puts the trigger words there by itself.
             Choice::Theirs => {
                 wire.prompt = Some(request.chat.clone().into());
@@ -148,7 +171,7 @@ impl Maker {
         let cached = pipe.as_ref().is_some_and(|pipe| pipe.cached);
         let begun = Instant::now();
         let drawing = async {
-            let (mut events, truncated) = send(lease, wire, pipe, request, &model).await?;
+            let (mut events, truncated) = send(lease, wire, pipe, request, model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
             let png = events.picture(&accepted, reporter).await?;
             Ok::<_, Failure>((png, accepted, truncated))

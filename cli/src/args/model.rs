@@ -90,6 +90,7 @@ impl ModelArgs {
             vae_tiling: self.vae_tiling,
             residency: self.offload.residency(),
             loras,
+            ..Default::default()
         }
     }
 

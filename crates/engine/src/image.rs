@@ -2,6 +2,7 @@
 
 mod batch;
 mod checked;
+mod engines;
 mod latent_map;
 mod lora;
 mod preview;
@@ -13,6 +14,7 @@ use llm_dit_proto::{DType, Tensor};
 
 pub use self::batch::{BatchKey, BatchLimit, Member};
 pub use self::checked::CheckedJob;
+pub use self::engines::{Engines, EnginesError};
 pub use self::latent_map::LatentMap;
 pub use self::lora::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
 pub use self::preview::{MAX_SIDE, PreviewOptions};
@@ -167,6 +169,19 @@ pub trait ImageGenerator: Send {
     fn memory(&self) -> Option<MemoryReader> {
         None
     }
+
+    /// Bytes that its weights take when all that are ever loaded at once are loaded.
+    fn weight_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Bytes of the weights that are loaded now.
+    fn loaded_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Gives the memory of its weights back. They are loaded again when they are needed.
+    fn unload(&mut self) {}
 
     /// The LoRAs that are fused into the weights now.
     fn loras(&self) -> Vec<ActiveLora>;

@@ -105,7 +105,7 @@ pub fn fake_encoder(hidden_size: usize) -> (EncoderHandle, UnboundedReceiver<Enc
 pub fn job(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
     let info = handle.info();
     GenerateJob {
-        loras: handle.choose_loras(None).expect("the default set"),
+        loras: handle.choose_loras(info, None).expect("the default set"),
         params: options.resolve(&info.defaults, &info.limits).expect("valid"),
         embeddings: tensor(&[9, info.cap_feat_dim], 1),
         negative_embeddings: None,

@@ -184,6 +184,14 @@ impl Weights {
         entries.map(|span| span.len() as u64).sum()
     }
 
+    /// What all tensors of the files take once they are loaded; 0 without files.
+    pub fn loaded_bytes(&self) -> u64 {
+        let checkpoint = &*self.checkpoint;
+        let values = checkpoint.source.entries().values();
+        let values = values.map(|span| span.shape().iter().product::<usize>());
+        (values.sum::<usize>() * checkpoint.dtype.size_in_bytes()) as u64
+    }
+
     /// The same files with other changes on top.
     pub fn with_overlay(&self, overlay: Arc<Overlay>) -> Self {
         Self { overlay, ..self.clone() }

@@ -57,6 +57,11 @@ impl<T> Resident<T> {
         self.part.as_ref()
     }
 
+    /// Gives its memory back in any case. The next [`Resident::get`] loads it again.
+    pub fn unload(&mut self) {
+        self.part = None;
+    }
+
     /// To be called after use: what is not to stay gives its memory back.
     pub fn release(&mut self) {
         if self.residency == Residency::InUse {

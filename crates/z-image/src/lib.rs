@@ -21,8 +21,8 @@ pub use denoiser::Denoiser;
 pub use error::DrawError;
 pub use latent_map::latent_map;
 pub use load::{
-    DiffusionOptions, defaults, load, load_dit, load_model, load_vae_decoder, load_vae_encoder,
-    synthetic_model,
+    DiffusionOptions, defaults, load, load_all, load_dit, load_model, load_vae_decoder,
+    load_vae_encoder, synthetic_model,
 };
 pub use lora::{read_loras, summary};
 pub use pipeline::ZImage;

@@ -19,7 +19,7 @@ use crate::{
     dit::{self, Dit},
     latent_map::{is_flux, latent_map},
     lora,
-    parts::{Autoencoder, Transformer},
+    parts::{Autoencoder, Load, Transformer},
     pipeline::ZImage,
     vae::{self, Tiling},
 };
@@ -49,6 +49,10 @@ pub struct DiffusionOptions {
     pub vae_tiling: Tiling,
     /// Whether all parts stay on their device, or only the one that computes.
     pub residency: Residency,
+    /// When the parts that stay are loaded.
+    pub load: Load,
+    /// What requests call the model; `None`: as its folder or file is called.
+    pub name: Option<String>,
     /// LoRAs to fuse.
     pub loras: Vec<LoraChoice>,
 }
@@ -72,6 +76,33 @@ pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadE
     Ok(Box::new(load_model(options)?))
 }
 
+/// [`load`] for each of these models, by name and folder, or for that of the options alone. Dtypes,
+/// devices and residency are the same for all; LoRAs and single files belong to the first one. With
+/// `lazy`, nothing is loaded before its first use.
+///
+/// # Errors
+/// When one of them cannot be loaded.
+pub fn load_all(
+    options: &DiffusionOptions,
+    models: Vec<(String, PathBuf)>,
+    lazy: bool,
+) -> Result<Vec<Box<dyn ImageGenerator>>, LoadError> {
+    let load_when = if lazy { Load::OnUse } else { Load::AtStart };
+    let options = DiffusionOptions { load: load_when, ..options.clone() };
+    if models.is_empty() {
+        return Ok(vec![load(&options)?]);
+    }
+    let one = |(at, (name, model_path)): (usize, (String, PathBuf))| {
+        let mut options = DiffusionOptions { name: Some(name), model_path, ..options.clone() };
+        if at > 0 {
+            options.loras.clear();
+            (options.dit_path, options.vae_path) = (None, None);
+        }
+        load(&options)
+    };
+    models.into_iter().enumerate().map(one).collect()
+}
+
 /// [`load`], for a caller that uses the parts alone.
 pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
     let residency = options.residency;
@@ -92,12 +123,14 @@ pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
         return Err(LoadError::Invalid { path: options.model_path.clone(), cause });
     }
     let preview = preview(options, &vae_config)?;
-    let label = model_label(options.dit_path.as_deref().unwrap_or(&options.model_path));
+    let label = || model_label(options.dit_path.as_deref().unwrap_or(&options.model_path));
+    let label = options.name.clone().unwrap_or_else(label);
     let defaults = defaults(options)?;
     let weights = weights.with_overlay(Arc::new(overlay));
-    let dit = Transformer::new(residency, config, weights, device)?;
-    let autoencoder = Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?;
-    Ok(ZImage { label, dit, autoencoder, defaults, preview, loras })
+    let dit = Transformer::new(residency, options.load, config, weights, device)?;
+    let autoencoder =
+        Autoencoder::new(residency, options.load, vae_config, vae_weights, options.vae_tiling)?;
+    Ok(ZImage { label, dit, autoencoder, defaults, preview, loras, residency })
 }
 
 /// A model of this shape with random weights, to measure with. Paths of `options` are not read.
@@ -114,8 +147,15 @@ pub fn synthetic_model(
     let vae_weights = synthetic(path, &vae_device, options.vae_compute_dtype(&vae_device));
     Ok(ZImage {
         label: label.to_owned(),
-        dit: Transformer::new(residency, config, weights, device)?,
-        autoencoder: Autoencoder::new(residency, vae_config, vae_weights, options.vae_tiling)?,
+        dit: Transformer::new(residency, options.load, config, weights, device)?,
+        autoencoder: Autoencoder::new(
+            residency,
+            options.load,
+            vae_config,
+            vae_weights,
+            options.vae_tiling,
+        )?,
+        residency,
         defaults: ModelDefaults::z_image_turbo(),
         preview: None,
         loras: Vec::new(),

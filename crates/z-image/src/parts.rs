@@ -25,16 +25,42 @@ pub struct Autoencoder {
     decoder: Resident<vae::Decoder>,
     encoder: Resident<vae::Encoder>,
     tiling: Tiling,
+    /// Of both halves.
+    bytes: u64,
+}
+
+/// When a part that is to stay is loaded first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Load {
+    /// With the model, so that a broken file is known at once.
+    #[default]
+    AtStart,
+    /// For the first use.
+    OnUse,
+}
+
+impl Load {
+    fn resident<T>(
+        self,
+        residency: Residency,
+        load: impl Fn() -> Result<T, LoadError> + Send + 'static,
+    ) -> Result<Resident<T>, LoadError> {
+        match self {
+            Self::AtStart => Resident::new(residency, load),
+            Self::OnUse => Ok(Resident::lazy(residency, load)),
+        }
+    }
 }
 
 impl Transformer {
     pub fn new(
         residency: Residency,
+        when: Load,
         config: dit::Config,
         weights: Weights,
         device: Device,
     ) -> Result<Self, LoadError> {
-        let dit = Resident::new(residency, loader(&config, &weights))?;
+        let dit = when.resident(residency, loader(&config, &weights))?;
         Ok(Self { config, device, weights, dit })
     }
 
@@ -67,6 +93,21 @@ impl Transformer {
         }
     }
 
+    /// Bytes that it takes when it is loaded.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.loaded_bytes()
+    }
+
+    /// Bytes that it takes now.
+    pub fn loaded_bytes(&self) -> u64 {
+        self.dit.loaded().map_or(0, |_| self.weight_bytes())
+    }
+
+    /// Gives its memory back. It is loaded again for the next use, with its LoRAs.
+    pub fn unload(&mut self) {
+        self.dit.unload();
+    }
+
     /// What is on top of the checkpoint.
     pub fn overlay(&self) -> &Arc<Overlay> {
         self.weights.overlay()
@@ -95,23 +136,42 @@ fn loader(
 impl Autoencoder {
     pub fn new(
         residency: Residency,
+        when: Load,
         config: vae::Config,
         weights: Weights,
         tiling: Tiling,
     ) -> Result<Self, LoadError> {
+        let bytes = weights.loaded_bytes();
         let encoder = {
             let (config, weights) = (config.clone(), weights.clone());
             Resident::lazy(residency, move || vae::Encoder::load(config.clone(), &weights))
         };
         let decoder = {
             let config = config.clone();
-            Resident::new(residency, move || vae::Decoder::load(config.clone(), &weights))?
+            when.resident(residency, move || vae::Decoder::load(config.clone(), &weights))?
         };
-        Ok(Self { config, decoder, encoder, tiling })
+        Ok(Self { config, decoder, encoder, tiling, bytes })
     }
 
     pub fn config(&self) -> &vae::Config {
         &self.config
+    }
+
+    /// Bytes that both halves take when they are loaded.
+    pub fn weight_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes that may be taken now: a half counts as both.
+    pub fn loaded_bytes(&self) -> u64 {
+        let loaded = self.decoder.loaded().is_some() || self.encoder.loaded().is_some();
+        if loaded { self.bytes } else { 0 }
+    }
+
+    /// Gives the memory of both halves back. They are loaded again for the next use.
+    pub fn unload(&mut self) {
+        self.decoder.unload();
+        self.encoder.unload();
     }
 
     /// Does something with the half that makes pictures, and then lets it go if it is not to stay.

@@ -16,7 +16,7 @@ use llm_dit_engine::{
 };
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
-use llm_dit_weights::{LoadError, wire_dtype};
+use llm_dit_weights::{LoadError, Residency, wire_dtype};
 
 use self::denoise::Trajectory;
 use crate::{
@@ -37,6 +37,7 @@ pub struct ZImage {
     pub preview: Option<LatentMap>,
     /// What is fused into `dit`.
     pub loras: Vec<ActiveLora>,
+    pub residency: Residency,
 }
 
 impl ImageGenerator for ZImage {
@@ -99,6 +100,23 @@ impl ImageGenerator for ZImage {
 
     fn memory(&self) -> Option<MemoryReader> {
         Some(memory_reader(self.dit.device()))
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        let (dit, vae) = (self.dit.weight_bytes(), self.autoencoder.weight_bytes());
+        match self.residency {
+            Residency::Always => dit + vae,
+            Residency::InUse => dit.max(vae),
+        }
+    }
+
+    fn loaded_bytes(&self) -> u64 {
+        self.dit.loaded_bytes() + self.autoencoder.loaded_bytes()
+    }
+
+    fn unload(&mut self) {
+        self.dit.unload();
+        self.autoencoder.unload();
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

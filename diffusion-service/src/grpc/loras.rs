@@ -21,7 +21,7 @@ pub(super) async fn apply(
 ) -> Result<ApplyLorasResponse, Fault> {
     handle.loras_folder()?;
     let set = LoraSet::try_from(&v1::LoraSet { loras: request.loras })?;
-    let choices = handle.choose_loras(Some(&set))?;
+    let choices = handle.choose_loras(handle.info(), Some(&set))?;
     let report = handle.set_default_loras(choices).await?;
     Ok(ApplyLorasResponse {
         matrices_changed: report.changed as u32,

@@ -56,7 +56,7 @@ pub(super) async fn embeddings(
                 .to_owned(),
         ));
     };
-    let info = handle.info();
+    let info = handle.info_of(params.model.as_deref())?;
     let user = prompt::with_triggers(loras.iter().map(|lora| &*lora.trigger_words), &chat.user);
     let chat = Chat { user, ..Chat::from(chat) };
     let negative = params.uses_guidance().then(|| chat.negative(negative.into_string()));

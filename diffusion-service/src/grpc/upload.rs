@@ -75,7 +75,7 @@ impl Upload {
         mut requests: Streaming<GenerateRequest>,
         handle: &DiffusionHandle,
     ) -> Result<Self, Fault> {
-        let (info, timeout) = (handle.info(), handle.limits().message_timeout);
+        let timeout = handle.limits().message_timeout;
         let first = match next(&mut requests, timeout).await? {
             Some(Part::Params(params)) => params,
             Some(Part::Tensor(_) | Part::Data(_) | Part::Image(_)) => {
@@ -83,10 +83,11 @@ impl Upload {
             }
             None => return bad("the request ended before the parameters"),
         };
+        let info = handle.info_of(first.model.as_deref())?;
         let mut params = GenerateOptions::from(&first).resolve(&info.defaults, &info.limits)?;
-        params.model = Some(handle.model(first.model.as_deref())?.to_owned());
+        params.model = Some(info.model.clone());
         params.loras = first.loras.as_ref().map(LoraSet::try_from).transpose()?;
-        let loras = handle.choose_loras(params.loras.as_ref())?;
+        let loras = handle.choose_loras(info, params.loras.as_ref())?;
         let preview = preview(&first, info)?;
 
         let mut tensors = Tensors::new(info, &params);

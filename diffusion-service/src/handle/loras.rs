@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DiffusionHandle, meters};
 use crate::{
-    engine::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError},
+    engine::{ActiveLora, LoraChoice, LoraReport, LoraSummary, ModelInfo, SetLorasError},
     loras::{LorasFolder, LorasFolderError},
 };
 
@@ -85,12 +85,19 @@ impl DiffusionHandle {
     }
 
     /// The files of a request's set, or of the default set: first those that the service was started
-    /// with, then those of the folder.
+    /// with, then those of the folder. The default set belongs to the default model: others have none.
     ///
     /// # Errors
     /// When there is no file of a name, or no folder to look in.
-    pub fn choose_loras(&self, set: Option<&LoraSet>) -> Result<Vec<LoraChoice>, Fault> {
+    pub fn choose_loras(
+        &self,
+        model: &ModelInfo,
+        set: Option<&LoraSet>,
+    ) -> Result<Vec<LoraChoice>, Fault> {
         let Some(set) = set else {
+            if model.model != self.info().model {
+                return Ok(Vec::new());
+            }
             return Ok(self.default_loras().into_iter().map(|lora| lora.choice).collect());
         };
         let choice = |(at, lora): (usize, &LoraSelection)| {
@@ -117,7 +124,11 @@ impl DiffusionHandle {
     pub async fn set_default_loras(&self, choices: Vec<LoraChoice>) -> Result<LoraReport, Fault> {
         let cancel = CancellationToken::new();
         let default = Arc::clone(&self.loras.default);
-        let change = self.worker.submit(&cancel, move |engine| {
+        let change = self.worker.submit(&cancel, move |engines| {
+            // The default model is always there.
+            let engine = engines
+                .turn(None)
+                .ok_or_else(|| SetLorasError::Backend("there is no default model".to_owned()))?;
             let report = engine.set_loras(&choices)?;
             default.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&report.active);
             Ok(report)

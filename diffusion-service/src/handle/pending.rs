@@ -14,13 +14,11 @@ use tracing::Span;
 use super::{Event, previews::Guesses};
 use crate::{
     engine::{
-        BatchKey, BatchLimit, CheckedJob, GenerateError, Generated, Guess, ImageGenerator,
+        BatchKey, BatchLimit, CheckedJob, Engines, GenerateError, Generated, Guess, ImageGenerator,
         LoraChoice, Member, SetLorasError, Step, StepSink,
     },
     picture,
 };
-
-type Engine = Box<dyn ImageGenerator>;
 
 /// A job in the queue.
 pub(super) struct Pending {
@@ -60,7 +58,7 @@ impl Pending {
     }
 }
 
-impl Together<Engine> for Pending {
+impl Together<Engines> for Pending {
     type Output = Done;
 
     fn fits(&self, those: &[&Self]) -> bool {
@@ -68,11 +66,12 @@ impl Together<Engine> for Pending {
             && those.iter().all(|that| that.key == self.key)
     }
 
-    fn run(engine: &mut Engine, together: Vec<(Self, Answer<Done>)>) {
-        // The batch key holds the set, so it is the same for all.
-        if let Some((first, _)) = together.first()
-            && let Err(error) = fuse(engine.as_mut(), &first.job.loras)
-        {
+    fn run(engines: &mut Engines, together: Vec<(Self, Answer<Done>)>) {
+        // The batch key holds model and LoRAs, so they are the same for all.
+        let Some((first, _)) = together.first() else { return };
+        // It was found when the job was checked, and none ever goes. Dropped answers say so.
+        let Some(engine) = engines.turn(first.job.params.model.as_deref()) else { return };
+        if let Err(error) = fuse(engine, &first.job.loras) {
             return refuse(together, &error);
         }
         let (info, batch) = (engine.info(), together.len());

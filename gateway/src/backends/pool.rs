@@ -181,6 +181,12 @@ impl Tried {
         Ok(())
     }
 
+    /// Remembers that `backend` lacks what a request asks for, though another one may have it.
+    pub fn skip(&mut self, backend: &Arc<Backend>, error: Error) {
+        self.backends.push(Arc::clone(backend));
+        self.error = Some(error);
+    }
+
     fn contains(&self, backend: &Arc<Backend>) -> bool {
         self.backends.iter().any(|tried| Arc::ptr_eq(tried, backend))
     }

@@ -25,6 +25,8 @@ pub(super) enum Failure {
     Final(Error),
     /// The diffusion service could not, and had not begun.
     Diffusion(Error),
+    /// The diffusion service lacks the model that the request names.
+    Lacks(Error),
     /// An encoder broke off.
     Encoder(Arc<Backend>, Error),
 }

@@ -1,7 +1,7 @@
 //! What a diffusion service says of itself.
 
 use llm_dit_fault::Fault;
-use llm_dit_params::{Limits, LoraSelection, LoraSet, ModelDefaults, ParamError};
+use llm_dit_params::{Limits, LoraSelection, LoraSet, ModelDefaults, ParamError, choose_model};
 use llm_dit_proto::{
     DType,
     v1::{ActiveLora, DiffusionDescription},
@@ -14,6 +14,8 @@ pub(crate) struct Model {
     pub max_caption_tokens: u32,
     pub has_encoder: bool,
     pub has_previews: bool,
+    /// The other models of the service; this one is its default.
+    pub others: Vec<Self>,
     /// The service's default set.
     pub loras: LoraSet,
     /// The same, with what the service says of the files.
@@ -25,6 +27,23 @@ pub(crate) struct Model {
     pub version: String,
     pub defaults: ModelDefaults,
     pub limits: Limits,
+}
+
+impl Model {
+    /// The model that a request names, or this one.
+    ///
+    /// # Errors
+    /// When the service has no model of this name.
+    pub fn named(&self, wanted: Option<&str>) -> Result<&Self, ParamError> {
+        let others: Vec<&str> = self.others.iter().map(|other| &*other.name).collect();
+        let name = choose_model(wanted, &self.name, &others)?;
+        Ok(self.others.iter().find(|other| other.name == name).unwrap_or(self))
+    }
+
+    /// Names of all models of the service, the default first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self).chain(&self.others).map(|model| &*model.name)
+    }
 }
 
 impl TryFrom<DiffusionDescription> for Model {
@@ -51,7 +70,15 @@ impl TryFrom<DiffusionDescription> for Model {
         let loras = set_of(&description.loras).map_err(|error| {
             Fault::Unavailable(format!("the diffusion service has an odd set of LoRAs: {error}"))
         })?;
+        let (has_encoder, version) = (description.has_encoder, description.version.clone());
+        let other = |mut other: DiffusionDescription| {
+            // These are the service's. Nothing nests deeper.
+            (other.has_encoder, other.version) = (has_encoder, version.clone());
+            other.others.clear();
+            Self::try_from(other)
+        };
         Ok(Self {
+            others: description.others.into_iter().map(other).collect::<Result<_, _>>()?,
             cap_feat_dim: description.cap_feat_dim.into(),
             max_caption_tokens: description.max_caption_tokens,
             has_encoder: description.has_encoder,

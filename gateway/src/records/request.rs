@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_params::{
     GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
-    choose_model, generation_fields,
+    generation_fields,
 };
 use llm_dit_pictures::Format;
 use llm_dit_proto::v1;
@@ -336,7 +336,7 @@ fn used_loras(params: &GenerateParams) -> Option<Vec<LoraBody>> {
 impl Request {
     /// What will be made, by a diffusion service with this model, with this set of LoRAs.
     pub fn resolve(&self, model: &Model, loras: LoraSet) -> Result<GenerateParams, Error> {
-        choose_model(self.body.model.as_deref(), &model.name, &[])?;
+        let model = model.named(self.body.model.as_deref())?;
         let mut options = self.body.options();
         if let Some(image) = &self.image {
             let (width, height) = model.limits.size_from(image.size, options.width, options.height);

@@ -9,6 +9,7 @@ mod chat;
 mod convergence;
 mod forms;
 mod loras;
+mod models;
 mod pictures;
 mod previews;
 mod schedulers;

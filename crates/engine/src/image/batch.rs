@@ -151,6 +151,9 @@ mod tests {
     fn jobs_fit_when_they_take_the_same_steps() {
         let plain = job(|_| {});
         assert!(plain.fits(&job(|o| o.seed = Some(5))));
+        let mut other = job(|_| {});
+        other.params.model = Some("other".to_owned());
+        assert!(!plain.fits(&other));
         assert!(!plain.fits(&job(|o| o.width = Some(80))));
         assert!(!plain.fits(&job(|o| o.height = Some(80))));
         assert!(!plain.fits(&job(|o| o.steps = Some(5))));

@@ -1,7 +1,6 @@
 //! The bodies of `/v1/images`: OpenAI's fields, and all of ours beside them.
 
 use llm_dit_fault::Fault;
-use llm_dit_params::choose_model;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{
@@ -157,7 +156,7 @@ impl Images {
         }
         if let Some(wanted) = theirs.model {
             let model = state.backends.model().await?;
-            choose_model(Some(&wanted), &model.name, &[])?;
+            model.named(Some(&wanted))?;
             ours.model = Some(wanted);
         }
         let mut request = ours.check(&state.templates)?;

@@ -34,11 +34,12 @@ impl ModelAnswer {
     }
 }
 
-/// The model of the diffusion services.
+/// The models of the diffusion services, the default first.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelsAnswer), OpenAiProblems))]
 pub(crate) async fn list(State(state): Shared) -> Result<Json<ModelsAnswer>, OpenAiProblem> {
-    let model = ModelAnswer::new(state.backends.model().await?.name);
-    Ok(Json(ModelsAnswer { object: "list", data: vec![model] }))
+    let model = state.backends.model().await?;
+    let data = model.names().map(|name| ModelAnswer::new(name.to_owned())).collect();
+    Ok(Json(ModelsAnswer { object: "list", data }))
 }
 
 /// One model.
@@ -50,10 +51,11 @@ pub(crate) async fn get(
     State(state): Shared,
     Path(id): Path<String>,
 ) -> Result<Json<ModelAnswer>, OpenAiProblem> {
-    let name = state.backends.model().await?.name;
-    if id == name {
-        return Ok(Json(ModelAnswer::new(name)));
+    let model = state.backends.model().await?;
+    if model.names().any(|name| name == id) {
+        return Ok(Json(ModelAnswer::new(id)));
     }
     let id: String = id.chars().take(100).collect();
-    Err(Fault::NotFound(format!("there is no model '{id}'; the model is '{name}'")).into())
+    let known = model.names().collect::<Vec<_>>().join("' or '");
+    Err(Fault::NotFound(format!("there is no model '{id}'; the model is '{known}'")).into())
 }
