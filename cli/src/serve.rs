@@ -14,7 +14,7 @@ use encoder_service::{EncoderHandle, EncoderLimits};
 use gateway::{AccessArgs, AccessOptions, EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_serving::{
-    Credentials, Door, Grace, Security,
+    BoundListener, Credentials, Grace, Security,
     args::ListenArgs,
     security::{Key, Keys},
     shutdown,
@@ -126,7 +126,10 @@ impl Services {
         let key = Key::random();
         let door = |listener| {
             let keys = Some(Keys::only("gateway", &key));
-            Door { security: Security { keys, tls: None }, ..Door::from(listener) }
+            BoundListener {
+                security: Security { keys, tls: None },
+                ..BoundListener::from(listener)
+            }
         };
         let tasks = [
             spawn(encoder_service::run(door(encoder_listener), encoder, end.clone()), stop),

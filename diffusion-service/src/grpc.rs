@@ -25,7 +25,7 @@ use llm_dit_proto::{
     },
 };
 use llm_dit_serving::{
-    Deadline, Door,
+    BoundListener, Deadline,
     grpc::{GrpcServer, MAX_MESSAGE_BYTES, Serving},
 };
 use llm_dit_telemetry::metrics::{Direction, stage, tensor_bytes};
@@ -41,11 +41,15 @@ use crate::{
 };
 
 /// Serves the generator until `shutdown` fires and the running requests are done.
-pub fn run(door: impl Into<Door>, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
+pub fn run(
+    door: impl Into<BoundListener>,
+    handle: DiffusionHandle,
+    shutdown: CancellationToken,
+) -> Serving {
     serve(door.into(), handle, shutdown)
 }
 
-fn serve(door: Door, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
+fn serve(door: BoundListener, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
     handle.look_after();
     let server =
         GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.pulse().clone());

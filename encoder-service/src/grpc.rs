@@ -16,7 +16,7 @@ use llm_dit_proto::{
     },
 };
 use llm_dit_serving::{
-    Deadline, Door,
+    BoundListener, Deadline,
     grpc::{GrpcServer, MAX_MESSAGE_BYTES, Serving},
 };
 use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
@@ -26,11 +26,15 @@ use tonic::{Request, Response, Status};
 use crate::{Embedding, EncodeRequest, EncoderHandle};
 
 /// Serves the encoder until `shutdown` fires and the running requests are done.
-pub fn run(door: impl Into<Door>, handle: EncoderHandle, shutdown: CancellationToken) -> Serving {
+pub fn run(
+    door: impl Into<BoundListener>,
+    handle: EncoderHandle,
+    shutdown: CancellationToken,
+) -> Serving {
     serve(door.into(), handle, shutdown)
 }
 
-fn serve(door: Door, handle: EncoderHandle, shutdown: CancellationToken) -> Serving {
+fn serve(door: BoundListener, handle: EncoderHandle, shutdown: CancellationToken) -> Serving {
     let server =
         GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.watch_over());
     let service =

@@ -10,7 +10,7 @@ use axum_server::{
 };
 use futures::future::BoxFuture;
 use llm_dit_serving::{
-    Door, Security,
+    BoundListener, Security,
     connections::{Connections, Counted},
 };
 use tokio::net::TcpStream;
@@ -26,7 +26,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Boxed here, so that who awaits it does not have to compile the whole gateway.
 pub fn run(
-    door: impl Into<Door>,
+    door: impl Into<BoundListener>,
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, Result<(), Error>> {
@@ -34,7 +34,7 @@ pub fn run(
 }
 
 fn boxed(
-    door: Door,
+    door: BoundListener,
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, Result<(), Error>> {
@@ -42,7 +42,7 @@ fn boxed(
 }
 
 async fn answer(
-    door: Door,
+    door: BoundListener,
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {

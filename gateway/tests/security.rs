@@ -14,7 +14,7 @@ use llm_dit_proto::v1::{
     diffusion_client::DiffusionClient, encoder_client::EncoderClient,
 };
 use llm_dit_serving::{
-    Credentials, Deadline, Door, Remote, Security, client,
+    BoundListener, Credentials, Deadline, Remote, Security, client,
     security::{ClientTls, Key, Keys},
 };
 use llm_dit_testkit::{
@@ -51,7 +51,11 @@ async fn encoder(security: Security) -> (Server, String) {
     // What it was asked does not matter here.
     std::mem::forget(jobs);
     let server = Server::start(|listener, stop| {
-        encoder_service::run(Door { security, ..Door::from(listener) }, handle, stop)
+        encoder_service::run(
+            BoundListener { security, ..BoundListener::from(listener) },
+            handle,
+            stop,
+        )
     });
     let server = server.await;
     let url = server.url.replace("http://127.0.0.1", "https://localhost");
@@ -62,7 +66,11 @@ async fn diffusion(security: Security) -> (Server, String, Control) {
     let (handle, control) =
         fake_diffusion(FakeGenerator::free(WIDTH), ServiceLimits::default(), None);
     let server = Server::start(|listener, stop| {
-        diffusion_service::run(Door { security, ..Door::from(listener) }, handle, stop)
+        diffusion_service::run(
+            BoundListener { security, ..BoundListener::from(listener) },
+            handle,
+            stop,
+        )
     });
     let server = server.await;
     let url = server.url.replace("http://127.0.0.1", "https://localhost");
@@ -147,7 +155,7 @@ async fn secured(security: Security, access: AccessOptions) -> Secured {
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address: SocketAddr = listener.local_addr().expect("bound");
-    let door = Door { security, ..Door::from(listener) };
+    let door = BoundListener { security, ..BoundListener::from(listener) };
     let url = format!("{}://localhost:{}", door.scheme(), address.port());
     let stop = CancellationToken::new();
     tokio::spawn(gateway::run(door, options, stop.clone()));

@@ -298,12 +298,12 @@ proptest! {
 }
 
 /// A gateway whose services are not there, so that only what is wrong with a request is found.
-struct Door {
+struct BoundListener {
     runtime: Runtime,
     app: Router,
 }
 
-static DOOR: LazyLock<Door> = LazyLock::new(|| {
+static DOOR: LazyLock<BoundListener> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
     let nowhere = "http://127.0.0.1:1".to_owned();
     let options = GatewayOptions {
@@ -313,7 +313,7 @@ static DOOR: LazyLock<Door> = LazyLock::new(|| {
     };
     let app = runtime.block_on(gateway::routes(&options, &Security::default()));
     let app = app.expect("nothing to read");
-    Door { runtime, app }
+    BoundListener { runtime, app }
 });
 
 const FORM: &str = "--x\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\na fox\r\n--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.png\"\r\nContent-Type: image/png\r\n\r\nPNG\r\n--x--\r\n";

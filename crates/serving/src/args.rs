@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 use tokio::net::TcpListener;
 
 use crate::{
-    Credentials, Door, Security,
+    BoundListener, Credentials, Security,
     connections::{Connections, MAX_CONNECTIONS},
     security::{ClientTls, Identity, Key, Keys, SecurityError, ServerTls},
 };
@@ -69,7 +69,7 @@ pub struct CredentialsArgs {
 impl<const PORT: u16> ListenArgs<PORT> {
     /// Reads certificates and keys, and binds the port. A non-loopback address needs TLS or
     /// --insecure.
-    pub async fn bind(&self) -> Result<Door, ListenError> {
+    pub async fn bind(&self) -> Result<BoundListener, ListenError> {
         let Self { host, port, .. } = *self;
         let security = self.security()?;
         if !host.is_loopback() {
@@ -89,7 +89,7 @@ impl<const PORT: u16> ListenArgs<PORT> {
         let bound = TcpListener::bind((host, port)).await;
         let listener = bound.map_err(|cause| ListenError::Bind { host, port, cause })?;
         let connections = Connections::new(self.max_connections);
-        Ok(Door { listener, security, connections })
+        Ok(BoundListener { listener, security, connections })
     }
 
     fn security(&self) -> Result<Security, SecurityError> {

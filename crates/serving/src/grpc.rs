@@ -33,7 +33,7 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{Door, around, connections::Counted, security::guard::Guard, shutdown::Grace};
+use crate::{BoundListener, around, connections::Counted, security::guard::Guard, shutdown::Grace};
 use llm_dit_engine::{Condition, Pulse};
 use llm_dit_telemetry::metrics;
 
@@ -109,16 +109,16 @@ impl GrpcServer {
     }
 
     /// Serves until `shutdown` fires and what ran by then has ended, or the grace period has.
-    pub fn serve(self, door: impl Into<Door>, shutdown: CancellationToken) -> Serving {
+    pub fn serve(self, door: impl Into<BoundListener>, shutdown: CancellationToken) -> Serving {
         self.boxed(door.into(), shutdown)
     }
 
-    fn boxed(self, door: Door, shutdown: CancellationToken) -> Serving {
+    fn boxed(self, door: BoundListener, shutdown: CancellationToken) -> Serving {
         Box::pin(self.run(door, shutdown))
     }
 
-    async fn run(self, door: Door, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Door { listener, security, connections } = door;
+    async fn run(self, door: BoundListener, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let BoundListener { listener, security, connections } = door;
         let address = listener.local_addr()?;
         let Self { routes, names, grace, pulse } = self;
         let (health, health_service) = tonic_health::server::health_reporter();

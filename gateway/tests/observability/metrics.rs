@@ -6,7 +6,7 @@ use gateway::{GatewayOptions, KeepOptions};
 use llm_dit_proto::v1::{
     ClearLorasRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
 };
-use llm_dit_serving::{Door, connections::Connections, grpc::GrpcServer};
+use llm_dit_serving::{BoundListener, connections::Connections, grpc::GrpcServer};
 use llm_dit_telemetry::metrics::{ALL, Kind};
 use llm_dit_testkit::{
     fakes::{FAILING_SEED, FakeGenerator, PANICKING_SEED, ScriptedEncoder, Seen},
@@ -83,7 +83,7 @@ pub async fn everything() -> String {
     // More connections than there may be.
     let narrow = Server::start(|listener, shutdown| {
         let connections = Connections::new(1);
-        let door = Door { connections, ..Door::from(listener) };
+        let door = BoundListener { connections, ..BoundListener::from(listener) };
         GrpcServer::default().serve(door, shutdown)
     })
     .await;

@@ -11,13 +11,13 @@ use crate::{
 
 /// Where a service is to be had.
 #[derive(Debug)]
-pub struct Door {
+pub struct BoundListener {
     pub listener: TcpListener,
     pub security: Security,
     pub connections: Connections,
 }
 
-impl Door {
+impl BoundListener {
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -29,7 +29,7 @@ impl Door {
 }
 
 /// One that asks nothing.
-impl From<TcpListener> for Door {
+impl From<TcpListener> for BoundListener {
     fn from(listener: TcpListener) -> Self {
         let connections = Connections::new(MAX_CONNECTIONS);
         Self { listener, security: Security::default(), connections }
