@@ -58,8 +58,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
 
 async fn run(args: ServeArgs) -> Result<(), CliError> {
     // Binds first: a port in use is reported before gigabytes are read.
-    let door = args.listen.bind().await.map_err(CliError::failed)?;
-    let (scheme, address) = (door.scheme(), door.address().map_err(CliError::failed)?);
+    let bound = args.listen.bind().await.map_err(CliError::failed)?;
+    let (scheme, address) = (bound.scheme(), bound.address().map_err(CliError::failed)?);
     // The text encoder is the default model's; all models of a service share it.
     let model_path = match args.models.models.first() {
         Some(model) => model.path.clone(),
@@ -97,7 +97,7 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
         grace: args.grace,
         ..services.gateway(args.keep.into())
     };
-    let answered = gateway::run(door, options, stop).await;
+    let answered = gateway::run(bound, options, stop).await;
     services.end().await?;
     answered.map_err(CliError::failed)
 }
@@ -124,7 +124,7 @@ impl Services {
         let (encoder_url, encoder_listener) = loopback().await?;
         let (diffusion_url, diffusion_listener) = loopback().await?;
         let key = Key::random();
-        let door = |listener| {
+        let bound = |listener| {
             let keys = Some(Keys::only("gateway", &key));
             BoundListener {
                 security: Security { keys, tls: None },
@@ -132,8 +132,8 @@ impl Services {
             }
         };
         let tasks = [
-            spawn(encoder_service::run(door(encoder_listener), encoder, end.clone()), stop),
-            spawn(diffusion_service::run(door(diffusion_listener), diffusion, end.clone()), stop),
+            spawn(encoder_service::run(bound(encoder_listener), encoder, end.clone()), stop),
+            spawn(diffusion_service::run(bound(diffusion_listener), diffusion, end.clone()), stop),
         ];
         Ok(Self { encoder_url, diffusion_url, key, tasks, end })
     }

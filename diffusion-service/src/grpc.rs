@@ -42,20 +42,20 @@ use crate::{
 
 /// Serves the generator until `shutdown` fires and the running requests are done.
 pub fn run(
-    door: impl Into<BoundListener>,
+    bound: impl Into<BoundListener>,
     handle: DiffusionHandle,
     shutdown: CancellationToken,
 ) -> Serving {
-    serve(door.into(), handle, shutdown)
+    serve(bound.into(), handle, shutdown)
 }
 
-fn serve(door: BoundListener, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
+fn serve(bound: BoundListener, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
     handle.look_after();
     let server =
         GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.pulse().clone());
     let service =
         DiffusionServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    server.service(service).serve(door, shutdown)
+    server.service(service).serve(bound, shutdown)
 }
 
 struct Service {

@@ -103,7 +103,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let credentials = args.credentials.read(&args.listen.identity)?;
     let encoder = args.encoder.map(|url| Remote::new("encoder", &url, &credentials)).transpose()?;
     // Binds first: a port in use is reported before gigabytes are read.
-    let door = args.listen.bind().await?;
+    let bound = args.listen.bind().await?;
     let options = DiffusionOptions {
         model_path: match args.models.models.first() {
             Some(model) => model.path.clone(),
@@ -129,6 +129,6 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let handle = DiffusionHandle::spawn_all(engines, limits, encoder)?.with_loras_folder(folder);
     let info = handle.info();
     tracing::info!(model = info.model, device = %info.device, dtype = %info.dtype, "loaded");
-    run(door, handle, shutdown::on_signal()?).await?;
+    run(bound, handle, shutdown::on_signal()?).await?;
     Ok(())
 }

@@ -27,19 +27,19 @@ use crate::{Embedding, EncodeRequest, EncoderHandle};
 
 /// Serves the encoder until `shutdown` fires and the running requests are done.
 pub fn run(
-    door: impl Into<BoundListener>,
+    bound: impl Into<BoundListener>,
     handle: EncoderHandle,
     shutdown: CancellationToken,
 ) -> Serving {
-    serve(door.into(), handle, shutdown)
+    serve(bound.into(), handle, shutdown)
 }
 
-fn serve(door: BoundListener, handle: EncoderHandle, shutdown: CancellationToken) -> Serving {
+fn serve(bound: BoundListener, handle: EncoderHandle, shutdown: CancellationToken) -> Serving {
     let server =
         GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.watch_over());
     let service =
         EncoderServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    server.service(service).serve(door, shutdown)
+    server.service(service).serve(bound, shutdown)
 }
 
 struct Service {

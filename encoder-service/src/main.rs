@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     // Binds first: a port in use is reported before gigabytes are read.
-    let door = args.listen.bind().await?;
+    let bound = args.listen.bind().await?;
     let limits = EncoderLimits {
         queue_capacity: args.queue_capacity,
         grace: args.grace,
@@ -94,7 +94,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         }
         None => load_local(&args, limits)?,
     };
-    run(door, handle, shutdown::on_signal()?).await?;
+    run(bound, handle, shutdown::on_signal()?).await?;
     Ok(())
 }
 

@@ -85,7 +85,7 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
-    let door = args.listen.bind().await?;
+    let bound = args.listen.bind().await?;
     let options = GatewayOptions {
         encoders: args.encoders,
         diffusion: args.diffusion,
@@ -95,6 +95,6 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         credentials: args.credentials.read(&args.listen.identity)?,
         grace: args.grace,
     };
-    run(door, options, shutdown::on_signal()?).await?;
+    run(bound, options, shutdown::on_signal()?).await?;
     Ok(())
 }

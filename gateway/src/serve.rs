@@ -26,35 +26,35 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Boxed here, so that who awaits it does not have to compile the whole gateway.
 pub fn run(
-    door: impl Into<BoundListener>,
+    bound: impl Into<BoundListener>,
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, Result<(), Error>> {
-    boxed(door.into(), options, shutdown)
+    boxed(bound.into(), options, shutdown)
 }
 
 fn boxed(
-    door: BoundListener,
+    bound: BoundListener,
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, Result<(), Error>> {
-    Box::pin(answer(door, options, shutdown))
+    Box::pin(answer(bound, options, shutdown))
 }
 
 async fn answer(
-    door: BoundListener,
+    bound: BoundListener,
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let (state, app) = open(&options, &door.security).await?;
-    let (address, scheme) = (door.address().map_err(Error::Socket)?, door.scheme());
-    let listener = door.listener.into_std().map_err(Error::Socket)?;
+    let (state, app) = open(&options, &bound.security).await?;
+    let (address, scheme) = (bound.address().map_err(Error::Socket)?, bound.scheme());
+    let listener = bound.listener.into_std().map_err(Error::Socket)?;
     tracing::info!(%address, scheme, diffusion = ?options.diffusion, "serving HTTP");
     let handle = Handle::new();
     let server = axum_server::from_tcp(listener).map_err(Error::Socket)?.handle(handle.clone());
-    let counting = Counting(door.connections);
+    let counting = Counting(bound.connections);
     let serving = async {
-        match door.security.tls {
+        match bound.security.tls {
             Some(tls) => {
                 let config = RustlsConfig::from_config(tls.http());
                 let acceptor = RustlsAcceptor::new(config).acceptor(counting);

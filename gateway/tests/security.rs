@@ -155,10 +155,10 @@ async fn secured(security: Security, access: AccessOptions) -> Secured {
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address: SocketAddr = listener.local_addr().expect("bound");
-    let door = BoundListener { security, ..BoundListener::from(listener) };
-    let url = format!("{}://localhost:{}", door.scheme(), address.port());
+    let bound = BoundListener { security, ..BoundListener::from(listener) };
+    let url = format!("{}://localhost:{}", bound.scheme(), address.port());
     let stop = CancellationToken::new();
-    tokio::spawn(gateway::run(door, options, stop.clone()));
+    tokio::spawn(gateway::run(bound, options, stop.clone()));
     let client = plain_http();
     Secured { url, client, control, _services: [encoder, diffusion], _stop: stop.drop_guard() }
 }

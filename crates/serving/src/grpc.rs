@@ -109,16 +109,20 @@ impl GrpcServer {
     }
 
     /// Serves until `shutdown` fires and what ran by then has ended, or the grace period has.
-    pub fn serve(self, door: impl Into<BoundListener>, shutdown: CancellationToken) -> Serving {
-        self.boxed(door.into(), shutdown)
+    pub fn serve(self, bound: impl Into<BoundListener>, shutdown: CancellationToken) -> Serving {
+        self.boxed(bound.into(), shutdown)
     }
 
-    fn boxed(self, door: BoundListener, shutdown: CancellationToken) -> Serving {
-        Box::pin(self.run(door, shutdown))
+    fn boxed(self, bound: BoundListener, shutdown: CancellationToken) -> Serving {
+        Box::pin(self.run(bound, shutdown))
     }
 
-    async fn run(self, door: BoundListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let BoundListener { listener, security, connections } = door;
+    async fn run(
+        self,
+        bound: BoundListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let BoundListener { listener, security, connections } = bound;
         let address = listener.local_addr()?;
         let Self { routes, names, grace, pulse } = self;
         let (health, health_service) = tonic_health::server::health_reporter();

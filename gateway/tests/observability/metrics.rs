@@ -83,8 +83,8 @@ pub async fn everything() -> String {
     // More connections than there may be.
     let narrow = Server::start(|listener, shutdown| {
         let connections = Connections::new(1);
-        let door = BoundListener { connections, ..BoundListener::from(listener) };
-        GrpcServer::default().serve(door, shutdown)
+        let bound = BoundListener { connections, ..BoundListener::from(listener) };
+        GrpcServer::default().serve(bound, shutdown)
     })
     .await;
     let since = Since::now();
