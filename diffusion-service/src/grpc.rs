@@ -50,7 +50,7 @@ pub fn run(
 }
 
 fn serve(bound: BoundListener, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
-    handle.look_after();
+    handle.probe_while_unhealthy();
     let server =
         GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.pulse().clone());
     let service =

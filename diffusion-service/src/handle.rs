@@ -12,7 +12,7 @@ mod previews;
 
 use std::{io, sync::Arc, time::Duration};
 
-use llm_dit_engine::{Pulse, Worker};
+use llm_dit_engine::{EngineHealth, Worker};
 use llm_dit_fault::Fault;
 use llm_dit_params::{Scheduler, choose_model};
 use llm_dit_proto::v1;
@@ -128,13 +128,13 @@ impl DiffusionHandle {
     }
 
     /// How the engine is.
-    pub fn pulse(&self) -> &Pulse {
+    pub fn pulse(&self) -> &EngineHealth {
         self.worker.pulse()
     }
 
-    /// Tries the engine now and then while it is ill. Must be called inside a tokio runtime.
-    pub(crate) fn look_after(&self) {
-        self.worker.look_after(|engines| engines.default_model().probe().is_ok());
+    /// Tries the engine now and then while it is unhealthy. Must be called inside a tokio runtime.
+    pub(crate) fn probe_while_unhealthy(&self) {
+        self.worker.probe_while_unhealthy(|engines| engines.default_model().probe().is_ok());
     }
 
     pub fn encoder(&self) -> Option<&Remote> {

@@ -6,7 +6,7 @@ mod local;
 use std::{fmt::Debug, time::Instant};
 
 use llm_dit_chat::{Chat, TokenCounts};
-use llm_dit_engine::{Pulse, Ticket, Worker};
+use llm_dit_engine::{EngineHealth, Ticket, Worker};
 use llm_dit_fault::Fault;
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_telemetry::metrics::stage;
@@ -24,11 +24,11 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// What a prompt costs. Takes milliseconds for a long text.
     fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault>;
     /// How the engine is. Another machine is asked when it is needed.
-    fn pulse(&self) -> Pulse {
-        Pulse::default()
+    fn pulse(&self) -> EngineHealth {
+        EngineHealth::default()
     }
-    /// Tries the engine now and then while it is ill. Called inside a tokio runtime.
-    fn look_after(&self) {}
+    /// Tries the engine now and then while it is unhealthy. Called inside a tokio runtime.
+    fn probe_while_unhealthy(&self) {}
 }
 
 /// What holds for every prompt of a request.

@@ -13,7 +13,7 @@ use std::{
 
 use futures::Stream;
 use llm_dit_chat::{Chat, ChatTokenizer, TokenCounts};
-use llm_dit_engine::{Pulse, Ticket};
+use llm_dit_engine::{EngineHealth, Ticket};
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_proto::{Tensor, v1};
@@ -92,8 +92,8 @@ impl EncoderHandle {
     }
 
     /// How the engine is, as long as somebody is there to find out.
-    pub(crate) fn watch_over(&self) -> Pulse {
-        self.backend.look_after();
+    pub(crate) fn health(&self) -> EngineHealth {
+        self.backend.probe_while_unhealthy();
         self.backend.pulse()
     }
 

@@ -2,13 +2,13 @@
 //!
 //! [`text::TextEncoder`] and [`image::ImageGenerator`] speak of plain data: no tensor type crosses
 //! them, so services, fakes and tests compile without a tensor library. [`Worker`] is the thread
-//! and its queue, [`Pulse`] the health of what it owns. This crate knows no transport.
+//! and its queue, [`EngineHealth`] the health of what it owns. This crate knows no transport.
 
+mod health;
 pub mod image;
-mod pulse;
 pub mod text;
 mod worker;
 
+pub use health::{Condition, EngineHealth};
 pub use llm_dit_device::{DeviceId, Memory, MemoryReader};
-pub use pulse::{Condition, Pulse};
 pub use worker::{Alone, Answer, Ticket, Together, Worker};

@@ -35,7 +35,7 @@ pub use self::{
     reply::Answer,
     together::{Alone, Together},
 };
-use crate::pulse::Pulse;
+use crate::health::EngineHealth;
 
 /// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
 /// ends, and drops the model, when the last handle is gone and the queue is empty.
@@ -57,21 +57,21 @@ pub struct Ticket<T> {
 struct Shared<M, K: Together<M>> {
     name: &'static str,
     queue: Arc<Queue<M, K>>,
-    pulse: Pulse,
+    pulse: EngineHealth,
     _observer: Observer,
 }
 
 /// Says that the thread has ended, however it came to that, and answers those who wait.
 struct LastWill<M, K: Together<M>> {
     queue: Arc<Queue<M, K>>,
-    pulse: Pulse,
+    pulse: EngineHealth,
 }
 
 impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(name, capacity));
-        let pulse = Pulse::default();
+        let pulse = EngineHealth::default();
         let will = LastWill { queue: Arc::clone(&queue), pulse: pulse.clone() };
         thread::Builder::new()
             .name(name.to_owned())
@@ -86,15 +86,15 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     }
 
     /// How the model is. A panic counts as a failure; of others only the work itself can tell.
-    pub fn pulse(&self) -> &Pulse {
+    pub fn pulse(&self) -> &EngineHealth {
         &self.shared.pulse
     }
 
-    /// Tries the model with `trial` now and then while it is ill. Must be called inside a tokio
+    /// Tries the model with `trial` now and then while it is unhealthy. Must be called inside a tokio
     /// runtime.
-    pub fn look_after(&self, trial: impl Fn(&mut M) -> bool + Clone + Send + 'static) {
+    pub fn probe_while_unhealthy(&self, trial: impl Fn(&mut M) -> bool + Clone + Send + 'static) {
         let shared = Arc::downgrade(&self.shared);
-        self.pulse().look_after(move || {
+        self.pulse().probe_while_unhealthy(move || {
             let (shared, trial) = (shared.upgrade(), trial.clone());
             async move {
                 let Some(worker) = shared.map(|shared| Self { shared }) else { return false };
@@ -272,7 +272,7 @@ impl<T> Ticket<T> {
 fn serve<M: Send + 'static, K: Together<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
-    pulse: &Pulse,
+    pulse: &EngineHealth,
     mut model: M,
 ) {
     while let Some(turn) = queue.next() {
@@ -296,7 +296,7 @@ fn serve<M: Send + 'static, K: Together<M>>(
 fn run_together<M: Send + 'static, K: Together<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
-    pulse: &Pulse,
+    pulse: &EngineHealth,
     model: &mut M,
     pieces: Vec<(Span, K, Reply<K::Output>)>,
 ) {

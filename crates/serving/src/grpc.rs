@@ -34,7 +34,7 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{BoundListener, around, connections::Counted, security::guard::Guard, shutdown::Grace};
-use llm_dit_engine::{Condition, Pulse};
+use llm_dit_engine::{Condition, EngineHealth};
 use llm_dit_telemetry::metrics;
 
 /// Largest gRPC message a service takes: a chunk of a tensor, or a request with its texts.
@@ -69,12 +69,12 @@ pub struct GrpcServer {
     /// Names of ours, for grpc.health.v1.
     names: Vec<&'static str>,
     grace: Duration,
-    pulse: Pulse,
+    pulse: EngineHealth,
 }
 
 impl Default for GrpcServer {
     fn default() -> Self {
-        let (grace, pulse) = (Grace::default().duration(), Pulse::default());
+        let (grace, pulse) = (Grace::default().duration(), EngineHealth::default());
         Self { routes: Routes::default(), names: Vec::new(), grace, pulse }
     }
 }
@@ -103,7 +103,7 @@ impl GrpcServer {
     }
 
     /// Health is that of this engine.
-    pub fn pulse(mut self, pulse: Pulse) -> Self {
+    pub fn pulse(mut self, pulse: EngineHealth) -> Self {
         self.pulse = pulse;
         self
     }
@@ -210,7 +210,7 @@ async fn serve_until(
 /// The engine's condition, as the services' and the whole server's.
 async fn tell(health: &HealthReporter, names: &[&'static str], condition: Condition) {
     let status =
-        if condition.is_well() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        if condition.is_healthy() { ServingStatus::Serving } else { ServingStatus::NotServing };
     for name in names.iter().chain(&[""]) {
         health.set_service_status(name, status).await;
     }

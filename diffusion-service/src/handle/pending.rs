@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use llm_dit_engine::{Answer, Pulse, Together};
+use llm_dit_engine::{Answer, EngineHealth, Together};
 use llm_dit_fault::Fault;
 use llm_dit_recipe::Recipe;
 use llm_dit_telemetry::metrics::{STEP_SECONDS, STEPS};
@@ -27,7 +27,7 @@ pub(super) struct Pending {
     progress: Progress,
     limit: BatchLimit,
     queued: Instant,
-    pulse: Pulse,
+    pulse: EngineHealth,
 }
 
 /// What the engine thread hands back.
@@ -52,7 +52,12 @@ pub(super) struct Progress {
 }
 
 impl Pending {
-    pub fn new(job: CheckedJob, progress: Progress, limit: BatchLimit, pulse: Pulse) -> Self {
+    pub fn new(
+        job: CheckedJob,
+        progress: Progress,
+        limit: BatchLimit,
+        pulse: EngineHealth,
+    ) -> Self {
         let key = BatchKey::of(&job.params, job.image.is_some(), &job.loras);
         Self { job, key, progress, limit, queued: Instant::now(), pulse }
     }

@@ -3,7 +3,7 @@
 use std::io;
 
 use llm_dit_chat::{Chat, ChatError, ChatTokenizer, TokenCounts};
-use llm_dit_engine::{Pulse, Worker};
+use llm_dit_engine::{EngineHealth, Worker};
 use llm_dit_fault::Fault;
 use llm_dit_telemetry::metrics::{Observer, observe_service};
 
@@ -60,12 +60,12 @@ impl Backend for Local {
         }))
     }
 
-    fn pulse(&self) -> Pulse {
+    fn pulse(&self) -> EngineHealth {
         self.worker.pulse().clone()
     }
 
-    fn look_after(&self) {
-        self.worker.look_after(|engine| engine.probe().is_ok());
+    fn probe_while_unhealthy(&self) {
+        self.worker.probe_while_unhealthy(|engine| engine.probe().is_ok());
     }
 
     fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault> {

@@ -85,7 +85,7 @@ impl Backend {
             recoveries: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
         });
-        tokio::spawn(watch_over(Arc::downgrade(&backend)));
+        tokio::spawn(health(Arc::downgrade(&backend)));
         Ok(backend)
     }
 
@@ -197,7 +197,7 @@ impl Backend {
 }
 
 /// Asks how a service is, again and again, for as long as somebody holds it.
-async fn watch_over(backend: Weak<Backend>) {
+async fn health(backend: Weak<Backend>) {
     while let Some(backend) = backend.upgrade() {
         backend.check().await;
         tokio::select! {

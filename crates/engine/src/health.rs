@@ -9,14 +9,14 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
 
-/// Failures in a row after which an engine is taken for ill.
+/// Failures in a row after which an engine is taken for unhealthy.
 const TOO_MANY: u32 = 3;
-/// Between two trials of an engine that is ill.
+/// Between two trials of an engine that is unhealthy.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is known of one engine. All clones are of the same.
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<watch::Sender<Condition>>);
+pub struct EngineHealth(Arc<watch::Sender<Condition>>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
@@ -27,18 +27,18 @@ pub struct Condition {
 }
 
 impl Condition {
-    pub fn is_well(self) -> bool {
+    pub fn is_healthy(self) -> bool {
         !self.gone && self.failures < TOO_MANY
     }
 }
 
-impl Default for Pulse {
+impl Default for EngineHealth {
     fn default() -> Self {
         Self(Arc::new(watch::channel(Condition::default()).0))
     }
 }
 
-impl Pulse {
+impl EngineHealth {
     /// A job came to its end.
     pub fn worked(&self) {
         self.change(|condition| condition.failures = 0);
@@ -58,25 +58,25 @@ impl Pulse {
         self.0.borrow().gone
     }
 
-    pub fn is_well(&self) -> bool {
-        self.0.borrow().is_well()
+    pub fn is_healthy(&self) -> bool {
+        self.0.borrow().is_healthy()
     }
 
     pub fn watch(&self) -> watch::Receiver<Condition> {
         self.0.subscribe()
     }
 
-    /// Tries an engine that is ill until it is well again, for as long as it is there. After a trial
+    /// Tries an engine that is unhealthy until it is well again, for as long as it is there. After a trial
     /// that succeeds the next failure counts as much as all those before. Must be called inside a
     /// tokio runtime.
-    pub(crate) fn look_after<F>(&self, trial: impl FnMut() -> F + Send + 'static)
+    pub(crate) fn probe_while_unhealthy<F>(&self, trial: impl FnMut() -> F + Send + 'static)
     where
         F: Future<Output = bool> + Send,
     {
-        self.look_after_every(INTERVAL, trial);
+        self.probe_every(INTERVAL, trial);
     }
 
-    fn look_after_every<F>(&self, pause: Duration, mut trial: impl FnMut() -> F + Send + 'static)
+    fn probe_every<F>(&self, pause: Duration, mut trial: impl FnMut() -> F + Send + 'static)
     where
         F: Future<Output = bool> + Send,
     {
@@ -84,7 +84,7 @@ impl Pulse {
         // Nobody is held by this: it ends with the last of the others.
         let pulse = Arc::downgrade(&self.0);
         tokio::spawn(async move {
-            while conditions.wait_for(|c| !c.is_well()).await.is_ok_and(|c| !c.gone) {
+            while conditions.wait_for(|c| !c.is_healthy()).await.is_ok_and(|c| !c.gone) {
                 time::sleep(pause).await;
                 if !trial().await {
                     continue;
@@ -99,7 +99,7 @@ impl Pulse {
         self.0.send_if_modified(|condition| {
             let before = *condition;
             change(condition);
-            match (before.is_well(), condition.is_well()) {
+            match (before.is_healthy(), condition.is_healthy()) {
                 // A thread also ends when nobody needs it any more.
                 (true, false) if !condition.gone => {
                     tracing::error!(failures = condition.failures, "engine marked unhealthy");
@@ -118,41 +118,41 @@ mod tests {
 
     #[test]
     fn it_takes_several_failures_in_a_row() {
-        let pulse = Pulse::default();
+        let pulse = EngineHealth::default();
         for _ in 0..TOO_MANY - 1 {
             pulse.failed();
         }
-        assert!(pulse.is_well());
+        assert!(pulse.is_healthy());
         pulse.worked();
         for _ in 0..TOO_MANY {
-            assert!(pulse.is_well());
+            assert!(pulse.is_healthy());
             pulse.failed();
         }
-        assert!(!pulse.is_well());
+        assert!(!pulse.is_healthy());
         pulse.worked();
-        assert!(pulse.is_well());
+        assert!(pulse.is_healthy());
         pulse.gone();
         pulse.worked();
-        assert!(!pulse.is_well(), "nobody comes back from there");
+        assert!(!pulse.is_healthy(), "nobody comes back from there");
     }
 
     #[tokio::test]
-    async fn an_ill_engine_is_tried_until_it_works() {
-        let pulse = Pulse::default();
+    async fn an_unhealthy_engine_is_tried_until_it_works() {
+        let pulse = EngineHealth::default();
         let mut trials = 0;
         let (tried, mut all) = tokio::sync::mpsc::unbounded_channel();
-        pulse.look_after_every(Duration::from_millis(1), move || {
+        pulse.probe_every(Duration::from_millis(1), move || {
             trials += 1;
             let _ = tried.send(trials);
             async move { trials == 3 }
         });
         let mut conditions = pulse.watch();
         (0..TOO_MANY).for_each(|_| pulse.failed());
-        conditions.wait_for(|condition| condition.is_well()).await.expect("well again");
+        conditions.wait_for(|condition| condition.is_healthy()).await.expect("well again");
         for trial in 1..=3 {
             assert_eq!(all.recv().await, Some(trial));
         }
         pulse.failed();
-        assert!(!pulse.is_well(), "the trial proved little");
+        assert!(!pulse.is_healthy(), "the trial proved little");
     }
 }
