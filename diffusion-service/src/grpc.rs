@@ -51,8 +51,9 @@ pub fn run(
 
 fn serve(bound: BoundListener, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
     handle.probe_while_unhealthy();
-    let server =
-        GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.pulse().clone());
+    let server = GrpcServer::default()
+        .grace(handle.limits().grace.duration())
+        .health(handle.health().clone());
     let service =
         DiffusionServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
     server.service(service).serve(bound, shutdown)

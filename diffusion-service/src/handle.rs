@@ -128,8 +128,8 @@ impl DiffusionHandle {
     }
 
     /// How the engine is.
-    pub fn pulse(&self) -> &EngineHealth {
-        self.worker.pulse()
+    pub fn health(&self) -> &EngineHealth {
+        self.worker.health()
     }
 
     /// Tries the engine now and then while it is unhealthy. Must be called inside a tokio runtime.
@@ -178,7 +178,7 @@ impl DiffusionHandle {
         let (guesses, previews) = Previews::start(&info, &job).unzip();
         let (previewing, previews) = previews.unzip();
         let progress = Progress::new(cancel.clone(), sender.clone(), guesses);
-        let pending = Pending::new(job, progress, self.shared.batch, self.pulse().clone());
+        let pending = Pending::new(job, progress, self.shared.batch, self.health().clone());
         let ticket = self.worker.submit_piece(&cancel, pending)?;
         let accepted = Event::Accepted { queue_position: ticket.position() };
         let places = ticket.places();

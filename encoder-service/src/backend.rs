@@ -24,7 +24,7 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// What a prompt costs. Takes milliseconds for a long text.
     fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault>;
     /// How the engine is. Another machine is asked when it is needed.
-    fn pulse(&self) -> EngineHealth {
+    fn health(&self) -> EngineHealth {
         EngineHealth::default()
     }
     /// Tries the engine now and then while it is unhealthy. Called inside a tokio runtime.

@@ -36,7 +36,7 @@ pub fn run(
 
 fn serve(bound: BoundListener, handle: EncoderHandle, shutdown: CancellationToken) -> Serving {
     let server =
-        GrpcServer::default().grace(handle.limits().grace.duration()).pulse(handle.health());
+        GrpcServer::default().grace(handle.limits().grace.duration()).health(handle.health());
     let service =
         EncoderServer::new(Service { handle }).max_decoding_message_size(MAX_MESSAGE_BYTES);
     server.service(service).serve(bound, shutdown)

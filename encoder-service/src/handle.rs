@@ -94,7 +94,7 @@ impl EncoderHandle {
     /// How the engine is, as long as somebody is there to find out.
     pub(crate) fn health(&self) -> EngineHealth {
         self.backend.probe_while_unhealthy();
-        self.backend.pulse()
+        self.backend.health()
     }
 
     /// [`EncoderHandle::info`] and [`EncoderHandle::limits`] as the wire has them.

@@ -82,14 +82,14 @@ impl EngineHealth {
     {
         let mut conditions = self.watch();
         // Nobody is held by this: it ends with the last of the others.
-        let pulse = Arc::downgrade(&self.0);
+        let health = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             while conditions.wait_for(|c| !c.is_healthy()).await.is_ok_and(|c| !c.gone) {
                 time::sleep(pause).await;
                 if !trial().await {
                     continue;
                 }
-                let Some(sender) = pulse.upgrade() else { return };
+                let Some(sender) = health.upgrade() else { return };
                 Self(sender).change(|c| c.failures = c.failures.min(TOO_MANY - 1));
             }
         });
@@ -118,41 +118,41 @@ mod tests {
 
     #[test]
     fn it_takes_several_failures_in_a_row() {
-        let pulse = EngineHealth::default();
+        let health = EngineHealth::default();
         for _ in 0..TOO_MANY - 1 {
-            pulse.failed();
+            health.failed();
         }
-        assert!(pulse.is_healthy());
-        pulse.worked();
+        assert!(health.is_healthy());
+        health.worked();
         for _ in 0..TOO_MANY {
-            assert!(pulse.is_healthy());
-            pulse.failed();
+            assert!(health.is_healthy());
+            health.failed();
         }
-        assert!(!pulse.is_healthy());
-        pulse.worked();
-        assert!(pulse.is_healthy());
-        pulse.gone();
-        pulse.worked();
-        assert!(!pulse.is_healthy(), "nobody comes back from there");
+        assert!(!health.is_healthy());
+        health.worked();
+        assert!(health.is_healthy());
+        health.gone();
+        health.worked();
+        assert!(!health.is_healthy(), "nobody comes back from there");
     }
 
     #[tokio::test]
     async fn an_unhealthy_engine_is_tried_until_it_works() {
-        let pulse = EngineHealth::default();
+        let health = EngineHealth::default();
         let mut trials = 0;
         let (tried, mut all) = tokio::sync::mpsc::unbounded_channel();
-        pulse.probe_every(Duration::from_millis(1), move || {
+        health.probe_every(Duration::from_millis(1), move || {
             trials += 1;
             let _ = tried.send(trials);
             async move { trials == 3 }
         });
-        let mut conditions = pulse.watch();
-        (0..TOO_MANY).for_each(|_| pulse.failed());
+        let mut conditions = health.watch();
+        (0..TOO_MANY).for_each(|_| health.failed());
         conditions.wait_for(|condition| condition.is_healthy()).await.expect("well again");
         for trial in 1..=3 {
             assert_eq!(all.recv().await, Some(trial));
         }
-        pulse.failed();
-        assert!(!pulse.is_healthy(), "the trial proved little");
+        health.failed();
+        assert!(!health.is_healthy(), "the trial proved little");
     }
 }

@@ -57,44 +57,44 @@ pub struct Ticket<T> {
 struct Shared<M, K: Together<M>> {
     name: &'static str,
     queue: Arc<Queue<M, K>>,
-    pulse: EngineHealth,
+    health: EngineHealth,
     _observer: Observer,
 }
 
 /// Says that the thread has ended, however it came to that, and answers those who wait.
 struct LastWill<M, K: Together<M>> {
     queue: Arc<Queue<M, K>>,
-    pulse: EngineHealth,
+    health: EngineHealth,
 }
 
 impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(name, capacity));
-        let pulse = EngineHealth::default();
-        let will = LastWill { queue: Arc::clone(&queue), pulse: pulse.clone() };
+        let health = EngineHealth::default();
+        let will = LastWill { queue: Arc::clone(&queue), health: health.clone() };
         thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || serve(name, &will.queue, &will.pulse, model))?;
+            .spawn(move || serve(name, &will.queue, &will.health, model))?;
         let observed = Arc::downgrade(&queue);
         let observer = metrics::observe(move || {
             if let Some(queue) = observed.upgrade() {
                 queue.observe();
             }
         });
-        Ok(Self { shared: Arc::new(Shared { name, queue, pulse, _observer: observer }) })
+        Ok(Self { shared: Arc::new(Shared { name, queue, health, _observer: observer }) })
     }
 
     /// How the model is. A panic counts as a failure; of others only the work itself can tell.
-    pub fn pulse(&self) -> &EngineHealth {
-        &self.shared.pulse
+    pub fn health(&self) -> &EngineHealth {
+        &self.shared.health
     }
 
     /// Tries the model with `trial` now and then while it is unhealthy. Must be called inside a tokio
     /// runtime.
     pub fn probe_while_unhealthy(&self, trial: impl Fn(&mut M) -> bool + Clone + Send + 'static) {
         let shared = Arc::downgrade(&self.shared);
-        self.pulse().probe_while_unhealthy(move || {
+        self.health().probe_while_unhealthy(move || {
             let (shared, trial) = (shared.upgrade(), trial.clone());
             async move {
                 let Some(worker) = shared.map(|shared| Self { shared }) else { return false };
@@ -147,7 +147,7 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         work: Work<M, K>,
         reply: oneshot::Receiver<Result<T, Fault>>,
     ) -> Result<Ticket<T>, Fault> {
-        if self.shared.pulse.is_gone() {
+        if self.shared.health.is_gone() {
             let name = self.shared.name;
             return Err(Fault::Internal(format!("the {name}'s thread has ended")));
         }
@@ -168,7 +168,7 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
         T: Send + 'static,
     {
         let (sender, reply) = reply();
-        let (name, pulse) = (self.shared.name, self.shared.pulse.clone());
+        let (name, health) = (self.shared.name, self.shared.health.clone());
         let (panics, id) = (self.shared.queue.panics(), RequestId::current());
         let work = Box::new(move |model: &mut M| {
             // A model keeps nothing from job to job but its weights, and marks them as in doubt
@@ -176,7 +176,7 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
             let work = || RequestId::during(id, || work(model));
             let result = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
                 tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
-                pulse.failed();
+                health.failed();
                 panics.increment(1);
                 failed(name)
             });
@@ -226,7 +226,7 @@ impl<M, K: Together<M>> Drop for LastWill<M, K> {
         if thread::panicking() {
             tracing::error!("the engine thread has ended; restart the program");
         }
-        self.pulse.gone();
+        self.health.gone();
         self.queue.abandon();
     }
 }
@@ -272,7 +272,7 @@ impl<T> Ticket<T> {
 fn serve<M: Send + 'static, K: Together<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
-    pulse: &EngineHealth,
+    health: &EngineHealth,
     mut model: M,
 ) {
     while let Some(turn) = queue.next() {
@@ -286,7 +286,7 @@ fn serve<M: Send + 'static, K: Together<M>>(
             }
             Turn::Together(pieces) => {
                 let jobs = pieces.len();
-                run_together(name, queue, pulse, &mut model, pieces);
+                run_together(name, queue, health, &mut model, pieces);
                 queue.done(jobs, started.elapsed());
             }
         }
@@ -296,7 +296,7 @@ fn serve<M: Send + 'static, K: Together<M>>(
 fn run_together<M: Send + 'static, K: Together<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
-    pulse: &EngineHealth,
+    health: &EngineHealth,
     model: &mut M,
     pieces: Vec<(Span, K, Reply<K::Output>)>,
 ) {
@@ -321,7 +321,7 @@ fn run_together<M: Send + 'static, K: Together<M>>(
     span.in_scope(|| {
         if let Err(panic) = run() {
             tracing::error!(worker = name, panic = message(&*panic), "a job panicked");
-            pulse.failed();
+            health.failed();
             queue.panics().increment(1);
         }
     });

@@ -69,13 +69,13 @@ pub struct GrpcServer {
     /// Names of ours, for grpc.health.v1.
     names: Vec<&'static str>,
     grace: Duration,
-    pulse: EngineHealth,
+    health: EngineHealth,
 }
 
 impl Default for GrpcServer {
     fn default() -> Self {
-        let (grace, pulse) = (Grace::default().duration(), EngineHealth::default());
-        Self { routes: Routes::default(), names: Vec::new(), grace, pulse }
+        let (grace, health) = (Grace::default().duration(), EngineHealth::default());
+        Self { routes: Routes::default(), names: Vec::new(), grace, health }
     }
 }
 
@@ -103,8 +103,8 @@ impl GrpcServer {
     }
 
     /// Health is that of this engine.
-    pub fn pulse(mut self, pulse: EngineHealth) -> Self {
-        self.pulse = pulse;
+    pub fn health(mut self, health: EngineHealth) -> Self {
+        self.health = health;
         self
     }
 
@@ -124,9 +124,9 @@ impl GrpcServer {
     ) -> Result<(), ServeError> {
         let BoundListener { listener, security, connections } = bound;
         let address = listener.local_addr()?;
-        let Self { routes, names, grace, pulse } = self;
+        let Self { routes, names, grace, health } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
-        let mut condition = pulse.watch();
+        let mut condition = health.watch();
         let now = *condition.borrow_and_update();
         tell(&health, &names, now).await;
         let reflection = || {

@@ -27,7 +27,7 @@ pub(super) struct Pending {
     progress: Progress,
     limit: BatchLimit,
     queued: Instant,
-    pulse: EngineHealth,
+    health: EngineHealth,
 }
 
 /// What the engine thread hands back.
@@ -56,10 +56,10 @@ impl Pending {
         job: CheckedJob,
         progress: Progress,
         limit: BatchLimit,
-        pulse: EngineHealth,
+        health: EngineHealth,
     ) -> Self {
         let key = BatchKey::of(&job.params, job.image.is_some(), &job.loras);
-        Self { job, key, progress, limit, queued: Instant::now(), pulse }
+        Self { job, key, progress, limit, queued: Instant::now(), health }
     }
 }
 
@@ -82,17 +82,17 @@ impl Together<Engines> for Pending {
         let (info, batch) = (engine.info(), together.len());
         let (jobs, callers): (Vec<_>, Vec<_>) = together
             .into_iter()
-            .map(|(Self { job, mut progress, queued, pulse, .. }, answer)| {
+            .map(|(Self { job, mut progress, queued, health, .. }, answer)| {
                 progress.begin();
-                (job, (progress, queued.elapsed(), pulse, answer))
+                (job, (progress, queued.elapsed(), health, answer))
             })
             .unzip();
-        let members = jobs.iter().zip(callers).map(|(job, (progress, queued, pulse, answer))| {
+        let members = jobs.iter().zip(callers).map(|(job, (progress, queued, health, answer))| {
             let recipe = picture::recipe(&info, job);
             let done = move |result: Result<Generated, GenerateError>| {
                 match &result {
-                    Ok(_) => pulse.worked(),
-                    Err(GenerateError::Backend(_)) => pulse.failed(),
+                    Ok(_) => health.worked(),
+                    Err(GenerateError::Backend(_)) => health.failed(),
                     // These say nothing about the engine.
                     Err(
                         GenerateError::OutOfMemory
@@ -121,9 +121,9 @@ fn fuse(engine: &mut dyn ImageGenerator, loras: &[LoraChoice]) -> Result<(), Set
 /// The LoRAs cannot be used, which is known only now. The weights are as they were before.
 fn refuse(together: Vec<(Pending, Answer<Done>)>, error: &SetLorasError) {
     let batch = together.len();
-    for (Pending { queued, pulse, .. }, answer) in together {
+    for (Pending { queued, health, .. }, answer) in together {
         if let SetLorasError::Backend(_) = error {
-            pulse.failed();
+            health.failed();
         }
         let result = Err(GenerateError::Loras(error.clone()));
         answer.send(Done { queued: queued.elapsed(), batch, recipe: Recipe::default(), result });

@@ -46,12 +46,12 @@ impl Backend for Local {
         let truncated_tokens = tokens.truncated_tokens;
         let dtype = ask.dtype.unwrap_or(self.info.dtype);
         let job = EncodeJob { token_ids: tokens.ids, hidden_layer, dtype };
-        let pulse = self.worker.pulse().clone();
+        let health = self.worker.health().clone();
         Ok(Prepared::new(&self.worker, move |engine| {
             let encoded = engine.encode(&job);
             match &encoded {
-                Ok(_) => pulse.worked(),
-                Err(EncodeError::Backend(_)) => pulse.failed(),
+                Ok(_) => health.worked(),
+                Err(EncodeError::Backend(_)) => health.failed(),
                 // These say nothing about the engine.
                 Err(EncodeError::OutOfMemory | EncodeError::BadJob(_)) => {}
             }
@@ -60,8 +60,8 @@ impl Backend for Local {
         }))
     }
 
-    fn pulse(&self) -> EngineHealth {
-        self.worker.pulse().clone()
+    fn health(&self) -> EngineHealth {
+        self.worker.health().clone()
     }
 
     fn probe_while_unhealthy(&self) {

@@ -93,7 +93,7 @@ async fn when_the_thread_is_gone_nobody_waits_for_it() {
     let_go.send(()).expect("waits");
     assert_eq!(first.wait().await, Ok(()));
     assert!(matches!(behind.wait().await, Err(Fault::Unavailable(_))));
-    assert!(!worker.pulse().is_healthy());
+    assert!(!worker.health().is_healthy());
     let refused = worker.submit(&token, |model| *model).expect_err("nobody is there");
     assert!(matches!(refused, Fault::Internal(_)), "{refused}");
 }
@@ -103,12 +103,12 @@ async fn panics_in_a_row_are_an_illness() {
     let worker: Worker<u32> = Worker::spawn("counter", 4, 7u32).expect("a thread");
     let token = CancellationToken::new();
     for _ in 0..3 {
-        assert!(worker.pulse().is_healthy());
+        assert!(worker.health().is_healthy());
         let broken: Ticket<()> = worker.submit(&token, |_| panic!("once more")).expect("room");
         assert!(matches!(broken.wait().await, Err(Fault::Internal(_))));
     }
-    assert!(!worker.pulse().is_healthy());
-    let mut conditions = worker.pulse().watch();
+    assert!(!worker.health().is_healthy());
+    let mut conditions = worker.health().watch();
     worker.probe_while_unhealthy(|model| *model == 7);
     conditions.wait_for(|condition| condition.is_healthy()).await.expect("the trial works");
 }
