@@ -96,7 +96,7 @@ pub(crate) fn app(state: Arc<AppState>, origins: &[HeaderValue]) -> Router {
     }
     let router =
         router.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(inner);
-    around(router)
+    middleware(router)
         // Bodies are bounded where they are read.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(state)

@@ -33,7 +33,9 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{BoundListener, around, connections::Counted, security::guard::Guard, shutdown::Grace};
+use crate::{
+    BoundListener, connections::Counted, middleware, security::guard::Guard, shutdown::Grace,
+};
 use llm_dit_engine::{Condition, EngineHealth};
 use llm_dit_telemetry::metrics;
 
@@ -141,7 +143,7 @@ impl GrpcServer {
             .add_service(reflection().build_v1alpha()?);
         let routes = routes.into_axum_router().route("/metrics", metrics::route(None));
         // Callers that are turned away are counted as well.
-        let routes = Routes::from(around(routes.layer(Guard::new(security.keys))));
+        let routes = Routes::from(middleware(routes.layer(Guard::new(security.keys))));
 
         tracing::info!(%address, services = ?names, "serving gRPC");
         let drain = {

@@ -2,21 +2,21 @@
 //! connecting, shutdown, and what is told of all that: logs, metrics, traces. It knows no models.
 
 pub mod args;
-mod around;
 pub mod boot;
 pub mod client;
 pub mod connections;
 pub mod deadline;
 pub mod grpc;
 pub mod listener;
+mod middleware;
 pub mod propagate;
 pub mod security;
 pub mod shutdown;
 pub mod telemetry;
 
-pub use around::around;
 pub use client::Remote;
 pub use deadline::Deadline;
 pub use listener::BoundListener;
+pub use middleware::around;
 pub use security::{Credentials, Security};
 pub use shutdown::Grace;
