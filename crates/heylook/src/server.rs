@@ -112,7 +112,7 @@ impl HeylookServer {
         let inner = Arc::clone(&self.inner);
         let path = path.to_owned();
         let mut carried = HeaderMap::new();
-        propagate::carry(&mut carried);
+        propagate::inject(&mut carried);
         let asking = tokio::spawn(async move {
             let _turn = turn;
             let first = inner.attempt(&method, &path, &carried, json.clone()).await;

@@ -128,7 +128,7 @@ impl Remote {
         self.channel.clone()
     }
 
-    /// The same, for calls that are part of a request: they carry its id and trace.
+    /// The same, for calls that are part of a request: they inject its id and trace.
     pub fn link(&self) -> Link {
         Carrying(self.channel())
     }

@@ -33,7 +33,7 @@ async fn surround(mut request: Request, next: Next) -> Response {
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let (span, call) = if is_grpc { rpc(&request, &id) } else { http(&request, &id) };
-    propagate::adopt(&span, request.headers());
+    propagate::extract(&span, request.headers());
     // Here, so that what is dropped on the way is counted as well.
     let mut counted = Counted::new(call, span.clone(), id.clone());
     let answer = id.clone().scope(next.run(request)).instrument(span);

@@ -12,7 +12,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use llm_dit_telemetry::request_id::{REQUEST_ID, RequestId};
 
-/// A connection whose calls carry the context of whoever makes them.
+/// A connection whose calls inject the context of whoever makes them.
 #[derive(Clone, Debug)]
 pub struct Carrying<S>(pub S);
 
@@ -29,13 +29,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        carry(request.headers_mut());
+        inject(request.headers_mut());
         self.0.call(request)
     }
 }
 
 /// Adds what the current task and span are part of. Without traces that is the request's id alone.
-pub fn carry(headers: &mut HeaderMap) {
+pub fn inject(headers: &mut HeaderMap) {
     if let Some(id) = RequestId::current() {
         headers.insert(REQUEST_ID, id.header());
     }
@@ -43,7 +43,7 @@ pub fn carry(headers: &mut HeaderMap) {
 }
 
 /// Makes a span, which nobody has entered yet, go on where a caller's headers say.
-pub fn adopt(span: &Span, headers: &HeaderMap) {
+pub fn extract(span: &Span, headers: &HeaderMap) {
     let parent = TraceContextPropagator::new().extract(&From(headers));
     // There is nothing to be done where nobody listens for spans.
     let _ = span.set_parent(parent);
