@@ -11,4 +11,4 @@ mod worker;
 
 pub use health::{Condition, EngineHealth};
 pub use llm_dit_device::{DeviceId, Memory, MemoryReader};
-pub use worker::{Alone, Answer, Ticket, Together, Worker};
+pub use worker::{Answer, Batch, Ticket, Unbatched, Worker};

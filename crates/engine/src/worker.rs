@@ -4,12 +4,12 @@
 //! tensor. Work whose caller left is skipped; work that finds the queue full is refused at once
 //! with the time after which to try again. A panic costs the job it happened in, not the service.
 //!
-//! A model that can do several jobs of one kind in one go says so with [`Together`].
+//! A model that can do several jobs of one kind in one go says so with [`Batch`].
 
+mod batch;
 mod meter;
 mod queue;
 mod reply;
-mod together;
 
 use std::{
     any::Any,
@@ -32,14 +32,14 @@ use tracing::Span;
 use self::queue::{Entry, Line, Queue, Turn, Wait, Work};
 use self::reply::{Reply, failed, reply};
 pub use self::{
+    batch::{Batch, Unbatched},
     reply::Answer,
-    together::{Alone, Together},
 };
 use crate::health::EngineHealth;
 
 /// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
 /// ends, and drops the model, when the last handle is gone and the queue is empty.
-pub struct Worker<M, K: Together<M> = Alone> {
+pub struct Worker<M, K: Batch<M> = Unbatched> {
     shared: Arc<Shared<M, K>>,
 }
 
@@ -54,7 +54,7 @@ pub struct Ticket<T> {
 }
 
 /// Closes the queue with the last handle. (The thread itself holds only the queue.)
-struct Shared<M, K: Together<M>> {
+struct Shared<M, K: Batch<M>> {
     name: &'static str,
     queue: Arc<Queue<M, K>>,
     health: EngineHealth,
@@ -62,12 +62,12 @@ struct Shared<M, K: Together<M>> {
 }
 
 /// Says that the thread has ended, however it came to that, and answers those who wait.
-struct LastWill<M, K: Together<M>> {
+struct LastWill<M, K: Batch<M>> {
     queue: Arc<Queue<M, K>>,
     health: EngineHealth,
 }
 
-impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
+impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(name, capacity));
@@ -203,25 +203,25 @@ impl<M: Send + 'static, K: Together<M>> Worker<M, K> {
     }
 }
 
-impl<M, K: Together<M>> Clone for Worker<M, K> {
+impl<M, K: Batch<M>> Clone for Worker<M, K> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
     }
 }
 
-impl<M, K: Together<M>> std::fmt::Debug for Worker<M, K> {
+impl<M, K: Batch<M>> std::fmt::Debug for Worker<M, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("name", &self.shared.name).finish_non_exhaustive()
     }
 }
 
-impl<M, K: Together<M>> Drop for Shared<M, K> {
+impl<M, K: Batch<M>> Drop for Shared<M, K> {
     fn drop(&mut self) {
         self.queue.close();
     }
 }
 
-impl<M, K: Together<M>> Drop for LastWill<M, K> {
+impl<M, K: Batch<M>> Drop for LastWill<M, K> {
     fn drop(&mut self) {
         if thread::panicking() {
             tracing::error!("the engine thread has ended; restart the program");
@@ -261,7 +261,7 @@ impl<T> Ticket<T> {
                 Err(_) => Err(Fault::Unavailable("the service is shutting down".to_owned())),
             },
             () = self.cancel.cancelled() => {
-                self.line.forget_the_left();
+                self.line.drop_cancelled();
                 Err(cancelled())
             }
         }
@@ -269,7 +269,7 @@ impl<T> Ticket<T> {
 }
 
 /// The thread's life.
-fn serve<M: Send + 'static, K: Together<M>>(
+fn serve<M: Send + 'static, K: Batch<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
     health: &EngineHealth,
@@ -284,7 +284,7 @@ fn serve<M: Send + 'static, K: Together<M>>(
                 queue.done(1, started.elapsed());
                 reply();
             }
-            Turn::Together(pieces) => {
+            Turn::Batch(pieces) => {
                 let jobs = pieces.len();
                 run_together(name, queue, health, &mut model, pieces);
                 queue.done(jobs, started.elapsed());
@@ -293,7 +293,7 @@ fn serve<M: Send + 'static, K: Together<M>>(
     }
 }
 
-fn run_together<M: Send + 'static, K: Together<M>>(
+fn run_together<M: Send + 'static, K: Batch<M>>(
     name: &'static str,
     queue: &Arc<Queue<M, K>>,
     health: &EngineHealth,

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use llm_dit_engine::{Answer, EngineHealth, Together};
+use llm_dit_engine::{Answer, Batch, EngineHealth};
 use llm_dit_fault::Fault;
 use llm_dit_recipe::Recipe;
 use llm_dit_telemetry::metrics::{STEP_SECONDS, STEPS};
@@ -63,10 +63,10 @@ impl Pending {
     }
 }
 
-impl Together<Engines> for Pending {
+impl Batch<Engines> for Pending {
     type Output = Done;
 
-    fn fits(&self, those: &[&Self]) -> bool {
+    fn compatible(&self, those: &[&Self]) -> bool {
         self.limit.allows(&self.key, those.len() + 1)
             && those.iter().all(|that| that.key == self.key)
     }

@@ -14,13 +14,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use super::{meter::WorkerMeter, reply::Reply, together::Together};
+use super::{batch::Batch, meter::WorkerMeter, reply::Reply};
 
 /// Does a job and returns what delivers the result.
 pub(super) type Single<M> = Box<dyn FnOnce(&mut M) -> Box<dyn FnOnce()> + Send>;
 
 /// One job in the line.
-pub(super) struct Entry<M, K: Together<M>> {
+pub(super) struct Entry<M, K: Batch<M>> {
     pub cancel: CancellationToken,
     pub span: Span,
     pub wait: Wait,
@@ -36,7 +36,7 @@ pub(super) struct Wait {
 }
 
 /// What there is to do.
-pub(super) enum Work<M, K: Together<M>> {
+pub(super) enum Work<M, K: Batch<M>> {
     /// By itself. Nothing from behind goes before it either.
     Single(Single<M>),
     /// Perhaps with others.
@@ -44,7 +44,7 @@ pub(super) enum Work<M, K: Together<M>> {
 }
 
 /// What the model does next.
-pub(super) enum Turn<M, K: Together<M>> {
+pub(super) enum Turn<M, K: Batch<M>> {
     Single(Span, Single<M>),
     /// At least one.
     Together(Vec<(Span, K, Reply<K::Output>)>),
@@ -61,16 +61,16 @@ pub(super) struct Full {
 /// A queue of whatever.
 pub(super) trait Line: std::fmt::Debug + Send + Sync {
     /// Lets those behind callers that left move up.
-    fn forget_the_left(&self);
+    fn drop_cancelled(&self);
 }
 
-pub(super) struct Queue<M, K: Together<M>> {
+pub(super) struct Queue<M, K: Batch<M>> {
     capacity: usize,
     state: Mutex<State<M, K>>,
     changed: Condvar,
 }
 
-struct State<M, K: Together<M>> {
+struct State<M, K: Batch<M>> {
     meter: WorkerMeter,
     waiting: VecDeque<Entry<M, K>>,
     /// Jobs that are being done and not answered yet.
@@ -92,7 +92,7 @@ impl Wait {
     }
 }
 
-impl<M, K: Together<M>> Queue<M, K> {
+impl<M, K: Batch<M>> Queue<M, K> {
     /// `name` is what it is called in metrics.
     pub fn new(name: &str, capacity: usize) -> Self {
         let state = State {
@@ -108,7 +108,7 @@ impl<M, K: Together<M>> Queue<M, K> {
     /// Adds an entry, whose place then says how many are ahead of it.
     pub fn push(&self, entry: Entry<M, K>) -> Result<(), Full> {
         let mut state = self.lock();
-        state.forget_the_left();
+        state.drop_cancelled();
         // An idle worker's next job passes through `waiting` too; it takes the place of the
         // running one, not one of the waiting.
         if state.ahead() > self.capacity {
@@ -132,7 +132,7 @@ impl<M, K: Together<M>> Queue<M, K> {
     pub fn next(&self) -> Option<Turn<M, K>> {
         let mut state = self.lock();
         loop {
-            state.forget_the_left();
+            state.drop_cancelled();
             match state.waiting.pop_front() {
                 // Those behind are as far from their turn as before: one runs now.
                 Some(Entry { span, wait, work: Work::Single(work), .. }) => {
@@ -143,10 +143,10 @@ impl<M, K: Together<M>> Queue<M, K> {
                 Some(Entry { span, wait, work: Work::Piece(piece, reply), .. }) => {
                     wait.end(&state.meter);
                     let mut together = vec![(span, piece, reply)];
-                    state.take_along(&mut together);
+                    state.fill_batch(&mut together);
                     state.running = together.len();
                     state.tell_places();
-                    return Some(Turn::Together(together));
+                    return Some(Turn::Batch(together));
                 }
                 None if state.closed => return None,
                 None => {
@@ -160,7 +160,7 @@ impl<M, K: Together<M>> Queue<M, K> {
     pub fn answered(&self) {
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
-        state.forget_the_left();
+        state.drop_cancelled();
         state.tell_places();
     }
 
@@ -170,7 +170,7 @@ impl<M, K: Together<M>> Queue<M, K> {
         state.meter.turn(jobs, took);
         state.running = 0;
         state.typical = if state.typical.is_zero() { took } else { (state.typical * 3 + took) / 4 };
-        state.forget_the_left();
+        state.drop_cancelled();
         state.tell_places();
     }
 
@@ -213,19 +213,19 @@ impl<M, K: Together<M>> Queue<M, K> {
     }
 }
 
-impl<M, K: Together<M>> Line for Queue<M, K> {
-    fn forget_the_left(&self) {
-        self.lock().forget_the_left();
+impl<M, K: Batch<M>> Line for Queue<M, K> {
+    fn drop_cancelled(&self) {
+        self.lock().drop_cancelled();
     }
 }
 
-impl<M, K: Together<M>> std::fmt::Debug for Queue<M, K> {
+impl<M, K: Batch<M>> std::fmt::Debug for Queue<M, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue").field("capacity", &self.capacity).finish_non_exhaustive()
     }
 }
 
-impl<M, K: Together<M>> State<M, K> {
+impl<M, K: Batch<M>> State<M, K> {
     fn ahead(&self) -> usize {
         self.waiting.len() + self.in_front()
     }
@@ -239,11 +239,11 @@ impl<M, K: Together<M>> State<M, K> {
     /// Moves the waiting that fit to those that go. Nobody is overtaken for longer than this one
     /// turn: the oldest that is left begins the next. A job of another kind changes the model, so
     /// what waits behind it stays there.
-    fn take_along(&mut self, together: &mut Vec<(Span, K, Reply<K::Output>)>) {
+    fn fill_batch(&mut self, together: &mut Vec<(Span, K, Reply<K::Output>)>) {
         let mut at = 0;
         while let Some(Entry { work: Work::Piece(piece, _), .. }) = self.waiting.get(at) {
             let those: Vec<&K> = together.iter().map(|(_, piece, _)| piece).collect();
-            if !piece.fits(&those) {
+            if !piece.compatible(&those) {
                 at += 1;
             } else if let Some(Entry { span, wait, work: Work::Piece(piece, reply), .. }) =
                 self.waiting.remove(at)
@@ -255,7 +255,7 @@ impl<M, K: Together<M>> State<M, K> {
     }
 
     /// Drops entries whose callers left.
-    fn forget_the_left(&mut self) {
+    fn drop_cancelled(&mut self) {
         let before = self.waiting.len();
         self.waiting.retain(|entry| {
             let left = entry.cancel.is_cancelled();

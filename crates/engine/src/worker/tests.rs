@@ -154,10 +154,10 @@ async fn those_behind_a_caller_that_left_move_up_at_once() {
 /// Numbers up to 9 go together, up to three at a time; the model keeps which did.
 struct Number(u32);
 
-impl Together<Vec<Vec<u32>>> for Number {
+impl Batch<Vec<Vec<u32>>> for Number {
     type Output = usize;
 
-    fn fits(&self, those: &[&Self]) -> bool {
+    fn compatible(&self, those: &[&Self]) -> bool {
         those.len() < 3 && self.0 < 10 && those.iter().all(|that| that.0 < 10)
     }
 

@@ -3,12 +3,12 @@
 use super::reply::Answer;
 
 /// Such a piece. When the model is free, those that wait behind the oldest one and
-/// [fit](Together::fits) go with it.
-pub trait Together<M>: Sized + Send + 'static {
+/// [fit](Batch::compatible) go with it.
+pub trait Batch<M>: Sized + Send + 'static {
     type Output: Send + 'static;
 
     /// Whether this one can be done in one go with those, which go already and are at least one.
-    fn fits(&self, those: &[&Self]) -> bool;
+    fn compatible(&self, those: &[&Self]) -> bool;
 
     /// Does them, and answers each as soon as it is done.
     fn run(model: &mut M, together: Vec<(Self, Answer<Self::Output>)>);
@@ -16,9 +16,9 @@ pub trait Together<M>: Sized + Send + 'static {
 
 /// The kind of a model that does everything alone.
 #[derive(Debug)]
-pub enum Alone {}
+pub enum Unbatched {}
 
-impl<M> Together<M> for Alone {
+impl<M> Batch<M> for Unbatched {
     type Output = ();
 
     fn fits(&self, _: &[&Self]) -> bool {
