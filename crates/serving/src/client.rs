@@ -185,7 +185,7 @@ impl Service<Request<Body>> for WithKey {
 
 /// Reads an answer to its end when all that was wanted of it is here. The service then sees a call
 /// that was completed, where a dropped one would be cancelled. Nobody waits for it.
-pub fn see_out<T: Send + 'static>(mut answer: Streaming<T>) {
+pub fn drain_in_background<T: Send + 'static>(mut answer: Streaming<T>) {
     tokio::spawn(time::timeout(SEE_OUT, async move {
         while let Ok(Some(_)) = answer.message().await {}
     }));

@@ -10,7 +10,7 @@ use llm_dit_proto::{
         encoder_client::EncoderClient,
     },
 };
-use llm_dit_serving::{Deadline, Remote, client::see_out, grpc::MAX_MESSAGE_BYTES};
+use llm_dit_serving::{Deadline, Remote, client::drain_in_background, grpc::MAX_MESSAGE_BYTES};
 use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tonic::Streaming;
 
@@ -68,7 +68,7 @@ pub(super) async fn embeddings(
         true => reader.tensor(1).await.map(|(tensor, cut)| (Some(tensor), cut))?,
         false => (None, 0),
     };
-    see_out(reader.frames);
+    drain_in_background(reader.frames);
     if truncated_tokens > 0 || negative_truncated_tokens > 0 {
         tracing::warn!(truncated_tokens, negative_truncated_tokens, "truncated a prompt");
     }

@@ -11,7 +11,7 @@ use llm_dit_proto::{
         encode_response::Frame, generate_request::Part,
     },
 };
-use llm_dit_serving::client::see_out;
+use llm_dit_serving::client::drain_in_background;
 use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tokio::sync::mpsc;
 use tonic::Streaming;
@@ -145,7 +145,7 @@ impl Pipe {
             }
         }
         if let Some(source) = self.source.take() {
-            see_out(source.frames);
+            drain_in_background(source.frames);
         }
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Pipe {
             source.chunk(&mut passing).await?;
         }
         let embedding = source.remember(key, passing);
-        see_out(source.frames);
+        drain_in_background(source.frames);
         Ok((embedding, cached))
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use llm_dit_proto::v1::{Accepted, GenerateEvent, ImageHeader, generate_event::Event};
-use llm_dit_serving::client::see_out;
+use llm_dit_serving::client::drain_in_background;
 use tonic::Streaming;
 
 use super::{outcome::Failure, progress::ProgressReporter};
@@ -77,7 +77,7 @@ impl<'a> Events<'a> {
             reporter.enter(Stage::Decoding);
         }
         let file = self.file(&header).await.map_err(|error| lost(reporter, error))?;
-        see_out(self.events);
+        drain_in_background(self.events);
         Ok(file)
     }
 
