@@ -15,8 +15,8 @@ use crate::{
 pub struct HeylookEncoder {
     server: HeylookServer,
     model: Arc<str>,
-    told: Told,
-    learned: Arc<Learned>,
+    configured: Configured,
+    observed: Arc<Observed>,
 }
 
 /// What the server never says about a model.
@@ -40,16 +40,16 @@ pub struct Encoded {
     pub full: bool,
 }
 
-/// What we were told in place of a default.
+/// What we were configured in place of a default.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct Configured {
     hidden_size: Option<usize>,
     layers: Option<usize>,
 }
 
 /// What the answers taught us.
 #[derive(Debug, Default)]
-struct Learned {
+struct Observed {
     hidden_size: OnceLock<usize>,
     layers: OnceLock<usize>,
     dtype: OnceLock<DType>,
@@ -82,12 +82,17 @@ impl HeylookEncoder {
         if model.trim().is_empty() {
             return Err(SetupError::EmptyModel);
         }
-        Ok(Self { server, model: model.into(), told: Told::default(), learned: Arc::default() })
+        Ok(Self {
+            server,
+            model: model.into(),
+            configured: Configured::default(),
+            observed: Arc::default(),
+        })
     }
 
     /// For a model that is not Qwen3-4B. Embeddings of another width are refused.
     pub fn with_shape(mut self, hidden_size: Option<usize>, layers: Option<usize>) -> Self {
-        self.told = Told { hidden_size, layers };
+        self.configured = Configured { hidden_size, layers };
         self
     }
 
@@ -99,19 +104,19 @@ impl HeylookEncoder {
         &self.model
     }
 
-    /// What we were told, else what the answers so far have shown, else Qwen3-4B.
+    /// What we were configured, else what the answers so far have shown, else Qwen3-4B.
     pub fn shape(&self) -> ModelShape {
         let ModelShape { hidden_size, layers } = ModelShape::QWEN3_4B;
-        let learned = |value: &OnceLock<usize>| value.get().copied();
+        let observed = |value: &OnceLock<usize>| value.get().copied();
         ModelShape {
             hidden_size: self.known_width().unwrap_or(hidden_size),
-            layers: learned(&self.learned.layers).or(self.told.layers).unwrap_or(layers),
+            layers: observed(&self.observed.layers).or(self.configured.layers).unwrap_or(layers),
         }
     }
 
     /// What the model computes in; bf16 until an answer has said otherwise.
     pub fn dtype(&self) -> DType {
-        self.learned.dtype.get().copied().unwrap_or(DType::Bf16)
+        self.observed.dtype.get().copied().unwrap_or(DType::Bf16)
     }
 
     /// What the server is and has. Asks it.
@@ -153,7 +158,7 @@ impl HeylookEncoder {
         self.check(&answer, layer)?;
         let tensor = answer.tensor(max_length).map_err(|reason| self.bad(reason))?;
         self.check_width(&tensor)?;
-        let computed_in = *self.learned.dtype.get_or_init(|| answer.computed_in());
+        let computed_in = *self.observed.dtype.get_or_init(|| answer.computed_in());
         let full = tensor.shape()[0] == max_length;
         let tensor = round(tensor, dtype.unwrap_or(computed_in))?;
         Ok(Encoded { tensor, hidden_layer: layer.index, full })
@@ -168,7 +173,7 @@ impl HeylookEncoder {
         match &error {
             HeylookError::Refused { detail, .. } => match layers_in(detail) {
                 Some(layers) => {
-                    let layers = *self.learned.layers.get_or_init(|| layers);
+                    let layers = *self.observed.layers.get_or_init(|| layers);
                     HeylookError::LayerOutOfRange { layer, layers, model: self.model.to_string() }
                 }
                 None => error,
@@ -193,11 +198,11 @@ impl HeylookEncoder {
         Ok(())
     }
 
-    /// The first answer sets the width, unless we were told it.
+    /// The first answer sets the width, unless we were configured it.
     fn check_width(&self, tensor: &Tensor) -> Result<(), HeylookError> {
         let got = tensor.shape()[1];
-        let told = self.told.hidden_size;
-        let expected = told.unwrap_or_else(|| *self.learned.hidden_size.get_or_init(|| got));
+        let configured = self.configured.hidden_size;
+        let expected = configured.unwrap_or_else(|| *self.observed.hidden_size.get_or_init(|| got));
         if got == expected {
             return Ok(());
         }
@@ -206,7 +211,7 @@ impl HeylookEncoder {
     }
 
     fn known_width(&self) -> Option<usize> {
-        self.told.hidden_size.or(self.learned.hidden_size.get().copied())
+        self.configured.hidden_size.or(self.observed.hidden_size.get().copied())
     }
 
     fn bad(&self, reason: String) -> HeylookError {
