@@ -26,7 +26,7 @@ use crate::overlay::is_finite;
 pub struct LoraFile {
     header: Header,
     modules: Vec<LoraModule>,
-    strangers: Vec<String>,
+    unknown_keys: Vec<String>,
 }
 
 /// A changed module of a file.
@@ -62,7 +62,7 @@ impl LoraFile {
         let header = Header::read(path, label)?;
         let config = AdapterConfig::of(path, &header)?;
         let mut found: BTreeMap<String, Found> = BTreeMap::new();
-        let mut strangers = Vec::new();
+        let mut unknown_keys = Vec::new();
         for key in header.keys() {
             match key::parse(key) {
                 Key::Factor { module, role } => {
@@ -80,7 +80,7 @@ impl LoraFile {
                 Key::Unsupported(kind) => {
                     return Err(LoraError::Kind { file: label.into(), key: key.into(), kind });
                 }
-                Key::Stranger => strangers.push(key.to_owned()),
+                Key::Unknown => unknown_keys.push(key.to_owned()),
             }
         }
         let mut modules = Vec::new();
@@ -90,7 +90,7 @@ impl LoraFile {
                     modules.push(LoraModule::new(&header, &config, name, up, down, alpha)?);
                 }
                 // An alpha that belongs to nothing changes nothing.
-                Found { up: None, down: None, alpha, .. } => strangers.extend(alpha),
+                Found { up: None, down: None, alpha, .. } => unknown_keys.extend(alpha),
                 Found { up, down, .. } => {
                     let lacks = if up.is_none() { "up (or B)" } else { "down (or A)" };
                     let key = up.or(down).unwrap_or_default();
@@ -98,7 +98,7 @@ impl LoraFile {
                 }
             }
         }
-        Ok(Self { header, modules, strangers })
+        Ok(Self { header, modules, unknown_keys })
     }
 
     /// What messages call this file.
@@ -112,8 +112,8 @@ impl LoraFile {
     }
 
     /// Keys that are no part of a change of the image model: a text encoder's, or unknown ones.
-    pub fn strangers(&self) -> &[String] {
-        &self.strangers
+    pub fn unknown_keys(&self) -> &[String] {
+        &self.unknown_keys
     }
 
     /// Bytes of the whole file.

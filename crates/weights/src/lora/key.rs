@@ -10,7 +10,7 @@ pub(super) enum Key {
     /// A way of changing a module that is not the product of two matrices.
     Unsupported(&'static str),
     /// A text encoder's, or nothing that we know.
-    Stranger,
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ const OTHERS: [(&str, &str); 8] = [
 pub(super) fn parse(key: &str) -> Key {
     let bare = key.strip_prefix("base_model.model.").unwrap_or(key);
     if TEXT_ENCODERS.iter().any(|prefix| bare.starts_with(prefix)) {
-        return Key::Stranger;
+        return Key::Unknown;
     }
     if let Some((_, kind)) = OTHERS.iter().find(|(part, _)| key.contains(part)) {
         return Key::Unsupported(kind);
@@ -80,13 +80,13 @@ pub(super) fn parse(key: &str) -> Key {
         return match rest {
             "weight" => factor(module, role),
             "bias" => Key::Unsupported("a LoRA with biases"),
-            _ => Key::Stranger,
+            _ => Key::Unknown,
         };
     }
     if key.ends_with(".diff") || key.ends_with(".diff_b") {
         return Key::Unsupported("a full difference of weights");
     }
-    Key::Stranger
+    Key::Unknown
 }
 
 /// One spelling for names that differ in dots and underscores only.
@@ -152,7 +152,7 @@ mod tests {
             "step",
             "layers.0.attention.to_q.weight",
         ] {
-            assert_eq!(parse(key), Key::Stranger, "{key}");
+            assert_eq!(parse(key), Key::Unknown, "{key}");
         }
     }
 }

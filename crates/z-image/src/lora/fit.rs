@@ -34,7 +34,7 @@ pub(super) fn fit<'a>(
         .chain(native_layers(config).iter().map(|name| (flat(name), canonical(name))))
         .collect();
 
-    let mut unmatched: Vec<String> = file.strangers().to_vec();
+    let mut unmatched: Vec<String> = file.unknown_keys().to_vec();
     let mut fits: Vec<Fit<'a>> = Vec::new();
     for module in file.modules() {
         match spellings.get(&flat(&module.name)) {
