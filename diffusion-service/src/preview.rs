@@ -8,7 +8,7 @@ use image::{
     imageops::FilterType,
 };
 
-use crate::engine::{Guess, LatentMap, Picture, PreviewOptions};
+use crate::engine::{LatentMap, Picture, PreviewOptions, X0Prediction};
 
 /// What [`encode`] makes.
 pub const MEDIA_TYPE: &str = "image/jpeg";
@@ -31,7 +31,7 @@ pub struct Preview {
 pub fn encode(
     map: &LatentMap,
     shape: [usize; 3],
-    guess: &Guess,
+    guess: &X0Prediction,
     options: PreviewOptions,
 ) -> Option<Preview> {
     let Picture { width, height, rgb } = map.picture(shape, &guess.clean)?;
@@ -77,7 +77,7 @@ mod tests {
             .collect();
         let step = Step { index: 2, total: 8, duration: Duration::ZERO };
         let options = PreviewOptions::new(1, max_side).expect("some");
-        encode(&map, shape, &Guess { step, clean }, options).expect("a preview")
+        encode(&map, shape, &X0Prediction { step, clean }, options).expect("a preview")
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub struct GenerateJob {
     pub image: Option<Picture>,
     /// Also return the final latents.
     pub return_latents: bool,
-    /// When to hand out a [`Guess`].
+    /// When to hand out a [`X0Prediction`].
     pub preview: Option<PreviewOptions>,
 }
 
@@ -74,7 +74,7 @@ pub struct Step {
 
 /// The clean latents that the model aims at, as far as a forward pass tells.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Guess {
+pub struct X0Prediction {
     pub step: Step,
     /// `(latent_channels, height / 8, width / 8)`.
     pub clean: Vec<f32>,
@@ -89,7 +89,7 @@ pub trait StepSink {
 
     /// Called after [`StepSink::step`] where the job asks for it. Work has to be done elsewhere: the
     /// next step waits.
-    fn guess(&mut self, _guess: Guess) {}
+    fn guess(&mut self, _guess: X0Prediction) {}
 }
 
 impl<F: FnMut(Step) -> ControlFlow<()>> StepSink for F {

@@ -11,11 +11,11 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use super::{Event, previews::Guesses};
+use super::{Event, previews::X0Predictions};
 use crate::{
     engine::{
-        BatchKey, BatchLimit, CheckedJob, Engines, GenerateError, Generated, Guess, ImageGenerator,
-        LoraChoice, Member, SetLorasError, Step, StepSink,
+        BatchKey, BatchLimit, CheckedJob, Engines, GenerateError, Generated, ImageGenerator,
+        LoraChoice, Member, SetLorasError, Step, StepSink, X0Prediction,
     },
     picture,
 };
@@ -43,7 +43,7 @@ pub(super) struct Done {
 pub(super) struct Progress {
     cancel: CancellationToken,
     sender: mpsc::Sender<Result<Event, Fault>>,
-    guesses: Option<Guesses>,
+    guesses: Option<X0Predictions>,
     span: Span,
     /// Closed with the next one, and the last one with the sink.
     stage: Span,
@@ -134,7 +134,7 @@ impl Progress {
     pub fn new(
         cancel: CancellationToken,
         sender: mpsc::Sender<Result<Event, Fault>>,
-        guesses: Option<Guesses>,
+        guesses: Option<X0Predictions>,
     ) -> Self {
         Self {
             cancel,
@@ -172,7 +172,7 @@ impl StepSink for Progress {
         ControlFlow::Continue(())
     }
 
-    fn guess(&mut self, guess: Guess) {
+    fn guess(&mut self, guess: X0Prediction) {
         if let Some(guesses) = &self.guesses {
             guesses.leave(guess);
         }

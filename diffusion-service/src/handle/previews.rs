@@ -11,12 +11,12 @@ use tokio::{
 };
 
 use crate::{
-    engine::{GenerateJob, Guess, LatentMap, ModelInfo, PreviewOptions},
+    engine::{GenerateJob, LatentMap, ModelInfo, PreviewOptions, X0Prediction},
     preview::{self, Preview},
 };
 
 /// Where the engine's thread leaves its guesses. Previews end when it is dropped.
-pub(super) struct Guesses(watch::Sender<Option<Arc<Guess>>>);
+pub(super) struct X0Predictions(watch::Sender<Option<Arc<X0Prediction>>>);
 
 /// The newest preview, for the reader.
 pub(super) type Newest = watch::Receiver<Option<Preview>>;
@@ -26,13 +26,13 @@ pub(super) struct Previews {
     map: LatentMap,
     shape: [usize; 3],
     options: PreviewOptions,
-    guesses: watch::Receiver<Option<Arc<Guess>>>,
+    guesses: watch::Receiver<Option<Arc<X0Prediction>>>,
     newest: watch::Sender<Option<Preview>>,
 }
 
-impl Guesses {
+impl X0Predictions {
     /// Takes the place of one that was not looked at yet.
-    pub fn leave(&self, guess: Guess) {
+    pub fn leave(&self, guess: X0Prediction) {
         self.0.send_replace(Some(Arc::new(guess)));
     }
 }
@@ -43,13 +43,13 @@ impl Previews {
     pub fn start(
         info: &ModelInfo,
         job: &GenerateJob,
-    ) -> Option<(Guesses, (JoinHandle<()>, Newest))> {
+    ) -> Option<(X0Predictions, (JoinHandle<()>, Newest))> {
         let (map, options) = (info.preview.clone()?, job.preview?);
         let (guess, guesses) = watch::channel(None);
         let (newest, previews) = watch::channel(None);
         let shape = info.latent_shape(&job.params);
         let task = Self { map, shape, options, guesses, newest };
-        Some((Guesses(guess), (tokio::spawn(task.run()), previews)))
+        Some((X0Predictions(guess), (tokio::spawn(task.run()), previews)))
     }
 
     async fn run(mut self) {

@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 
 use llm_dit_params::GenerateParams;
 
-use super::{CheckedJob, GenerateError, GenerateJob, Generated, Guess, LoraChoice, Step, StepSink};
+use super::{
+    CheckedJob, GenerateError, GenerateJob, Generated, LoraChoice, Step, StepSink, X0Prediction,
+};
 use crate::DeviceId;
 
 /// Pixels that a picture may have before it counts as more than one.
@@ -59,7 +61,7 @@ impl StepSink for Borrowed<'_> {
         self.0.step(step)
     }
 
-    fn guess(&mut self, guess: Guess) {
+    fn guess(&mut self, guess: X0Prediction) {
         self.0.guess(guess);
     }
 }

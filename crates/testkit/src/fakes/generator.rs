@@ -5,8 +5,8 @@ use std::{ops::ControlFlow, path::Path, sync::mpsc, thread, time::Duration};
 use llm_dit_engine::{
     DeviceId, Memory, MemoryReader,
     image::{
-        ActiveLora, GenerateError, GenerateJob, Generated, Guess, ImageGenerator, LatentMap,
-        LoraChoice, LoraReport, LoraSummary, Member, ModelInfo, Picture, SetLorasError, Step,
+        ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap, LoraChoice,
+        LoraReport, LoraSummary, Member, ModelInfo, Picture, SetLorasError, Step, X0Prediction,
     },
 };
 use llm_dit_params::{Limits, ModelDefaults, Scheduler};
@@ -108,9 +108,9 @@ impl FakeGenerator {
     }
 
     /// What step `index` of `total` guesses: latents that make a preview redder with every step.
-    fn guess(info: &ModelInfo, job: &GenerateJob, step: Step) -> Guess {
+    fn guess(info: &ModelInfo, job: &GenerateJob, step: Step) -> X0Prediction {
         let count = info.latent_shape(&job.params).iter().product();
-        Guess { step, clean: vec![0.5 * step.index as f32 / step.total as f32; count] }
+        X0Prediction { step, clean: vec![0.5 * step.index as f32 / step.total as f32; count] }
     }
 
     /// The picture of a job: depends on everything that should matter.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use llm_dit_engine::image::{GenerateError, Guess, Member, Step};
+use llm_dit_engine::image::{GenerateError, Member, Step, X0Prediction};
 use llm_dit_proto as proto;
 
 use crate::{
@@ -64,7 +64,7 @@ impl<'a> Trajectory<'a> {
         let step = Step { index: self.index, total: self.total(), duration: started.elapsed() };
         self.member.sink.step(step)?;
         if let Some(clean) = prediction {
-            self.member.sink.guess(Guess { step, clean });
+            self.member.sink.guess(X0Prediction { step, clean });
         }
         ControlFlow::Continue(())
     }
