@@ -11,7 +11,7 @@ use axum::{
     routing::get,
 };
 use llm_dit_fault::Fault;
-use llm_dit_serving::around;
+use llm_dit_serving::instrument;
 use llm_dit_telemetry::metrics;
 use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer, timeout::RequestBodyTimeoutLayer};
 use utoipa::OpenApi;
@@ -96,7 +96,7 @@ pub(crate) fn app(state: Arc<AppState>, origins: &[HeaderValue]) -> Router {
     }
     let router =
         router.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(inner);
-    middleware(router)
+    instrument(router)
         // Bodies are bounded where they are read.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(state)

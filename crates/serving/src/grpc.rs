@@ -34,7 +34,7 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    BoundListener, connections::Counted, middleware, security::guard::Guard, shutdown::Grace,
+    BoundListener, connections::Counted, instrument, security::guard::Guard, shutdown::Grace,
 };
 use llm_dit_engine::{Condition, EngineHealth};
 use llm_dit_telemetry::metrics;
@@ -127,10 +127,10 @@ impl GrpcServer {
         let BoundListener { listener, security, connections } = bound;
         let address = listener.local_addr()?;
         let Self { routes, names, grace, health } = self;
-        let (health, health_service) = tonic_health::server::health_reporter();
+        let (reporter, health_service) = tonic_health::server::health_reporter();
         let mut condition = health.watch();
         let now = *condition.borrow_and_update();
-        tell(&health, &names, now).await;
+        tell(&reporter, &names, now).await;
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -143,7 +143,7 @@ impl GrpcServer {
             .add_service(reflection().build_v1alpha()?);
         let routes = routes.into_axum_router().route("/metrics", metrics::route(None));
         // Callers that are turned away are counted as well.
-        let routes = Routes::from(middleware(routes.layer(Guard::new(security.keys))));
+        let routes = Routes::from(instrument(routes.layer(Guard::new(security.keys))));
 
         tracing::info!(%address, services = ?names, "serving gRPC");
         let drain = {
@@ -152,7 +152,7 @@ impl GrpcServer {
                 let follow = async {
                     while condition.changed().await.is_ok() {
                         let now = *condition.borrow_and_update();
-                        tell(&health, &names, now).await;
+                        tell(&reporter, &names, now).await;
                     }
                     // Nobody is left to say more.
                     pending::<()>().await;
@@ -161,7 +161,7 @@ impl GrpcServer {
                     () = shutdown.cancelled() => {}
                     () = follow => {}
                 }
-                not_serving(health, &names).await;
+                not_serving(reporter, &names).await;
             }
         };
         let mut server = server();

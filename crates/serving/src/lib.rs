@@ -17,6 +17,6 @@ pub mod telemetry;
 pub use client::Remote;
 pub use deadline::Deadline;
 pub use listener::BoundListener;
-pub use middleware::around;
+pub use middleware::instrument;
 pub use security::{Credentials, Security};
 pub use shutdown::Grace;

@@ -20,7 +20,7 @@ use crate::propagate;
 use llm_dit_telemetry::request_id::{REQUEST_ID, RequestId};
 
 /// Surrounds all routes that are there by now.
-pub fn middleware<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+pub fn instrument<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router.layer(middleware::from_fn(surround))
 }
 

@@ -238,7 +238,7 @@ async fn loras_that_cannot_be_used_fail_their_own_jobs() {
     for events in [first, ink, other, last] {
         end(events).await.expect("well");
     }
-    assert!(handle.pulse().is_healthy(), "the engine is none the worse for it");
+    assert!(handle.health().is_healthy(), "the engine is none the worse for it");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub enum Unbatched {}
 impl<M> Batch<M> for Unbatched {
     type Output = ();
 
-    fn fits(&self, _: &[&Self]) -> bool {
+    fn compatible(&self, _: &[&Self]) -> bool {
         match *self {}
     }
 

@@ -47,7 +47,7 @@ pub(super) enum Work<M, K: Batch<M>> {
 pub(super) enum Turn<M, K: Batch<M>> {
     Single(Span, Single<M>),
     /// At least one.
-    Together(Vec<(Span, K, Reply<K::Output>)>),
+    Batch(Vec<(Span, K, Reply<K::Output>)>),
 }
 
 /// Why an entry was refused.

@@ -16,7 +16,7 @@ async fn ask(path: &str) -> Response {
         .route("/waits", get(std::future::pending::<()>))
         .route("/metrics", metrics::route(None));
     let request = Request::get(path).body(Body::empty()).expect("valid");
-    middleware(router).oneshot(request).await.expect("infallible")
+    instrument(router).oneshot(request).await.expect("infallible")
 }
 
 #[tokio::test]
