@@ -107,7 +107,7 @@ async fn a_prompt_that_fills_what_is_allowed_is_reported() {
     // An answer of more tokens than asked for is none.
     fake.answer(&body(&sunset(), MODEL, -2, 3), reply);
     let error = encoder(&fake).encode(&sunset(), -2, 3, None).await.expect_err("too many");
-    assert!(error.to_string().contains("at most 3"), "{error}");
+    assert!(error.to_string().contains("allowed 3"), "{error}");
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ mod tests {
             (answer("[[1],[2]]", "[2]", ""), "two axes"),
             (answer("[]", "[0,1]", ""), "empty axis"),
             (answer("[[],[]]", "[2,0]", ""), "empty axis"),
-            (answer("[[1]]", "[5,1]", ""), "at most 4"),
+            (answer("[[1]]", "[5,1]", ""), "allowed 4"),
             (answer("[[1]]", "[2,1]", ""), "takes 8"),
             (answer("[[1],[2,3]]", "[2,1]", ""), "a row has 2"),
             (answer("[[1],[null]]", "[2,1]", ""), "not rows of numbers"),

@@ -212,6 +212,7 @@ mod tests {
 
     #[test]
     fn what_is_told_is_described() {
+        begin();
         stage("test", Duration::from_millis(3));
         let text = render();
         for line in [

@@ -208,7 +208,7 @@ async fn parameters_out_of_range() {
         (width(100_000), "use 64 to 1024"),
         (
             GenerateParams { width: Some(1024), height: Some(512), ..Default::default() },
-            "at most 262144",
+            "the maximum is 262144",
         ),
         (GenerateParams { steps: Some(0), ..Default::default() }, "use 1 to 200"),
         (GenerateParams { guidance_scale: Some(f32::NAN), ..Default::default() }, "finite"),

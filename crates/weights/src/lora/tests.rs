@@ -120,7 +120,7 @@ fn files_that_are_not_safetensors_are_refused() {
     }
     // Cut short.
     let whole = std::fs::read(room.write("y.safetensors", &[A, B], &[])).expect("reads");
-    assert!(open("x.safetensors", &whole[..whole.len() - 4]).contains("whole"));
+    assert!(open("x.safetensors", &whole[..whole.len() - 4]).contains("truncated"));
     let missing = LoraFile::open(&room.0.path().join("z"), "z").expect_err("missing");
     assert!(matches!(missing, LoraError::NotFound { .. }));
     let folder = LoraFile::open(room.0.path(), "f").expect_err("a folder");
