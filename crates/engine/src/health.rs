@@ -18,6 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct EngineHealth(Arc<watch::Sender<Condition>>);
 
+/// What an engine's health is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
     /// In a row.
@@ -27,6 +28,7 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// Whether the engine's thread runs and has not failed too often in a row.
     pub fn is_healthy(self) -> bool {
         !self.gone && self.failures < TOO_MANY
     }
@@ -58,10 +60,12 @@ impl EngineHealth {
         self.0.borrow().gone
     }
 
+    /// Whether the engine is healthy now; see [`Condition::is_healthy`].
     pub fn is_healthy(&self) -> bool {
         self.0.borrow().is_healthy()
     }
 
+    /// A receiver that is notified of every change of the condition.
     pub fn watch(&self) -> watch::Receiver<Condition> {
         self.0.subscribe()
     }

@@ -198,6 +198,10 @@ impl ModelInfo {
     }
 
     /// Whether a tensor of this shape can be the initial noise; known before its values are.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::BadJob`] if the shape is not the one that the picture's size needs.
     pub fn check_latents_shape(
         &self,
         params: &GenerateParams,
@@ -214,6 +218,11 @@ impl ModelInfo {
     }
 
     /// Whether a tensor of this shape can be embeddings; known before its values are.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::BadJob`] unless the shape is `(tokens, cap_feat_dim)` with at most
+    /// `max_caption_tokens` tokens.
     pub fn check_embeddings_shape(&self, name: &str, shape: &[usize]) -> Result<(), GenerateError> {
         let bad = |why: String| Err(GenerateError::BadJob(format!("{name}: {why}")));
         let [tokens, width] = shape else {

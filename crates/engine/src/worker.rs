@@ -69,6 +69,10 @@ struct LastWill<M, K: Batch<M>> {
 
 impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system refuses the thread.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(name, capacity));
         let health = EngineHealth::default();
@@ -118,6 +122,10 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
     }
 
     /// As [`Worker::submit`], for what may be done together with others of its kind.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Busy`] if the queue is full; [`Fault::Internal`] if the worker has ended.
     pub fn submit_piece(
         &self,
         cancel: &CancellationToken,
@@ -250,6 +258,11 @@ impl<T> Ticket<T> {
     }
 
     /// The result; [`Fault::Cancelled`] as soon as the token fires.
+    ///
+    /// # Errors
+    ///
+    /// The job's own fault, [`Fault::Cancelled`], or [`Fault::Unavailable`] if the worker stopped
+    /// before the job was done.
     pub async fn wait(self) -> Result<T, Fault> {
         let cancelled = || Fault::Cancelled("the request was cancelled".to_owned());
         tokio::select! {

@@ -18,6 +18,7 @@ pub enum Scheduler {
 const SHOWN_CHARS: usize = 40;
 
 impl Scheduler {
+    /// Every scheduler, the default one first.
     pub const ALL: [Self; 4] = [Self::FlowEuler, Self::FlowHeun, Self::DpmSolver, Self::UniPc];
 
     /// The name by which every door knows it.

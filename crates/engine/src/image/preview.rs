@@ -18,10 +18,12 @@ impl PreviewOptions {
         (every > 0).then_some(Self { every, max_side })
     }
 
+    /// Number of steps from one preview to the next.
     pub fn every(self) -> u32 {
         self.every
     }
 
+    /// Longest side of a preview in pixels.
     pub fn max_side(self) -> u32 {
         self.max_side
     }

@@ -81,6 +81,7 @@ struct State<M, K: Batch<M>> {
 }
 
 impl Wait {
+    /// Opens the span and starts the clock of a job's time in the queue.
     pub fn begin(worker: &str) -> Self {
         Self { span: tracing::info_span!("queue", worker), since: Instant::now() }
     }
@@ -106,6 +107,10 @@ impl<M, K: Batch<M>> Queue<M, K> {
     }
 
     /// Adds an entry, whose place then says how many are ahead of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if `capacity` jobs wait already.
     pub fn push(&self, entry: Entry<M, K>) -> Result<(), Full> {
         let mut state = self.lock();
         state.drop_cancelled();

@@ -25,6 +25,7 @@ impl<T> Answer<T> {
         Self { name, answered: Some(Box::new(answered)), reply: Some(reply) }
     }
 
+    /// Delivers the job's output to the caller.
     pub fn send(mut self, output: T) {
         self.deliver(Ok(output));
     }
