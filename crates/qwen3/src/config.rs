@@ -48,6 +48,8 @@ impl Config {
         }
     }
 
+    /// Width of one attention head. Without a value in the configuration it is `hidden_size /
+    /// num_attention_heads`.
     pub fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }

@@ -25,6 +25,10 @@ impl Loading {
     }
 
     /// A file's values on a device that is not the host, in the file's type.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device refuses the memory or the copy.
     pub fn upload(
         &mut self,
         view: &TensorView<'_>,
@@ -46,6 +50,10 @@ impl Loading {
     }
 
     /// All is read: waits until it is on the device, and says how long that took.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device reports an error of the copies.
     pub fn finish(&mut self, path: &Path, device: &Device) -> Result<(), LoadError> {
         let Self { begun, bytes, .. } = std::mem::take(self);
         let Some(begun) = begun else { return Ok(()) };

@@ -58,6 +58,11 @@ struct Found {
 
 impl LoraFile {
     /// Reads the header. `label` is what messages call the file.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError`] if the file cannot be read, is not a safetensors file, or holds an adapter of
+    /// an unsupported kind.
     pub fn open(path: &Path, label: &str) -> Result<Self, LoraError> {
         let header = Header::read(path, label)?;
         let config = AdapterConfig::of(path, &header)?;
@@ -133,6 +138,10 @@ impl LoraFile {
     }
 
     /// `(up, down)` of one of this file's modules, as matrices of finite values.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError`] if the file cannot be read or if a value is not finite.
     pub fn factors(&self, module: &LoraModule) -> Result<(Tensor, Tensor), LoraError> {
         let read = |key: &str, rows: usize, cols: usize| {
             let tensor = self.header.tensor(key)?;

@@ -21,6 +21,10 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     /// The file, and its tensors by name; it is the part's file number `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if the file cannot be opened or mapped, or is not a complete safetensors file.
     pub fn open(path: &Path, file: usize) -> Result<(Self, Vec<(String, TensorSpan)>), LoadError> {
         check_extension(path)?;
         let io = |cause: std::io::Error| match cause.kind() {
@@ -59,6 +63,10 @@ impl Mapped {
     }
 
     /// Looks at a tensor, under a shape of as many values.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if `shape` does not fit the bytes; the error of `look` otherwise.
     pub fn read<T>(
         &self,
         span: &TensorSpan,

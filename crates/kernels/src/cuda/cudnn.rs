@@ -130,6 +130,10 @@ struct Owned {
 }
 
 /// Attention of all sequences of one length. False where there is no cuDNN, or no kernel for this.
+///
+/// # Errors
+///
+/// Fails if cuDNN or the driver fails while the kernel runs.
 pub fn attention(gpu: &Gpu, shape: Shape, qkv: u64, out: u64) -> Result<bool> {
     static SESSIONS: Mutex<Option<HashMap<(usize, usize), Session>>> = Mutex::new(None);
     let Some(api) = api() else { return Ok(false) };

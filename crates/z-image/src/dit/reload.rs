@@ -21,9 +21,13 @@ enum Part {
 }
 
 impl Dit {
-    /// Puts these changes on top of the checkpoint in place of those that are there. Only parts
-    /// that have changes, now or before, are read again; without changes they are the checkpoint's,
-    /// bit for bit. When a part cannot be loaded, the changes from before stay.
+    /// Replaces the overlay on the checkpoint. Only parts that have changes in the old or the new
+    /// overlay are read again; without changes they equal the checkpoint bit for bit. If a part
+    /// cannot be loaded, the old overlay stays.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a part cannot be loaded.
     pub fn set_overlay(&mut self, overlay: Arc<Overlay>) -> Result<(), LoadError> {
         let before = self.weights.clone();
         let parts: Vec<Part> = if self.settled {

@@ -39,6 +39,7 @@ struct Conditions<C> {
 }
 
 impl<'a> Trajectory<'a> {
+    /// Starts from `latents` at the first of `sigmas`; the last one is where the trajectory ends.
     pub fn new(member: Member<'a>, latents: Vec<f32>, sigmas: Vec<f64>) -> Self {
         // The last sigma is where the trajectory ends.
         let asked = &sigmas[..sigmas.len().saturating_sub(1)];
