@@ -89,6 +89,7 @@ impl Prepared {
         Self { queue }
     }
 
+    /// Puts the prompt in the worker's queue.
     pub fn queue(self, cancel: &CancellationToken, turn: Turn) -> Queued {
         (self.queue)(cancel, turn)
     }

@@ -67,6 +67,10 @@ struct Run {
 
 impl EncoderHandle {
     /// Moves the engine to a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system refuses the thread.
     pub fn spawn(
         engine: Box<dyn TextEncoder>,
         tokenizer: ChatTokenizer,
@@ -76,7 +80,11 @@ impl EncoderHandle {
         Ok(Self { backend: Arc::new(backend), limits })
     }
 
-    /// Has another machine compute. Must be called inside a tokio runtime.
+    /// Encodes on a heylookitsanllm server. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails outside a tokio runtime, or if the system refuses the thread.
     pub fn heylook(encoder: HeylookEncoder, limits: EncoderLimits) -> io::Result<Self> {
         let backend = Heylook::spawn(encoder, limits.queue_capacity)?;
         Ok(Self { backend: Arc::new(backend), limits })
@@ -87,6 +95,7 @@ impl EncoderHandle {
         self.backend.info()
     }
 
+    /// The limits that requests are checked against.
     pub fn limits(&self) -> &EncoderLimits {
         &self.limits
     }
@@ -114,7 +123,11 @@ impl EncoderHandle {
         }
     }
 
-    /// What a prompt costs in tokens, before anything is cut.
+    /// Counts the tokens of a prompt, before anything is cut.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if a text is too long or the tokenizer fails.
     pub async fn count(&self, chat: Chat) -> Result<TokenCounts, Fault> {
         check_texts(&chat)?;
         let backend = Arc::clone(&self.backend);
@@ -123,6 +136,11 @@ impl EncoderHandle {
     }
 
     /// Checks every prompt, queues the first, and returns the results to come.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the request is out of bounds, if a prompt cannot be tokenized, or if the queue
+    /// is full.
     pub async fn encode(
         &self,
         request: EncodeRequest,

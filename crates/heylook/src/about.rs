@@ -13,6 +13,7 @@ pub struct About {
     pub models: Vec<AboutModel>,
 }
 
+/// A model that the server has set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AboutModel {
     pub id: String,

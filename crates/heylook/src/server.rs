@@ -61,6 +61,11 @@ impl Default for HeylookOptions {
 
 impl HeylookServer {
     /// A server at `http://HOST:PORT` or `https://HOST:PORT`. Connects with the first request.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] if the URL is invalid or contains credentials, or if the API key or a
+    /// certificate cannot be used.
     pub fn new(url: &str, options: HeylookOptions) -> Result<Self, SetupError> {
         let secret = |url: &Url| !url.username().is_empty() || url.password().is_some();
         if url.parse().as_ref().is_ok_and(secret) {
@@ -86,6 +91,7 @@ impl HeylookServer {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// The server's URL, without a slash at its end.
     pub fn url(&self) -> &str {
         &self.inner.url
     }

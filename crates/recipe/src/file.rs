@@ -46,6 +46,10 @@ pub enum RecipeError {
 }
 
 /// The recipe in a picture's file, if there is one.
+///
+/// # Errors
+///
+/// [`RecipeError`] if the file is no picture, or if its recipe is invalid or from a newer version.
 pub fn read(file: Bytes) -> Result<Option<Recipe>, RecipeError> {
     let json = match open(file)? {
         DynImage::Png(png) => png.chunks().iter().find_map(|chunk| text(chunk, KEYWORD)),
@@ -59,7 +63,13 @@ pub fn read(file: Bytes) -> Result<Option<Recipe>, RecipeError> {
     Ok(Some(recipe))
 }
 
-/// The same file with this recipe in the place of the one it had. The words come with a prompt.
+/// The same file with `recipe` in place of any recipe that it had. With a prompt, the parameters
+/// are written as text too.
+///
+/// # Errors
+///
+/// [`RecipeError`] if the file is no picture, or [`RecipeError::TooLong`] if the recipe does not
+/// fit into EXIF.
 pub fn write(file: Bytes, recipe: &Recipe) -> Result<Bytes, RecipeError> {
     let json = serde_json::to_string(recipe)?;
     let words = recipe.settings.prompt.is_some().then(|| recipe.parameters());

@@ -31,6 +31,7 @@ pub struct Counted<T> {
 }
 
 impl Connections {
+    /// Admits at most `max` connections at a time, and at least one.
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS))))
     }

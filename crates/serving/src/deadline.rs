@@ -26,8 +26,10 @@ pub struct Timer {
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
+    /// No deadline.
     pub const NEVER: Self = Self(None);
 
+    /// The deadline `timeout` from now.
     pub fn after(timeout: Duration) -> Self {
         // What no clock can hold is never.
         Self(Instant::now().checked_add(timeout))
@@ -39,6 +41,7 @@ impl Deadline {
         timeout.map_or(Self::NEVER, Self::after)
     }
 
+    /// The earlier of the two.
     pub fn earlier(self, other: Self) -> Self {
         match (self.0, other.0) {
             (Some(a), Some(b)) => Self(Some(a.min(b))),
@@ -55,7 +58,11 @@ impl Deadline {
         request
     }
 
-    /// Drops `work` when it is over.
+    /// Runs `work` until the deadline, then drops it.
+    ///
+    /// # Errors
+    ///
+    /// The error of `work`, or a [`Fault`] if the deadline passes first.
     pub async fn bound<T, E: From<Fault>>(
         self,
         work: impl Future<Output = Result<T, E>>,

@@ -18,6 +18,11 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
+    /// The address that is bound, with the port that the system chose.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system does not tell the address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }

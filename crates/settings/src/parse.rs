@@ -30,13 +30,21 @@ pub struct Parsed<T> {
     pub settings: Settings,
 }
 
-/// Reads the process's command line. `Err` is for [`clap::Error::exit_code`] and `print`: help and
-/// version come this way too.
+/// Reads the process's command line, environment and configuration file.
+///
+/// # Errors
+///
+/// An error to print, with [`clap::Error::exit_code`]: a wrong flag, a configuration file that
+/// cannot be used, or the text of `--help` and `--version`.
 pub fn parse<T: Parser>(program: Program) -> Result<Parsed<T>, clap::Error> {
     try_parse_from(program, std::env::args_os())
 }
 
-/// As [`parse`], from given words, the program's name first.
+/// As [`parse`], from given words; the first is the program's name.
+///
+/// # Errors
+///
+/// As [`parse`].
 pub fn try_parse_from<T: Parser>(
     program: Program,
     words: impl IntoIterator<Item = impl Into<OsString>>,

@@ -27,6 +27,7 @@ impl RequestId {
         }
     }
 
+    /// A new random id.
     pub fn new() -> Self {
         Uuid::new_v4().into()
     }
@@ -36,10 +37,12 @@ impl RequestId {
         CURRENT.try_with(Clone::clone).ok()
     }
 
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 
+    /// The id as a header's value.
     pub fn header(&self) -> HeaderValue {
         self.0.clone()
     }

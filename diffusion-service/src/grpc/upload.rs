@@ -70,7 +70,12 @@ enum Role {
 }
 
 impl Upload {
-    /// Reads until the client closes its side.
+    /// Reads the request's messages until the client closes its side.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the messages are out of order, incomplete, late or out of bounds, or if the
+    /// client leaves.
     pub async fn read(
         mut requests: Streaming<GenerateRequest>,
         handle: &DiffusionHandle,

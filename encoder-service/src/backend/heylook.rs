@@ -29,7 +29,12 @@ struct Caller {
 }
 
 impl Heylook {
-    /// Must be called inside a tokio runtime, which then makes the calls.
+    /// Starts the thread that sends the requests, one at a time. Must be called inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails outside a tokio runtime, or if the system refuses the thread.
     pub fn spawn(encoder: HeylookEncoder, queue_capacity: usize) -> io::Result<Self> {
         let runtime = runtime::Handle::try_current().map_err(io::Error::other)?;
         let caller = Caller { encoder: encoder.clone(), runtime };

@@ -54,16 +54,19 @@ pub(super) struct CountedBody {
 }
 
 impl Call {
+    /// An HTTP request to `route`.
     pub fn http(method: &'static str, route: &str) -> Self {
         Self::Http { method, route: route.to_owned(), status: None }
     }
 
+    /// A gRPC call of `service/method`.
     pub fn grpc(service: &'static str, method: &'static str) -> Self {
         Self::Grpc { service, method, code: None }
     }
 }
 
 impl Counted {
+    /// Starts the clock of a call.
     pub fn new(call: Call, span: Span, id: RequestId) -> Self {
         Self { call: Some(call), begun: Instant::now(), span, id }
     }
@@ -78,6 +81,7 @@ impl Counted {
         }
     }
 
+    /// Couples the call to its answer's body: the call ends with the body.
     pub fn with(self, body: Body) -> CountedBody {
         CountedBody { body, counted: self }
     }

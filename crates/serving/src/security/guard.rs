@@ -33,6 +33,7 @@ pub struct Guarded<S> {
 }
 
 impl Guard {
+    /// A guard that accepts these keys; `None` accepts every call.
     pub fn new(keys: Option<Keys>) -> Self {
         Self { keys }
     }

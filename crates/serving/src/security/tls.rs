@@ -48,7 +48,11 @@ pub fn install_provider() {
 }
 
 impl Identity {
-    /// Checks that both belong together.
+    /// Reads a certificate chain and its private key, both PEM, and checks that they match.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if a file cannot be read, or if the two do not match.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, SecurityError> {
         install_provider();
         let texts = (read(certificate)?, read(key)?);
@@ -79,7 +83,12 @@ impl fmt::Debug for Identity {
 }
 
 impl ServerTls {
-    /// With `client_ca`, only those whom it has signed may connect.
+    /// A server that presents `identity`. With `client_ca`, clients must present a certificate that
+    /// this authority signed.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if the authority's file cannot be read or used.
     pub fn new(identity: Identity, client_ca: Option<&Path>) -> Result<Self, SecurityError> {
         install_provider();
         let builder = rustls::ServerConfig::builder();
@@ -114,6 +123,12 @@ impl ServerTls {
 }
 
 impl ClientTls {
+    /// A client that trusts `ca`, or the system's authorities without one, and presents `identity`
+    /// when a server asks for it.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if the authority's file cannot be read or used.
     pub fn new(ca: Option<&Path>, identity: Option<Identity>) -> Result<Self, SecurityError> {
         let ca = ca.map(|path| authority(path).map(|(text, _)| text)).transpose()?;
         Ok(Self { ca, identity })
@@ -138,6 +153,7 @@ impl ClientTls {
         self.ca.as_deref()
     }
 
+    /// The certificate that this client presents.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }

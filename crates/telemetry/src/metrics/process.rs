@@ -31,6 +31,7 @@ mod linux {
 
     use crate::metrics::{PROCESS_FDS, PROCESS_MEMORY};
 
+    /// Sets the gauges of resident memory, in bytes, and open file descriptors.
     pub fn observe() {
         if let Some(bytes) = resident() {
             ::metrics::gauge!(PROCESS_MEMORY.name).set(bytes as f64);
