@@ -84,6 +84,7 @@ impl Admissions {
         let _ = self.requests.acquire_many(all).await;
     }
 
+    /// Whether the gateway has begun to drain.
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }

@@ -26,6 +26,7 @@ pub(crate) struct Guard {
 pub(crate) struct Known(pub bool);
 
 impl Guard {
+    /// The checks that this port's security and access options ask for.
     pub fn new(security: &Security, access: &AccessOptions) -> Self {
         Self {
             keys: security.keys.clone(),

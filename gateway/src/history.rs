@@ -51,8 +51,13 @@ pub(crate) struct History {
 type Work = Box<dyn FnOnce(&mut Store) + Send>;
 
 impl History {
-    /// `None` if none is to be kept. The data folder may belong to another gateway already; then
-    /// this one does without, and says so.
+    /// Opens the history; `None` if none is kept. If another gateway uses the data folder, this one
+    /// goes without a history and logs a warning.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::History`] if a folder that the operator named cannot be used, or if the thread
+    /// cannot be started.
     pub fn open(keep: &KeepOptions, data: Option<&Path>) -> Result<Option<Self>, Error> {
         let (folder, must) = match &keep.history {
             options::History::Off => return Ok(None),
@@ -118,28 +123,55 @@ impl History {
     }
 
     /// At most `limit` entries with ids below `before`.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn page(&self, limit: usize, before: Option<u64>) -> Result<Page, Fault> {
         self.ask(move |store| store.page(limit, before)).await
     }
 
+    /// What is known of a picture; `None` if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn entry(&self, id: u64) -> Result<Option<Entry>, Fault> {
         self.ask(move |store| store.entry(id)).await
     }
 
+    /// The file of a picture; `None` if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn picture(&self, id: u64) -> Result<Option<Picture>, Fault> {
         self.ask(move |store| store.picture(id)).await
     }
 
+    /// A small JPEG of a picture; `None` if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn thumbnail(&self, id: u64) -> Result<Option<Bytes>, Fault> {
         self.ask(move |store| store.thumbnail(id)).await
     }
 
-    /// How many are left; `None` if there was none of this id.
+    /// Deletes a picture. Returns how many are left; `None` if there was none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn delete(&self, id: u64) -> Result<Option<u64>, Fault> {
         self.ask(move |store| store.delete(id)).await
     }
 
-    /// How many there were.
+    /// Deletes all pictures. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn clear(&self) -> Result<u64, Fault> {
         self.ask(Store::clear).await
     }

@@ -71,6 +71,7 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
+    /// Jobs in `store`. None is run before [`Self::start`].
     pub fn new(
         store: JobStore,
         limits: JobLimits,
@@ -99,7 +100,11 @@ impl Jobs {
         }
     }
 
-    /// Takes over the jobs that an earlier gateway left, and begins to run those in the queue.
+    /// Loads the jobs that an earlier gateway left, and starts the worker.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the store fails.
     pub async fn start(&self) -> Result<(), Fault> {
         let mut changes = self.store.index.watch().await?;
         while let Some(Change::Put(stored)) = changes.next().await {
@@ -178,6 +183,7 @@ impl Jobs {
         Ok((job, false))
     }
 
+    /// The job of this id.
     pub fn get(&self, id: JobId) -> Option<Arc<Job>> {
         self.list.get(id)
     }
@@ -209,6 +215,10 @@ impl Jobs {
     }
 
     /// The picture of a job that is done; `None` if it was removed from the history.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the store fails.
     pub async fn picture(&self, job: &Job) -> Result<Option<Bytes>, Fault> {
         match job.file() {
             Some(file) => Ok(Some(file)),
@@ -216,7 +226,11 @@ impl Jobs {
         }
     }
 
-    /// Forgets a job that is over.
+    /// Removes a job that is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the store fails.
     pub async fn remove(&self, job: &Job) -> Result<(), Fault> {
         self.store.index.remove(vec![job.id]).await?;
         self.list.remove(job.id);

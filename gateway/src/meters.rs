@@ -17,10 +17,12 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// Starts the clock of a request for a picture.
     pub fn begin() -> Self {
         Self { begun: Instant::now(), outcome: "cancelled" }
     }
 
+    /// Counts the request by its outcome.
     pub fn end<T>(mut self, result: &Result<T, Error>) {
         self.outcome = match result {
             Ok(_) => {

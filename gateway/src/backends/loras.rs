@@ -48,6 +48,7 @@ impl DefaultLoras {
         self.active.lock().clone()
     }
 
+    /// Stores the set that the services have from now on.
     pub fn replace(&self, active: Vec<ActiveLoraBody>) {
         *self.active.lock() = Some(active);
     }

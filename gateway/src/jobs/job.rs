@@ -113,14 +113,17 @@ impl Job {
         self.cancel.cancel();
     }
 
+    /// A copy of the job's record.
     pub fn record(&self) -> JobRecord {
         self.log.lock().record.clone()
     }
 
+    /// Whether the job is done, failed or cancelled.
     pub fn is_over(&self) -> bool {
         self.log.lock().record.is_over()
     }
 
+    /// How the job ended; `None` while it is not over.
     pub fn outcome(&self) -> Option<Outcome> {
         self.log.lock().outcome()
     }

@@ -109,6 +109,7 @@ pub(crate) enum PutError {
 }
 
 impl JobStore {
+    /// One store for all three parts.
     pub fn of<S>(store: S) -> Self
     where
         S: JobQueue + JobIndex + PictureStore + Clone + 'static,
@@ -125,6 +126,7 @@ impl Revision {
     /// Of a record that is not stored yet.
     pub const NEW: Self = Self(0);
 
+    /// The revision that follows this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
