@@ -76,6 +76,12 @@ impl FromStr for Machine {
     }
 }
 
+/// Creates an authority, where there is none, and a certificate for each machine, with files of
+/// service and client keys.
+///
+/// # Errors
+///
+/// [`CliError`] if a machine's certificate exists, or if a file cannot be written.
 pub fn certificates(args: &CertificatesArgs) -> Result<(), CliError> {
     let folder = &args.output;
     // Before anything is written.

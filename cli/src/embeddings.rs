@@ -87,7 +87,11 @@ pub fn sidecar_path(path: &Path) -> PathBuf {
     path.with_extension("json")
 }
 
-/// Refuses, before any work, a pair of files that could not be written.
+/// Checks, before any work, that both files could be written.
+///
+/// # Errors
+///
+/// [`CliError`] if the two have one path, or as [`files::check_writable`].
 pub fn check_writable(path: &Path) -> Result<(), CliError> {
     let sidecar = sidecar_path(path);
     if sidecar == path {
@@ -100,7 +104,11 @@ pub fn check_writable(path: &Path) -> Result<(), CliError> {
     files::check_writable(&sidecar)
 }
 
-/// Writes the pair. Both are whole before either gets its name.
+/// Writes both files. Each gets its name only when both are complete.
+///
+/// # Errors
+///
+/// [`CliError`] if a file cannot be written.
 pub fn save(
     path: &Path,
     tensors: &[(String, &Tensor)],
@@ -114,7 +122,11 @@ pub fn save(
     about.publish()
 }
 
-/// Reads the pair, or the tensors alone.
+/// Reads the tensors, and the sidecar if there is one.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be read, or if it has no tensor that is needed.
 pub fn load(path: &Path, wants_negative: bool) -> Result<Loaded, CliError> {
     let file = TensorFile::open(path)?;
     let embeddings = files::squeeze(file.require("embeddings")?, 2)?;

@@ -29,7 +29,12 @@ use self::{
 };
 use crate::{args::GenerateArgs, error::CliError, files, preview, progress::Progress};
 
-/// Runs off the async threads, so that Ctrl-C is heard between steps.
+/// Generates the images that the flags ask for. It runs off the async threads, so that Ctrl-C is
+/// handled between steps.
+///
+/// # Errors
+///
+/// [`CliError`] if the flags are wrong, if an image fails or cannot be written, or after Ctrl-C.
 pub async fn generate(args: GenerateArgs, settings: Settings) -> Result<(), CliError> {
     let stop = interrupt();
     tokio::task::spawn_blocking(move || run(args, &settings, &stop))

@@ -28,6 +28,7 @@ enum Kind {
 }
 
 impl Progress {
+    /// A progress bar on a terminal, lines in a log, or nothing if `quiet`.
     pub fn new(quiet: bool) -> Self {
         let kind = if quiet {
             Kind::Quiet

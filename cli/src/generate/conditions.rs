@@ -26,7 +26,12 @@ pub struct Conditions {
     pub prompt: Option<String>,
 }
 
-/// The conditions of every item, in their order. The encoder is gone when this returns.
+/// The conditions of every item, in order. The encoder is dropped before this returns.
+///
+/// # Errors
+///
+/// [`CliError`] if the embeddings' file or the encoder cannot be loaded, or if a prompt cannot be
+/// encoded.
 pub fn all(
     args: &GenerateArgs,
     folder: &Path,
@@ -154,7 +159,12 @@ pub fn extras(chat: &Chat, hidden_layer: Option<i32>) -> HashMap<String, String>
     more
 }
 
-/// Tokenizes and encodes one conversation, and says so when it had to be cut.
+/// Tokenizes and encodes one conversation, and notes it when the prompt was truncated.
+///
+/// # Errors
+///
+/// [`CliError`] if the prompt cannot be tokenized, if the layer is out of range, or if the encoder
+/// fails.
 pub fn encode_chat(
     encoder: &mut dyn TextEncoder,
     tokenizer: &ChatTokenizer,

@@ -53,7 +53,11 @@ struct Loaded {
     took: Option<Duration>,
 }
 
-/// The engines of this process, with the model that the flags name.
+/// Opens the engines of this process, with the model that the flags name.
+///
+/// # Errors
+///
+/// [`CliError`] if the model is not found or the flags do not fit it.
 pub fn open<'a>(
     args: &'a GenerateArgs,
     stop: &'a CancellationToken,

@@ -32,7 +32,12 @@ pub struct Plan {
     pub resumable: bool,
 }
 
-/// Everything that can be wrong with a command line is found here, before any work.
+/// Makes the plan of all images. Everything that can be wrong with a command line is found here,
+/// before any work.
+///
+/// # Errors
+///
+/// [`CliError`] if flags, files or settings are invalid or contradict each other.
 pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError> {
     check_files(args)?;
     let mut defaults = args.settings();
