@@ -19,7 +19,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{error::CliError, files, output::print};
 
-/// Accepted by everybody, so that a program on the same machine can be called by these names.
+/// Names in every certificate, so that a program on the same machine can be called by them.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Clocks differ.
 const BEFORE: Duration = Duration::hours(1);

@@ -35,7 +35,7 @@ pub struct Sidecar {
     pub model_path: String,
 }
 
-/// Who made embeddings.
+/// The device and the model that made embeddings.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// Device, or another machine's URL.

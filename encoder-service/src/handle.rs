@@ -100,7 +100,7 @@ impl EncoderHandle {
         &self.limits
     }
 
-    /// How the engine is, as long as somebody is there to find out.
+    /// The engine's health.
     pub(crate) fn health(&self) -> EngineHealth {
         self.backend.probe_while_unhealthy();
         self.backend.health()
@@ -196,7 +196,7 @@ impl Run {
         tracing::info!(prompts, tokens, seconds = begun.elapsed().as_secs_f64(), "encoded");
     }
 
-    /// The prompt's tokens; `None` when there is nobody left to go on for.
+    /// Number of the prompt's tokens; `None` when the caller has left.
     async fn deliver(&self, index: usize, queued: Queued) -> Option<usize> {
         let result = match queued {
             Ok(ticket) => ticket.wait().await.and_then(|result| result),

@@ -30,12 +30,12 @@ pub(crate) struct Backends {
     pub diffusion: Pool,
     /// The first one is the default.
     pub encoders: Vec<NamedEncoder>,
-    /// Nobody named an encoder, and the diffusion services' own is as good as the default one.
+    /// No encoder is configured, so the diffusion services' own is as good as the default one.
     encoder_is_open: bool,
     pub loras: DefaultLoras,
 }
 
-/// Somebody who encodes.
+/// An encoder and the name by which requests choose it.
 #[derive(Debug)]
 pub(crate) struct NamedEncoder {
     pub name: String,
@@ -48,7 +48,7 @@ pub(crate) enum EncoderKind {
     Heylook(HeylookEncoder),
 }
 
-/// Who encodes one request's prompts.
+/// The encoder of one request's prompts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Choice<'a> {
     Ours(&'a NamedEncoder),

@@ -136,7 +136,7 @@ async fn from_heylook(
     Ok(Pipe::remembered(slots))
 }
 
-/// Who computes.
+/// The encoder of a request, as the cache's key describes it.
 struct Identity<'a> {
     name: &'a str,
     /// Of its pool: a machine that was gone may come back with other weights of the same name.

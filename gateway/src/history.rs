@@ -1,8 +1,9 @@
-//! Pictures that were made before, in one file on disk, and beside them the jobs.
+//! The pictures made so far, in one file on disk, and beside them the jobs.
 //!
-//! One thread owns the database. A picture is answered as soon as it is handed over; whoever asks
-//! for it next stands behind it in the thread's line, so it is never too early. Every change is one
-//! transaction that is on disk when it ends: a killed gateway loses at most what it had not got to.
+//! One thread owns the database. A picture is answered as soon as it is handed over; a later
+//! request for it queues behind it on the thread, so it is never too early. Every change is one
+//! transaction that is on disk when it ends: a killed gateway loses at most the changes that were
+//! still queued.
 //!
 //! A disk may be full. Then a change fails as a whole, [`History::trouble`] says so, and the next
 //! change finds out by itself whether there is room again.
@@ -111,7 +112,7 @@ impl History {
 
     /// Keeps a picture, whose id is known at once. A picture that cannot be kept is still a picture.
     pub async fn add(&self, entry: Entry, file: Bytes) -> Option<u64> {
-        // Nobody has to wait for the disk, only for a place in the line.
+        // The caller waits only for a place in the queue, not for the disk.
         let place = self.line.reserve().await.ok()?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         place.send(Box::new(move |store: &mut Store| {

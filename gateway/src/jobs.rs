@@ -1,8 +1,8 @@
 //! Pictures that are made in the background.
 //!
 //! A job is a record in the index, a place in the queue and, in this process, a log of events.
-//! Whoever looks reads the log from the beginning and then waits for more, so nobody can come too
-//! late. What it takes to run a job again is stored before the client hears that it was accepted,
+//! A reader gets the log from the beginning and then waits for more, so it can never come too late.
+//! What it takes to run a job again is stored before the client hears that it was accepted,
 //! and its end is stored with its picture, in one transaction: a gateway that is killed at any
 //! moment leaves jobs that are over or jobs that the next one runs, and never two pictures of one
 //! ([why](../../docs/decisions/0012-durable-jobs.md)).

@@ -8,8 +8,8 @@ use metrics::{counter, histogram};
 
 use crate::error::Error;
 
-/// Counts a picture that was asked for, whatever becomes of it: whoever drops this without an end
-/// has left.
+/// Counts a request for a picture, whatever its outcome: one that is dropped without an end was
+/// cancelled.
 #[derive(Debug)]
 pub(crate) struct Asked {
     begun: Instant,

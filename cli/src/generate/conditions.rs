@@ -70,7 +70,8 @@ pub fn all(
     Ok(conditions)
 }
 
-/// The text encoder, here or elsewhere, and what it has encoded, so that no text is encoded twice.
+/// The text encoder, local or on a server, and what it has encoded, so that no text is encoded
+/// twice.
 struct Texts {
     source: TextSource,
     encoder: Encoder,

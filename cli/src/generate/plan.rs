@@ -190,8 +190,8 @@ pub fn chat_args(args: &ChatArgs, settings: &Settings) -> ChatArgs {
     }
 }
 
-/// The chat in full, as the recipe has it: it makes the same picture whatever becomes of templates
-/// and defaults.
+/// The chat in full, as the recipe stores it: it makes the same picture even if templates and
+/// defaults change.
 fn told(settings: Settings, chat: &Chat) -> Settings {
     Settings {
         prompt: Some(chat.user.clone()),

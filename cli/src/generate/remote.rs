@@ -1,4 +1,4 @@
-//! `llm-dit generate --gateway URL`: the same command, computed elsewhere.
+//! `llm-dit generate --gateway URL`: the same command, computed by a gateway.
 
 mod answer;
 mod body;

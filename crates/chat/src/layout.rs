@@ -11,7 +11,7 @@ pub(crate) enum Special {
     EndThink,
 }
 
-/// Whose text a piece is.
+/// The part of the chat that a piece belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Headers, line breaks and special tokens.

@@ -1,9 +1,9 @@
-//! Whether an engine works, as far as its last jobs tell.
+//! Health of an engine, judged by its last jobs.
 //!
-//! One job that fails says little: it may have been too large, or wrong in a way that nobody
-//! thought of. Several in a row are a device that is lost. Then health turns to NOT_SERVING, so that
-//! callers go elsewhere, and since no job comes any more, the engine is tried now and then with a
-//! little work of its own.
+//! One failed job says little: it may have been too large, or invalid in an unforeseen way. Several
+//! in a row mean that the device is lost. Health then turns to NOT_SERVING, so that callers use
+//! another service. Since no job arrives any more, the engine is probed at intervals with a little
+//! work of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -85,7 +85,7 @@ impl EngineHealth {
         F: Future<Output = bool> + Send,
     {
         let mut conditions = self.watch();
-        // Nobody is held by this: it ends with the last of the others.
+        // A weak reference: the probe ends when the last other handle is dropped.
         let health = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             while conditions.wait_for(|c| !c.is_healthy()).await.is_ok_and(|c| !c.gone) {
@@ -104,7 +104,7 @@ impl EngineHealth {
             let before = *condition;
             change(condition);
             match (before.is_healthy(), condition.is_healthy()) {
-                // A thread also ends when nobody needs it any more.
+                // A thread also ends when its last handle is dropped.
                 (true, false) if !condition.gone => {
                     tracing::error!(failures = condition.failures, "engine marked unhealthy");
                 }

@@ -87,8 +87,8 @@ pub trait StepSink {
     /// before more is done for it.
     fn step(&mut self, step: Step) -> ControlFlow<()>;
 
-    /// Called after [`StepSink::step`] where the job asks for it. Work has to be done elsewhere: the
-    /// next step waits.
+    /// Called after [`StepSink::step`] where the job asks for it. It must hand any work to another
+    /// thread: the next step waits.
     fn guess(&mut self, _guess: X0Prediction) {}
 }
 

@@ -1,4 +1,4 @@
-//! One OS thread owns a model; everybody else sends it work through a bounded queue.
+//! One OS thread owns a model; all other threads send it work through a bounded queue.
 //!
 //! The model never moves between threads and is never locked, and no async task ever waits on a
 //! tensor. Work whose caller left is skipped; work that finds the queue full is refused at once
@@ -61,7 +61,7 @@ struct Shared<M, K: Batch<M>> {
     _observer: Observer,
 }
 
-/// Says that the thread has ended, however it came to that, and answers those who wait.
+/// Marks the engine as gone when its thread ends for any reason, and answers the jobs that wait.
 struct LastWill<M, K: Batch<M>> {
     queue: Arc<Queue<M, K>>,
     health: EngineHealth,

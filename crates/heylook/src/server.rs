@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// 1504 tokens of width 5120 take 41 MB in base64.
 const MAX_BODY: usize = 64 * 1024 * 1024;
-/// Of a refusal we read no more than somebody would.
+/// Bytes that are read of a refusal; no message is longer.
 const MAX_REFUSAL: usize = 64 * 1024;
 
 /// How to ask.
@@ -83,7 +83,7 @@ impl HeylookServer {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http1_only()
             .redirect(redirect::Policy::none())
-            // The address comes from who runs this program, and from nowhere else.
+            // The operator gives the address; proxy variables must not change it.
             .no_proxy()
             .build()?;
         let turn = Arc::default();

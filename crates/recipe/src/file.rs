@@ -141,7 +141,7 @@ fn exif_block(json: &str, words: Option<&str>) -> Result<Bytes, RecipeError> {
     Ok(block.into_inner().into())
 }
 
-/// Somebody else's EXIF, however broken, is no recipe.
+/// EXIF of another program, even if broken, is no recipe.
 fn maker_note(exif: Bytes) -> Option<String> {
     let exif = exif::Reader::new().read_raw(exif.to_vec()).ok()?;
     let Value::Undefined(note, _) = &exif.get_field(Tag::MakerNote, In::PRIMARY)?.value else {
@@ -200,7 +200,7 @@ mod tests {
         assert!(matches!(read(Bytes::from_static(b"text")), Err(RecipeError::Format)));
         let whole = write(png(), &recipe()).expect("written");
         for length in 9..whole.len() {
-            // A cut between chunks is found by whoever reads the pixels.
+            // A cut between chunks is found when the pixels are read.
             let _ = read(whole.slice(..length));
         }
         assert!(matches!(read(whole.slice(..40)), Err(RecipeError::Damaged(_))));

@@ -200,8 +200,8 @@ impl Service<Request<Body>> for WithKey {
     }
 }
 
-/// Reads an answer to its end when all that was wanted of it is here. The service then sees a call
-/// that was completed, where a dropped one would be cancelled. Nobody waits for it.
+/// Reads an answer to its end when everything that was needed from it has arrived. The service then
+/// sees a completed call; a dropped one would be cancelled. The caller does not wait for it.
 pub fn drain_in_background<T: Send + 'static>(mut answer: Streaming<T>) {
     tokio::spawn(time::timeout(SEE_OUT, async move {
         while let Ok(Some(_)) = answer.message().await {}

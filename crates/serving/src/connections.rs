@@ -1,4 +1,4 @@
-//! Connections that are counted, so that nobody can open more than a process can hold.
+//! Connections are counted, so that clients cannot open more than a process can hold.
 
 use std::{
     io,

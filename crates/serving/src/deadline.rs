@@ -73,7 +73,7 @@ impl Deadline {
         }
     }
 
-    /// A timer for work that nobody may be looking at.
+    /// A timer for work whose caller may have left.
     pub fn start(self) -> Timer {
         let token = CancellationToken::new();
         if let Some(at) = self.0 {
@@ -99,7 +99,8 @@ impl Timer {
         self.stop.token()
     }
 
-    /// What came of work that the token stops, in the words of who set the deadline.
+    /// Answers of work that the token stops. A cancellation after the deadline is reported as
+    /// [`Fault::Deadline`].
     pub fn explain<T>(
         self,
         answers: impl Stream<Item = Result<T, Fault>>,

@@ -154,7 +154,7 @@ impl GrpcServer {
                         let now = *condition.borrow_and_update();
                         tell(&health, &names, now).await;
                     }
-                    // Nobody is left to say more.
+                    // There is no receiver left for more answers.
                     pending::<()>().await;
                 };
                 tokio::select! {

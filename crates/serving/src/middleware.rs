@@ -26,7 +26,7 @@ pub fn middleware<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
 
 async fn surround(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
-    // For whoever looks at the request, further in.
+    // For inner services, which read it from the request.
     request.headers_mut().insert(REQUEST_ID, id.header());
     let is_grpc = request
         .headers()

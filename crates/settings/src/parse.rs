@@ -13,8 +13,8 @@ use crate::{
     file::{self, DEFAULT_PROFILE, FileValue, FileValues},
 };
 
-/// Whose command line this is. The services take one part of what the command takes, so a key
-/// that names the part sets the service's plain flag.
+/// The program whose command line this is. The services take one part of what the command takes, so
+/// a key that names the part sets the service's plain flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Command,

@@ -14,7 +14,7 @@ tokio::task_local! {
     static CURRENT: RequestId;
 }
 
-/// Printable and short, whoever made it.
+/// An id that is printable and short, even if a client chose it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
@@ -47,7 +47,7 @@ impl RequestId {
         self.0.clone()
     }
 
-    /// Does work on another thread under an id that was in force elsewhere.
+    /// Runs work on another thread under an id that was captured before.
     pub fn during<T>(id: Option<Self>, work: impl FnOnce() -> T) -> T {
         match id {
             Some(id) => CURRENT.sync_scope(id, work),
@@ -79,7 +79,7 @@ pub fn keep<F: Future>(work: F) -> impl Future<Output = F::Output> {
     RequestId::current().unwrap_or_default().scope(work)
 }
 
-/// No spaces, quotes or control characters, so that nobody can write lines into a log.
+/// Refuses spaces, quotes and control characters, so that a client cannot write lines into a log.
 fn is_harmless(id: &[u8]) -> bool {
     let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/".contains(byte);
     (1..=MAX_BYTES).contains(&id.len()) && id.iter().all(harmless)

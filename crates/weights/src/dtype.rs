@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device};
 
-/// What to compute in: as asked, else f32 on the CPU, where the kernels compute in it, and bf16 elsewhere.
+/// The dtype to compute in: the requested one; by default f32 on the CPU, whose kernels compute in
+/// it, and bf16 on other devices.
 pub fn compute_dtype(asked: Option<llm_dit_proto::DType>, device: &Device) -> DType {
     match (asked, device) {
         (Some(llm_dit_proto::DType::F32), _) | (None, Device::Cpu) => DType::F32,

@@ -35,8 +35,8 @@ pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, LoadError> {
     )))
 }
 
-/// [`model_folder`] for a program that encodes. A text encoder from elsewhere comes without its
-/// tokenizer, and the demo model's would cut the text into other tokens.
+/// [`model_folder`] for a program that encodes. A text encoder outside the model's folder comes
+/// without its tokenizer, and the demo model's would cut the text into other tokens.
 ///
 /// # Errors
 ///

@@ -1,8 +1,7 @@
 //! LoRA files: low-rank changes of modules, under the names that their writers chose.
 //!
-//! Every trainer spells keys in its own way. Here they become modules with two factors and a
-//! scale. What the modules are called in a model, and whether they fit it, is for whoever owns
-//! the model to say.
+//! Every trainer spells keys in its own way. Here they become modules with two factors and a scale.
+//! The crate of the model knows what the modules are called in it, and whether they fit.
 
 mod adapter;
 mod error;

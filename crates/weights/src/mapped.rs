@@ -36,9 +36,9 @@ impl Mapped {
         if !opened.metadata().map_err(io)?.is_file() {
             return Err(invalid("it is not a regular file".into()));
         }
-        // SAFETY: the file is mapped read-only. Whoever changes a checkpoint while it is being
-        // read can make us see torn values, or end the process if it shrinks; weights are written
-        // once and replaced by renaming, which leaves our mapping alone.
+        // SAFETY: the file is mapped read-only. A program that changes a checkpoint while it is
+        // being read can make us see torn values, or end the process if the file shrinks; weights
+        // are written once and replaced by renaming, which leaves our mapping alone.
         #[expect(unsafe_code, reason = "mapping a file is unsafe; this is the one place that does")]
         let map = unsafe { Mmap::map(&opened) }.map_err(io)?;
         let not_ours = |e: safetensors::SafeTensorError| {

@@ -211,7 +211,7 @@ impl Backend {
     }
 }
 
-/// Asks how a service is, again and again, for as long as somebody holds it.
+/// Checks a service's health again and again, as long as its [`Backend`] exists.
 async fn health(backend: Weak<Backend>) {
     while let Some(backend) = backend.upgrade() {
         backend.check().await;

@@ -161,7 +161,7 @@ impl Job {
         News { events: new.cloned().collect(), outcome }
     }
 
-    /// To be had before [`Job::news`], so that nothing slips in between.
+    /// Must be called before [`Job::news`], so that no event is missed in between.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }

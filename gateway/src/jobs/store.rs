@@ -32,7 +32,8 @@ pub(crate) struct JobStore {
 pub(crate) trait JobQueue: fmt::Debug + Send + Sync {
     /// Puts a job, whose record is in the index, behind those that wait.
     async fn publish(&self, job: JobId) -> Result<(), Fault>;
-    /// The next job, as soon as there is one. Nobody else gets it as long as the claim is extended.
+    /// The next job, as soon as there is one. No other worker gets it as long as the claim is
+    /// extended.
     async fn claim(&self) -> Box<dyn Claim>;
 }
 

@@ -3,7 +3,7 @@
 /// Longest side of a preview; those of larger pictures are shrunk.
 pub const MAX_SIDE: u32 = 256;
 
-/// Which previews somebody wants.
+/// Which previews a job asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreviewOptions {
     every: u32,

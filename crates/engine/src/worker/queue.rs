@@ -1,7 +1,7 @@
-//! The bounded line in front of a model.
+//! The bounded queue in front of a model.
 //!
-//! A lock and a deque instead of a channel, so that entries whose callers left free their places
-//! as soon as somebody needs them, and the position in the line is exact.
+//! It is a lock and a deque instead of a channel, so that entries whose callers left free their
+//! places as soon as they are needed, and the position in the queue is exact.
 
 use std::{
     collections::VecDeque,
@@ -24,7 +24,7 @@ pub(super) struct Entry<M, K: Batch<M>> {
     pub cancel: CancellationToken,
     pub span: Span,
     pub wait: Wait,
-    /// Jobs ahead of it, for whoever waits.
+    /// Number of jobs ahead of this one, for the waiting caller.
     pub place: watch::Sender<usize>,
     pub work: Work<M, K>,
 }
@@ -196,7 +196,7 @@ impl<M, K: Batch<M>> Queue<M, K> {
         self.changed.notify_all();
     }
 
-    /// Nobody is left to do the work; those who wait hear of it.
+    /// Closes the queue after its worker has ended, and answers the jobs that wait.
     pub fn abandon(&self) {
         let left = {
             let mut state = self.lock();
@@ -241,9 +241,9 @@ impl<M, K: Batch<M>> State<M, K> {
         usize::from(self.running > 0)
     }
 
-    /// Moves the waiting that fit to those that go. Nobody is overtaken for longer than this one
-    /// turn: the oldest that is left begins the next. A job of another kind changes the model, so
-    /// what waits behind it stays there.
+    /// Moves compatible queued jobs into the batch. A job is overtaken by at most one batch: the
+    /// oldest that is left begins the next. A job of another kind changes the model, so the jobs
+    /// behind it stay where they are.
     fn fill_batch(&mut self, together: &mut Vec<(Span, K, Reply<K::Output>)>) {
         let mut at = 0;
         while let Some(Entry { work: Work::Piece(piece, _), .. }) = self.waiting.get(at) {

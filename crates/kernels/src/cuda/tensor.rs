@@ -48,7 +48,7 @@ impl Gpu {
     ///
     /// Fails if the device does not have the memory.
     pub fn empty<T: CudaDType + DeviceRepr>(&self, dims: &[usize]) -> Result<Tensor> {
-        // SAFETY: every kernel here writes the whole of its output before anyone reads it.
+        // SAFETY: every kernel here writes the whole of its output before it is read.
         let slice = unsafe { self.device.alloc::<T>(dims.iter().product())? };
         let storage = CudaStorage::wrap_cuda_slice(slice, self.device.clone());
         Ok(Tensor::from_storage(Storage::Cuda(storage), dims, BackpropOp::none(), false))

@@ -186,7 +186,7 @@ impl http_body::Body for CountedBody {
 
 impl Drop for CountedBody {
     fn drop(&mut self) {
-        // An empty body, or one that nobody had to read.
+        // An empty body, or one that did not have to be read.
         let complete = self.body.is_end_stream();
         self.counted.end(complete);
     }

@@ -6,7 +6,7 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-/// What a method that nobody serves is called.
+/// Labels of a method that no service implements.
 const UNKNOWN: (&str, &str) = ("unknown", "unknown");
 
 /// By path.

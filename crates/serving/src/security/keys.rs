@@ -1,5 +1,5 @@
-//! Bearer keys: those that a service takes, and the one that a caller shows. Nobody gets to read
-//! either.
+//! Bearer keys: those that a service accepts, and the one that a client sends. Neither is ever
+//! printed.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -30,13 +30,13 @@ pub struct Keys(Arc<[Accepted]>);
 
 /// One of them.
 struct Accepted {
-    /// Who has it, for the log.
+    /// Name of the key's owner, for the log.
     name: Arc<str>,
     key: Hash,
     session: Hash,
 }
 
-/// Why somebody may not ask.
+/// Why a request is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     #[error("an API key is required; send it as `Authorization: Bearer KEY`")]
@@ -61,7 +61,7 @@ impl Key {
         }
     }
 
-    /// One that nobody can guess.
+    /// A key from the system's random generator.
     pub fn random() -> Self {
         // Two random UUIDs hold 244 random bits.
         Self(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()))
@@ -138,7 +138,7 @@ impl Keys {
         Ok(Self(accepted.into()))
     }
 
-    /// Whoever has this one.
+    /// Accepts this key alone.
     pub fn only(name: &str, key: &Key) -> Self {
         Self([Accepted::new(name.to_owned(), &key.0)].into())
     }

@@ -35,7 +35,8 @@ pub struct ServerTls {
 /// How we call those at `https://`.
 #[derive(Clone, Default)]
 pub struct ClientTls {
-    /// Who must have signed their certificates; `None`: those whom this system trusts.
+    /// PEM of the authority that must have signed the servers' certificates; `None`: the
+    /// authorities that this system trusts.
     ca: Option<String>,
     /// What we show when they ask.
     identity: Option<Identity>,
@@ -148,7 +149,7 @@ impl ClientTls {
         }
     }
 
-    /// The authority as PEM; `None`: those whom this system trusts.
+    /// The authority as PEM; `None`: the authorities that this system trusts.
     pub fn ca(&self) -> Option<&str> {
         self.ca.as_deref()
     }

@@ -135,7 +135,7 @@ fn denoise_together<D: Denoiser>(
                 ControlFlow::Break(()) => trajectory.member.finish(Err(GenerateError::Cancelled)),
             }
         }
-        // Without those who left there are other captions to pack.
+        // Without the jobs that were cancelled there are other captions to pack.
         conditions = (trajectories.len() == count).then_some(ready);
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-/// Why the history is not to be had.
+/// Why the history cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("the folder {path} cannot be created: {cause}")]

@@ -8,7 +8,7 @@ use crate::records::job::JobId;
 /// JSON of an [`Entry`](crate::history::entry::Entry).
 pub(super) const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 pub(super) const PICTURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pictures");
-/// Made when somebody first looks.
+/// Made on the first request for one.
 pub(super) const THUMBNAILS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("thumbnails");
 /// `next_id`, and `bytes` of all pictures.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
