@@ -1,5 +1,5 @@
-//! In place of `local.rs` where the engines are not built in: flags about them are unknown, and what
-//! needs them says how to get them.
+//! Replaces `local.rs` in builds without the engines: flags of the engines are unknown, and
+//! commands that need them say how to get a build that has them.
 
 use std::{
     ffi::OsString,

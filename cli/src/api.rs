@@ -1,4 +1,4 @@
-//! `--api-url`: embeddings from heylookitsanllm instead of from a text encoder in this process.
+//! `--api-url`: embeddings from a heylookitsanllm server instead of a text encoder in this process.
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;

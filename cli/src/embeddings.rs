@@ -1,7 +1,7 @@
 //! Embeddings in files: `x.safetensors` and, beside it, `x.json` about where they come from.
 //!
-//! The pair is the Python program's, which refuses keys that it does not know; what it has no key
-//! for is in the safetensors file's own metadata.
+//! The pair has the format of the Python program, which refuses unknown keys; values without a key
+//! of that format are in the metadata of the safetensors file.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! What a command ends with when it does not end well.
+//! Errors that end a command, and their exit codes.
 
 use std::process::ExitCode;
 

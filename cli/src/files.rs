@@ -1,4 +1,5 @@
-//! Files that commands read and write: tensors as safetensors, everything whole or not at all.
+//! Files that commands read and write: tensors as safetensors. A file is written completely or not
+//! at all.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -1,4 +1,4 @@
-//! `llm-dit generate`: one way for one picture and for many, here and through a gateway.
+//! `llm-dit generate`: one code path for one picture and for many, local or through a gateway.
 //!
 //! A [`plan`](plan::plan) lists the pictures, a [`Studio`] makes each as a PNG, and
 //! [`finish`](finish::finish) turns that into the file that was asked for.

@@ -1,4 +1,4 @@
-//! What goes to stdout.
+//! Output to stdout.
 
 use std::io::{self, ErrorKind, Write as _};
 

@@ -1,4 +1,4 @@
-//! The picture in the terminal, where the terminal can.
+//! Shows pictures in terminals that support it.
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -1,7 +1,7 @@
-//! 8-bit pixels to an image file, with what the service knows of how they were made.
+//! Encodes 8-bit pixels as an image file, with the parameters that the service knows.
 //!
-//! Every door uses this one function, so that the same picture is the same file, byte for byte,
-//! whether one process made it or three.
+//! Every entry point uses this one function, so that the same picture is the same file, byte for
+//! byte, whether one process made it or three.
 
 use bytes::Bytes;
 use image::{

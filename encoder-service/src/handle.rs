@@ -1,7 +1,7 @@
 //! The encoder as the rest of the program sees it: cheap to clone, asynchronous, cancellable.
 //!
-//! The command in one process and the gRPC service both use it, so a prompt takes the same way
-//! whichever door it came through.
+//! The command in one process and the gRPC service both use it, so a prompt is handled in the same
+//! way for both.
 
 use std::{
     io,

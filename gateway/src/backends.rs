@@ -1,4 +1,4 @@
-//! The services behind the gateway: which there are, how they are, and which is next.
+//! The services behind the gateway, their health, and the choice of the next one.
 
 mod backend;
 mod loras;

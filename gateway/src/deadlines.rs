@@ -1,4 +1,4 @@
-//! How long a request may take: what its client says in a header, and what the gateway allows.
+//! The time limit of a request: the client's header, and the gateway's own limit.
 
 use std::time::Duration;
 

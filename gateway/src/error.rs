@@ -1,4 +1,4 @@
-//! What can go wrong between the gateway and its callers.
+//! Errors of the gateway.
 
 use std::io;
 

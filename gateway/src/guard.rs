@@ -10,7 +10,7 @@ use crate::{hosts, options::AccessOptions, records::problem::Problem};
 /// What a browser's session is kept in.
 const COOKIE: &str = "llm-dit-session";
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// What is asked of every request.
+/// The access rules that every request must meet.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     pub keys: Option<Keys>,

@@ -99,7 +99,7 @@ impl History {
         Ok(Self { line, next_id, trouble })
     }
 
-    /// What is wrong with the disk.
+    /// The error of the last change, while the disk refuses changes.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
     }

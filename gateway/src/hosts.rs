@@ -1,4 +1,4 @@
-//! Names under which a gateway that asks for no key may be asked.
+//! Host names that a gateway without keys accepts.
 //!
 //! A page can have its own name lead to 127.0.0.1 once it is loaded (DNS rebinding); its visitor's
 //! browser then takes the gateway for a part of the page, and lets it read every answer. What the page

@@ -1,5 +1,5 @@
-//! What a time is: the median of several runs after some that do not count, each from an idle
-//! device to an idle device.
+//! Definition of a measurement: the median of several runs after warm-up runs. Each run begins and
+//! ends with an idle device.
 
 use std::time::{Duration, Instant};
 

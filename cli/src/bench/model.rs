@@ -1,4 +1,4 @@
-//! What is measured: a model from files, or one of random numbers.
+//! The measured model: from files, or with random weights.
 
 use std::path::PathBuf;
 
@@ -69,7 +69,7 @@ impl Plan {
         })
     }
 
-    /// What the model is called in the table.
+    /// The model's name in the table.
     pub fn label(&self) -> String {
         match &self.source {
             Source::Shape(shape) => shape.label().to_owned(),

@@ -16,7 +16,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// What the model is called in the table.
+    /// The model's name in the table.
     pub fn label(self) -> &'static str {
         match self {
             Self::Tiny => "random tiny",

@@ -1,4 +1,5 @@
-//! What pictures are conditioned on: prompts through the text encoder, each once, or a file.
+//! Conditions of pictures: prompts through the text encoder, each encoded once, or a file of
+//! embeddings.
 
 use std::{collections::HashMap, path::Path};
 

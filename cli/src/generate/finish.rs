@@ -1,5 +1,4 @@
-//! From the PNG that every way of making a picture ends in to the file that was asked for, with
-//! all its parameters.
+//! Converts the PNG of a local or remote run to the requested file, with all its parameters.
 
 use bytes::Bytes;
 use image::DynamicImage;

@@ -1,4 +1,4 @@
-//! From the command line, and the files that it names, to a list of pictures.
+//! Turns the command line, and the files that it names, into a list of pictures.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -1,4 +1,4 @@
-//! Which pictures need not be made again.
+//! Decides which pictures of an earlier run can be kept.
 
 use bytes::Bytes;
 use llm_dit_recipe::{Lora, Settings};

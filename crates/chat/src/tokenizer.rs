@@ -1,4 +1,4 @@
-//! From pieces to ids, within a budget.
+//! Turns pieces into ids, within a budget.
 
 mod file;
 

@@ -1,8 +1,7 @@
-//! Reading clocks and memory around work on a device.
+//! Reads clocks and memory around work on a device.
 //!
-//! A device computes behind the program's back, so a clock means something only after
-//! [`synchronize`]. Memory is what the device's allocator says: [`reset_peak`] begins a measurement,
-//! [`memory`] reads it.
+//! A device computes asynchronously, so a clock is meaningful only after [`synchronize`]. Memory is
+//! what the device's allocator reports: [`reset_peak`] begins a measurement, [`memory`] reads it.
 
 use candle_core::{Device, Result};
 

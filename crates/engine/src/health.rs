@@ -14,7 +14,7 @@ const TOO_MANY: u32 = 3;
 /// Between two trials of an engine that is unhealthy.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is known of one engine. All clones are of the same.
+/// Health of one engine. All clones share it.
 #[derive(Clone, Debug)]
 pub struct EngineHealth(Arc<watch::Sender<Condition>>);
 

@@ -1,4 +1,4 @@
-//! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
+//! The interface between the service and a text encoder, in plain data: no tensor type crosses it.
 
 use llm_dit_proto::{DType, Tensor};
 

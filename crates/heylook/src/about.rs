@@ -1,4 +1,4 @@
-//! What a server is and has, as far as its version tells.
+//! Description of a server, as far as its version provides one.
 
 use serde::Deserialize;
 

@@ -1,4 +1,4 @@
-//! The answer to `POST /v1/hidden_states`, and everything that must hold of it.
+//! The answer to `POST /v1/hidden_states`, with all its checks.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;

@@ -19,7 +19,7 @@ pub struct HeylookEncoder {
     observed: Arc<Observed>,
 }
 
-/// What the server never says about a model.
+/// The shape of a model, which the server never reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
     /// Width of one embedding.
@@ -47,7 +47,7 @@ struct Configured {
     layers: Option<usize>,
 }
 
-/// What the answers taught us.
+/// The shape that was observed in the answers.
 #[derive(Debug, Default)]
 struct Observed {
     hidden_size: OnceLock<usize>,

@@ -1,4 +1,4 @@
-//! What a status other than 200 means.
+//! Meaning of a status other than 200.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The text to draw.
+//! The text that describes the picture.
 
 use crate::ParamError;
 
@@ -38,7 +38,7 @@ impl Prompt {
         Self::checked("negative_prompt", text.into())
     }
 
-    /// Without double quotes. Z-Image writes what stands between them into the picture.
+    /// The prompt without double quotes, whose content Z-Image writes into the picture.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! From the PNG that every picture is made as to other files.
+//! Converts the PNG, as which every picture is made, to other formats.
 
 use std::{fmt, io::Cursor, path::Path, str::FromStr};
 

@@ -1,6 +1,6 @@
 //! Picture files: which are read, how large they may be, upright pixels, and other formats.
 //!
-//! The one place that decodes files from outside, for the wire, the command and the gateway.
+//! All files from outside are decoded here, for the wire, the command and the gateway.
 
 mod convert;
 
@@ -17,7 +17,7 @@ pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_SIDE: u32 = 16_384;
 const MAX_DECODED_BYTES: u64 = 512 * 1024 * 1024;
 
-/// What is read, and its media types.
+/// The formats that can be read, and their media types.
 const FORMATS: [(ImageFormat, &str); 3] = [
     (ImageFormat::Png, "image/png"),
     (ImageFormat::Jpeg, "image/jpeg"),

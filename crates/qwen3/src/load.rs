@@ -1,4 +1,4 @@
-//! From a model folder to an engine and its tokenizer.
+//! Loads an engine and its tokenizer from a model folder.
 
 use std::{
     error::Error,

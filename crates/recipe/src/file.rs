@@ -1,4 +1,4 @@
-//! The recipe's place in a file, beside pixels that are never touched.
+//! The recipe's place in a file. The pixels are never changed.
 //!
 //! PNG: an `iTXt` chunk `llm-dit` with the JSON and another, `parameters`, with the words. JPEG and
 //! WebP: EXIF, where `MakerNote` is `llm-dit`, a zero byte and the JSON, and `UserComment` is the

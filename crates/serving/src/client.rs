@@ -1,4 +1,4 @@
-//! Connecting to another of our services.
+//! Connects to another of our services.
 
 use std::{
     error::Error,

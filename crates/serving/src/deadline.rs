@@ -1,5 +1,5 @@
-//! Until when a caller wants its answer: carried from hop to hop in gRPC's own `grpc-timeout`, and
-//! felt by the engine as a caller that left.
+//! The time by which a caller needs its answer. It is passed from hop to hop in gRPC's own
+//! `grpc-timeout`; for the engine, a deadline that passes is a caller that left.
 
 use std::{future::Future, time::Duration};
 

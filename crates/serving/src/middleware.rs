@@ -1,5 +1,5 @@
-//! What surrounds every route of a port, HTTP or gRPC: a request id, a span that goes on in the
-//! caller's trace, a count and a time.
+//! Middleware of every route of a port, HTTP or gRPC: a request id, a span that continues the
+//! caller's trace, a counter and a timer.
 
 mod call;
 mod grpc;

@@ -1,5 +1,5 @@
-//! What a call to another service carries beside its request: the request's id, and where in which
-//! trace it belongs (W3C Trace Context).
+//! The context of a call to another service: the request's id, and the place in its trace (W3C
+//! Trace Context).
 
 use std::task::{Context, Poll};
 

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM become one token that everything listens to.
+//! SIGINT and SIGTERM cancel one token that all parts of a program watch.
 
 use std::{io, process, time::Duration};
 

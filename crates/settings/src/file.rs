@@ -1,4 +1,4 @@
-//! Reading one profile of a configuration file.
+//! Reads one profile of a configuration file.
 
 mod loras;
 

@@ -1,4 +1,4 @@
-//! What is in force, and who said so.
+//! The settings in effect, and the source of each.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! From a command line to values, with the file and the environment under it.
+//! Parses a command line, with the environment and the configuration file as defaults.
 
 use std::{collections::BTreeMap, error::Error as _, ffi::OsString, path::PathBuf};
 
@@ -218,7 +218,7 @@ fn takes(command: &Command, value: &FileValue) -> Result<(), String> {
     command.get_subcommands().try_for_each(|sub| takes(sub, value))
 }
 
-/// What the flag's own parser said.
+/// The error of the flag's own parser.
 fn why(error: &clap::Error) -> String {
     if let Some(cause) = error.source() {
         return cause.to_string();

@@ -1,4 +1,4 @@
-//! Numbers for Prometheus: what a process counts, and `GET /metrics`.
+//! Metrics for Prometheus: what a process counts, and `GET /metrics`.
 //!
 //! There is one registry a process, so that `llm-dit serve` reports its three services in one
 //! answer. Counters and histograms are recorded where the work is done, through the `metrics`
@@ -97,7 +97,7 @@ pub fn render() -> String {
     export.handle.render()
 }
 
-/// Tells which version of a service this is.
+/// Exports the version of a service.
 pub fn build_info(service: &'static str) {
     let labels = [("service", service), ("version", env!("CARGO_PKG_VERSION"))];
     ::metrics::gauge!(BUILD_INFO.name, &labels).set(1.0);

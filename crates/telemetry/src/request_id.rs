@@ -1,5 +1,5 @@
-//! One name for everything that happens for one request, in the logs of every service that it meets
-//! and in what its client gets back.
+//! One id for everything that belongs to a request, in the logs of every service that handles it
+//! and in the client's answer.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;

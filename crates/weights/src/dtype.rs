@@ -1,4 +1,5 @@
-//! What tensors become: as asked, or as suits the device; and the wire's name for it.
+//! Dtypes that tensors are converted to: the requested one, or one that suits the device; and the
+//! wire's name for it.
 
 use candle_core::{DType, Device};
 

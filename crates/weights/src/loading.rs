@@ -1,4 +1,4 @@
-//! A load under way: what it has read, since when, and how bytes get to the device meanwhile.
+//! A load in progress: its bytes, its start, and the transfer to the device.
 
 use std::{path::Path, time::Instant};
 

@@ -1,4 +1,4 @@
-//! Which model folder is meant when none, or one, is named.
+//! Finds the model folder: the one that is named, or the demo model.
 
 use std::{
     env,

@@ -1,4 +1,4 @@
-//! One safetensors file in memory's address space, and reading tensors out of it.
+//! One safetensors file mapped into memory, and the reading of its tensors.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! LoRAs: which files, what in the model they change, and changing it.
+//! LoRAs: their files, the weights that they change, and the change itself.
 
 mod fit;
 

@@ -1,7 +1,7 @@
-//! Reading the client's half of `Generate`: parameters, then tensors in chunks.
+//! Reads the client's half of `Generate`: parameters, then tensors in chunks.
 //!
-//! Whatever is wrong is refused with the message that shows it, not after everything has arrived:
-//! the parameters with the first message, a tensor's size with its header.
+//! An error is reported at the message that has it, not after everything has arrived: the
+//! parameters with the first message, a tensor's size with its header.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ struct Tensors<'a> {
     image: Option<Bytes>,
 }
 
-/// What the next data belongs to.
+/// The part that the next data belongs to.
 enum Current {
     Tensor(Role, Assembler),
     Image(ImageUpload),

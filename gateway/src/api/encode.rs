@@ -1,4 +1,4 @@
-//! Prompts without pictures: encoded, kept in a file, or shown as the text encoder gets them.
+//! Prompts without pictures: encoded, saved to a file, or shown as the text encoder receives them.
 
 mod file;
 

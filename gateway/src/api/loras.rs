@@ -1,4 +1,4 @@
-//! `/api/loras`: which there are, and which are the default.
+//! `/api/loras`: the available LoRAs and the default set.
 
 use std::{collections::HashMap, sync::Arc};
 

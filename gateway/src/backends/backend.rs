@@ -1,4 +1,4 @@
-//! One service on one machine: how it is, and how much it has to do.
+//! One service on one machine: its health and its load.
 
 use std::{
     sync::{
@@ -99,7 +99,7 @@ impl Backend {
         self.remote.url()
     }
 
-    /// What it is, as a label.
+    /// `encoder` or `diffusion`, as a metric's label.
     pub fn kind(&self) -> &'static str {
         if self.service == encoder_server::SERVICE_NAME { "encoder" } else { "diffusion" }
     }

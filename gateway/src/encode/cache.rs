@@ -1,4 +1,4 @@
-//! Embeddings that were computed before, the ones asked for last, bounded in bytes.
+//! The embeddings that were used last, bounded in bytes.
 
 use std::sync::{
     Arc,

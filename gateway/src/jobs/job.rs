@@ -1,4 +1,4 @@
-//! One job: what is stored of it, and the log of what happens.
+//! One job: its stored record, and the log of its events.
 
 use bytes::Bytes;
 use llm_dit_fault::Fault;

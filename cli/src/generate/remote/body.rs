@@ -1,4 +1,4 @@
-//! What a gateway is asked.
+//! The body of a gateway's request.
 
 use llm_dit_recipe::{Lora, Settings};
 use serde::Serialize;

@@ -1,5 +1,5 @@
-//! What a worker's queue counts. The handles are made once, so that counting is an atomic operation
-//! and no look-up.
+//! Metrics of a worker's queue. The handles are made once, so that counting is an atomic operation
+//! without a look-up.
 
 use std::time::Duration;
 

@@ -43,7 +43,7 @@ pub(super) enum Work<M, K: Batch<M>> {
     Piece(K, Reply<K::Output>),
 }
 
-/// What the model does next.
+/// The next work of the model.
 pub(super) enum Turn<M, K: Batch<M>> {
     Single(Span, Single<M>),
     /// At least one.
@@ -179,7 +179,7 @@ impl<M, K: Batch<M>> Queue<M, K> {
         state.tell_places();
     }
 
-    /// Tells how it is, in gauges.
+    /// Sets the gauges to the queue's state.
     pub fn observe(&self) {
         let state = self.lock();
         state.meter.state(self.capacity, state.waiting.len(), state.running);

@@ -1,4 +1,4 @@
-//! The way back from the model's thread to a caller.
+//! The channel from the model's thread back to a caller.
 
 use llm_dit_fault::Fault;
 use tokio::sync::oneshot;

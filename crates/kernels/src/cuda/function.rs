@@ -1,4 +1,4 @@
-//! Kernels compiled for the GPU at hand, when they are first asked for.
+//! Kernels that are compiled for the installed GPU on first use.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! One call from its head to the end of its answer, however that comes.
+//! One call from its head to the end of its answer, whether complete or not.
 
 use std::{
     borrow::Cow,
@@ -32,7 +32,7 @@ const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
 /// Asked every few seconds, by machines.
 const ROUTINE: [&str; 4] = ["/health", "/metrics", "Check", "Describe"];
 
-/// What is asked, in names from short lists.
+/// The route of the call, with labels from short lists.
 pub(super) enum Call {
     Http { method: &'static str, route: String, status: Option<StatusCode> },
     Grpc { service: &'static str, method: &'static str, code: Option<Code> },

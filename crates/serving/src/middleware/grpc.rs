@@ -1,4 +1,4 @@
-//! Names of gRPC methods and codes, as labels: only those that we serve.
+//! Names of gRPC methods and codes, as labels: only those that we implement.
 
 use std::{collections::HashMap, sync::LazyLock};
 

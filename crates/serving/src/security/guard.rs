@@ -1,4 +1,4 @@
-//! Asks callers of gRPC services for a key.
+//! Requires a key of the callers of gRPC services.
 
 use std::{
     future::{Ready, ready},

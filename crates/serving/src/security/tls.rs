@@ -1,5 +1,6 @@
-//! Certificates: what a port shows and asks for, and what we show and ask for when we call. Everything
-//! is PEM, checked when a program starts, so that a wrong file is named there.
+//! Certificates: those that a port presents and requires, and those that a client presents and
+//! trusts. All are PEM, and are checked when a program starts, so that the error names the wrong
+//! file.
 
 use std::{fmt, io, path::Path, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! The process itself, under the names that Prometheus' own clients use. As Linux tells it; other
-//! systems tell only when it began.
+//! Metrics of the process, under the names that Prometheus' own clients use. They are complete on
+//! Linux; other systems report only the start time.
 
 use std::{
     sync::OnceLock,

@@ -1,7 +1,7 @@
 //! The front of a safetensors file: which tensors it has and where.
 //!
-//! Not mapped into memory like a checkpoint: LoRA files lie in folders where people put others of
-//! the same name, and a mapped file that shrinks would end the process.
+//! The file is not mapped into memory like a checkpoint: LoRA files are in folders where users
+//! replace them by others of the same name, and a mapped file that shrinks would end the process.
 
 use std::{
     collections::BTreeMap,

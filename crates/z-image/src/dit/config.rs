@@ -1,4 +1,4 @@
-//! `transformer/config.json`, or what the tensors say without one.
+//! `transformer/config.json`, or the shapes of the tensors without one.
 
 use llm_dit_weights::{LoadError, PartConfig, Weights};
 use serde::Deserialize;

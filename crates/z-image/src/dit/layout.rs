@@ -1,4 +1,4 @@
-//! Where every token lies: lengths after padding, and three-axis positions.
+//! The place of every token: lengths after padding, and three-axis positions.
 //!
 //! A caption's tokens, pads included, are at (1 + i, 0, 0). The image's are at
 //! (padded caption length + 1, row, column), its pads at (0, 0, 0). Pads are attended.

@@ -1,5 +1,5 @@
-//! What the time means to every block. It depends on nothing else, so that all steps of a request are
-//! made at once, before the first of them.
+//! adaLN scales and gates of every block. They depend on the timestep alone, so those of all steps
+//! of a request are computed before the first step.
 
 use std::cell::RefCell;
 
@@ -17,7 +17,7 @@ pub struct Modulations(Tensor);
 pub struct Made(RefCell<Vec<(Vec<f32>, Modulations)>>);
 
 impl Modulations {
-    /// Of the blocks with these numbers; the noise refiner's come first.
+    /// The modulations of the blocks with these numbers; the noise refiner's come first.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Changing weights of a loaded transformer, one part at a time.
+//! Changes the weights of a loaded transformer, one part at a time.
 //!
 //! A part is loaded beside the one that it replaces, so no more than one block is in memory twice.
 
@@ -8,7 +8,7 @@ use llm_dit_weights::{LoadError, Overlay, Weights};
 
 use super::{Dit, block::Block, embed::TimestepEmbedder};
 
-/// What is replaced at once.
+/// A part that is replaced at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     XEmbedder,
@@ -57,7 +57,7 @@ impl Dit {
         self.weights.done()
     }
 
-    /// What is on top of the checkpoint.
+    /// The overlay on the checkpoint.
     pub fn overlay(&self) -> &Arc<Overlay> {
         self.weights.overlay()
     }

@@ -1,4 +1,4 @@
-//! What can be wrong with a database.
+//! Errors of the database.
 
 use std::{io, path::PathBuf};
 

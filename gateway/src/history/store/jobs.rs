@@ -27,7 +27,7 @@ impl Store {
             self.jobs.next_number = number + 1;
             match serde_json::from_slice(json.value()) {
                 Ok(record) => self.jobs.restore(number, &record),
-                // Of another version. The others must not suffer for it.
+                // The record is of another version. The others are read all the same.
                 Err(error) => {
                     unread += 1;
                     tracing::error!(number, %error, "failed to read a stored job");
