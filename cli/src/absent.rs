@@ -1,5 +1,5 @@
-//! In place of `local.rs` where the engines are not built in: flags about them are unknown, and what
-//! needs them says how to get them.
+//! Replaces `local.rs` in builds without the engines: flags of the engines are unknown, and
+//! commands that need them say how to get a build that has them.
 
 use std::{
     ffi::OsString,
@@ -19,9 +19,13 @@ use crate::{args::GenerateArgs, error::CliError, generate::Studio};
 #[group(skip)]
 pub struct NoFlags {}
 
+/// Flags of the local engines; none in this build.
 pub type ModelArgs = NoFlags;
+/// Flags of local batches; none in this build.
 pub type BatchArgs = NoFlags;
+/// Flags of access to the gateway; none in this build.
 pub type AccessArgs = NoFlags;
+/// Flags of the gateway's jobs; none in this build.
 pub type JobArgs = NoFlags;
 
 /// Flags of a command that is not built in, whatever they are.
@@ -31,16 +35,25 @@ pub struct AnyFlags {
     rest: Vec<OsString>,
 }
 
+/// Flags of `serve`, which this build refuses.
 pub type ServeArgs = AnyFlags;
+/// Flags of `bench`, which this build refuses.
 pub type BenchArgs = AnyFlags;
 
 impl ModelArgs {
+    /// The model's folder, which this build cannot use.
+    ///
+    /// # Errors
+    ///
+    /// Always: this build has no engines.
     pub fn folder(&self) -> Result<PathBuf, CliError> {
         Err(absent("encode without --api-url"))
     }
 
+    /// Does nothing: this build has no dtypes to choose.
     pub fn take_dtype(&mut self, _: &str) {}
 
+    /// `None`: this build knows no model.
     pub fn known(&self) -> Option<(PathBuf, String, ModelDefaults)> {
         None
     }
@@ -53,14 +66,29 @@ fn absent(what: &str) -> CliError {
     ))
 }
 
+/// Refuses to serve.
+///
+/// # Errors
+///
+/// Always: this build has no engines.
 pub async fn serve(_: ServeArgs) -> Result<(), CliError> {
     Err(absent("serve"))
 }
 
+/// Refuses to measure.
+///
+/// # Errors
+///
+/// Always: this build has no engines.
 pub async fn bench(_: BenchArgs) -> Result<(), CliError> {
     Err(absent("bench"))
 }
 
+/// Refuses to generate without a gateway.
+///
+/// # Errors
+///
+/// Always: this build has no engines.
 pub fn open<'a>(
     _: &'a GenerateArgs,
     _: &'a CancellationToken,
@@ -68,6 +96,11 @@ pub fn open<'a>(
     Err(absent("generate without --gateway"))
 }
 
+/// Refuses to load an encoder.
+///
+/// # Errors
+///
+/// Always: this build has no engines.
 pub fn load_encoder(
     _: &ModelArgs,
     _: &Path,
@@ -75,7 +108,11 @@ pub fn load_encoder(
     Err(absent("encode without --api-url"))
 }
 
-/// There is no demo model to fall back to.
+/// The folder that the flag names. This build has no demo model.
+///
+/// # Errors
+///
+/// [`CliError::Usage`] if no folder is named.
 pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, CliError> {
     named.map(Path::to_owned).ok_or_else(|| {
         CliError::Usage("give the folder with the model's tokenizer/ as --model-path DIR".into())

@@ -1,4 +1,4 @@
-//! `--api-url`: embeddings from heylookitsanllm instead of from a text encoder in this process.
+//! `--api-url`: embeddings from a heylookitsanllm server instead of a text encoder in this process.
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
@@ -8,8 +8,12 @@ use tokio::runtime::Handle;
 
 use crate::{args::ChatArgs, error::CliError, progress::Progress};
 
-/// Has one conversation encoded elsewhere, and says so when it may have been cut. Not for async
-/// threads, since it waits; Ctrl-C ends the waiting.
+/// Encodes one conversation on a heylookitsanllm server, and notes it when the prompt may have been
+/// truncated. It blocks, so it must not run on an async thread; Ctrl-C ends it.
+///
+/// # Errors
+///
+/// [`CliError`] if the chat has special tokens, if the server fails or refuses, or after Ctrl-C.
 pub fn encode_chat(
     encoder: &HeylookEncoder,
     chat: &Chat,

@@ -106,7 +106,12 @@ Examples:
 
 docs/performance.md explains each row.";
 
-/// Off the async threads, which the gateway's row needs.
+/// Measures and prints the rows. It runs off the async threads, which the gateway's row needs.
+///
+/// # Errors
+///
+/// [`CliError`] if the flags are wrong, or if a row could not be measured for another reason than
+/// memory.
 pub async fn bench(args: BenchArgs) -> Result<(), CliError> {
     tokio::task::spawn_blocking(move || run(&args)).await.map_err(CliError::failed)?
 }

@@ -19,7 +19,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{error::CliError, files, output::print};
 
-/// Accepted by everybody, so that a program on the same machine can be called by these names.
+/// Names in every certificate, so that a program on the same machine can be called by them.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Clocks differ.
 const BEFORE: Duration = Duration::hours(1);
@@ -76,6 +76,12 @@ impl FromStr for Machine {
     }
 }
 
+/// Creates an authority, where there is none, and a certificate for each machine, with files of
+/// service and client keys.
+///
+/// # Errors
+///
+/// [`CliError`] if a machine's certificate exists, or if a file cannot be written.
 pub fn certificates(args: &CertificatesArgs) -> Result<(), CliError> {
     let folder = &args.output;
     // Before anything is written.

@@ -55,6 +55,11 @@ struct Shown {
     origin: String,
 }
 
+/// Prints the example, or the settings in effect.
+///
+/// # Errors
+///
+/// [`CliError`] if stdout cannot be written.
 pub fn run(command: ConfigCommand, settings: &Settings) -> Result<(), CliError> {
     let text = match command {
         ConfigCommand::Example => EXAMPLE.to_owned(),

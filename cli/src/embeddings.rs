@@ -1,7 +1,7 @@
 //! Embeddings in files: `x.safetensors` and, beside it, `x.json` about where they come from.
 //!
-//! The pair is the Python program's, which refuses keys that it does not know; what it has no key
-//! for is in the safetensors file's own metadata.
+//! The pair has the format of the Python program, which refuses unknown keys; values without a key
+//! of that format are in the metadata of the safetensors file.
 
 use std::{
     collections::HashMap,
@@ -35,7 +35,7 @@ pub struct Sidecar {
     pub model_path: String,
 }
 
-/// Who made embeddings.
+/// The device and the model that made embeddings.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// Device, or another machine's URL.
@@ -87,7 +87,11 @@ pub fn sidecar_path(path: &Path) -> PathBuf {
     path.with_extension("json")
 }
 
-/// Refuses, before any work, a pair of files that could not be written.
+/// Checks, before any work, that both files could be written.
+///
+/// # Errors
+///
+/// [`CliError`] if the two have one path, or as [`files::check_writable`].
 pub fn check_writable(path: &Path) -> Result<(), CliError> {
     let sidecar = sidecar_path(path);
     if sidecar == path {
@@ -100,7 +104,11 @@ pub fn check_writable(path: &Path) -> Result<(), CliError> {
     files::check_writable(&sidecar)
 }
 
-/// Writes the pair. Both are whole before either gets its name.
+/// Writes both files. Each gets its name only when both are complete.
+///
+/// # Errors
+///
+/// [`CliError`] if a file cannot be written.
 pub fn save(
     path: &Path,
     tensors: &[(String, &Tensor)],
@@ -114,7 +122,11 @@ pub fn save(
     about.publish()
 }
 
-/// Reads the pair, or the tensors alone.
+/// Reads the tensors, and the sidecar if there is one.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be read, or if it has no tensor that is needed.
 pub fn load(path: &Path, wants_negative: bool) -> Result<Loaded, CliError> {
     let file = TensorFile::open(path)?;
     let embeddings = files::squeeze(file.require("embeddings")?, 2)?;

@@ -14,6 +14,12 @@ use crate::{
     progress::Progress,
 };
 
+/// Encodes a prompt and writes its embeddings.
+///
+/// # Errors
+///
+/// [`CliError`] if the flags are wrong, if the model cannot be loaded, if encoding fails, or if the
+/// files cannot be written.
 pub async fn encode(args: EncodeArgs) -> Result<(), CliError> {
     tokio::task::spawn_blocking(move || run(&args)).await.map_err(CliError::failed)?
 }

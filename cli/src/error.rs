@@ -1,4 +1,4 @@
-//! What a command ends with when it does not end well.
+//! Errors that end a command, and their exit codes.
 
 use std::process::ExitCode;
 
@@ -32,10 +32,12 @@ impl CliError {
         Self::Interrupted("no image was written".to_owned())
     }
 
+    /// An error of a command whose flags are right.
     pub fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
     }
 
+    /// An error of the flags or of what they name.
     pub fn usage(error: impl std::fmt::Display) -> Self {
         Self::Usage(error.to_string())
     }

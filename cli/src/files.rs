@@ -1,4 +1,5 @@
-//! Files that commands read and write: tensors as safetensors, everything whole or not at all.
+//! Files that commands read and write: tensors as safetensors. A file is written completely or not
+//! at all.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +16,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::CliError;
 
-/// Refuses a file that could not be written later, before any work is done.
+/// Checks, before any work, that a file could be written later.
+///
+/// # Errors
+///
+/// [`CliError::Usage`] if the path is a folder, or if its folder does not exist.
 pub fn check_writable(path: &Path) -> Result<(), CliError> {
     let folder = folder(path);
     if path.is_dir() {
@@ -35,7 +40,11 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Gives it its name, in one step.
+    /// Renames the file to its target, in one step.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the file cannot be renamed.
     pub fn publish(self) -> Result<(), CliError> {
         let Self { file, path } = self;
         file.persist(&path).map(drop).map_err(|e| cannot_write(&path, e.error))
@@ -43,12 +52,20 @@ impl Staged {
 }
 
 /// Writes beside the target; [`Staged::publish`] renames, so that no reader sees half a file.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be written.
 pub fn stage(path: &Path, bytes: &[u8]) -> Result<Staged, CliError> {
     // Temporary files are private; a picture is as readable as any other file.
     stage_as(path, bytes, Some(0o644))
 }
 
-/// Likewise, of what only its owner may read.
+/// As [`stage`], for a file that only its owner may read.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be written.
 pub fn stage_private(path: &Path, bytes: &[u8]) -> Result<Staged, CliError> {
     stage_as(path, bytes, None)
 }
@@ -69,7 +86,11 @@ fn stage_as(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Staged, CliE
     staged.map_err(|e| cannot_write(path, e))
 }
 
-/// Both in one.
+/// [`stage`] and [`Staged::publish`] in one.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be written.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     stage(path, bytes)?.publish()
 }
@@ -79,6 +100,10 @@ fn cannot_write(path: &Path, cause: std::io::Error) -> CliError {
 }
 
 /// Reads a file that a flag names.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     fs::read(path).map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))
 }
@@ -88,7 +113,11 @@ pub fn sha256(bytes: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
-/// Writes named tensors as safetensors, with texts about them in the file's own metadata.
+/// Writes named tensors as safetensors, with `metadata` in the file's header.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be written.
 pub fn stage_tensors(
     path: &Path,
     tensors: &[(String, &Tensor)],
@@ -120,13 +149,22 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
+    /// Reads a safetensors file and checks its header.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the file cannot be read or is not a safetensors file.
     pub fn open(path: &Path) -> Result<Self, CliError> {
         let file = Self { path: path.to_owned(), bytes: read(path)? };
         file.parse().map(drop)?;
         Ok(file)
     }
 
-    /// The tensor, if the file has it.
+    /// The tensor of this name; `None` if the file has none.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if its dtype is not F32, BF16 or F16.
     pub fn get(&self, name: &str) -> Result<Option<Tensor>, CliError> {
         let tensors = self.parse()?;
         let Ok(view) = tensors.tensor(name) else { return Ok(None) };
@@ -143,7 +181,12 @@ impl TensorFile {
         tensor.map(Some).map_err(|e| fail(e.to_string()))
     }
 
-    /// The tensor, or an error that names what the file has instead.
+    /// The tensor of this name, which must be there.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`], with the names of the tensors that are there, if it is missing; or as
+    /// [`Self::get`].
     pub fn require(&self, name: &str) -> Result<Tensor, CliError> {
         self.get(name)?.ok_or_else(|| {
             let found = self.parse().map(|t| t.names().join(", ")).unwrap_or_default();
@@ -165,6 +208,10 @@ impl TensorFile {
 }
 
 /// The same values under a shape without leading axes of 1 beyond `rank`.
+///
+/// # Errors
+///
+/// [`CliError`] if shape and values do not fit, which leading axes of 1 cannot cause.
 pub fn squeeze(tensor: Tensor, rank: usize) -> Result<Tensor, CliError> {
     let mut shape = tensor.shape();
     while shape.len() > rank && shape[0] == 1 {

@@ -51,6 +51,12 @@ struct Formatted {
     truncated_tokens: usize,
 }
 
+/// Prints a prompt as the model sees it, with its number of tokens.
+///
+/// # Errors
+///
+/// [`CliError`] if the flags are wrong, if the tokenizer cannot be read, or if stdout cannot be
+/// written.
 pub fn format(args: &FormatArgs) -> Result<(), CliError> {
     let prompt = Prompt::parse(args.prompt.as_str()).map_err(CliError::usage)?;
     let chat = args.parts.chat(prompt)?;

@@ -1,4 +1,4 @@
-//! `llm-dit generate`: one way for one picture and for many, here and through a gateway.
+//! `llm-dit generate`: one code path for one picture and for many, local or through a gateway.
 //!
 //! A [`plan`](plan::plan) lists the pictures, a [`Studio`] makes each as a PNG, and
 //! [`finish`](finish::finish) turns that into the file that was asked for.
@@ -29,7 +29,12 @@ use self::{
 };
 use crate::{args::GenerateArgs, error::CliError, files, preview, progress::Progress};
 
-/// Runs off the async threads, so that Ctrl-C is heard between steps.
+/// Generates the images that the flags ask for. It runs off the async threads, so that Ctrl-C is
+/// handled between steps.
+///
+/// # Errors
+///
+/// [`CliError`] if the flags are wrong, if an image fails or cannot be written, or after Ctrl-C.
 pub async fn generate(args: GenerateArgs, settings: Settings) -> Result<(), CliError> {
     let stop = interrupt();
     tokio::task::spawn_blocking(move || run(args, &settings, &stop))

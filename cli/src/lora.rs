@@ -1,4 +1,4 @@
-//! What LoRAs mean for a picture made in this process.
+//! LoRAs of pictures that are made in this process.
 
 use diffusion_service::{LoraArgs, engine::ActiveLora};
 use llm_dit_chat::Chat;

@@ -1,4 +1,4 @@
-//! The picture in the terminal, where the terminal can.
+//! Shows pictures in terminals that support it.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -33,7 +33,11 @@ fn draws(terminal: &str) -> bool {
     DRAWING.iter().any(|known| terminal.contains(known))
 }
 
-/// Shows a picture: as pixels where the terminal has a protocol for it, else as half blocks.
+/// Shows a picture: as pixels if the terminal has a protocol for them, as half blocks otherwise.
+///
+/// # Errors
+///
+/// The reason, if the terminal cannot be written.
 pub fn show(picture: &DynamicImage, terminal: &str) -> Result<(), String> {
     let (columns, rows) = viuer::terminal_size();
     let rows = rows.saturating_sub(4).clamp(4, ROWS);

@@ -1,4 +1,4 @@
-//! What the person sees meanwhile: a bar on a terminal, plain lines elsewhere, on stderr.
+//! Progress of a command, on stderr: a bar on a terminal, plain lines otherwise.
 
 use std::{cell::Cell, io::IsTerminal as _, time::Duration};
 
@@ -8,7 +8,7 @@ use llm_dit_engine::image::Step;
 /// While the length is not known.
 const SPINNER: &str = "{spinner} {msg}";
 
-/// One bar over all pictures. The time left is told once a step has shown what steps take.
+/// One bar over all pictures. The time left is shown once the first step has been timed.
 const BAR: &str = "{bar:32} {msg}, {elapsed} elapsed";
 const BAR_WITH_TIME_LEFT: &str = "{bar:32} {msg}, {elapsed} elapsed, {eta} left";
 
@@ -28,6 +28,7 @@ enum Kind {
 }
 
 impl Progress {
+    /// A progress bar on a terminal, lines in a log, or nothing if `quiet`.
     pub fn new(quiet: bool) -> Self {
         let kind = if quiet {
             Kind::Quiet
@@ -51,7 +52,7 @@ impl Progress {
         }
     }
 
-    /// So many pictures with so many steps in all are made from here on. 0 steps: nobody tells.
+    /// From here on, this many pictures with this many steps in all are made; 0 steps: unknown.
     pub fn begin(&self, pictures: usize, steps: u32) {
         self.pictures.set(pictures);
         if let Kind::Bar(bar) = &self.kind {

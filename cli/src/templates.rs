@@ -48,6 +48,12 @@ Examples:
   llm-dit templates show noir
   llm-dit generate \"a lighthouse\" --template noir";
 
+/// Prints one template, or the list of all.
+///
+/// # Errors
+///
+/// [`CliError`] if the templates cannot be read, if there is none of this name, or if stdout cannot
+/// be written.
 pub fn templates(args: &TemplatesArgs) -> Result<(), CliError> {
     let library = args.library.load()?;
     let text = match &args.show {

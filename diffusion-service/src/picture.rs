@@ -1,7 +1,7 @@
-//! 8-bit pixels to an image file, with what the service knows of how they were made.
+//! Encodes 8-bit pixels as an image file, with the parameters that the service knows.
 //!
-//! Every door uses this one function, so that the same picture is the same file, byte for byte,
-//! whether one process made it or three.
+//! Every entry point uses this one function, so that the same picture is the same file, byte for
+//! byte, whether one process made it or three.
 
 use bytes::Bytes;
 use image::{
@@ -41,9 +41,14 @@ fn lora(choice: &LoraChoice) -> Lora {
     }
 }
 
-/// Compresses a picture, in milliseconds a megapixel, with the caller waiting. To find the best
-/// filter for each row costs five times as much. Where a picture has grain, as photographs have, the
-/// file is as small with this one for all rows; smooth ones are a third larger (`benches/png.rs`).
+/// Compresses a picture as PNG and writes `recipe` into it. The caller waits, so speed counts
+/// (milliseconds a megapixel): choosing the best filter for each row takes five times as long. For
+/// pictures with grain, such as photographs, one filter for all rows makes files as small; smooth
+/// pictures are a third larger (`benches/png.rs`).
+///
+/// # Errors
+///
+/// [`Fault::Internal`] if the pixels do not fit the size, or if an encoder fails.
 pub fn encode_png(picture: &Picture, recipe: &Recipe) -> Result<Bytes, Fault> {
     let Picture { width, height, ref rgb } = *picture;
     // The encoder would panic.

@@ -1,6 +1,7 @@
-//! A picture under way, small: latents through a linear map, without the VAE.
+//! A small picture of an image in progress: latents through a linear map, without the VAE.
 //!
-//! The engine only hands out a guess of the clean latents. All that is in here runs elsewhere.
+//! The engine only hands out a prediction of the clean latents. Everything in here runs on other
+//! threads.
 
 use bytes::Bytes;
 use image::{

@@ -5,8 +5,12 @@ pub use llm_dit_pictures::{MAX_FILE_BYTES, SourceError, check_media_type, decode
 
 use crate::engine::Picture;
 
-/// The upright picture at a size of our choice. Transparency is dropped, as Pillow's
+/// The upright picture, resized to `width` x `height` pixels. Transparency is dropped, as Pillow's
 /// `convert("RGB")` drops it.
+///
+/// # Errors
+///
+/// [`SourceError`] if the file cannot be decoded.
 pub fn read(file: &[u8], width: u32, height: u32) -> Result<Picture, SourceError> {
     let upright = decode(file)?;
     let pixels = if (upright.width(), upright.height()) == (width, height) {

@@ -1,4 +1,5 @@
-//! Who computes: a model on a thread of ours, or another machine. The handle knows no difference.
+//! Where prompts are encoded: by a model on a thread of this process, or by another server. The
+//! handle treats both alike.
 
 mod heylook;
 mod local;
@@ -89,6 +90,7 @@ impl Prepared {
         Self { queue }
     }
 
+    /// Puts the prompt in the worker's queue.
     pub fn queue(self, cancel: &CancellationToken, turn: Turn) -> Queued {
         (self.queue)(cancel, turn)
     }

@@ -1,7 +1,7 @@
 //! The encoder as the rest of the program sees it: cheap to clone, asynchronous, cancellable.
 //!
-//! The command in one process and the gRPC service both use it, so a prompt takes the same way
-//! whichever door it came through.
+//! The command in one process and the gRPC service both use it, so a prompt is handled in the same
+//! way for both.
 
 use std::{
     io,
@@ -67,6 +67,10 @@ struct Run {
 
 impl EncoderHandle {
     /// Moves the engine to a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system refuses the thread.
     pub fn spawn(
         engine: Box<dyn TextEncoder>,
         tokenizer: ChatTokenizer,
@@ -76,7 +80,11 @@ impl EncoderHandle {
         Ok(Self { backend: Arc::new(backend), limits })
     }
 
-    /// Has another machine compute. Must be called inside a tokio runtime.
+    /// Encodes on a heylookitsanllm server. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails outside a tokio runtime, or if the system refuses the thread.
     pub fn heylook(encoder: HeylookEncoder, limits: EncoderLimits) -> io::Result<Self> {
         let backend = Heylook::spawn(encoder, limits.queue_capacity)?;
         Ok(Self { backend: Arc::new(backend), limits })
@@ -87,11 +95,12 @@ impl EncoderHandle {
         self.backend.info()
     }
 
+    /// The limits that requests are checked against.
     pub fn limits(&self) -> &EncoderLimits {
         &self.limits
     }
 
-    /// How the engine is, as long as somebody is there to find out.
+    /// The engine's health.
     pub(crate) fn health(&self) -> EngineHealth {
         self.backend.probe_while_unhealthy();
         self.backend.health()
@@ -114,7 +123,11 @@ impl EncoderHandle {
         }
     }
 
-    /// What a prompt costs in tokens, before anything is cut.
+    /// Counts the tokens of a prompt, before anything is cut.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if a text is too long or the tokenizer fails.
     pub async fn count(&self, chat: Chat) -> Result<TokenCounts, Fault> {
         check_texts(&chat)?;
         let backend = Arc::clone(&self.backend);
@@ -123,6 +136,11 @@ impl EncoderHandle {
     }
 
     /// Checks every prompt, queues the first, and returns the results to come.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the request is out of bounds, if a prompt cannot be tokenized, or if the queue
+    /// is full.
     pub async fn encode(
         &self,
         request: EncodeRequest,
@@ -178,7 +196,7 @@ impl Run {
         tracing::info!(prompts, tokens, seconds = begun.elapsed().as_secs_f64(), "encoded");
     }
 
-    /// The prompt's tokens; `None` when there is nobody left to go on for.
+    /// Number of the prompt's tokens; `None` when the caller has left.
     async fn deliver(&self, index: usize, queued: Queued) -> Option<usize> {
         let result = match queued {
             Ok(ticket) => ticket.wait().await.and_then(|result| result),

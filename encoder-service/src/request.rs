@@ -1,4 +1,4 @@
-//! What may be asked of the encoder, checked before anything is queued.
+//! Requests to the encoder, checked before anything is queued.
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;

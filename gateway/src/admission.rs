@@ -1,4 +1,4 @@
-//! How much is taken on at the same time: pictures, and large bodies.
+//! Limits on the concurrent work: pictures, and large bodies.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ pub(crate) struct Admission {
 }
 
 impl Admissions {
-    /// With places for `limit` pictures.
+    /// At most `limit` pictures at a time.
     pub fn new(limit: usize) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(limit)),
@@ -76,7 +76,7 @@ impl Admissions {
         })
     }
 
-    /// Begins nothing new, and returns when everything that was begun is done.
+    /// Refuses new work, and returns when all admitted work is done.
     pub async fn drain(&self) {
         self.draining.cancel();
         let all = u32::try_from(self.limit).unwrap_or(u32::MAX);
@@ -84,6 +84,7 @@ impl Admissions {
         let _ = self.requests.acquire_many(all).await;
     }
 
+    /// Whether the gateway has begun to drain.
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }

@@ -1,4 +1,4 @@
-//! The services behind the gateway: which there are, how they are, and which is next.
+//! The services behind the gateway, their health, and the choice of the next one.
 
 mod backend;
 mod loras;
@@ -30,12 +30,12 @@ pub(crate) struct Backends {
     pub diffusion: Pool,
     /// The first one is the default.
     pub encoders: Vec<NamedEncoder>,
-    /// Nobody named an encoder, and the diffusion services' own is as good as the default one.
+    /// No encoder is configured, so the diffusion services' own is as good as the default one.
     encoder_is_open: bool,
     pub loras: DefaultLoras,
 }
 
-/// Somebody who encodes.
+/// An encoder and the name by which requests choose it.
 #[derive(Debug)]
 pub(crate) struct NamedEncoder {
     pub name: String,
@@ -48,7 +48,7 @@ pub(crate) enum EncoderKind {
     Heylook(HeylookEncoder),
 }
 
-/// Who encodes one request's prompts.
+/// The encoder of one request's prompts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Choice<'a> {
     Ours(&'a NamedEncoder),
@@ -57,7 +57,12 @@ pub(crate) enum Choice<'a> {
 }
 
 impl Backends {
-    /// Begins to watch over the services. Must be called inside a tokio runtime.
+    /// Connects to the services and starts their health checks. Must be called inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if a URL or the credentials cannot be used.
     pub fn new(options: &GatewayOptions) -> Result<Self, Error> {
         let mut names: Vec<(String, Vec<String>)> = Vec::new();
         for target in &options.encoders {
@@ -91,7 +96,11 @@ impl Backends {
         Ok(Self { diffusion, encoders, encoder_is_open, loras: DefaultLoras::default() })
     }
 
-    /// What a diffusion service that is well has loaded.
+    /// The model of a healthy diffusion service.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if no diffusion service answers, or if one refuses.
     pub async fn model(&self) -> Result<Model, Error> {
         let mut tried = Tried::default();
         loop {
@@ -104,8 +113,12 @@ impl Backends {
         }
     }
 
-    /// Who encodes for a request that names `wish` and goes to a diffusion service that has an
-    /// encoder of its own or not.
+    /// The encoder for a request that names `wish`. `has_encoder`: the chosen diffusion service can
+    /// encode.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if there is no encoder of this name.
     pub fn encoder(&self, wish: Option<&str>, has_encoder: bool) -> Result<Choice<'_>, Fault> {
         match wish {
             None if self.encoder_is_open && has_encoder => Ok(Choice::Theirs),

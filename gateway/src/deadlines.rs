@@ -1,4 +1,4 @@
-//! How long a request may take: what its client says in a header, and what the gateway allows.
+//! The time limit of a request: the client's header, and the gateway's own limit.
 
 use std::time::Duration;
 
@@ -15,11 +15,16 @@ const HEADER: HeaderName = HeaderName::from_static("x-request-timeout");
 pub(crate) struct Deadlines(Option<Duration>);
 
 impl Deadlines {
+    /// Bounds every request by `longest`; `None` sets no bound.
     pub fn new(longest: Option<Duration>) -> Self {
         Self(longest)
     }
 
-    /// From now on, for a request with these headers.
+    /// The deadline, from now, of a request with these headers.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::BadRequest`] if the header is not a number of seconds.
     pub fn of(self, headers: &HeaderMap) -> Result<Deadline, Fault> {
         let ours = self.0.map_or(Deadline::NEVER, Deadline::after);
         let Some(value) = headers.get(HEADER) else { return Ok(ours) };

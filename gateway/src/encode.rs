@@ -1,4 +1,4 @@
-//! From prompts to embeddings: remembered, from an encoder service, or from heylookitsanllm.
+//! Embeddings of prompts: from the cache, from an encoder service, or from heylookitsanllm.
 
 mod cache;
 mod embedding;
@@ -136,10 +136,11 @@ async fn from_heylook(
     Ok(Pipe::remembered(slots))
 }
 
-/// Who computes.
+/// The encoder of a request, as the cache's key describes it.
 struct Identity<'a> {
     name: &'a str,
-    /// Of its pool: a machine that was gone may come back with other weights of the same name.
+    /// The pool's epoch: a machine that was unreachable may return with other weights of the same
+    /// name.
     epoch: u64,
     described: &'a EncoderDescription,
 }

@@ -1,4 +1,4 @@
-//! What can go wrong between the gateway and its callers.
+//! Errors of the gateway.
 
 use std::io;
 
@@ -7,6 +7,7 @@ use llm_dit_params::ParamError;
 use llm_dit_serving::client::BadUrl;
 use llm_dit_templates::{TemplateError, UnknownTemplate};
 
+/// Why the gateway cannot start or answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Ours, or what a service answered.

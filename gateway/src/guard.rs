@@ -1,4 +1,4 @@
-//! Who may ask: those with a key, and no page of somebody else's in a browser.
+//! Access rules: requests need a key, and pages of other origins are refused.
 
 use axum::extract::Request;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
@@ -10,13 +10,13 @@ use crate::{hosts, options::AccessOptions, records::problem::Problem};
 /// What a browser's session is kept in.
 const COOKIE: &str = "llm-dit-session";
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// What is asked of every request.
+/// The access rules that every request must meet.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     pub keys: Option<Keys>,
     /// Pages of these origins may use this gateway too.
     origins: Vec<HeaderValue>,
-    /// Names that lead here, beside those that nobody else can have.
+    /// Accepted names of this gateway, beside those that cannot be registered.
     hosts: Vec<String>,
     encrypted: bool,
 }
@@ -26,6 +26,7 @@ pub(crate) struct Guard {
 pub(crate) struct Known(pub bool);
 
 impl Guard {
+    /// The checks that this port's security and access options ask for.
     pub fn new(security: &Security, access: &AccessOptions) -> Self {
         Self {
             keys: security.keys.clone(),
@@ -64,7 +65,7 @@ impl Guard {
         if self.encrypted { "https" } else { "http" }
     }
 
-    /// `Set-Cookie` for who has this key.
+    /// `Set-Cookie` for the owner of this key.
     pub fn session(&self, key: &str) -> Option<HeaderValue> {
         HeaderValue::try_from(self.cookie(&Keys::session(key), "")).ok()
     }
@@ -74,7 +75,8 @@ impl Guard {
         HeaderValue::try_from(self.cookie("", "; Max-Age=0")).ok()
     }
 
-    /// No script can read it, and it goes nowhere else and comes from no other page.
+    /// The cookie is hidden from scripts and is sent only to this gateway and only by its own
+    /// pages.
     fn cookie(&self, value: &str, end: &str) -> String {
         let secure = if self.encrypted { "; Secure" } else { "" };
         format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{end}")
@@ -104,8 +106,8 @@ impl Guard {
         }
     }
 
-    /// A page of somebody else's could have its visitor's browser ask us: what it sends says where
-    /// the page is from.
+    /// A page of another origin could make its visitor's browser send requests here; the `Origin`
+    /// header then names that page.
     fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(origin) = headers.get(header::ORIGIN).filter(|_| !method.is_safe()) else {
             return Ok(());

@@ -1,8 +1,9 @@
-//! Pictures that were made before, in one file on disk, and beside them the jobs.
+//! The pictures made so far, in one file on disk, and beside them the jobs.
 //!
-//! One thread owns the database. A picture is answered as soon as it is handed over; whoever asks
-//! for it next stands behind it in the thread's line, so it is never too early. Every change is one
-//! transaction that is on disk when it ends: a killed gateway loses at most what it had not got to.
+//! One thread owns the database. A picture is answered as soon as it is handed over; a later
+//! request for it queues behind it on the thread, so it is never too early. Every change is one
+//! transaction that is on disk when it ends: a killed gateway loses at most the changes that were
+//! still queued.
 //!
 //! A disk may be full. Then a change fails as a whole, [`History::trouble`] says so, and the next
 //! change finds out by itself whether there is room again.
@@ -51,8 +52,13 @@ pub(crate) struct History {
 type Work = Box<dyn FnOnce(&mut Store) + Send>;
 
 impl History {
-    /// `None` if none is to be kept. The data folder may belong to another gateway already; then
-    /// this one does without, and says so.
+    /// Opens the history; `None` if none is kept. If another gateway uses the data folder, this one
+    /// goes without a history and logs a warning.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::History`] if a folder that the operator named cannot be used, or if the thread
+    /// cannot be started.
     pub fn open(keep: &KeepOptions, data: Option<&Path>) -> Result<Option<Self>, Error> {
         let (folder, must) = match &keep.history {
             options::History::Off => return Ok(None),
@@ -93,7 +99,7 @@ impl History {
         Ok(Self { line, next_id, trouble })
     }
 
-    /// What is wrong with the disk.
+    /// The error of the last change, while the disk refuses changes.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
     }
@@ -106,7 +112,7 @@ impl History {
 
     /// Keeps a picture, whose id is known at once. A picture that cannot be kept is still a picture.
     pub async fn add(&self, entry: Entry, file: Bytes) -> Option<u64> {
-        // Nobody has to wait for the disk, only for a place in the line.
+        // The caller waits only for a place in the queue, not for the disk.
         let place = self.line.reserve().await.ok()?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         place.send(Box::new(move |store: &mut Store| {
@@ -118,28 +124,55 @@ impl History {
     }
 
     /// At most `limit` entries with ids below `before`.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn page(&self, limit: usize, before: Option<u64>) -> Result<Page, Fault> {
         self.ask(move |store| store.page(limit, before)).await
     }
 
+    /// What is known of a picture; `None` if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn entry(&self, id: u64) -> Result<Option<Entry>, Fault> {
         self.ask(move |store| store.entry(id)).await
     }
 
+    /// The file of a picture; `None` if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn picture(&self, id: u64) -> Result<Option<Picture>, Fault> {
         self.ask(move |store| store.picture(id)).await
     }
 
+    /// A small JPEG of a picture; `None` if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn thumbnail(&self, id: u64) -> Result<Option<Bytes>, Fault> {
         self.ask(move |store| store.thumbnail(id)).await
     }
 
-    /// How many are left; `None` if there was none of this id.
+    /// Deletes a picture. Returns how many are left; `None` if there was none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn delete(&self, id: u64) -> Result<Option<u64>, Fault> {
         self.ask(move |store| store.delete(id)).await
     }
 
-    /// How many there were.
+    /// Deletes all pictures. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn clear(&self) -> Result<u64, Fault> {
         self.ask(Store::clear).await
     }

@@ -1,15 +1,15 @@
-//! Names under which a gateway that asks for no key may be asked.
+//! Host names that a gateway without keys accepts.
 //!
 //! A page can have its own name lead to 127.0.0.1 once it is loaded (DNS rebinding); its visitor's
 //! browser then takes the gateway for a part of the page, and lets it read every answer. What the page
 //! cannot change is the name, which the browser sends as `Host`. So only addresses count, names that
-//! nobody can register, and those that the operator gives.
+//! cannot be registered, and those that the operator gives.
 
 use std::net::Ipv4Addr;
 
 use axum::http::{HeaderValue, uri::Authority};
 
-/// Ends of names that nobody can register: RFC 6761, 6762 and 8375, and ICANN's `.internal`.
+/// Ends of names that cannot be registered: RFC 6761, 6762 and 8375, and ICANN's `.internal`.
 const PRIVATE: [&str; 4] = ["localhost", "local", "home.arpa", "internal"];
 
 /// The name in a `Host`, in lower case, if a gateway must not answer to it; `allowed` are names as

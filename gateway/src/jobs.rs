@@ -1,8 +1,8 @@
 //! Pictures that are made in the background.
 //!
 //! A job is a record in the index, a place in the queue and, in this process, a log of events.
-//! Whoever looks reads the log from the beginning and then waits for more, so nobody can come too
-//! late. What it takes to run a job again is stored before the client hears that it was accepted,
+//! A reader gets the log from the beginning and then waits for more, so it can never come too late.
+//! What it takes to run a job again is stored before the client hears that it was accepted,
 //! and its end is stored with its picture, in one transaction: a gateway that is killed at any
 //! moment leaves jobs that are over or jobs that the next one runs, and never two pictures of one
 //! ([why](../../docs/decisions/0012-durable-jobs.md)).
@@ -71,6 +71,7 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
+    /// Jobs in `store`. None is run before [`Self::start`].
     pub fn new(
         store: JobStore,
         limits: JobLimits,
@@ -99,7 +100,11 @@ impl Jobs {
         }
     }
 
-    /// Takes over the jobs that an earlier gateway left, and begins to run those in the queue.
+    /// Loads the jobs that an earlier gateway left, and starts the worker.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the store fails.
     pub async fn start(&self) -> Result<(), Fault> {
         let mut changes = self.store.index.watch().await?;
         while let Some(Change::Put(stored)) = changes.next().await {
@@ -178,6 +183,7 @@ impl Jobs {
         Ok((job, false))
     }
 
+    /// The job of this id.
     pub fn get(&self, id: JobId) -> Option<Arc<Job>> {
         self.list.get(id)
     }
@@ -209,6 +215,10 @@ impl Jobs {
     }
 
     /// The picture of a job that is done; `None` if it was removed from the history.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the store fails.
     pub async fn picture(&self, job: &Job) -> Result<Option<Bytes>, Fault> {
         match job.file() {
             Some(file) => Ok(Some(file)),
@@ -216,7 +226,11 @@ impl Jobs {
         }
     }
 
-    /// Forgets a job that is over.
+    /// Removes a job that is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the store fails.
     pub async fn remove(&self, job: &Job) -> Result<(), Fault> {
         self.store.index.remove(vec![job.id]).await?;
         self.list.remove(job.id);

@@ -1,7 +1,7 @@
 //! The gateway: HTTP in front of the encoder and diffusion services.
 //!
-//! Embeddings pass through it chunk by chunk, and those asked for last are remembered. It depends
-//! on no tensor library, so that it runs where no model does. What it keeps between requests, jobs and
+//! Embeddings pass through it chunk by chunk, and the most recent ones are cached. It depends on no
+//! tensor library, so that it runs on machines without a model. Its durable state, jobs and
 //! pictures, is in one database.
 
 mod admission;

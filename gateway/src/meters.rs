@@ -8,8 +8,8 @@ use metrics::{counter, histogram};
 
 use crate::error::Error;
 
-/// Counts a picture that was asked for, whatever becomes of it: whoever drops this without an end
-/// has left.
+/// Counts a request for a picture, whatever its outcome: one that is dropped without an end was
+/// cancelled.
 #[derive(Debug)]
 pub(crate) struct Asked {
     begun: Instant,
@@ -17,10 +17,12 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// Starts the clock of a request for a picture.
     pub fn begin() -> Self {
         Self { begun: Instant::now(), outcome: "cancelled" }
     }
 
+    /// Counts the request by its outcome.
     pub fn end<T>(mut self, result: &Result<T, Error>) {
         self.outcome = match result {
             Ok(_) => {

@@ -12,7 +12,9 @@ use llm_dit_serving::{
 
 use crate::hosts;
 
+/// URL of the encoder if none is configured.
 pub const DEFAULT_ENCODER: &str = "http://127.0.0.1:50051";
+/// URL of the diffusion service if none is configured.
 pub const DEFAULT_DIFFUSION: &str = "http://127.0.0.1:50052";
 
 /// The name of encoders without a name of their own.

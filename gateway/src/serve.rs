@@ -66,7 +66,7 @@ async fn answer(
     let drain = async {
         shutdown.cancelled().await;
         let over = tokio::time::Instant::now() + options.grace.duration();
-        // Connections are taken until then, by those who ask what becomes of their jobs.
+        // Connections are accepted until then, for clients that ask for the state of their jobs.
         let _ = tokio::time::timeout_at(over, state.admissions.drain()).await;
         handle.graceful_shutdown(None);
         tokio::time::sleep_until(over).await;
@@ -83,7 +83,7 @@ async fn answer(
     ended
 }
 
-/// Every route, for somebody who serves them by other means. Nothing is drained or put back in the end.
+/// Every route, for a program with a server of its own. Nothing is drained or requeued at the end.
 pub fn routes<'a>(
     options: &'a GatewayOptions,
     security: &'a Security,

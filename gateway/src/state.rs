@@ -36,7 +36,12 @@ pub(crate) struct AppState {
 }
 
 impl AppState {
-    /// With all that an earlier gateway left. Must be called inside a tokio runtime.
+    /// Opens the gateway's state, with the jobs and settings that an earlier gateway left. Must be
+    /// called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the history, the templates or a service's URL cannot be used.
     pub async fn open(options: &GatewayOptions, guard: Arc<Guard>) -> Result<Arc<Self>, Error> {
         let keep = &options.keep;
         let data = dirs::data_dir().map(|folder| folder.join("llm-dit"));

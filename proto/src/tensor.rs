@@ -49,6 +49,10 @@ impl DType {
     }
 
     /// The wire's enum value, `None` for "unspecified".
+    ///
+    /// # Errors
+    ///
+    /// [`TensorError::UnknownDType`] for a value that this version does not know.
     pub fn from_wire(value: i32) -> Result<Option<Self>, TensorError> {
         match v1::Dtype::try_from(value) {
             Ok(v1::Dtype::Unspecified) => Ok(None),
@@ -132,6 +136,10 @@ pub struct Tensor {
 
 impl Tensor {
     /// Takes `bytes` as a tensor of this shape, if they agree.
+    ///
+    /// # Errors
+    ///
+    /// [`TensorError`] if the number of bytes is not the one that shape and dtype need.
     pub fn new(dtype: DType, shape: Vec<usize>, bytes: Bytes) -> Result<Self, TensorError> {
         let wire: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
         let expected = byte_len(dtype, &wire)?;
@@ -143,6 +151,10 @@ impl Tensor {
     }
 
     /// Rounds f32 values to `dtype`.
+    ///
+    /// # Errors
+    ///
+    /// [`TensorError`] if the number of values is not the shape's.
     pub fn from_f32(values: &[f32], shape: Vec<usize>, dtype: DType) -> Result<Self, TensorError> {
         let mut bytes = BytesMut::with_capacity(values.len() * dtype.size());
         match dtype {
@@ -176,6 +188,10 @@ impl Tensor {
     }
 
     /// Refuses NaN and infinities, which would spoil a whole picture silently.
+    ///
+    /// # Errors
+    ///
+    /// [`TensorError::NotFinite`] if a value is NaN or infinite.
     pub fn check_finite(&self) -> Result<(), TensorError> {
         if self.to_f32().iter().all(|v| v.is_finite()) {
             Ok(())
@@ -184,14 +200,17 @@ impl Tensor {
         }
     }
 
+    /// Type of the values.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
+    /// Length of each axis, the outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
+    /// The values, row-major and little-endian.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -230,6 +249,11 @@ pub struct Assembler {
 
 impl Assembler {
     /// Begins with a header; `limit` bounds what it may announce, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`TensorError`] if the dtype is missing or unknown, if the sizes contradict each other, or
+    /// if they exceed `limit`.
     pub fn begin(header: &v1::TensorHeader, limit: u64) -> Result<Self, TensorError> {
         let dtype = DType::from_wire(header.dtype)?.ok_or(TensorError::MissingDType)?;
         let expected = byte_len(dtype, &header.shape)?;
@@ -251,6 +275,10 @@ impl Assembler {
     }
 
     /// Takes the next chunk.
+    ///
+    /// # Errors
+    ///
+    /// [`TensorError`] if the chunk is too large or exceeds the announced size.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), TensorError> {
         if chunk.len() > MAX_CHUNK_BYTES {
             return Err(TensorError::ChunkTooLarge(chunk.len()));
@@ -268,6 +296,10 @@ impl Assembler {
     }
 
     /// The tensor, if all of it arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`TensorError::Truncated`] if bytes are missing.
     pub fn finish(self) -> Result<Tensor, TensorError> {
         if self.data.len() < self.expected {
             return Err(TensorError::Truncated {

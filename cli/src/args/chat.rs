@@ -11,6 +11,7 @@ use crate::error::CliError;
 
 /// The second to last hidden state, which Z-Image was trained on.
 pub const DEFAULT_HIDDEN_LAYER: i32 = -2;
+/// Token limit of a prompt, as in diffusers' pipeline.
 pub const DEFAULT_MAX_TOKENS: usize = 512;
 
 /// The other parts of the chat template, and how it is encoded.
@@ -74,6 +75,10 @@ pub struct LibraryArgs {
 
 impl ChatArgs {
     /// The conversation around a prompt.
+    ///
+    /// # Errors
+    ///
+    /// As [`PartArgs::chat`].
     pub fn chat(&self, prompt: Prompt) -> Result<Chat, CliError> {
         self.parts.chat(prompt)
     }
@@ -81,6 +86,11 @@ impl ChatArgs {
 
 impl PartArgs {
     /// The conversation around a prompt, with what the template adds.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the template is unknown or cannot be read, or if nothing remains of the
+    /// prompt without its quotes.
     pub fn chat(&self, mut prompt: Prompt) -> Result<Chat, CliError> {
         if self.strip_quotes {
             prompt = prompt.without_quotes().map_err(CliError::usage)?;
@@ -100,7 +110,11 @@ impl PartArgs {
         Ok(options.chat(prompt.into_string()))
     }
 
-    /// The template that was asked for.
+    /// The template that the flags name.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the templates cannot be read, or if there is none of this name.
     pub fn template(&self) -> Result<Option<Template>, CliError> {
         let Some(name) = &self.template else { return Ok(None) };
         let library = self.library.load()?;
@@ -109,6 +123,11 @@ impl PartArgs {
 }
 
 impl LibraryArgs {
+    /// The shipped templates and those of `--templates-dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the folder or one of its templates cannot be read.
     pub fn load(&self) -> Result<Library, CliError> {
         Library::load(self.templates_dir.as_deref()).map_err(CliError::failed)
     }

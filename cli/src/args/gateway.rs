@@ -32,6 +32,10 @@ pub struct GatewayArgs {
 
 impl GatewayArgs {
     /// An HTTP client for `url` that sends the API key.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the key or a certificate cannot be read or used.
     pub fn client(&self, url: &str) -> Result<reqwest::Client, CliError> {
         let key = match &self.gateway_key_file {
             Some(path) => Some(Key::from_file(path).map_err(CliError::failed)?),

@@ -11,6 +11,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 pub struct Given(BTreeSet<String>);
 
 impl Given {
+    /// Whether the command line has the flag of this id.
     pub fn has(&self, id: &str) -> bool {
         self.0.contains(id)
     }

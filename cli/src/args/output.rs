@@ -35,6 +35,7 @@ pub struct OutputArgs {
     pub terminal: String,
 }
 
+/// When pictures are shown in the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PreviewWhen {
     Auto,

@@ -1,5 +1,5 @@
-//! What a time is: the median of several runs after some that do not count, each from an idle
-//! device to an idle device.
+//! Definition of a measurement: the median of several runs after warm-up runs. Each run begins and
+//! ends with an idle device.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,11 @@ pub struct Clock {
 pub struct Times(Vec<Duration>);
 
 impl Clock {
-    /// Times `work` on these devices. The first failure ends it.
+    /// Times `work`, and waits for these devices before and after each run.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `work` or of a device.
     pub fn time<T, E: From<candle_core::Error>>(
         self,
         devices: &[&Device],
@@ -43,6 +47,7 @@ impl Clock {
 }
 
 impl Times {
+    /// Sorts the times.
     pub fn new(mut times: Vec<Duration>) -> Self {
         times.sort();
         Self(times)
@@ -53,14 +58,17 @@ impl Times {
         self.0.get(self.0.len() / 2).copied().unwrap_or_default()
     }
 
+    /// The shortest time.
     pub fn fastest(&self) -> Duration {
         self.0.first().copied().unwrap_or_default()
     }
 
+    /// The longest time.
     pub fn slowest(&self) -> Duration {
         self.0.last().copied().unwrap_or_default()
     }
 
+    /// The number of runs that were timed.
     pub fn runs(&self) -> usize {
         self.0.len()
     }

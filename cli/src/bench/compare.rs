@@ -26,7 +26,12 @@ struct Pair<'a> {
     theirs: f64,
 }
 
-/// Reads JSON lines. What has no time is left out: that program ran out of memory there, say.
+/// Reads JSON lines. Rows without a time are skipped, such as those for which the other program ran
+/// out of memory.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be read or a line is not a row.
 pub fn read(path: &Path) -> Result<Vec<Other>, CliError> {
     let text = String::from_utf8(files::read(path)?).map_err(CliError::failed)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

@@ -53,6 +53,11 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Bench<'a> {
+    /// Prepares a run, and prints the head of the report.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the flags are wrong or a device cannot be opened.
     pub fn new(args: &'a BenchArgs, progress: &'a Progress) -> Result<Self, CliError> {
         let plan = Plan::new(args)?;
         let setting = Setting {
@@ -70,6 +75,12 @@ impl<'a> Bench<'a> {
         Ok(Self { args, plan, lines })
     }
 
+    /// Loads the models and measures all rows that the flags ask for.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if a model cannot be loaded or the report cannot be written. A row that fails
+    /// is part of the report.
     pub fn run(&mut self) -> Result<(), CliError> {
         let setup = self.setup();
         let Self { plan, lines, .. } = self;
@@ -138,11 +149,17 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// The rows so far.
     pub fn rows(&self) -> &[Row] {
         self.lines.report.rows()
     }
 
-    /// An error if a row has none but an error, and that is not the machine's size.
+    /// Whether all rows could be measured. A row that needs more memory than the machine has counts
+    /// as measured.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] with the names of the rows that failed.
     pub fn outcome(&self) -> Result<(), CliError> {
         let failed: Vec<&str> = self
             .rows()
@@ -165,7 +182,12 @@ impl Setup {
 }
 
 impl Lines<'_> {
-    /// Measures one row. What goes wrong is the row's, and the next one has its chance.
+    /// Measures one row. If it fails, the row holds the error, and the next one can still be
+    /// measured.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the report cannot be written.
     pub fn measure<E: Error + 'static>(
         &mut self,
         name: &str,
@@ -178,7 +200,11 @@ impl Lines<'_> {
         self.report.add(row, meter::memory(&self.device))
     }
 
-    /// Does what has to be done before rows can be measured. Its own row says how long it took.
+    /// Does the work that must precede rows. A row of its own says how long it took.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the work fails or the report cannot be written.
     pub fn prepare<T, E: Display>(
         &mut self,
         name: &str,
@@ -195,6 +221,7 @@ impl Lines<'_> {
         Ok(done)
     }
 
+    /// The device that is measured.
     pub fn device(&self) -> Device {
         self.device.clone()
     }

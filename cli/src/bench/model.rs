@@ -1,4 +1,4 @@
-//! What is measured: a model from files, or one of random numbers.
+//! The measured model: from files, or with random weights.
 
 use std::path::PathBuf;
 
@@ -38,6 +38,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Chooses devices, dtypes and the source of the weights. Nothing is loaded.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if a device cannot be opened or the model is not found.
     pub fn new(args: &BenchArgs) -> Result<Self, CliError> {
         let model = &args.model;
         let device = model.dit_device.unwrap_or(model.device).open().map_err(CliError::failed)?;
@@ -64,7 +69,7 @@ impl Plan {
         })
     }
 
-    /// What the model is called in the table.
+    /// The model's name in the table.
     pub fn label(&self) -> String {
         match &self.source {
             Source::Shape(shape) => shape.label().to_owned(),
@@ -82,8 +87,12 @@ impl Plan {
         }
     }
 
-    /// The folder of its tokenizer. Random weights take the demo model's, whose ids are in every
+    /// The tokenizer's folder. With random weights it is the demo model's, whose ids are in every
     /// vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if the demo model is not found.
     pub fn tokenizer(&self) -> Result<PathBuf, LoadError> {
         let folder = match &self.source {
             Source::Shape(_) => model_folder(None)?,
@@ -92,6 +101,11 @@ impl Plan {
         Ok(folder.join("tokenizer"))
     }
 
+    /// Loads the encoder, or makes one with random weights.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a file is missing or invalid, or if the device does not have the memory.
     pub fn load_encoder(&self) -> Result<Box<dyn TextEncoder>, LoadError> {
         match &self.source {
             Source::Shape(shape) => {
@@ -101,6 +115,11 @@ impl Plan {
         }
     }
 
+    /// Loads transformer and VAE, or makes them with random weights.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a file is missing or invalid, or if the device does not have the memory.
     pub fn load_diffusion(&self) -> Result<ZImage, LoadError> {
         match &self.source {
             Source::Shape(shape) => {

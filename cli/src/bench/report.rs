@@ -28,6 +28,7 @@ struct File<'a> {
     rows: &'a [Row],
 }
 
+/// The rows, printed and written to the JSON file one by one.
 pub struct Report<'a> {
     progress: &'a Progress,
     json: Option<PathBuf>,
@@ -36,6 +37,7 @@ pub struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
+    /// Prints the setting and the head of the table.
     pub fn new(progress: &'a Progress, json: Option<PathBuf>, setting: Setting) -> Self {
         let Setting { model, device, dtype, vae_dtype, text_tokens, .. } = &setting;
         progress.suspend(|| {
@@ -55,7 +57,11 @@ impl<'a> Report<'a> {
         self.rows.iter().find(|row| row.name.starts_with("matmul"))?.tflops
     }
 
-    /// Adds a row, with the memory that was read after it. The file has it at once.
+    /// Adds a row, with the memory that was read after it, and writes the file anew.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the file cannot be written.
     pub fn add(&mut self, mut row: Row, memory: Option<Memory>) -> Result<(), CliError> {
         if let (Some(ceiling), Some(tflops)) = (self.matmul(), row.tflops) {
             row.share_of_matmul = Some(tflops / ceiling);

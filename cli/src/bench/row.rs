@@ -44,6 +44,7 @@ pub struct Row {
 pub const OUT_OF_MEMORY: &str = "out of memory";
 
 impl Row {
+    /// A row of these times: their median, fastest and slowest, in milliseconds.
     pub fn new(name: impl Into<String>, times: &Times) -> Self {
         let ms = |time: Duration| Some(time.as_secs_f64() * 1e3);
         Self {

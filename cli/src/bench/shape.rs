@@ -16,7 +16,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// What the model is called in the table.
+    /// The model's name in the table.
     pub fn label(self) -> &'static str {
         match self {
             Self::Tiny => "random tiny",
@@ -34,6 +34,7 @@ impl Shape {
         }
     }
 
+    /// The transformer's configuration.
     pub fn dit(self) -> dit::Config {
         let mut config = dit::Config::z_image();
         let (dim, layers, refiners, heads, axes) = match self {
@@ -48,6 +49,7 @@ impl Shape {
         config
     }
 
+    /// The VAE's configuration.
     pub fn vae(self) -> vae::Config {
         let mut config = vae::Config::z_image();
         let (channels, groups) = match self {
@@ -60,6 +62,7 @@ impl Shape {
         config
     }
 
+    /// The text encoder's configuration.
     pub fn encoder(self) -> qwen3::Config {
         let mut config = qwen3::Config::qwen3_4b();
         let (hidden, ffn, head_dim) = match self {

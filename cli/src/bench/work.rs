@@ -1,4 +1,4 @@
-//! How many floating-point operations the work is, by the shapes alone.
+//! Number of floating-point operations of each measured work, computed from the shapes alone.
 
 use llm_dit_z_image::dit::{Config, MULTIPLE};
 

@@ -1,4 +1,5 @@
-//! What pictures are conditioned on: prompts through the text encoder, each once, or a file.
+//! Conditions of pictures: prompts through the text encoder, each encoded once, or a file of
+//! embeddings.
 
 use std::{collections::HashMap, path::Path};
 
@@ -26,7 +27,12 @@ pub struct Conditions {
     pub prompt: Option<String>,
 }
 
-/// The conditions of every item, in their order. The encoder is gone when this returns.
+/// The conditions of every item, in order. The encoder is dropped before this returns.
+///
+/// # Errors
+///
+/// [`CliError`] if the embeddings' file or the encoder cannot be loaded, or if a prompt cannot be
+/// encoded.
 pub fn all(
     args: &GenerateArgs,
     folder: &Path,
@@ -65,7 +71,8 @@ pub fn all(
     Ok(conditions)
 }
 
-/// The text encoder, here or elsewhere, and what it has encoded, so that no text is encoded twice.
+/// The text encoder, local or on a server, and what it has encoded, so that no text is encoded
+/// twice.
 struct Texts {
     source: TextSource,
     encoder: Encoder,
@@ -154,7 +161,12 @@ pub fn extras(chat: &Chat, hidden_layer: Option<i32>) -> HashMap<String, String>
     more
 }
 
-/// Tokenizes and encodes one conversation, and says so when it had to be cut.
+/// Tokenizes and encodes one conversation, and notes it when the prompt was truncated.
+///
+/// # Errors
+///
+/// [`CliError`] if the prompt cannot be tokenized, if the layer is out of range, or if the encoder
+/// fails.
 pub fn encode_chat(
     encoder: &mut dyn TextEncoder,
     tokenizer: &ChatTokenizer,

@@ -1,5 +1,4 @@
-//! From the PNG that every way of making a picture ends in to the file that was asked for, with
-//! all its parameters.
+//! Converts the PNG of a local or remote run to the requested file, with all its parameters.
 
 use bytes::Bytes;
 use image::DynamicImage;
@@ -14,7 +13,13 @@ pub struct Finished {
     pub note: Option<String>,
 }
 
-/// `png` holds what the service knew of the picture; the item knows the rest.
+/// Converts a picture to the item's format and writes its recipe: what the service wrote into
+/// `png`, and what only the item knows.
+///
+/// # Errors
+///
+/// [`CliError`] if the picture cannot be read or converted. A recipe that does not fit is left out,
+/// with a note.
 pub fn finish(
     png: Bytes,
     item: &Item,
@@ -37,7 +42,11 @@ pub fn finish(
     }
 }
 
-/// The pixels of a file of ours.
+/// The pixels of a picture's file.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be decoded.
 pub fn pixels(file: &[u8]) -> Result<DynamicImage, CliError> {
     llm_dit_pictures::decode(file).map_err(CliError::failed)
 }

@@ -15,7 +15,7 @@ use crate::error::CliError;
 pub struct Item {
     /// Everything that is asked for, and the seed in any case.
     pub settings: Settings,
-    /// False when nobody chose the seed.
+    /// False when the seed was drawn at random.
     pub seed_given: bool,
     /// `None` when embeddings stand for it.
     pub chat: Option<Chat>,

@@ -19,7 +19,11 @@ pub struct Line {
     pub num_images: Option<u32>,
 }
 
-/// Reads a file; `#` begins a comment, empty lines are nothing.
+/// Reads a file of prompts. Empty lines and those that begin with `#` are skipped.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be read, contains no prompt, or has an invalid line.
 pub fn read(path: &Path) -> Result<Vec<Line>, CliError> {
     let text = String::from_utf8(files::read(path)?)
         .map_err(|_| CliError::Failed(format!("{} is not UTF-8 text", path.display())))?;

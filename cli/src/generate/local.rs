@@ -53,7 +53,11 @@ struct Loaded {
     took: Option<Duration>,
 }
 
-/// The engines of this process, with the model that the flags name.
+/// Opens the engines of this process, with the model that the flags name.
+///
+/// # Errors
+///
+/// [`CliError`] if the model is not found or the flags do not fit it.
 pub fn open<'a>(
     args: &'a GenerateArgs,
     stop: &'a CancellationToken,
@@ -194,7 +198,7 @@ impl Studio for Local<'_> {
         let generator = &mut loaded.generator;
         let info = generator.info();
         let (report, deliver) = (RefCell::new(report), RefCell::new(deliver));
-        // One step is told once, and the first error counts.
+        // Each step is reported once, and the first error counts.
         let (told, loading) = (Cell::new(None), Cell::new(loaded.took.take()));
         let (done, failure) = (Cell::new(0), RefCell::new(None));
         let members = items.iter().zip(&jobs).map(|(item, (job, prompt))| {

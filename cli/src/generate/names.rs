@@ -36,11 +36,17 @@ enum Part {
 }
 
 impl Names {
+    /// Reads a pattern of file names with fields such as `{index}` and `{seed}`.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if a field is unknown or not closed.
     pub fn parse(folder: Option<&Path>, pattern: &str) -> Result<Self, CliError> {
         let folder = folder.map(Path::to_owned).unwrap_or_default();
         Ok(Self { folder, parts: parts(pattern)? })
     }
 
+    /// Whether the names depend on the seed.
     pub fn has_seed(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Seed(_)))
     }

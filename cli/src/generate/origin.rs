@@ -19,13 +19,22 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
+    /// Reads the file of a source picture and hashes it.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the file cannot be read.
     pub fn read(path: &Path) -> Result<Self, CliError> {
         let bytes = files::read(path)?;
         Ok(Self { path: path.to_owned(), sha256: files::sha256(&bytes), bytes: bytes.into() })
     }
 }
 
-/// The recipe of `--from`, with what the command line replaces taken out.
+/// The recipe of `--from`, without what the command line replaces.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be read or has no recipe.
 pub fn recipe(args: &GenerateArgs) -> Result<Option<Recipe>, CliError> {
     let Some(path) = &args.files.from else { return Ok(None) };
     let file = files::read(path)?;
@@ -94,8 +103,12 @@ fn missing(from: &Path, named: &str, flag: &str) -> CliError {
     ))
 }
 
-/// The LoRAs of a picture, unless others are chosen. Their files are looked for as those of the
-/// flag are; without them it would be another picture.
+/// Takes the LoRAs of the recipe, unless the command line chooses others. Their files are searched
+/// for like those of the flag; without them it would be another picture.
+///
+/// # Errors
+///
+/// [`CliError`] if a file is not found.
 pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliError> {
     if args.given.has("lora") || recipe.loras.is_empty() {
         return Ok(());
@@ -113,7 +126,11 @@ pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliErr
     args.lora.choices().map(drop).map_err(CliError::failed)
 }
 
-/// The LoRAs of the flags, as a gateway is asked for them.
+/// The LoRAs of the flags, in the form of a gateway's request.
+///
+/// # Errors
+///
+/// [`CliError`] if a name, a scale or trigger words are invalid.
 pub fn loras(args: &LoraArgs) -> Result<Vec<Lora>, CliError> {
     let lora = |lora: &LoraSelection| Lora {
         name: lora.name().to_owned(),

@@ -1,4 +1,4 @@
-//! From the command line, and the files that it names, to a list of pictures.
+//! Turns the command line, and the files that it names, into a list of pictures.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,7 +32,12 @@ pub struct Plan {
     pub resumable: bool,
 }
 
-/// Everything that can be wrong with a command line is found here, before any work.
+/// Makes the plan of all images. Everything that can be wrong with a command line is found here,
+/// before any work.
+///
+/// # Errors
+///
+/// [`CliError`] if flags, files or settings are invalid or contradict each other.
 pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError> {
     check_files(args)?;
     let mut defaults = args.settings();
@@ -185,8 +190,8 @@ pub fn chat_args(args: &ChatArgs, settings: &Settings) -> ChatArgs {
     }
 }
 
-/// The chat in full, as the recipe has it: it makes the same picture whatever becomes of templates
-/// and defaults.
+/// The chat in full, as the recipe stores it: it makes the same picture even if templates and
+/// defaults change.
 fn told(settings: Settings, chat: &Chat) -> Settings {
     Settings {
         prompt: Some(chat.user.clone()),

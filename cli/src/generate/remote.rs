@@ -1,4 +1,4 @@
-//! `llm-dit generate --gateway URL`: the same command, computed elsewhere.
+//! `llm-dit generate --gateway URL`: the same command, computed by a gateway.
 
 mod answer;
 mod body;
@@ -66,6 +66,11 @@ pub struct Remote<'a> {
 }
 
 impl<'a> Remote<'a> {
+    /// A client of `gateway` for `generate`. Connects with the first request.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the key or a certificate cannot be used.
     pub fn open(
         gateway: &str,
         args: &GenerateArgs,
@@ -77,8 +82,12 @@ impl<'a> Remote<'a> {
         Ok(Self { url, client, model: args.model_name.clone(), loras, stop })
     }
 
-    /// Refuses what only this process can do. What a configuration file says of this machine is for
-    /// when this machine computes.
+    /// Refuses flags that need the engines of this process. Those of a configuration file are
+    /// ignored: they apply when this machine computes.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError::Usage`] with the flag.
     pub fn check(settings: &Settings) -> Result<(), CliError> {
         match LOCAL.iter().find(|flag| settings.is_explicit(&flag.replace('-', "_"))) {
             Some(flag) => Err(CliError::Usage(format!("--{flag} is not supported with --gateway"))),

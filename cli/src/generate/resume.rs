@@ -1,4 +1,4 @@
-//! Which pictures need not be made again.
+//! Decides which pictures of an earlier run can be kept.
 
 use bytes::Bytes;
 use llm_dit_recipe::{Lora, Settings};
@@ -45,7 +45,7 @@ pub fn state(item: &Item, model: Option<&str>, loras: Option<&[Lora]>) -> State 
     State::Done
 }
 
-/// A seed that nobody chose is as good as any other.
+/// A seed that was drawn at random need not match.
 fn expected(item: &Item) -> Settings {
     let mut settings = item.settings.clone().without_blanks();
     if !item.seed_given {

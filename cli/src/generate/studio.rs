@@ -1,4 +1,4 @@
-//! What makes pictures, as [`generate`](super::generate) sees it: the engines here, or a gateway.
+//! The source of pictures, as [`generate`](super::generate) sees it: local engines, or a gateway.
 
 use bytes::Bytes;
 use llm_dit_engine::image::Step;

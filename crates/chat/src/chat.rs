@@ -60,6 +60,8 @@ impl Chat {
         }
     }
 
+    /// Whether the rendered chat contains a think block. [`ThinkBlock::Auto`] adds one if any turn
+    /// has thinking text.
     pub fn has_think_block(&self) -> bool {
         match self.think_block {
             ThinkBlock::On => true,

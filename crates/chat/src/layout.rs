@@ -11,7 +11,7 @@ pub(crate) enum Special {
     EndThink,
 }
 
-/// Whose text a piece is.
+/// The part of the chat that a piece belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Headers, line breaks and special tokens.
@@ -43,9 +43,11 @@ use Piece::{Special as Token, Text};
 use Special::{EndThink, ImEnd, ImStart, Think};
 
 impl Special {
+    /// Every special token of the layout.
     #[cfg(feature = "tokenizer")]
     pub const ALL: [Self; 4] = [Self::ImStart, Self::ImEnd, Self::Think, Self::EndThink];
 
+    /// The token's text, as the vocabulary spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::ImStart => "<|im_start|>",

@@ -3,9 +3,9 @@
 //! A [`Chat`] is laid out once, as pieces of special tokens and text. Both the text that a person
 //! may read and the ids that the encoder takes are made from those pieces, so they cannot differ.
 //!
-//! Decision: ids are never made from the readable text. A special token that somebody typed stays
-//! text, letter by letter, and so cannot close the user's turn or open another one. Who wants it
-//! otherwise says so with [`Chat::raw_special_tokens`].
+//! Decision: ids are never made from the readable text. A special token that a user typed stays
+//! text, letter by letter, and so cannot close the user's turn or open another one.
+//! [`Chat::raw_special_tokens`] turns this off.
 
 mod chat;
 #[cfg(feature = "tokenizer")]

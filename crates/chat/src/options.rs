@@ -1,4 +1,4 @@
-//! What a caller says about the conversation around a prompt.
+//! The caller's options for the conversation around a prompt.
 
 use crate::{Chat, ThinkBlock};
 

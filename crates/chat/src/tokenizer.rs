@@ -1,4 +1,4 @@
-//! From pieces to ids, within a budget.
+//! Turns pieces into ids, within a budget.
 
 mod file;
 
@@ -49,6 +49,10 @@ struct Tokens {
 
 impl ChatTokenizer {
     /// Reads `tokenizer.json` of a model's `tokenizer/` folder.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read or is not a tokenizer that this crate supports.
     pub fn from_folder(folder: &Path) -> Result<Self, ChatError> {
         let (text, specials) = file::read(&folder.join("tokenizer.json"))?;
         Ok(Self { text, raw: OnceLock::new(), specials })
@@ -57,6 +61,11 @@ impl ChatTokenizer {
     /// The chat's ids, at most `max_tokens` of them. What does not fit is cut from the end of the
     /// user's text, so that the headers around it, above all the one that opens the answer,
     /// survive.
+    ///
+    /// # Errors
+    ///
+    /// [`ChatError::NoRoom`] if the parts that must not be cut are longer than `max_tokens`; fails
+    /// too if the tokenizer fails.
     pub fn tokenize(&self, chat: &Chat, max_tokens: usize) -> Result<Tokenized, ChatError> {
         let mut tokens = self.tokens(chat)?;
         let truncated_tokens = tokens.ids.len().saturating_sub(max_tokens);
@@ -76,6 +85,10 @@ impl ChatTokenizer {
     }
 
     /// How many tokens the whole chat takes, by part.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tokenizer fails.
     pub fn count(&self, chat: &Chat) -> Result<TokenCounts, ChatError> {
         Ok(TokenCounts::of(&self.tokens(chat)?.parts))
     }

@@ -77,7 +77,8 @@ pub fn driver_error(error: DriverError) -> candle_core::Error {
     CudaError::Driver(error).into()
 }
 
-/// What the code of an error of NVIDIA's libraries says. `None`: it is no such error.
+/// Whether an error of NVIDIA's libraries means a full memory, by its code; `None` for other
+/// errors.
 pub(crate) fn is_out_of_memory(error: &(dyn std::error::Error + 'static)) -> Option<bool> {
     let driver = |error: &DriverError| error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY;
     let cublas = |error: &CublasError| error.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED;

@@ -1,5 +1,6 @@
 //! Why a device could not be opened, with the fix in the message.
 
+/// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     #[error("unknown device '{0}'; use auto, cpu, cuda, cuda:N or metal")]

@@ -1,8 +1,7 @@
-//! Reading clocks and memory around work on a device.
+//! Reads clocks and memory around work on a device.
 //!
-//! A device computes behind the program's back, so a clock means something only after
-//! [`synchronize`]. Memory is what the device's allocator says: [`reset_peak`] begins a measurement,
-//! [`memory`] reads it.
+//! A device computes asynchronously, so a clock is meaningful only after [`synchronize`]. Memory is
+//! what the device's allocator reports: [`reset_peak`] begins a measurement, [`memory`] reads it.
 
 use candle_core::{Device, Result};
 
@@ -59,6 +58,11 @@ mod cuda {
 
     use crate::Memory;
 
+    /// Waits until all work on the device is done.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the driver reports an error, including one of an earlier launch.
     pub fn synchronize(device: &CudaDevice) -> Result<()> {
         device.cuda_stream().context().synchronize().map_err(crate::driver_error)
     }
@@ -84,6 +88,7 @@ mod cuda {
         Some(Memory { used, peak: peak.max(used), reserved: most.max(kept) + others, total })
     }
 
+    /// Sets the peaks of the device's memory pools back to what is in use now.
     pub fn reset_peak(device: &CudaDevice) {
         let stream = device.cuda_stream();
         let context = stream.context();
@@ -153,6 +158,7 @@ mod host {
 
     use crate::Memory;
 
+    /// Memory of this process in bytes; `None` where `/proc` cannot be read.
     pub fn memory() -> Option<Memory> {
         let status = fs::read_to_string("/proc/self/status").ok()?;
         let machine = fs::read_to_string("/proc/meminfo").ok()?;
@@ -161,6 +167,7 @@ mod host {
         Some(Memory { used, peak, reserved: peak, total: field(&machine, "MemTotal:")? })
     }
 
+    /// Sets the process's peak back to what it uses now, where the system allows it.
     pub fn reset_peak() {
         // Where it is not allowed, the peak is the whole process's.
         let _ = fs::write("/proc/self/clear_refs", "5");
@@ -175,10 +182,12 @@ mod host {
 
 #[cfg(not(target_os = "linux"))]
 mod host {
+    /// `None`: memory is measured on Linux only.
     pub fn memory() -> Option<crate::Memory> {
         None
     }
 
+    /// Does nothing: memory is measured on Linux only.
     pub fn reset_peak() {}
 }
 

@@ -1,4 +1,4 @@
-//! Whether an error says that a memory is full: the one place that decides it.
+//! Whether an error means that a memory is full. All callers decide it here.
 
 use std::{error::Error, io};
 
@@ -17,7 +17,7 @@ pub fn is_out_of_memory(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// What the first error with a code says. `None`: there is none.
+/// Whether the first error that has a code means a full memory; `None` if none has a code.
 fn by_code(error: &(dyn Error + 'static)) -> Option<bool> {
     if let Some(error) = error.downcast_ref::<candle_core::Error>() {
         return by_code_of_candle(error);

@@ -1,8 +1,8 @@
-//! Bytes in a file's mapping to a tensor on a GPU, as fast as the bus takes them.
+//! Copies bytes of a mapped file to a tensor on a GPU, at the speed of the bus.
 //!
-//! The driver copies from ordinary memory through a small buffer of its own, with one thread, and
-//! meanwhile nobody reads the file. Here several threads fill one page-locked buffer, page faults
-//! and all, while the GPU fetches the ones before it.
+//! The driver copies from pageable memory through a small buffer of its own, with one thread, and
+//! the file is not read meanwhile. Here several threads fill one page-locked buffer, page faults
+//! included, while the GPU fetches the ones before it.
 #![expect(unsafe_code, reason = "copies that go on behind the program's back")]
 
 use candle_core::{

@@ -1,9 +1,9 @@
-//! Whether an engine works, as far as its last jobs tell.
+//! Health of an engine, judged by its last jobs.
 //!
-//! One job that fails says little: it may have been too large, or wrong in a way that nobody
-//! thought of. Several in a row are a device that is lost. Then health turns to NOT_SERVING, so that
-//! callers go elsewhere, and since no job comes any more, the engine is tried now and then with a
-//! little work of its own.
+//! One failed job says little: it may have been too large, or invalid in an unforeseen way. Several
+//! in a row mean that the device is lost. Health then turns to NOT_SERVING, so that callers use
+//! another service. Since no job arrives any more, the engine is probed at intervals with a little
+//! work of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,10 +14,11 @@ const TOO_MANY: u32 = 3;
 /// Between two trials of an engine that is unhealthy.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is known of one engine. All clones are of the same.
+/// Health of one engine. All clones share it.
 #[derive(Clone, Debug)]
 pub struct EngineHealth(Arc<watch::Sender<Condition>>);
 
+/// What an engine's health is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
     /// In a row.
@@ -27,6 +28,7 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// Whether the engine's thread runs and has not failed too often in a row.
     pub fn is_healthy(self) -> bool {
         !self.gone && self.failures < TOO_MANY
     }
@@ -58,10 +60,12 @@ impl EngineHealth {
         self.0.borrow().gone
     }
 
+    /// Whether the engine is healthy now; see [`Condition::is_healthy`].
     pub fn is_healthy(&self) -> bool {
         self.0.borrow().is_healthy()
     }
 
+    /// A receiver that is notified of every change of the condition.
     pub fn watch(&self) -> watch::Receiver<Condition> {
         self.0.subscribe()
     }
@@ -81,7 +85,7 @@ impl EngineHealth {
         F: Future<Output = bool> + Send,
     {
         let mut conditions = self.watch();
-        // Nobody is held by this: it ends with the last of the others.
+        // A weak reference: the probe ends when the last other handle is dropped.
         let health = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             while conditions.wait_for(|c| !c.is_healthy()).await.is_ok_and(|c| !c.gone) {
@@ -100,7 +104,7 @@ impl EngineHealth {
             let before = *condition;
             change(condition);
             match (before.is_healthy(), condition.is_healthy()) {
-                // A thread also ends when nobody needs it any more.
+                // A thread also ends when its last handle is dropped.
                 (true, false) if !condition.gone => {
                     tracing::error!(failures = condition.failures, "engine marked unhealthy");
                 }

@@ -1,4 +1,4 @@
-//! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
+//! The interface between the service and an image model, in plain data: no tensor type crosses it.
 
 mod batch;
 mod checked;
@@ -87,8 +87,8 @@ pub trait StepSink {
     /// before more is done for it.
     fn step(&mut self, step: Step) -> ControlFlow<()>;
 
-    /// Called after [`StepSink::step`] where the job asks for it. Work has to be done elsewhere: the
-    /// next step waits.
+    /// Called after [`StepSink::step`] where the job asks for it. It must hand any work to another
+    /// thread: the next step waits.
     fn guess(&mut self, _guess: X0Prediction) {}
 }
 
@@ -198,6 +198,10 @@ impl ModelInfo {
     }
 
     /// Whether a tensor of this shape can be the initial noise; known before its values are.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::BadJob`] if the shape is not the one that the picture's size needs.
     pub fn check_latents_shape(
         &self,
         params: &GenerateParams,
@@ -214,6 +218,11 @@ impl ModelInfo {
     }
 
     /// Whether a tensor of this shape can be embeddings; known before its values are.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::BadJob`] unless the shape is `(tokens, cap_feat_dim)` with at most
+    /// `max_caption_tokens` tokens.
     pub fn check_embeddings_shape(&self, name: &str, shape: &[usize]) -> Result<(), GenerateError> {
         let bad = |why: String| Err(GenerateError::BadJob(format!("{name}: {why}")));
         let [tokens, width] = shape else {

@@ -1,4 +1,4 @@
-//! What a service asks of a model, and the thread that owns one.
+//! The interface between a service and its model, and the thread that owns the model.
 //!
 //! [`text::TextEncoder`] and [`image::ImageGenerator`] speak of plain data: no tensor type crosses
 //! them, so services, fakes and tests compile without a tensor library. [`Worker`] is the thread

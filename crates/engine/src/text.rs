@@ -1,4 +1,4 @@
-//! The one thing the service asks of a model, in plain data: no tensor type crosses this line.
+//! The interface between the service and a text encoder, in plain data: no tensor type crosses it.
 
 use llm_dit_proto::{DType, Tensor};
 
@@ -66,6 +66,10 @@ impl EncoderInfo {
     pub const DEFAULT_HIDDEN_LAYER: i32 = -2;
 
     /// Turns an index as transformers takes it (`-2` is the second to last) into one from 0.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::BadJob`] if the model has no such hidden state.
     pub fn resolve_hidden_layer(&self, layer: i32) -> Result<usize, EncodeError> {
         let states = self.layers as i64 + 1;
         let index = if layer < 0 { states + i64::from(layer) } else { i64::from(layer) };

@@ -1,4 +1,4 @@
-//! One OS thread owns a model; everybody else sends it work through a bounded queue.
+//! One OS thread owns a model; all other threads send it work through a bounded queue.
 //!
 //! The model never moves between threads and is never locked, and no async task ever waits on a
 //! tensor. Work whose caller left is skipped; work that finds the queue full is refused at once
@@ -61,7 +61,7 @@ struct Shared<M, K: Batch<M>> {
     _observer: Observer,
 }
 
-/// Says that the thread has ended, however it came to that, and answers those who wait.
+/// Marks the engine as gone when its thread ends for any reason, and answers the jobs that wait.
 struct LastWill<M, K: Batch<M>> {
     queue: Arc<Queue<M, K>>,
     health: EngineHealth,
@@ -69,6 +69,10 @@ struct LastWill<M, K: Batch<M>> {
 
 impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
     /// Starts the thread `name` with `model`. At most `capacity` jobs wait while one runs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system refuses the thread.
     pub fn spawn(name: &'static str, capacity: usize, model: M) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(name, capacity));
         let health = EngineHealth::default();
@@ -118,6 +122,10 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
     }
 
     /// As [`Worker::submit`], for what may be done together with others of its kind.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Busy`] if the queue is full; [`Fault::Internal`] if the worker has ended.
     pub fn submit_piece(
         &self,
         cancel: &CancellationToken,
@@ -250,6 +258,11 @@ impl<T> Ticket<T> {
     }
 
     /// The result; [`Fault::Cancelled`] as soon as the token fires.
+    ///
+    /// # Errors
+    ///
+    /// The job's own fault, [`Fault::Cancelled`], or [`Fault::Unavailable`] if the worker stopped
+    /// before the job was done.
     pub async fn wait(self) -> Result<T, Fault> {
         let cancelled = || Fault::Cancelled("the request was cancelled".to_owned());
         tokio::select! {

@@ -1,4 +1,4 @@
-//! What can go wrong for a caller, and its one translation to gRPC.
+//! The errors that callers see, and their one translation to gRPC.
 
 use std::time::Duration;
 

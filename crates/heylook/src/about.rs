@@ -1,4 +1,4 @@
-//! What a server is and has, as far as its version tells.
+//! Description of a server, as far as its version provides one.
 
 use serde::Deserialize;
 
@@ -13,6 +13,7 @@ pub struct About {
     pub models: Vec<AboutModel>,
 }
 
+/// A model that the server has set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AboutModel {
     pub id: String,

@@ -1,4 +1,4 @@
-//! The answer to `POST /v1/hidden_states`, and everything that must hold of it.
+//! The answer to `POST /v1/hidden_states`, with all its checks.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -22,6 +22,11 @@ pub(crate) struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
+    /// Reads the JSON body of an answer; strings are borrowed from it.
+    ///
+    /// # Errors
+    ///
+    /// The reason, if the body is not the JSON of hidden states.
     pub fn parse(body: &'a [u8]) -> Result<Self, String> {
         serde_json::from_slice(body)
             .map_err(|e| format!("it is not the JSON of hidden states: {e}"))
@@ -35,6 +40,11 @@ impl<'a> Answer<'a> {
     }
 
     /// The values in f32, of shape (tokens, width).
+    ///
+    /// # Errors
+    ///
+    /// The reason, if the shape has not two axes of 1 or more, exceeds `max_length` tokens, or does
+    /// not fit the values, or if a value is not finite.
     pub fn tensor(&self, max_length: usize) -> Result<Tensor, String> {
         let [tokens, width] = self.shape[..] else {
             return Err(format!("shape {:?} does not have two axes", self.shape));

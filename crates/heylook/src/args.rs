@@ -43,6 +43,10 @@ pub struct ApiArgs {
 
 impl ApiArgs {
     /// The encoder that the flags select; `None` if the program encodes locally.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] if a file of the flags cannot be read, or as [`HeylookEncoder::new`].
     pub fn encoder(&self) -> Result<Option<HeylookEncoder>, SetupError> {
         let Some(url) = self.api_url.as_ref().filter(|_| !self.local_encoder) else {
             return Ok(None);

@@ -19,7 +19,7 @@ pub struct HeylookEncoder {
     observed: Arc<Observed>,
 }
 
-/// What the server never says about a model.
+/// The shape of a model, which the server never reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
     /// Width of one embedding.
@@ -47,7 +47,7 @@ struct Configured {
     layers: Option<usize>,
 }
 
-/// What the answers taught us.
+/// The shape that was observed in the answers.
 #[derive(Debug, Default)]
 struct Observed {
     hidden_size: OnceLock<usize>,
@@ -72,11 +72,19 @@ impl ModelShape {
 
 impl HeylookEncoder {
     /// The encoder that `model` names at `url`.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] if `model` is empty, or as [`HeylookServer::new`].
     pub fn new(url: &str, model: &str, options: HeylookOptions) -> Result<Self, SetupError> {
         Self::on(HeylookServer::new(url, options)?, model)
     }
 
     /// Another model of a server, which then still gets one request at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError::EmptyModel`] if `model` is blank.
     pub fn on(server: HeylookServer, model: &str) -> Result<Self, SetupError> {
         // The server would take whichever model it used last.
         if model.trim().is_empty() {
@@ -96,10 +104,12 @@ impl HeylookEncoder {
         self
     }
 
+    /// The server's URL, without a slash at its end.
     pub fn url(&self) -> &str {
         self.server.url()
     }
 
+    /// The model's name on the server.
     pub fn model(&self) -> &str {
         &self.model
     }
@@ -119,18 +129,31 @@ impl HeylookEncoder {
         self.observed.dtype.get().copied().unwrap_or(DType::Bf16)
     }
 
-    /// What the server is and has. Asks it.
+    /// Asks the server for its version and models.
+    ///
+    /// # Errors
+    ///
+    /// [`HeylookError`] if the server cannot be reached, refuses, or answers in another form.
     pub async fn about(&self) -> Result<About, HeylookError> {
         About::ask(&self.server).await
     }
 
-    /// Refuses a hidden layer that cannot be had, without asking.
+    /// Checks, without a request, that the server can return this hidden layer.
+    ///
+    /// # Errors
+    ///
+    /// [`HeylookError`] if the layer is out of range or not available from the server.
     pub fn check_layer(&self, hidden_layer: i32) -> Result<(), HeylookError> {
         self.layer(hidden_layer).map(drop)
     }
 
     /// Encodes a chat that [`crate::format`] has laid out. `hidden_layer` counts as transformers
     /// does; `dtype` is the result's type, by default the one that the model computes in.
+    ///
+    /// # Errors
+    ///
+    /// [`HeylookError`] if an argument is invalid, if the server cannot be reached or refuses, or
+    /// if its answer is not the requested hidden states.
     pub async fn encode(
         &self,
         formatted: &str,

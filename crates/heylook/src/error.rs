@@ -1,4 +1,4 @@
-//! What can go wrong, in setting up and in asking, and what of it a caller of ours is told.
+//! Errors of setting up the client and of its requests, and what our own callers see of them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use llm_dit_serving::{
     security::{SecurityError, keys::Unsendable},
 };
 
-/// Why there is nobody to ask.
+/// Why the client cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error(transparent)]
@@ -31,8 +31,8 @@ pub enum SetupError {
     Http(#[from] reqwest::Error),
 }
 
-/// Why no embeddings came. Messages are for who runs this program; a caller of ours from elsewhere
-/// gets the [`Fault`].
+/// Why no embeddings came. The messages are for the operator of this program; a remote caller gets
+/// the [`Fault`].
 #[derive(Debug, thiserror::Error)]
 pub enum HeylookError {
     #[error(

@@ -34,16 +34,20 @@ const SPECIAL_TOKENS: [&str; 26] = [
     "</think>",
 ];
 
-/// Lays the chat out, unless somebody typed a special token in it.
+/// Lays the chat out, unless one of its texts contains a special token.
 ///
 /// Our own tokenizer keeps a typed special token as text. The server would take it for the token
-/// itself, and so let a prompt close the user's turn and open another. There is no way to write it
-/// that the server reads as the same text, so it is refused rather than changed. A chat whose
-/// `raw_special_tokens` is set means them as tokens, and goes as it is.
+/// itself, and so let a prompt close the user's turn and open another. No spelling makes the server
+/// read it as text, so it is refused rather than changed. A chat whose `raw_special_tokens` is set
+/// means them as tokens and is sent unchanged.
 ///
-/// Looking at each text alone is enough. A token has `<` only as its first character and `>` only
-/// as its last, and the frame around the texts ends in `>` or a line break and begins with `<`, so
-/// none can arise where two pieces meet.
+/// It is enough to look at each text alone. A token has `<` only as its first character and `>`
+/// only as its last, and the frame around the texts ends in `>` or a line break and begins with
+/// `<`, so no token can arise where two pieces meet.
+///
+/// # Errors
+///
+/// [`HeylookError::SpecialToken`] if a text contains a special token.
 pub fn format(chat: &Chat) -> Result<String, HeylookError> {
     // Named one by one, so that a new text cannot be forgotten here.
     let Chat {

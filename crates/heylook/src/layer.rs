@@ -18,6 +18,10 @@ pub(crate) struct Layer {
 impl Layer {
     /// Translates our number for a model of `layers` layers. A negative number stays as it is, so
     /// that the answer does not depend on `layers` being right.
+    ///
+    /// # Errors
+    ///
+    /// [`HeylookError`] if the model has no such layer, or if the server cannot return it.
     pub fn resolve(layer: i32, layers: usize, model: &str) -> Result<Self, HeylookError> {
         let (asked, states) = (i64::from(layer), layers as i64 + 1);
         let index = if asked < 0 { states + asked } else { asked };

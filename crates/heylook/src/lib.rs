@@ -2,8 +2,8 @@
 //! that runs Qwen3 under MLX and hands out hidden states over HTTP.
 //!
 //! The server takes text and turns it into tokens itself. The chat is laid out here, so that it is
-//! the same whichever machine encodes. Every answer is checked before anybody draws from it: a
-//! wrong layer, a cut tensor or a NaN would spoil a picture without a word.
+//! the same whichever machine encodes. Every answer is checked before it is used: a wrong layer, a
+//! cut tensor or a NaN would spoil a picture silently.
 //!
 //! Decision: one request at a time goes to a server. It computes on the thread that also answers,
 //! so a second request would only wait there, where we cannot withdraw it.

@@ -1,4 +1,4 @@
-//! What a status other than 200 means.
+//! Meaning of a status other than 200.
 
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ struct Problem {
 }
 
 impl Refusal<'_> {
+    /// The error that this status and body stand for.
     pub fn error(&self) -> HeylookError {
         let (url, status, detail) = (self.url.to_owned(), self.status.as_u16(), self.detail());
         match status {

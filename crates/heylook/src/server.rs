@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// 1504 tokens of width 5120 take 41 MB in base64.
 const MAX_BODY: usize = 64 * 1024 * 1024;
-/// Of a refusal we read no more than somebody would.
+/// Bytes that are read of a refusal; no message is longer.
 const MAX_REFUSAL: usize = 64 * 1024;
 
 /// How to ask.
@@ -61,6 +61,11 @@ impl Default for HeylookOptions {
 
 impl HeylookServer {
     /// A server at `http://HOST:PORT` or `https://HOST:PORT`. Connects with the first request.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] if the URL is invalid or contains credentials, or if the API key or a
+    /// certificate cannot be used.
     pub fn new(url: &str, options: HeylookOptions) -> Result<Self, SetupError> {
         let secret = |url: &Url| !url.username().is_empty() || url.password().is_some();
         if url.parse().as_ref().is_ok_and(secret) {
@@ -78,7 +83,7 @@ impl HeylookServer {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http1_only()
             .redirect(redirect::Policy::none())
-            // The address comes from who runs this program, and from nowhere else.
+            // The operator gives the address; proxy variables must not change it.
             .no_proxy()
             .build()?;
         let turn = Arc::default();
@@ -86,6 +91,7 @@ impl HeylookServer {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// The server's URL, without a slash at its end.
     pub fn url(&self) -> &str {
         &self.inner.url
     }

@@ -1,4 +1,4 @@
-//! The one seam between operations and the devices that have kernels of ours besides the CPU.
+//! The only interface between operations and devices other than the CPU that have kernels of ours.
 //!
 //! An operation checks shapes, asks here, computes on the CPU or else is composed. So a device that
 //! gets kernels implements [`DeviceKernels`] and is named in [`on`]; operations do not change.

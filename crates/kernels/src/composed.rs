@@ -6,6 +6,10 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use crate::{Attention, Conv2d, ConvInput, GroupNorm, Mask, Pairing, QkNorm, Rope};
 
 /// Queries and keys normed and rotated; see [`QkNorm::forward`].
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn qk_norm_rope(
     norm: &QkNorm,
     attention: &Attention,
@@ -38,6 +42,10 @@ pub fn qk_norm_rope(
 }
 
 /// See [`Attention::forward`].
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn attention(attention: &Attention, qkv: &Tensor, seq_lens: &[usize]) -> Result<Tensor> {
     let Attention { heads, kv_heads, head_dim, mask } = *attention;
     let mut start = 0;
@@ -70,6 +78,10 @@ pub fn attention(attention: &Attention, qkv: &Tensor, seq_lens: &[usize]) -> Res
 }
 
 /// See [`crate::swiglu`].
+///
+/// # Errors
+///
+/// Fails unless `gate_up` has two axes, or if the device fails.
 pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     let width = gate_up.dim(1)? / 2;
     let gate = gate_up.narrow(1, 0, width)?.contiguous()?;
@@ -77,6 +89,10 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
 }
 
 /// See [`crate::rms_norm`].
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
     let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
@@ -85,6 +101,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 /// See [`crate::rms_norm_scale`].
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn rms_norm_scale(
     x: &Tensor,
     weight: &Tensor,
@@ -96,6 +116,10 @@ pub fn rms_norm_scale(
 }
 
 /// See [`crate::residual_gate_norm`].
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn residual_gate_norm(
     x: &Tensor,
     y: &Tensor,
@@ -112,6 +136,10 @@ pub fn residual_gate_norm(
 }
 
 /// See [`crate::layer_norm_scale`].
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn layer_norm_scale(
     x: &Tensor,
     scale: &Tensor,
@@ -126,6 +154,10 @@ pub fn layer_norm_scale(
 }
 
 /// See [`Conv2d::forward`].
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn conv2d(conv: &Conv2d, input: &ConvInput<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
     let mut x = input.x.clone();
     if let Some(norm) = input.norm {
@@ -154,6 +186,11 @@ pub fn conv2d(conv: &Conv2d, input: &ConvInput<'_>, residual: Option<&Tensor>) -
 }
 
 /// See [`GroupNorm::forward`].
+///
+/// # Errors
+///
+/// Fails unless `x` is `(n, height, width, channels)` with channels that the groups divide, or if
+/// the device fails.
 pub fn group_norm(norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
     let (n, h, w, c) = x.dims4()?;
     let wide = x.to_dtype(DType::F32)?.reshape((n, h * w, norm.groups, c / norm.groups))?;

@@ -37,7 +37,11 @@ struct Properties {
     multiprocessors: usize,
 }
 
-/// A product cut up as told, to compare the ways.
+/// A matrix product with a given tiling, to compare tilings. `a` and `b` are bf16.
+///
+/// # Errors
+///
+/// Fails unless the tensors are bf16 on a GPU of compute capability 9.0, or if the driver fails.
 #[doc(hidden)]
 pub fn matmul_tiled(a: &Tensor, b: &Tensor, tiling: source::Tiling) -> Result<Tensor> {
     match Gpu::of(a)? {

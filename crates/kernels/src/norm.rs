@@ -22,6 +22,10 @@ pub struct NextNorm<'a> {
 }
 
 /// RMSNorm: `x / sqrt(mean(x^2) + eps) * weight`.
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check(x, weight)?;
     if let Some(kernels) = accelerated::of(x)?
@@ -44,6 +48,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 /// [`rms_norm`] times the sequence's row of `scale`.
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, if `seq_lens` does not sum to the rows of `x`, or if the device
+/// fails.
 pub fn rms_norm_scale(
     x: &Tensor,
     weight: &Tensor,
@@ -73,6 +82,11 @@ pub fn rms_norm_scale(
 }
 
 /// `x + gate * rms_norm(y)`, the end of a sandwich-normed sublayer; no gate: `x + rms_norm(y)`.
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, if `seq_lens` does not sum to the rows of `x`, or if the device
+/// fails.
 pub fn residual_gate_norm(
     x: &Tensor,
     y: &Tensor,
@@ -112,6 +126,10 @@ pub fn residual_gate_norm(
 
 /// [`residual_gate_norm`], and the norm that the next sublayer begins with, of the sum: one pass over
 /// memory on a GPU.
+///
+/// # Errors
+///
+/// As [`residual_gate_norm`].
 pub fn residual_gate_norm_next(
     x: &Tensor,
     y: &Tensor,
@@ -139,6 +157,10 @@ pub fn residual_gate_norm_next(
 }
 
 /// `x + y`, and the RMSNorm of the sum.
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, or if the device fails.
 pub fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     check(x, weight)?;
     check_residual(x, y)?;
@@ -153,6 +175,11 @@ pub fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result
 }
 
 /// LayerNorm without affine parameters, times the sequence's row of `scale`.
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit, if `seq_lens` does not sum to the rows of `x`, or if the device
+/// fails.
 pub fn layer_norm_scale(
     x: &Tensor,
     scale: &Tensor,
@@ -183,6 +210,10 @@ pub fn layer_norm_scale(
 
 impl NextNorm<'_> {
     /// The norm of `x`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shapes do not fit, or if the device fails.
     pub fn forward(&self, x: &Tensor, seq_lens: &[usize], eps: f64) -> Result<Tensor> {
         match self.scale {
             Some(scale) => rms_norm_scale(x, self.weight, scale, seq_lens, eps),

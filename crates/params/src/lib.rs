@@ -1,4 +1,4 @@
-//! What a caller may ask of a picture, parsed and checked once.
+//! Parameters of a picture, parsed and checked once.
 //!
 //! HTTP, gRPC, flags and files all build a [`GenerateOptions`]; [`GenerateOptions::resolve`] is the
 //! only way to a [`GenerateParams`], so limits and messages cannot differ by door.

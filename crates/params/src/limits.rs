@@ -1,4 +1,4 @@
-//! What a loaded model and its service accept, and what they use when nothing is said.
+//! The limits of a loaded model and its service, and their defaults.
 
 use crate::Scheduler;
 

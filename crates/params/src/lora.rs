@@ -48,6 +48,7 @@ impl LoraSelection {
         Ok(Self { name: name.to_owned(), scale, trigger_words: trigger_words.trim().to_owned() })
     }
 
+    /// The path or name by which the service finds the LoRA.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -73,10 +74,12 @@ impl LoraSet {
         Ok(Self(loras))
     }
 
+    /// The LoRAs, in order.
     pub fn iter(&self) -> impl Iterator<Item = &LoraSelection> {
         self.0.iter()
     }
 
+    /// Whether no LoRA is selected.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

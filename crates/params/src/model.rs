@@ -2,7 +2,7 @@
 
 use crate::ParamError;
 
-/// Of an unknown name, as much as a message repeats.
+/// Characters of an unknown name that a message repeats.
 const SHOWN_CHARS: usize = 100;
 
 /// The model that a request means: the one it names, else `default`. `others` are what a service has

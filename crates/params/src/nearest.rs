@@ -1,4 +1,4 @@
-//! A guess at what a misspelled word was meant to be.
+//! Finds the name that a misspelled word probably means.
 
 /// The likeness below which a guess would only confuse.
 const LIKENESS: f64 = 0.8;

@@ -65,6 +65,10 @@ impl GenerateOptions {
     }
 
     /// Fills the gaps and checks every value. A missing seed is drawn at random.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamError`] for the first value that is out of its range or that contradicts another.
     pub fn resolve(
         &self,
         defaults: &ModelDefaults,

@@ -1,4 +1,4 @@
-//! The text to draw.
+//! The text that describes the picture.
 
 use crate::ParamError;
 
@@ -17,6 +17,10 @@ pub struct Prompt(String);
 
 impl Prompt {
     /// Refuses blank text. The text itself is kept as it is, white space included.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamError`] if the text is blank or too long.
     pub fn parse(text: impl Into<String>) -> Result<Self, ParamError> {
         let text = text.into();
         if text.trim().is_empty() {
@@ -26,11 +30,19 @@ impl Prompt {
     }
 
     /// As [`Prompt::parse`], but may be empty.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamError`] if the text is too long.
     pub fn parse_negative(text: impl Into<String>) -> Result<Self, ParamError> {
         Self::checked("negative_prompt", text.into())
     }
 
-    /// Without double quotes. Z-Image writes what stands between them into the picture.
+    /// The prompt without double quotes, whose content Z-Image writes into the picture.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamError::EmptyPrompt`] if only white space remains.
     pub fn without_quotes(self) -> Result<Self, ParamError> {
         Self::parse(self.0.replace('"', ""))
     }
@@ -42,10 +54,12 @@ impl Prompt {
         Ok(Self(text))
     }
 
+    /// The prompt's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    /// The prompt's text, without a copy.
     pub fn into_string(self) -> String {
         self.0
     }

@@ -1,4 +1,4 @@
-//! How the way from noise to picture is walked.
+//! The solvers that lead from noise to a picture.
 
 use std::{fmt, str::FromStr};
 
@@ -14,10 +14,11 @@ pub enum Scheduler {
     UniPc,
 }
 
-/// Of an unknown name, as much as a message repeats.
+/// Characters of an unknown name that a message repeats.
 const SHOWN_CHARS: usize = 40;
 
 impl Scheduler {
+    /// Every scheduler, the default one first.
     pub const ALL: [Self; 4] = [Self::FlowEuler, Self::FlowHeun, Self::DpmSolver, Self::UniPc];
 
     /// The name by which every door knows it.

@@ -1,4 +1,4 @@
-//! From the PNG that every picture is made as to other files.
+//! Converts the PNG, as which every picture is made, to other formats.
 
 use std::{fmt, io::Cursor, path::Path, str::FromStr};
 
@@ -43,6 +43,7 @@ impl Format {
         end.parse().map_err(|_| UnknownExtension(end))
     }
 
+    /// The media type, as in `Content-Type`.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Png => "image/png",
@@ -52,6 +53,10 @@ impl Format {
     }
 
     /// A PNG's pixels as this kind of file; a PNG stays as it is. `quality`, 1 to 100, is JPEG's.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`] if `png` cannot be decoded, or if the encoder fails.
     pub fn convert(self, png: Bytes, quality: u8) -> Result<Bytes, SourceError> {
         if self == Self::Png {
             return Ok(png);
@@ -99,6 +104,10 @@ pub struct UnknownFormat(String);
 pub struct UnknownExtension(String);
 
 /// A JPEG of at most `side` x `side` pixels.
+///
+/// # Errors
+///
+/// [`SourceError`] if the file cannot be decoded.
 pub fn thumbnail(file: &[u8], side: u32) -> Result<Bytes, SourceError> {
     let picture = decode(file)?;
     let fits = picture.width() <= side && picture.height() <= side;

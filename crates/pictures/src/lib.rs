@@ -1,6 +1,6 @@
 //! Picture files: which are read, how large they may be, upright pixels, and other formats.
 //!
-//! The one place that decodes files from outside, for the wire, the command and the gateway.
+//! All files from outside are decoded here, for the wire, the command and the gateway.
 
 mod convert;
 
@@ -17,7 +17,7 @@ pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_SIDE: u32 = 16_384;
 const MAX_DECODED_BYTES: u64 = 512 * 1024 * 1024;
 
-/// What is read, and its media types.
+/// The formats that can be read, and their media types.
 const FORMATS: [(ImageFormat, &str); 3] = [
     (ImageFormat::Png, "image/png"),
     (ImageFormat::Jpeg, "image/jpeg"),
@@ -37,7 +37,11 @@ pub enum SourceError {
     Broken(String),
 }
 
-/// Whether files of this media type are read.
+/// Checks that files of this media type can be read.
+///
+/// # Errors
+///
+/// [`SourceError::MediaType`] if they cannot.
 pub fn check_media_type(media_type: &str) -> Result<(), SourceError> {
     if FORMATS.iter().any(|(_, name)| *name == media_type) {
         Ok(())
@@ -46,7 +50,11 @@ pub fn check_media_type(media_type: &str) -> Result<(), SourceError> {
     }
 }
 
-/// The media type that a file's first bytes speak for, if it is one that is read.
+/// The media type that the file's first bytes indicate.
+///
+/// # Errors
+///
+/// [`SourceError::Format`] if it is not one that can be read.
 pub fn media_type(file: &[u8]) -> Result<&'static str, SourceError> {
     let format = image::guess_format(file).map_err(|_| SourceError::Format)?;
     let known = FORMATS.iter().find(|(known, _)| *known == format);
@@ -54,6 +62,10 @@ pub fn media_type(file: &[u8]) -> Result<&'static str, SourceError> {
 }
 
 /// Width and height of the upright picture, without decoding its pixels.
+///
+/// # Errors
+///
+/// [`SourceError`] if the file's header cannot be read.
 pub fn size(file: &[u8]) -> Result<(u32, u32), SourceError> {
     let (decoder, orientation) = open(file)?;
     let (width, height) = decoder.dimensions();
@@ -68,6 +80,10 @@ pub fn size(file: &[u8]) -> Result<(u32, u32), SourceError> {
 }
 
 /// The upright picture.
+///
+/// # Errors
+///
+/// [`SourceError`] if the file cannot be decoded.
 pub fn decode(file: &[u8]) -> Result<DynamicImage, SourceError> {
     let (decoder, orientation) = open(file)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;

@@ -1,4 +1,4 @@
-//! `text_encoder/config.json`, or what the tensors say without one.
+//! `text_encoder/config.json`, or the shapes of the tensors without one.
 
 use llm_dit_weights::{LoadError, PartConfig, Weights};
 use serde::Deserialize;
@@ -48,6 +48,8 @@ impl Config {
         }
     }
 
+    /// Width of one attention head. Without a value in the configuration it is `hidden_size /
+    /// num_attention_heads`.
     pub fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }

@@ -1,4 +1,4 @@
-//! From a model folder to an engine and its tokenizer.
+//! Loads an engine and its tokenizer from a model folder.
 
 use std::{
     error::Error,
@@ -47,6 +47,11 @@ struct Qwen3Encoder {
 }
 
 /// Loads `text_encoder/` and `tokenizer/`.
+///
+/// # Errors
+///
+/// [`LoadError`] if a file is missing or invalid, if the tensors do not fit the configuration, or
+/// if the device cannot be opened.
 pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), LoadError> {
     let folder = options.model_path.join("tokenizer");
     let tokenizer = ChatTokenizer::from_folder(&folder)
@@ -55,6 +60,10 @@ pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatToken
 }
 
 /// Loads `text_encoder/` alone, for callers that bring token ids.
+///
+/// # Errors
+///
+/// As [`load`], without the tokenizer.
 pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, LoadError> {
     let (model_path, instead) = (&options.model_path, options.text_encoder_path.as_deref());
     let device = options.device.open()?;
@@ -73,6 +82,10 @@ impl EncoderOptions {
 }
 
 /// An encoder of this shape with random weights, to measure with. Paths of `options` are not read.
+///
+/// # Errors
+///
+/// [`LoadError`] if the device cannot be opened or does not have the memory.
 pub fn synthetic_encoder(
     label: &str,
     config: Config,

@@ -33,6 +33,12 @@ struct Layer {
 }
 
 impl Qwen3 {
+    /// Reads the tensors of a model of this configuration. Dtype and device are those of `weights`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape, or if tensors remain that the
+    /// model does not know.
     pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
         let layers = (0..config.num_hidden_layers)
             .map(|i| Layer::load(&config, &weights.pp("layers").pp(i)))
@@ -52,6 +58,10 @@ impl Qwen3 {
     /// `output_hidden_states[hidden_layer]`, shape `(tokens, hidden_size)`: 0 is the embedding
     /// table's output, `num_hidden_layers` the last layer's after the final norm. Layers that
     /// are not needed are not run.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device fails, for example for lack of memory.
     pub fn hidden_states(&self, ids: &[u32], hidden_layer: usize) -> Result<Tensor> {
         let ids = Tensor::new(ids, &self.device)?;
         let mut x = self.embed_tokens.select_rows(&ids)?;

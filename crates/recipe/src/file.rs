@@ -1,4 +1,4 @@
-//! The recipe's place in a file, beside pixels that are never touched.
+//! The recipe's place in a file. The pixels are never changed.
 //!
 //! PNG: an `iTXt` chunk `llm-dit` with the JSON and another, `parameters`, with the words. JPEG and
 //! WebP: EXIF, where `MakerNote` is `llm-dit`, a zero byte and the JSON, and `UserComment` is the
@@ -46,6 +46,10 @@ pub enum RecipeError {
 }
 
 /// The recipe in a picture's file, if there is one.
+///
+/// # Errors
+///
+/// [`RecipeError`] if the file is no picture, or if its recipe is invalid or from a newer version.
 pub fn read(file: Bytes) -> Result<Option<Recipe>, RecipeError> {
     let json = match open(file)? {
         DynImage::Png(png) => png.chunks().iter().find_map(|chunk| text(chunk, KEYWORD)),
@@ -59,7 +63,13 @@ pub fn read(file: Bytes) -> Result<Option<Recipe>, RecipeError> {
     Ok(Some(recipe))
 }
 
-/// The same file with this recipe in the place of the one it had. The words come with a prompt.
+/// The same file with `recipe` in place of any recipe that it had. With a prompt, the parameters
+/// are written as text too.
+///
+/// # Errors
+///
+/// [`RecipeError`] if the file is no picture, or [`RecipeError::TooLong`] if the recipe does not
+/// fit into EXIF.
 pub fn write(file: Bytes, recipe: &Recipe) -> Result<Bytes, RecipeError> {
     let json = serde_json::to_string(recipe)?;
     let words = recipe.settings.prompt.is_some().then(|| recipe.parameters());
@@ -131,7 +141,7 @@ fn exif_block(json: &str, words: Option<&str>) -> Result<Bytes, RecipeError> {
     Ok(block.into_inner().into())
 }
 
-/// Somebody else's EXIF, however broken, is no recipe.
+/// EXIF of another program, even if broken, is no recipe.
 fn maker_note(exif: Bytes) -> Option<String> {
     let exif = exif::Reader::new().read_raw(exif.to_vec()).ok()?;
     let Value::Undefined(note, _) = &exif.get_field(Tag::MakerNote, In::PRIMARY)?.value else {
@@ -190,7 +200,7 @@ mod tests {
         assert!(matches!(read(Bytes::from_static(b"text")), Err(RecipeError::Format)));
         let whole = write(png(), &recipe()).expect("written");
         for length in 9..whole.len() {
-            // A cut between chunks is found by whoever reads the pixels.
+            // A cut between chunks is found when the pixels are read.
             let _ = read(whole.slice(..length));
         }
         assert!(matches!(read(whole.slice(..40)), Err(RecipeError::Damaged(_))));

@@ -28,7 +28,7 @@ pub struct Recipe {
     /// The checkpoint's label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// What the transformer computed in.
+    /// The transformer's compute dtype.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
     #[serde(flatten)]

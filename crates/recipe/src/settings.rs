@@ -1,5 +1,5 @@
-//! What can be asked of one picture, every part of it optional: the same names in a picture's
-//! recipe, in a line of a prompt file and on the command line.
+//! The parameters of one picture, each of them optional: the same names in a picture's recipe, in a
+//! line of a prompt file and on the command line.
 
 use llm_dit_params::{GenerateOptions, generation_fields};
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,7 @@ generation_fields! { settings! {
 }}
 
 impl Settings {
-    /// Without what is said about the chat around the prompt.
+    /// The settings without the chat around the prompt.
     #[must_use]
     pub fn without_chat(self) -> Self {
         Self {
@@ -120,7 +120,7 @@ impl Settings {
         }
     }
 
-    /// Without what says no more than nothing: empty texts and switches that are off.
+    /// The settings without empty texts and switches that are off.
     #[must_use]
     pub fn without_blanks(mut self) -> Self {
         for text in [

@@ -69,6 +69,11 @@ pub struct CredentialsArgs {
 impl<const PORT: u16> ListenArgs<PORT> {
     /// Reads certificates and keys, and binds the port. A non-loopback address needs TLS or
     /// --insecure.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError`] if a certificate or key cannot be used, if a non-loopback address has
+    /// neither TLS nor `--insecure`, or if the port cannot be bound.
     pub async fn bind(&self) -> Result<BoundListener, ListenError> {
         let Self { host, port, .. } = *self;
         let security = self.security()?;
@@ -103,6 +108,11 @@ impl<const PORT: u16> ListenArgs<PORT> {
 }
 
 impl IdentityArgs {
+    /// Reads certificate and key, if they are set.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if a file cannot be read, or if certificate and key do not match.
     pub fn read(&self) -> Result<Option<Identity>, SecurityError> {
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => Identity::from_files(certificate, key).map(Some),
@@ -112,6 +122,11 @@ impl IdentityArgs {
 }
 
 impl CredentialsArgs {
+    /// Reads the certificates and the key that this client uses.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if a file cannot be read or has no usable content.
     pub fn read(&self, identity: &IdentityArgs) -> Result<Credentials, SecurityError> {
         Ok(Credentials {
             tls: ClientTls::new(self.tls_ca.as_deref(), identity.read()?)?,

@@ -1,4 +1,4 @@
-//! Connecting to another of our services.
+//! Connects to another of our services.
 
 use std::{
     error::Error,
@@ -57,7 +57,11 @@ pub struct BadUrl {
     reason: String,
 }
 
-/// To ask somebody at `url` over HTTP, with `tls` for what the URL says of encryption.
+/// An HTTP client for `url`, with the certificates of `tls`.
+///
+/// # Errors
+///
+/// Fails if a certificate cannot be used.
 pub fn http(url: &str, tls: &ClientTls) -> Result<reqwest::ClientBuilder, reqwest::Error> {
     install_provider();
     let builder = reqwest::Client::builder();
@@ -76,6 +80,10 @@ pub fn http(url: &str, tls: &ClientTls) -> Result<reqwest::ClientBuilder, reqwes
 }
 
 /// Checks a URL on the command line; a `value_parser` for clap.
+///
+/// # Errors
+///
+/// [`BadUrl`] unless it is an `http` or `https` URL of a host, without a path.
 pub fn service_url(url: &str) -> Result<String, BadUrl> {
     parse(url).map(|_| url.to_owned())
 }
@@ -84,6 +92,10 @@ impl Remote {
     /// Names `service` ("encoder", "diffusion service") at `url`. Connects with the first call and
     /// again whenever the connection was lost, so services may start in any order. Must be called
     /// inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`BadUrl`] if the URL is invalid or the credentials cannot be used with it.
     pub fn new(
         service: &'static str,
         url: &str,
@@ -93,7 +105,11 @@ impl Remote {
         Self::named(service, url, &host, credentials)
     }
 
-    /// As [`Remote::new`], where the URL has an address and the certificate a name.
+    /// As [`Remote::new`], for a URL with an address whose certificate has the name `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Remote::new`].
     pub fn named(
         service: &'static str,
         url: &str,
@@ -119,6 +135,7 @@ impl Remote {
         Ok(Self { service, url: url.to_owned(), channel })
     }
 
+    /// The service's URL.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -183,8 +200,8 @@ impl Service<Request<Body>> for WithKey {
     }
 }
 
-/// Reads an answer to its end when all that was wanted of it is here. The service then sees a call
-/// that was completed, where a dropped one would be cancelled. Nobody waits for it.
+/// Reads an answer to its end when everything that was needed from it has arrived. The service then
+/// sees a completed call; a dropped one would be cancelled. The caller does not wait for it.
 pub fn drain_in_background<T: Send + 'static>(mut answer: Streaming<T>) {
     tokio::spawn(time::timeout(SEE_OUT, async move {
         while let Ok(Some(_)) = answer.message().await {}

@@ -1,4 +1,4 @@
-//! Connections that are counted, so that nobody can open more than a process can hold.
+//! Connections are counted, so that clients cannot open more than a process can hold.
 
 use std::{
     io,
@@ -31,6 +31,7 @@ pub struct Counted<T> {
 }
 
 impl Connections {
+    /// Admits at most `max` connections at a time, and at least one.
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS))))
     }

@@ -1,5 +1,5 @@
-//! Until when a caller wants its answer: carried from hop to hop in gRPC's own `grpc-timeout`, and
-//! felt by the engine as a caller that left.
+//! The time by which a caller needs its answer. It is passed from hop to hop in gRPC's own
+//! `grpc-timeout`; for the engine, a deadline that passes is a caller that left.
 
 use std::{future::Future, time::Duration};
 
@@ -26,8 +26,10 @@ pub struct Timer {
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
+    /// No deadline.
     pub const NEVER: Self = Self(None);
 
+    /// The deadline `timeout` from now.
     pub fn after(timeout: Duration) -> Self {
         // What no clock can hold is never.
         Self(Instant::now().checked_add(timeout))
@@ -39,6 +41,7 @@ impl Deadline {
         timeout.map_or(Self::NEVER, Self::after)
     }
 
+    /// The earlier of the two.
     pub fn earlier(self, other: Self) -> Self {
         match (self.0, other.0) {
             (Some(a), Some(b)) => Self(Some(a.min(b))),
@@ -55,7 +58,11 @@ impl Deadline {
         request
     }
 
-    /// Drops `work` when it is over.
+    /// Runs `work` until the deadline, then drops it.
+    ///
+    /// # Errors
+    ///
+    /// The error of `work`, or a [`Fault`] if the deadline passes first.
     pub async fn bound<T, E: From<Fault>>(
         self,
         work: impl Future<Output = Result<T, E>>,
@@ -66,7 +73,7 @@ impl Deadline {
         }
     }
 
-    /// A timer for work that nobody may be looking at.
+    /// A timer for work whose caller may have left.
     pub fn start(self) -> Timer {
         let token = CancellationToken::new();
         if let Some(at) = self.0 {
@@ -92,7 +99,8 @@ impl Timer {
         self.stop.token()
     }
 
-    /// What came of work that the token stops, in the words of who set the deadline.
+    /// Answers of work that the token stops. A cancellation after the deadline is reported as
+    /// [`Fault::Deadline`].
     pub fn explain<T>(
         self,
         answers: impl Stream<Item = Result<T, Fault>>,

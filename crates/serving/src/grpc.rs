@@ -154,7 +154,7 @@ impl GrpcServer {
                         let now = *condition.borrow_and_update();
                         tell(&reporter, &names, now).await;
                     }
-                    // Nobody is left to say more.
+                    // There is no receiver left for more answers.
                     pending::<()>().await;
                 };
                 tokio::select! {
@@ -218,7 +218,7 @@ async fn tell(health: &HealthReporter, names: &[&'static str], condition: Condit
     }
 }
 
-/// Tells every watcher, and then ends the watching, which would hold its connection open for ever.
+/// Notifies every watcher, and then ends the watches, which would keep their connections open.
 async fn not_serving(mut health: HealthReporter, names: &[&'static str]) {
     for name in names.iter().chain(&[""]) {
         health.set_service_status(name, ServingStatus::NotServing).await;

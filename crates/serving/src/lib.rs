@@ -1,5 +1,5 @@
-//! The shell around a service: flags, logs, the thread that owns the model, gRPC serving and
-//! connecting, shutdown, and what is told of all that: logs, metrics, traces. It knows no models.
+//! The shell around a service: flags, the thread that owns the model, gRPC serving and connecting,
+//! shutdown, and telemetry: logs, metrics, traces. It knows no models.
 
 pub mod args;
 pub mod boot;

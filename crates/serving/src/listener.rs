@@ -1,4 +1,4 @@
-//! A port that is open, and what it asks of those who connect.
+//! A port that is open, and its security for connections.
 
 use std::{io, net::SocketAddr};
 
@@ -9,7 +9,7 @@ use crate::{
     security::Security,
 };
 
-/// Where a service is to be had.
+/// A bound port with its security and its limit of connections.
 #[derive(Debug)]
 pub struct BoundListener {
     pub listener: TcpListener,
@@ -18,6 +18,11 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
+    /// The address that is bound, with the port that the system chose.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system does not tell the address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }

@@ -1,5 +1,5 @@
-//! What surrounds every route of a port, HTTP or gRPC: a request id, a span that goes on in the
-//! caller's trace, a count and a time.
+//! Middleware of every route of a port, HTTP or gRPC: a request id, a span that continues the
+//! caller's trace, a counter and a timer.
 
 mod call;
 mod grpc;
@@ -26,7 +26,7 @@ pub fn instrument<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
 
 async fn surround(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
-    // For whoever looks at the request, further in.
+    // For inner services, which read it from the request.
     request.headers_mut().insert(REQUEST_ID, id.header());
     let is_grpc = request
         .headers()

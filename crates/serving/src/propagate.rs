@@ -1,5 +1,5 @@
-//! What a call to another service carries beside its request: the request's id, and where in which
-//! trace it belongs (W3C Trace Context).
+//! The context of a call to another service: the request's id, and the place in its trace (W3C
+//! Trace Context).
 
 use std::task::{Context, Poll};
 
@@ -12,7 +12,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use llm_dit_telemetry::request_id::{REQUEST_ID, RequestId};
 
-/// A connection whose calls inject the context of whoever makes them.
+/// A connection whose calls carry the trace context of their caller.
 #[derive(Clone, Debug)]
 pub struct Carrying<S>(pub S);
 
@@ -42,10 +42,10 @@ pub fn inject(headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&Span::current().context(), &mut Into(headers));
 }
 
-/// Makes a span, which nobody has entered yet, go on where a caller's headers say.
+/// Makes a span, before it is entered, a child of the trace in a caller's headers.
 pub fn extract(span: &Span, headers: &HeaderMap) {
     let parent = TraceContextPropagator::new().extract(&From(headers));
-    // There is nothing to be done where nobody listens for spans.
+    // Without a subscriber for spans there is nothing to do.
     let _ = span.set_parent(parent);
 }
 

@@ -1,4 +1,4 @@
-//! Who may speak with whom: certificates, keys, and what a port asks of those who connect.
+//! Authentication between programs: certificates, keys, and what a port requires of clients.
 
 pub mod guard;
 pub mod keys;
@@ -11,12 +11,12 @@ pub use self::{
     tls::{ClientTls, Identity, ServerTls},
 };
 
-/// What a port asks of those who connect. Nothing by default.
+/// What a port requires of clients; nothing by default.
 #[derive(Clone, Debug, Default)]
 pub struct Security {
-    /// `None`: everybody between the two can read and change what is said.
+    /// `None`: the traffic is not encrypted, so the network can read and change it.
     pub tls: Option<ServerTls>,
-    /// `None`: whoever can connect may ask.
+    /// `None`: every client that can connect is accepted.
     pub keys: Option<Keys>,
 }
 

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM become one token that everything listens to.
+//! SIGINT and SIGTERM cancel one token that all parts of a program watch.
 
 use std::{io, process, time::Duration};
 
@@ -20,13 +20,18 @@ impl Default for Grace {
 }
 
 impl Grace {
+    /// How long running requests may take after a signal to stop.
     pub fn duration(self) -> Duration {
         Duration::from_secs(self.grace)
     }
 }
 
-/// A token that the first SIGINT or SIGTERM fires. A second one ends the process on the spot, for
-/// the person who does not want to wait for the grace period.
+/// A token that the first SIGINT or SIGTERM cancels. A second signal ends the process at once,
+/// without the grace period.
+///
+/// # Errors
+///
+/// Fails if the signal handlers cannot be installed.
 pub fn on_signal() -> io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (interrupt, terminate) =

@@ -38,6 +38,10 @@ pub enum LogFormat {
 
 /// Installs the logger, and trace export under the name `program` if it is configured. Only the
 /// first call in a process has an effect. Must be called inside a tokio runtime.
+///
+/// # Errors
+///
+/// [`TracesError`] if the exporter of traces cannot be built.
 pub fn init(args: &LogArgs, program: &str) -> Result<Traces, TracesError> {
     let filter = EnvFilter::new(&args.log_filter);
     let lines = fmt::layer().with_writer(io::stderr);

@@ -33,7 +33,7 @@ pub(crate) fn variable_of(command: &Command, shown: &str) -> Option<String> {
     Some(own_variable(command, name).unwrap_or_else(|| named(name)))
 }
 
-/// What the flag's definition says, in whichever subcommand it is.
+/// The variable that the flag's definition names, in whichever subcommand it is.
 fn own_variable(command: &Command, flag: &str) -> Option<String> {
     let arg = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
     let own = arg.and_then(Arg::get_env).map(|name| name.to_string_lossy().into_owned());

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration file.
+//! Errors of a configuration file.
 
 use std::path::PathBuf;
 

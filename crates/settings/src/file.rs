@@ -1,4 +1,4 @@
-//! Reading one profile of a configuration file.
+//! Reads one profile of a configuration file.
 
 mod loras;
 
@@ -145,7 +145,8 @@ impl<'a> Reader<'a> {
         value: &Spanned<DeValue<'_>>,
     ) -> Result<(), SettingsError> {
         let Some(key) = Key::find(path) else {
-            // Among its own table's keys first: the same word elsewhere is rarely what was meant.
+            // The keys of the same table come first: the same word in another table is rarely what
+            // was meant.
             let table = path.rsplit_once('.').map(|(table, _)| format!("{table}."));
             let siblings = KEYS.iter().map(|k| k.path).filter(|k| match &table {
                 Some(table) => k.starts_with(table.as_str()),

@@ -34,7 +34,7 @@ pub enum Use {
     Flag(&'static str),
     /// As [`Use::Flag`], under a second name: `config show` prints the first.
     Alias(&'static str),
-    /// Only these values can be had; others are refused with the reason.
+    /// Only these values are supported; others are refused with the reason.
     Only(&'static [&'static str], &'static str),
     /// Accepted, since old files have it, and of no effect, for this reason.
     Nothing(&'static str),

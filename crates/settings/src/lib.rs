@@ -1,4 +1,4 @@
-//! Where a setting comes from: a flag, an environment variable, a file, or nobody.
+//! Where a setting comes from: a flag, an environment variable, a file, or its default.
 //!
 //! A program defines its flags once, with clap. This crate puts the other two sources under them:
 //! every flag gets an environment variable, and the values of a TOML file's profile become the

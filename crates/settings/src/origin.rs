@@ -1,4 +1,4 @@
-//! What is in force, and who said so.
+//! The settings in effect, and the source of each.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub struct Setting {
     /// As in [`KEYS`].
     pub path: &'static str,
     pub flag: &'static str,
-    /// Empty when nobody set it; several for a flag that may be repeated.
+    /// Empty when the setting has only its default; several for a flag that may be repeated.
     pub values: Vec<String>,
     pub origin: Origin,
 }
@@ -94,7 +94,7 @@ impl Settings {
         Self { file, settings, explicit }
     }
 
-    /// True when a flag or a variable set this argument, as opposed to a file or nobody.
+    /// True when a flag or a variable set this argument, as opposed to a file or the default.
     pub fn is_explicit(&self, id: &str) -> bool {
         self.explicit.iter().any(|e| e == id)
     }

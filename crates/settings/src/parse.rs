@@ -1,4 +1,4 @@
-//! From a command line to values, with the file and the environment under it.
+//! Parses a command line, with the environment and the configuration file as defaults.
 
 use std::{collections::BTreeMap, error::Error as _, ffi::OsString, path::PathBuf};
 
@@ -13,8 +13,8 @@ use crate::{
     file::{self, DEFAULT_PROFILE, FileValue, FileValues},
 };
 
-/// Whose command line this is. The services take one part of what the command takes, so a key
-/// that names the part sets the service's plain flag.
+/// The program whose command line this is. The services take one part of what the command takes, so
+/// a key that names the part sets the service's plain flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Command,
@@ -30,13 +30,21 @@ pub struct Parsed<T> {
     pub settings: Settings,
 }
 
-/// Reads the process's command line. `Err` is for [`clap::Error::exit_code`] and `print`: help and
-/// version come this way too.
+/// Reads the process's command line, environment and configuration file.
+///
+/// # Errors
+///
+/// An error to print, with [`clap::Error::exit_code`]: a wrong flag, a configuration file that
+/// cannot be used, or the text of `--help` and `--version`.
 pub fn parse<T: Parser>(program: Program) -> Result<Parsed<T>, clap::Error> {
     try_parse_from(program, std::env::args_os())
 }
 
-/// As [`parse`], from given words, the program's name first.
+/// As [`parse`], from given words; the first is the program's name.
+///
+/// # Errors
+///
+/// As [`parse`].
 pub fn try_parse_from<T: Parser>(
     program: Program,
     words: impl IntoIterator<Item = impl Into<OsString>>,
@@ -210,7 +218,7 @@ fn takes(command: &Command, value: &FileValue) -> Result<(), String> {
     command.get_subcommands().try_for_each(|sub| takes(sub, value))
 }
 
-/// What the flag's own parser said.
+/// The error of the flag's own parser.
 fn why(error: &clap::Error) -> String {
     if let Some(cause) = error.source() {
         return cause.to_string();

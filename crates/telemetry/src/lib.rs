@@ -1,4 +1,4 @@
-//! What a process tells of its work: metrics for Prometheus, and the id of a request that logs of all
+//! Telemetry of a process: metrics for Prometheus, and the id of a request that the logs of all
 //! services share.
 
 pub mod metrics;

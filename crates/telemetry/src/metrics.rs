@@ -1,9 +1,9 @@
-//! Numbers for Prometheus: what a process counts, and `GET /metrics`.
+//! Metrics for Prometheus: what a process counts, and `GET /metrics`.
 //!
-//! One registry a process, so that `llm-dit serve` tells of its three services in one answer. Where
-//! work is done, counters and histograms are recorded through the `metrics` crate, an atomic
-//! operation or two each. What can be read from somewhere at any time (a queue's length, a device's
-//! memory) is read when somebody asks, and costs nothing in between.
+//! There is one registry a process, so that `llm-dit serve` reports its three services in one
+//! answer. Counters and histograms are recorded where the work is done, through the `metrics`
+//! crate, with an atomic operation or two each. Values that can be read at any time (a queue's
+//! length, a device's memory) are read when metrics are requested, and cost nothing in between.
 
 mod process;
 mod table;
@@ -25,10 +25,11 @@ use parking_lot::Mutex;
 
 pub use self::table::*;
 
-/// Samples of histograms are sorted into their buckets this often, so that they do not pile up
-/// where nobody asks.
+/// Samples of histograms are sorted into their buckets at this interval, so that they do not pile
+/// up if metrics are never requested.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// What is read when somebody asks, and was not for this long, is gone: a machine that has left.
+/// A value that was not observed for this long is dropped, such as that of a machine that was
+/// removed.
 const FORGET: Duration = Duration::from_secs(600);
 
 /// Text format 0.0.4, which every Prometheus reads.
@@ -61,7 +62,7 @@ pub fn begin() {
     export();
 }
 
-/// Has `observe` set its gauges whenever somebody asks for the metrics. It must not block.
+/// Registers `observe`, which sets its gauges each time metrics are requested. It must not block.
 pub fn observe(observe: impl Fn() + Send + Sync + 'static) -> Observer {
     let observe: Arc<Observe> = Arc::new(observe);
     let mut observers = export().observers.lock();
@@ -96,7 +97,7 @@ pub fn render() -> String {
     export.handle.render()
 }
 
-/// Tells which version of a service this is.
+/// Exports the version of a service.
 pub fn build_info(service: &'static str) {
     let labels = [("service", service), ("version", env!("CARGO_PKG_VERSION"))];
     ::metrics::gauge!(BUILD_INFO.name, &labels).set(1.0);
@@ -170,7 +171,7 @@ fn export() -> &'static Export {
                 }
             }
         };
-        // Without it, samples are sorted when somebody asks.
+        // Without it, samples are sorted when metrics are requested.
         if let Err(error) = thread::Builder::new().name("metrics".to_owned()).spawn(upkeep) {
             tracing::warn!(%error, "histogram samples accumulate until /metrics is scraped");
         }

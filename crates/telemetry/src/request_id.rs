@@ -1,5 +1,5 @@
-//! One name for everything that happens for one request, in the logs of every service that it meets
-//! and in what its client gets back.
+//! One id for everything that belongs to a request, in the logs of every service that handles it
+//! and in the client's answer.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
@@ -14,7 +14,7 @@ tokio::task_local! {
     static CURRENT: RequestId;
 }
 
-/// Printable and short, whoever made it.
+/// An id that is printable and short, even if a client chose it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
@@ -27,6 +27,7 @@ impl RequestId {
         }
     }
 
+    /// A new random id.
     pub fn new() -> Self {
         Uuid::new_v4().into()
     }
@@ -36,15 +37,17 @@ impl RequestId {
         CURRENT.try_with(Clone::clone).ok()
     }
 
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 
+    /// The id as a header's value.
     pub fn header(&self) -> HeaderValue {
         self.0.clone()
     }
 
-    /// Does work on another thread under an id that was in force elsewhere.
+    /// Runs work on another thread under an id that was captured before.
     pub fn during<T>(id: Option<Self>, work: impl FnOnce() -> T) -> T {
         match id {
             Some(id) => CURRENT.sync_scope(id, work),
@@ -76,7 +79,7 @@ pub fn keep<F: Future>(work: F) -> impl Future<Output = F::Output> {
     RequestId::current().unwrap_or_default().scope(work)
 }
 
-/// No spaces, quotes or control characters, so that nobody can write lines into a log.
+/// Refuses spaces, quotes and control characters, so that a client cannot write lines into a log.
 fn is_harmless(id: &[u8]) -> bool {
     let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/".contains(byte);
     (1..=MAX_BYTES).contains(&id.len()) && id.iter().all(harmless)

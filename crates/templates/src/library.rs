@@ -32,6 +32,10 @@ pub struct UnknownTemplate {
 
 impl Library {
     /// The templates that ship with the program.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError`] if a shipped template is invalid.
     pub fn embedded() -> Result<Self, TemplateError> {
         let mut library = Self::default();
         for file in SHIPPED.files() {
@@ -44,6 +48,10 @@ impl Library {
 
     /// The shipped templates and, if a folder is named, those in it. One there replaces a shipped
     /// one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError`] as [`Library::open`].
     pub fn load(folder: Option<&Path>) -> Result<Self, TemplateError> {
         let mut library = Self::embedded()?;
         if let Some(folder) = folder {
@@ -52,7 +60,12 @@ impl Library {
         Ok(library)
     }
 
-    /// The templates of a folder alone: every `*.md` right in it but `README.md`.
+    /// The `*.md` templates directly in a folder, without `README.md`.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError`] if the folder or a file cannot be read, has no templates, or has an
+    /// invalid or repeated one.
     pub fn open(folder: &Path) -> Result<Self, TemplateError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -81,6 +94,10 @@ impl Library {
     }
 
     /// Finds a template by its name, with or without the prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownTemplate`] with the nearest name, if there is no such template.
     pub fn get(&self, name: &str) -> Result<&Template, UnknownTemplate> {
         let wanted = short(name.trim());
         self.templates.get(wanted).ok_or_else(|| UnknownTemplate {

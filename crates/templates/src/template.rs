@@ -35,7 +35,11 @@ pub struct Template {
 }
 
 impl Template {
-    /// Reads a file's text. Without front matter all of it is the body.
+    /// Reads the text of a template's file. Without front matter, all of it is the body.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError::Invalid`] with the line, if the front matter is invalid.
     pub fn parse(path: &Path, text: &str) -> Result<Self, TemplateError> {
         let (keys, metadata, body) = front_matter::split(text)
             .and_then(|(yaml, body)| {

@@ -15,7 +15,7 @@ pub struct OffloadArgs {
 }
 
 impl OffloadArgs {
-    /// What the flag means for a part of the model.
+    /// The flag's value for a part of the model.
     pub fn residency(self) -> Residency {
         if self.cpu_offload { Residency::InUse } else { Residency::Always }
     }

@@ -19,6 +19,11 @@ pub trait PartConfig: DeserializeOwned {
 /// The configuration of a part. In a folder of diffusers it is `config.json`. A single file has
 /// none; there it is the `config.json` of `model`, the model's own folder of that part, if the
 /// file's tensors have its shapes, and what the shapes tell otherwise.
+///
+/// # Errors
+///
+/// [`LoadError`] if the file cannot be read, is not a valid configuration, or if the tensors have
+/// no shapes of such a model.
 pub fn part_config<C: PartConfig>(
     part: &PartFiles,
     model: &Path,

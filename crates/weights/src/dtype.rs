@@ -1,8 +1,10 @@
-//! What tensors become: as asked, or as suits the device; and the wire's name for it.
+//! Dtypes that tensors are converted to: the requested one, or one that suits the device; and the
+//! wire's name for it.
 
 use candle_core::{DType, Device};
 
-/// What to compute in: as asked, else f32 on the CPU, where the kernels compute in it, and bf16 elsewhere.
+/// The dtype to compute in: the requested one; by default f32 on the CPU, whose kernels compute in
+/// it, and bf16 on other devices.
 pub fn compute_dtype(asked: Option<llm_dit_proto::DType>, device: &Device) -> DType {
     match (asked, device) {
         (Some(llm_dit_proto::DType::F32), _) | (None, Device::Cpu) => DType::F32,

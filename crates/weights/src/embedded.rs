@@ -12,6 +12,10 @@ use crate::LoadError;
 static DEMO: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../models/demo");
 
 /// Writes the model to `folder/demo`, whole or not at all, and returns that path.
+///
+/// # Errors
+///
+/// [`LoadError::Io`] if the folder cannot be written.
 pub fn unpack(folder: &Path) -> Result<PathBuf, LoadError> {
     let target = folder.join("demo");
     let io = |cause| LoadError::Io { path: target.clone(), cause };

@@ -6,6 +6,7 @@ use llm_dit_device::DeviceError;
 
 use crate::lora::LoraError;
 
+/// Why a model or one of its parts cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(transparent)]

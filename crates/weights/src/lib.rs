@@ -1,4 +1,4 @@
-//! From a folder of checkpoint files to named tensors: types, files, errors.
+//! Reads named tensors from a folder of checkpoint files: types, files, errors.
 //!
 //! This crate does not know what the tensors mean.
 

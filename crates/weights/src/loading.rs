@@ -1,4 +1,4 @@
-//! A load under way: what it has read, since when, and how bytes get to the device meanwhile.
+//! A load in progress: its bytes, its start, and the transfer to the device.
 
 use std::{path::Path, time::Instant};
 
@@ -25,6 +25,10 @@ impl Loading {
     }
 
     /// A file's values on a device that is not the host, in the file's type.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device refuses the memory or the copy.
     pub fn upload(
         &mut self,
         view: &TensorView<'_>,
@@ -46,6 +50,10 @@ impl Loading {
     }
 
     /// All is read: waits until it is on the device, and says how long that took.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device reports an error of the copies.
     pub fn finish(&mut self, path: &Path, device: &Device) -> Result<(), LoadError> {
         let Self { begun, bytes, .. } = std::mem::take(self);
         let Some(begun) = begun else { return Ok(()) };

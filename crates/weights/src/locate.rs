@@ -1,4 +1,4 @@
-//! Which model folder is meant when none, or one, is named.
+//! Finds the model folder: the one that is named, or the demo model.
 
 use std::{
     env,
@@ -12,6 +12,10 @@ const DEMO: &str = "models/demo";
 
 /// `named`, if it is a model; else the demo model in the working tree, beside the executable, in
 /// the data folder, or inside the binary (cargo feature `embed-demo-model`).
+///
+/// # Errors
+///
+/// [`LoadError`] if `named` is not a model's folder, or if no demo model is found.
 pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, LoadError> {
     if let Some(path) = named {
         return check(path);
@@ -31,8 +35,12 @@ pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, LoadError> {
     )))
 }
 
-/// [`model_folder`] for a program that encodes. A text encoder from elsewhere comes without its
-/// tokenizer, and the demo model's would cut the text into other tokens.
+/// [`model_folder`] for a program that encodes. A text encoder outside the model's folder comes
+/// without its tokenizer, and the demo model's would cut the text into other tokens.
+///
+/// # Errors
+///
+/// As [`model_folder`]; [`LoadError::NoTokenizer`] for a text encoder without a model folder.
 pub fn encoder_folder(
     named: Option<&Path>,
     text_encoder: Option<&Path>,

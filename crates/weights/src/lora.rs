@@ -1,8 +1,7 @@
 //! LoRA files: low-rank changes of modules, under the names that their writers chose.
 //!
-//! Every trainer spells keys in its own way. Here they become modules with two factors and a
-//! scale. What the modules are called in a model, and whether they fit it, is for whoever owns
-//! the model to say.
+//! Every trainer spells keys in its own way. Here they become modules with two factors and a scale.
+//! The crate of the model knows what the modules are called in it, and whether they fit.
 
 mod adapter;
 mod error;
@@ -58,6 +57,11 @@ struct Found {
 
 impl LoraFile {
     /// Reads the header. `label` is what messages call the file.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError`] if the file cannot be read, is not a safetensors file, or holds an adapter of
+    /// an unsupported kind.
     pub fn open(path: &Path, label: &str) -> Result<Self, LoraError> {
         let header = Header::read(path, label)?;
         let config = AdapterConfig::of(path, &header)?;
@@ -133,6 +137,10 @@ impl LoraFile {
     }
 
     /// `(up, down)` of one of this file's modules, as matrices of finite values.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError`] if the file cannot be read or if a value is not finite.
     pub fn factors(&self, module: &LoraModule) -> Result<(Tensor, Tensor), LoraError> {
         let read = |key: &str, rows: usize, cols: usize| {
             let tensor = self.header.tensor(key)?;

@@ -1,4 +1,4 @@
-//! One safetensors file in memory's address space, and reading tensors out of it.
+//! One safetensors file mapped into memory, and the reading of its tensors.
 
 use std::{
     fs::File,
@@ -21,6 +21,10 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     /// The file, and its tensors by name; it is the part's file number `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if the file cannot be opened or mapped, or is not a complete safetensors file.
     pub fn open(path: &Path, file: usize) -> Result<(Self, Vec<(String, TensorSpan)>), LoadError> {
         check_extension(path)?;
         let io = |cause: std::io::Error| match cause.kind() {
@@ -32,9 +36,9 @@ impl Mapped {
         if !opened.metadata().map_err(io)?.is_file() {
             return Err(invalid("it is not a regular file".into()));
         }
-        // SAFETY: the file is mapped read-only. Whoever changes a checkpoint while it is being
-        // read can make us see torn values, or end the process if it shrinks; weights are written
-        // once and replaced by renaming, which leaves our mapping alone.
+        // SAFETY: the file is mapped read-only. A program that changes a checkpoint while it is
+        // being read can make us see torn values, or end the process if the file shrinks; weights
+        // are written once and replaced by renaming, which leaves our mapping alone.
         #[expect(unsafe_code, reason = "mapping a file is unsafe; this is the one place that does")]
         let map = unsafe { Mmap::map(&opened) }.map_err(io)?;
         let not_ours = |e: safetensors::SafeTensorError| {
@@ -59,6 +63,10 @@ impl Mapped {
     }
 
     /// Looks at a tensor, under a shape of as many values.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if `shape` does not fit the bytes; the error of `look` otherwise.
     pub fn read<T>(
         &self,
         span: &TensorSpan,

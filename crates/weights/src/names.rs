@@ -1,4 +1,4 @@
-//! What a tensor of a file is called by the model, which is the caller's knowledge.
+//! The model's names for a file's tensors, which the caller provides.
 
 /// Where a tensor of a file goes: to a tensor of the model, whole or by a share of its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! From stored bytes to values on the host, converted on the way: nothing is in memory twice.
+//! Reads stored bytes as values on the host and converts them on the way: no value is in memory
+//! twice.
 
 use candle_core::{Device, Tensor, WithDType, safetensors::Load as _};
 use half::{bf16, f16};

@@ -24,6 +24,10 @@ pub(crate) struct SafetensorsSource {
 
 impl SafetensorsSource {
     /// Maps the files, and asks `naming` what the model calls their tensors.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a file cannot be opened, or if two tensors map to one name of the model.
     pub fn open(part: &PartFiles, naming: Naming) -> Result<Self, LoadError> {
         let mut files = Vec::new();
         let mut found: Vec<(String, TensorSpan)> = Vec::new();

@@ -1,4 +1,4 @@
-//! What a checkpoint asks of a file format, or of anything else that has tensors by name.
+//! The interface between a checkpoint and a file format, or anything else that has named tensors.
 //!
 //! Implementations: safetensors files (`safetensors_source.rs`) and random numbers (`synthetic.rs`).
 //! A format that packs its weights answers [`TensorSource::matrix`] with them packed.

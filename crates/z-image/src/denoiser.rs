@@ -1,4 +1,4 @@
-//! What the denoising loop asks of a transformer.
+//! The interface between the denoising loop and a transformer.
 
 use candle_core::{Device, Result, Tensor};
 

@@ -69,6 +69,13 @@ pub struct Conditioning {
 }
 
 impl Dit {
+    /// Reads the tensors of a transformer of this configuration. Dtype and device are those of
+    /// `weights`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape, or if tensors remain that the
+    /// model does not know.
     pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
         let dim = config.dim;
         let blocks = |name: &str, count: usize, modulated: bool| {
@@ -120,19 +127,27 @@ impl Dit {
         ))
     }
 
+    /// The transformer's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
+    /// The device on which it computes and expects its inputs.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
+    /// The dtype in which it computes.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// Prepares items: a caption `(tokens, cap_feat_dim)` and the latents' `(height, width)` each.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the captions and sizes do not fit each other or the rotary axes, if a change of the
+    /// weights was interrupted, or if the device fails.
     pub fn condition(&self, captions: &[Tensor], sizes: &[(usize, usize)]) -> Result<Conditioning> {
         self.check_settled()?;
         let tokens = captions.iter().map(|c| c.dim(0)).collect::<Result<Vec<_>>>()?;
@@ -155,7 +170,12 @@ impl Dit {
         })
     }
 
-    /// Makes ahead what depends on the time alone, for steps in which all items are at one time.
+    /// Computes in advance what depends on the time `1 - sigma` alone, for steps in which all items
+    /// are at one time.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device fails.
     pub fn prepare(&self, conditioning: &Conditioning, times: &[f32]) -> Result<()> {
         conditioning.modulations.prepare(self, conditioning.items(), times)
     }
@@ -167,6 +187,10 @@ impl Dit {
 
     /// One forward: latents `(channels, height, width)` and the time `1 - sigma` of each item to
     /// the model's output, `x0 - noise`, of the same shape in f32. Negate it for the velocity.
+    ///
+    /// # Errors
+    ///
+    /// Fails if latents or times do not fit the items of `conditioning`, or if the device fails.
     pub fn forward(
         &self,
         latents: &[Tensor],

@@ -1,4 +1,4 @@
-//! What a library's error means for a job.
+//! Translates a library's errors to those of a job.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! LoRAs: which files, what in the model they change, and changing it.
+//! LoRAs: their files, the weights that they change, and the change itself.
 
 mod fit;
 
@@ -12,7 +12,12 @@ use llm_dit_weights::{
 
 use crate::{dit, pipeline::ZImage};
 
-/// Reads files and finds what they change. Nothing is changed yet.
+/// Reads the LoRA files and computes what they change. Nothing is changed yet.
+///
+/// # Errors
+///
+/// [`LoraError`] if a scale is not finite, if a file cannot be read, or if it does not fit the
+/// transformer.
 pub fn read_loras(
     choices: &[LoraChoice],
     config: &dit::Config,

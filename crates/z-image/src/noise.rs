@@ -69,6 +69,8 @@ pub fn randn(seed: u64, count: usize) -> Vec<f32> {
 pub struct Noise(Mt19937);
 
 impl Noise {
+    /// A generator that draws the values of PyTorch's CPU generator. As there, only the low 32 bits
+    /// of the seed count.
     pub fn new(seed: u64) -> Self {
         // The high bits do not take part in PyTorch either.
         Self(Mt19937::new(seed as u32))

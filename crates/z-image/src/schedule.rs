@@ -1,4 +1,5 @@
-//! From noise to picture: at which sigmas the model is asked, and how its answers move the latents.
+//! Schedules from noise to picture: the sigmas at which the model is evaluated, and how its outputs
+//! move the latents.
 //!
 //! Grids and steps are pure functions. A [`Solver`] strings them together for one picture; it is
 //! made for the request and owns what it has to remember, so no other request can find it changed.

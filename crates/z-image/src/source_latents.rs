@@ -7,6 +7,11 @@ use crate::{error::DrawError, noise::Noise, parts::Autoencoder};
 
 /// `(1 - sigma) * z + sigma * noise`, where `z` is drawn from the picture's posterior. The two
 /// draws follow each other in diffusers' order, posterior first.
+///
+/// # Errors
+///
+/// [`DrawError`] if the VAE cannot be loaded, if the device fails, or if the posterior does not
+/// have `shape`.
 pub fn noisy(
     autoencoder: &mut Autoencoder,
     picture: &Picture,

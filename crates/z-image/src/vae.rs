@@ -47,6 +47,13 @@ pub struct Posterior {
 }
 
 impl Decoder {
+    /// Reads the tensors of a decoder of this configuration. Dtype and device are those of
+    /// `weights`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape, or if tensors remain that the
+    /// model does not know.
     pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
         let all = weights;
         let weights = all.pp("decoder");
@@ -83,16 +90,22 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// The VAE's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
+    /// The device on which it computes.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
     /// `z`, already divided by the scaling factor and shifted: `(n, latent_channels, h, w)` to
     /// pictures `(n, 3, 8h, 8w)` around -1 to 1, not clamped, f32.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shape does not fit, or if the device fails.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
         let x = channels_last(z, &self.device, self.dtype)?;
         let mut x = self.mid_block.forward(&self.conv_in.forward(&ConvInput::plain(&x), None)?)?;
@@ -105,6 +118,13 @@ impl Decoder {
 }
 
 impl Encoder {
+    /// Reads the tensors of an encoder of this configuration. Dtype and device are those of
+    /// `weights`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape, or if tensors remain that the
+    /// model does not know.
     pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
         let all = weights;
         let weights = all.pp("encoder");
@@ -141,11 +161,16 @@ impl Encoder {
         Ok(encoder)
     }
 
+    /// The VAE's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
     /// Pictures `(n, 3, height, width)` in -1 to 1; sides are multiples of the scale factor.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shape does not fit, or if the device fails.
     pub fn encode(&self, pictures: &Tensor) -> Result<Posterior> {
         self.posterior(&self.moments(pictures)?)
     }

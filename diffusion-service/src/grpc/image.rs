@@ -41,6 +41,11 @@ impl ImageUpload {
         Ok(Self { announced: header.total_bytes, bytes: BytesMut::new() })
     }
 
+    /// Appends the next bytes of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if more bytes arrive than were announced.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), Fault> {
         if (self.bytes.len() + chunk.len()) as u64 > self.announced {
             return bad(format!("image: more than the announced {} bytes arrived", self.announced));
@@ -49,6 +54,11 @@ impl ImageUpload {
         Ok(())
     }
 
+    /// The complete file.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if bytes are missing.
     pub fn finish(self) -> Result<Bytes, Fault> {
         if self.bytes.len() as u64 != self.announced {
             let (got, announced) = (self.bytes.len(), self.announced);

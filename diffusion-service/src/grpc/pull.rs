@@ -1,4 +1,4 @@
-//! Fetching embeddings straight from an encoder, so that they travel once.
+//! Fetches embeddings directly from an encoder, so that they are transferred once.
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;

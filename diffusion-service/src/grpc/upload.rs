@@ -1,7 +1,7 @@
-//! Reading the client's half of `Generate`: parameters, then tensors in chunks.
+//! Reads the client's half of `Generate`: parameters, then tensors in chunks.
 //!
-//! Whatever is wrong is refused with the message that shows it, not after everything has arrived:
-//! the parameters with the first message, a tensor's size with its header.
+//! An error is reported at the message that has it, not after everything has arrived: the
+//! parameters with the first message, a tensor's size with its header.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ struct Tensors<'a> {
     image: Option<Bytes>,
 }
 
-/// What the next data belongs to.
+/// The part that the next data belongs to.
 enum Current {
     Tensor(Role, Assembler),
     Image(ImageUpload),
@@ -70,7 +70,12 @@ enum Role {
 }
 
 impl Upload {
-    /// Reads until the client closes its side.
+    /// Reads the request's messages until the client closes its side.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the messages are out of order, incomplete, late or out of bounds, or if the
+    /// client leaves.
     pub async fn read(
         mut requests: Streaming<GenerateRequest>,
         handle: &DiffusionHandle,

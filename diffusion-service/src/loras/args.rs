@@ -34,6 +34,7 @@ pub struct LoraArg {
     pub scale: f32,
 }
 
+/// Why the flags' LoRAs cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoraArgsError {
     #[error("--lora has an empty path")]
@@ -68,7 +69,12 @@ impl FromStr for LoraArg {
 }
 
 impl LoraArgs {
-    /// Finds the files and joins them with their words.
+    /// Finds the files and pairs them with their trigger words.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraArgsError`] if a file does not exist, or if names, scales or trigger words are
+    /// invalid.
     pub fn choices(&self) -> Result<Vec<LoraChoice>, LoraArgsError> {
         let named = self.selections(|path| self.name(path))?;
         let found = self.lora.iter().zip(named.iter()).map(|(LoraArg { path, .. }, lora)| {
@@ -107,6 +113,10 @@ impl LoraArgs {
     }
 
     /// The folder that callers may choose from, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`LorasFolderError`] if the folder cannot be opened.
     pub fn folder(&self, inspect: InspectLora) -> Result<Option<LorasFolder>, LorasFolderError> {
         self.loras_dir.as_deref().map(|folder| LorasFolder::open(folder, inspect)).transpose()
     }

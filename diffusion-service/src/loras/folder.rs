@@ -22,6 +22,7 @@ pub struct LorasFolder {
 /// Reads what the header of the file at a path says of the LoRA of this name. The model's crate has it.
 pub type InspectLora = fn(&Path, String) -> LoraSummary;
 
+/// Why a folder of LoRAs, or a file in it, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LorasFolderError {
     #[error("cannot open --loras-dir {path}: {cause}")]
@@ -35,6 +36,11 @@ pub enum LorasFolderError {
 }
 
 impl LorasFolder {
+    /// Opens a folder; `inspect` reads what its files are.
+    ///
+    /// # Errors
+    ///
+    /// [`LorasFolderError`] if the path does not exist or is not a folder.
     pub fn open(path: &Path, inspect: InspectLora) -> Result<Self, LorasFolderError> {
         let failed = |cause| LorasFolderError::Open { path: path.to_owned(), cause };
         let root = path.canonicalize().map_err(failed)?;
@@ -46,6 +52,10 @@ impl LorasFolder {
     }
 
     /// The file of this name. Links are followed, but not out of the folder.
+    ///
+    /// # Errors
+    ///
+    /// [`LorasFolderError`] if the name leads out of the folder, or if there is no such file.
     pub fn find(&self, name: &str) -> Result<PathBuf, LorasFolderError> {
         let mut components = Path::new(name).components();
         let inside = !name.is_empty() && components.all(|c| matches!(c, Component::Normal(_)));

@@ -1,5 +1,5 @@
 //! A heylookitsanllm server. The thread that would own a model waits for the answers instead, so
-//! that the queue, its bounds and cancelling are the same as for a model here.
+//! that queue, limits and cancellation are the same as for a local model.
 
 use std::io;
 
@@ -29,7 +29,12 @@ struct Caller {
 }
 
 impl Heylook {
-    /// Must be called inside a tokio runtime, which then makes the calls.
+    /// Starts the thread that sends the requests, one at a time. Must be called inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails outside a tokio runtime, or if the system refuses the thread.
     pub fn spawn(encoder: HeylookEncoder, queue_capacity: usize) -> io::Result<Self> {
         let runtime = runtime::Handle::try_current().map_err(io::Error::other)?;
         let caller = Caller { encoder: encoder.clone(), runtime };
@@ -81,7 +86,7 @@ impl Backend for Heylook {
     }
 }
 
-/// What the server said goes to the log; the caller hears what it can use.
+/// The server's message goes to the log; the caller gets an error that it can act on.
 fn logged(error: HeylookError) -> Fault {
     tracing::error!(%error, "encoding failed");
     error.into()

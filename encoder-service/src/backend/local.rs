@@ -22,6 +22,10 @@ pub(crate) struct Local {
 
 impl Local {
     /// Moves the engine to a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system refuses the thread.
     pub fn spawn(
         engine: Box<dyn TextEncoder>,
         tokenizer: ChatTokenizer,

@@ -1,4 +1,4 @@
-//! The guard before every route.
+//! The access check before every route.
 
 use std::sync::Arc;
 

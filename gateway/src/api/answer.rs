@@ -111,7 +111,7 @@ impl ResultBody {
         Self { image: Some(STANDARD.encode(&made.file)), ..Self::about(&made.about) }
     }
 
-    /// With the file elsewhere.
+    /// The answer with the URL of the file instead of its bytes.
     pub fn at(about: &About, url: String) -> Self {
         Self { image_url: Some(url), ..Self::about(about) }
     }

@@ -1,4 +1,4 @@
-//! Prompts without pictures: encoded, kept in a file, or shown as the text encoder gets them.
+//! Prompts without pictures: encoded, saved to a file, or shown as the text encoder receives them.
 
 mod file;
 
@@ -166,7 +166,7 @@ pub(crate) async fn format(
     let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
     let chat = body.chat(&state.templates, true)?;
     let formatted_prompt = chat.render();
-    // Whoever encodes; the diffusion service's own encoder cannot be asked from here.
+    // Any encoder but the diffusion service's own, which cannot be called from here.
     let choice = state.backends.encoder(body.encoder.as_deref(), false);
     let counts = match choice {
         Ok(choice) => encode::count(choice, &chat).await,

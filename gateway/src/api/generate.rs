@@ -1,4 +1,4 @@
-//! `POST /api/generate`: a picture, now.
+//! `POST /api/generate`: generates a picture and waits for it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `GET /health`: whether a picture could be made now.
+//! `GET /health`: whether the gateway can generate a picture now.
 
 use std::sync::Arc;
 

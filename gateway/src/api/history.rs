@@ -1,4 +1,4 @@
-//! `/api/history`: pictures that were made before.
+//! `/api/history`: pictures that were generated before.
 
 use axum::{
     Json,

@@ -1,4 +1,4 @@
-//! What can be chosen: templates, schedulers, and what the model takes.
+//! Lists of choices: templates, schedulers, and the model's defaults and limits.
 
 use axum::{Json, extract::State};
 use llm_dit_params::Scheduler;

@@ -1,4 +1,4 @@
-//! `/api/loras`: which there are, and which are the default.
+//! `/api/loras`: the available LoRAs and the default set.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -172,7 +172,7 @@ async fn change(
 /// has it; it is then kept, since it goes with every request that names none.
 async fn set_loras(state: &AppState, loras: LoraSet) -> Result<(Vec<ActiveLoraBody>, u32), Error> {
     let _one = state.backends.loras.changing.lock().await;
-    // Says why when nobody is there, and asks again those that were gone.
+    // Fails with the reason when no service answers, and tries unreachable ones again.
     drop(state.backends.diffusion.pick(&mut Tried::default()).await?);
     let mut done = Vec::new();
     match try_loras(state, &loras, &mut done).await {

@@ -1,4 +1,4 @@
-//! What is measured when somebody reads `/metrics`.
+//! Metrics that are measured when `/metrics` is requested.
 
 use std::sync::{Arc, Weak};
 
@@ -33,7 +33,7 @@ fn tell(state: &AppState) {
     gauge!(CACHE_LIMIT.name).set(cache.limit as f64);
     let encoders = state.backends.encoders.iter().filter_map(|encoder| match &encoder.kind {
         EncoderKind::Grpc(pool) => Some(pool),
-        // It is asked how it is only where somebody asks us.
+        // Its state is queried only when a client asks for it.
         EncoderKind::Heylook(_) => None,
     });
     for pool in encoders.chain([&state.backends.diffusion]) {

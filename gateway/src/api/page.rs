@@ -8,8 +8,8 @@ use axum::{
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-/// Nothing from elsewhere, nothing inline, and nobody may frame it. Pictures may come from the
-/// page's own scripts (`blob:`, `data:`).
+/// Nothing from other origins, nothing inline, and no framing. Pictures may come from the page's
+/// own scripts (`blob:`, `data:`).
 const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; \
      base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 

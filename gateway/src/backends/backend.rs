@@ -1,4 +1,4 @@
-//! One service on one machine: how it is, and how much it has to do.
+//! One service on one machine: its health and its load.
 
 use std::{
     sync::{
@@ -63,13 +63,18 @@ pub(crate) enum Condition {
 }
 
 impl Condition {
+    /// Whether requests are sent to it: it serves, or was not checked yet.
     pub fn is_usable(self) -> bool {
         matches!(self, Self::Unknown | Self::Serving)
     }
 }
 
 impl Backend {
-    /// Begins to watch over a service. Must be called inside a tokio runtime.
+    /// A service whose health is checked from now on. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the URL or the credentials cannot be used.
     pub fn new(
         what: &'static str,
         service: &'static str,
@@ -89,19 +94,22 @@ impl Backend {
         Ok(backend)
     }
 
+    /// The service's URL.
     pub fn url(&self) -> &str {
         self.remote.url()
     }
 
-    /// What it is, as a label.
+    /// `encoder` or `diffusion`, as a metric's label.
     pub fn kind(&self) -> &'static str {
         if self.service == encoder_server::SERVICE_NAME { "encoder" } else { "diffusion" }
     }
 
+    /// What the last health check or request found.
     pub fn state(&self) -> State {
         self.state.lock().clone()
     }
 
+    /// Requests that the service is working at for this gateway.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -114,6 +122,7 @@ impl Backend {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// How often the service became healthy again.
     pub fn recoveries(&self) -> u64 {
         self.recoveries.load(Ordering::Relaxed)
     }
@@ -126,17 +135,23 @@ impl Backend {
         self.failed.notify_one();
     }
 
+    /// A client of the encoder behind this URL.
     pub fn encoder(&self) -> EncoderClient<Link> {
         EncoderClient::new(self.remote.link())
     }
 
+    /// A client of the diffusion service behind this URL.
     pub fn diffusion(&self) -> DiffusionClient<Link> {
         DiffusionClient::new(self.remote.link())
     }
 
-    /// Asked for every request, which costs a fraction of a millisecond: what was loaded may have
-    /// changed with a restart, and a service that is down should be known before a prompt is
-    /// encoded for it.
+    /// The model that the service has loaded. It is asked for every request, which costs a fraction
+    /// of a millisecond: a restart may have changed the model, and an unreachable service should be
+    /// noticed before a prompt is encoded for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the service does not answer, or answers nothing that can be used.
     pub async fn model(&self) -> Result<Model, Fault> {
         let answer = self.diffusion().describe(DescribeDiffusionRequest {}).await;
         Model::try_from(answer.map_err(|status| self.remote.fault(status))?.into_inner())
@@ -196,7 +211,7 @@ impl Backend {
     }
 }
 
-/// Asks how a service is, again and again, for as long as somebody holds it.
+/// Checks a service's health again and again, as long as its [`Backend`] exists.
 async fn health(backend: Weak<Backend>) {
     while let Some(backend) = backend.upgrade() {
         backend.check().await;

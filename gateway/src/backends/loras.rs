@@ -48,6 +48,7 @@ impl DefaultLoras {
         self.active.lock().clone()
     }
 
+    /// Stores the set that the services have from now on.
     pub fn replace(&self, active: Vec<ActiveLoraBody>) {
         *self.active.lock() = Some(active);
     }
@@ -69,8 +70,8 @@ impl DefaultLoras {
 }
 
 impl Backend {
-    /// Sets the service's default, which the service tries on its model. The set from before comes
-    /// back, for who has to undo it.
+    /// Sets the service's default LoRAs, which the service tries on its model. Returns the previous
+    /// set, for a caller that has to undo the change.
     ///
     /// # Errors
     /// When the service cannot use the set; its default is then as it was.

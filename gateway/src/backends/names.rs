@@ -43,7 +43,7 @@ impl Address {
     }
 }
 
-/// Asks for the addresses of a URL's host; `None` when there is nothing to ask or nobody answers.
+/// Resolves the addresses of a URL's host; `None` when it needs no look-up or the look-up fails.
 pub(crate) async fn look_up(url: &str) -> Option<Vec<SocketAddr>> {
     let uri: Uri = url.parse().ok()?;
     let host = uri.host()?;

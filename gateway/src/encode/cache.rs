@@ -1,4 +1,4 @@
-//! Embeddings that were computed before, the ones asked for last, bounded in bytes.
+//! The embeddings that were used last, bounded in bytes.
 
 use std::sync::{
     Arc,
@@ -44,6 +44,7 @@ pub(crate) struct CacheStats {
 }
 
 impl Key {
+    /// A key of these bytes, which describe a prompt and its encoder completely.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes.into())
     }
@@ -61,6 +62,7 @@ impl Cache {
         }
     }
 
+    /// The embedding of this key, which counts as a hit or a miss.
     pub fn get(&self, key: &Key) -> Option<Arc<Embedding>> {
         let found = self.entries.lock().by_key.get(key).cloned();
         let (count, metric) = match found {
@@ -77,6 +79,8 @@ impl Cache {
         bytes <= self.limit as u64
     }
 
+    /// Stores an embedding and evicts the least recently used ones beyond the limit. One that is
+    /// larger than the limit is not stored.
     pub fn put(&self, key: Key, embedding: &Arc<Embedding>) {
         let size = weight(&key, embedding);
         if size > self.limit {
@@ -94,6 +98,7 @@ impl Cache {
         }
     }
 
+    /// The cache's size and its hits and misses.
     pub fn stats(&self) -> CacheStats {
         let entries = self.entries.lock();
         CacheStats {

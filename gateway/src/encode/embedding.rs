@@ -1,4 +1,4 @@
-//! What an encoder answers for one prompt, as it travels and as it is remembered.
+//! An encoder's answer for one prompt, as it is transferred and cached.
 
 use bytes::Bytes;
 use llm_dit_proto::v1::TensorHeader;

@@ -94,8 +94,12 @@ impl Pipe {
         self.source.as_ref().map(|source| &source.lease)
     }
 
-    /// Moves everything that was asked for. Ends early, without an error, when `to` is closed: then
-    /// the diffusion service has answered, and its answer is the one that counts.
+    /// Sends all requested embeddings to the diffusion service. Ends early, without an error, when
+    /// `to` is closed: then the service has answered, and its answer is the one that counts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the encoder fails, or if the embeddings' width is not `cap_feat_dim`.
     pub async fn pump(
         &mut self,
         cap_feat_dim: u64,
@@ -150,7 +154,11 @@ impl Pipe {
         Ok(())
     }
 
-    /// The first prompt's embeddings, for somebody who wants to have them here.
+    /// The first prompt's embeddings, and whether they came from the cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the encoder fails or nothing was encoded.
     pub async fn collect(mut self) -> Result<(Arc<Embedding>, bool), Error> {
         let cached = self.cached;
         let slot = self.slots.next().ok_or_else(|| Error::Lost("nothing was encoded".into()))?;

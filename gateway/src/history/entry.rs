@@ -1,4 +1,4 @@
-//! What the history has of a picture.
+//! The history's metadata of a picture.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::records::{picture::Made, request::GenerateBody};
 
-/// What is known of a picture, beside its id.
+/// Metadata of a picture, beside its id.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
     /// When it was made, after RFC 3339.

@@ -40,7 +40,11 @@ struct EmbeddedClaim {
 }
 
 impl EmbeddedJobStore {
-    /// With the jobs that an earlier gateway did not finish in its queue.
+    /// Opens the store. Jobs that an earlier gateway did not finish are in its queue.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the database fails.
     pub async fn open(history: Arc<History>) -> Result<Self, Fault> {
         let line = Arc::new(Line::default());
         for job in history.ask(|store| store.unfinished_jobs()).await? {

@@ -48,7 +48,12 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens the database in a folder, or makes it. A file that was cut off by a crash is repaired.
+    /// Opens the database in a folder, or creates it. A file that a crash left incomplete is
+    /// repaired.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the folder or the database cannot be opened.
     pub fn open(folder: &Path, max_entries: usize, max_bytes: u64) -> Result<Self, StoreError> {
         fs::create_dir_all(folder)
             .map_err(|cause| StoreError::Folder { path: folder.to_owned(), cause })?;
@@ -88,11 +93,21 @@ impl Store {
         Arc::clone(&self.trouble)
     }
 
+    /// Stores a picture, and removes the oldest ones beyond the bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn add(&mut self, id: u64, entry: &Entry, file: &[u8]) -> Result<(), StoreError> {
         let json = serde_json::to_vec(entry)?;
         self.change(|tables| tables.keep(id, &json, file))
     }
 
+    /// At most `limit` entries with ids below `before`, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or an entry cannot be read.
     pub fn page(&mut self, limit: usize, before: Option<u64>) -> Result<Page, StoreError> {
         let transaction = self.database()?.begin_read()?;
         let entries = transaction.open_table(ENTRIES)?;
@@ -104,12 +119,22 @@ impl Store {
         Ok(page)
     }
 
+    /// What is known of a picture; `None` if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or the entry cannot be read.
     pub fn entry(&mut self, id: u64) -> Result<Option<Entry>, StoreError> {
         let transaction = self.database()?.begin_read()?;
         let json = transaction.open_table(ENTRIES)?.get(id)?;
         Ok(json.map(|json| serde_json::from_slice(json.value())).transpose()?)
     }
 
+    /// The file of a picture; `None` if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or the entry cannot be read.
     pub fn picture(&mut self, id: u64) -> Result<Option<Picture>, StoreError> {
         let Some(Entry { media_type, .. }) = self.entry(id)? else { return Ok(None) };
         let transaction = self.database()?.begin_read()?;
@@ -117,7 +142,12 @@ impl Store {
         Ok(file.map(|file| Picture { file: Bytes::copy_from_slice(file.value()), media_type }))
     }
 
-    /// A picture that cannot be made small is shown as if it were not there.
+    /// A small JPEG of a picture, made on first use. `None` if there is no such picture, or if it
+    /// cannot be decoded.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn thumbnail(&mut self, id: u64) -> Result<Option<Bytes>, StoreError> {
         let transaction = self.database()?.begin_read()?;
         if let Some(known) = transaction.open_table(THUMBNAILS)?.get(id)? {
@@ -142,7 +172,11 @@ impl Store {
         Ok(Some(small))
     }
 
-    /// How many are left; `None` if there was none of this id.
+    /// Deletes a picture. Returns how many are left; `None` if there was none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn delete(&mut self, id: u64) -> Result<Option<u64>, StoreError> {
         self.change(|tables| {
             let was_there = tables.remove(id)?;
@@ -150,18 +184,31 @@ impl Store {
         })
     }
 
-    /// How many there were.
+    /// Deletes all pictures. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn clear(&mut self) -> Result<u64, StoreError> {
         self.change(|tables| tables.clear())
     }
 
-    /// What [`Store::set`] kept under this name.
+    /// The JSON that [`Store::set`] stored under this name.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn setting(&mut self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let transaction = self.database()?.begin_read()?;
         let json = transaction.open_table(SETTINGS)?.get(name)?;
         Ok(json.map(|json| json.value().to_vec()))
     }
 
+    /// Stores JSON under a name, in place of what was there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn set(&mut self, name: &str, json: &[u8]) -> Result<(), StoreError> {
         self.change(|tables| {
             tables.settings.insert(name, json)?;

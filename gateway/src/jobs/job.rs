@@ -1,4 +1,4 @@
-//! One job: what is stored of it, and the log of what happens.
+//! One job: its stored record, and the log of its events.
 
 use bytes::Bytes;
 use llm_dit_fault::Fault;
@@ -113,14 +113,17 @@ impl Job {
         self.cancel.cancel();
     }
 
+    /// A copy of the job's record.
     pub fn record(&self) -> JobRecord {
         self.log.lock().record.clone()
     }
 
+    /// Whether the job is done, failed or cancelled.
     pub fn is_over(&self) -> bool {
         self.log.lock().record.is_over()
     }
 
+    /// How the job ended; `None` while it is not over.
     pub fn outcome(&self) -> Option<Outcome> {
         self.log.lock().outcome()
     }
@@ -158,7 +161,7 @@ impl Job {
         News { events: new.cloned().collect(), outcome }
     }
 
-    /// To be had before [`Job::news`], so that nothing slips in between.
+    /// Must be called before [`Job::news`], so that no event is missed in between.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }

@@ -25,11 +25,13 @@ impl Default for Line {
 }
 
 impl Line {
+    /// Appends a job.
     pub fn push(&self, job: JobId) {
         // The receiver lives as long as this does.
         let _ = self.send.send(job);
     }
 
+    /// Waits for the next job, in the order in which they came.
     pub async fn next(&self) -> JobId {
         match self.receive.lock().await.recv().await {
             Some(job) => job,

@@ -32,6 +32,7 @@ impl JobList {
         job
     }
 
+    /// The job of this id.
     pub fn get(&self, id: JobId) -> Option<Arc<Job>> {
         self.0.lock().iter().find(|job| job.id == id).cloned()
     }
@@ -41,6 +42,7 @@ impl JobList {
         self.0.lock().iter().rev().cloned().collect()
     }
 
+    /// Removes a job; one that is unknown is ignored.
     pub fn remove(&self, id: JobId) {
         self.0.lock().retain(|job| job.id != id);
     }
@@ -52,6 +54,7 @@ impl JobList {
         job
     }
 
+    /// Applies a change that the index reports.
     pub fn apply(&self, change: Change) {
         match change {
             Change::Put(stored) => drop(self.catch_up(*stored)),

@@ -1,4 +1,4 @@
-//! Jobs of a gateway that keeps nothing: they are gone when it ends.
+//! Jobs of a gateway without a history; they are lost when it ends.
 
 use std::{collections::HashMap, sync::Arc};
 

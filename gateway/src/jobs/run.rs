@@ -201,8 +201,8 @@ async fn requeue(claim: &mut dyn Claim, job: &Job) {
     }
 }
 
-/// Stores the end before anybody hears of it. When that cannot be, they hear of it all the same, and
-/// it is tried again until it is stored: until then a restart would run the job once more.
+/// Stores the end before clients see it. If that fails, clients see it all the same, and storing is
+/// retried until it succeeds: until then a restart would run the job once more.
 async fn finish(
     worker: &Worker,
     claim: &mut dyn Claim,

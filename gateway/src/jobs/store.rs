@@ -32,7 +32,8 @@ pub(crate) struct JobStore {
 pub(crate) trait JobQueue: fmt::Debug + Send + Sync {
     /// Puts a job, whose record is in the index, behind those that wait.
     async fn publish(&self, job: JobId) -> Result<(), Fault>;
-    /// The next job, as soon as there is one. Nobody else gets it as long as the claim is extended.
+    /// The next job, as soon as there is one. No other worker gets it as long as the claim is
+    /// extended.
     async fn claim(&self) -> Box<dyn Claim>;
 }
 
@@ -109,6 +110,7 @@ pub(crate) enum PutError {
 }
 
 impl JobStore {
+    /// One store for all three parts.
     pub fn of<S>(store: S) -> Self
     where
         S: JobQueue + JobIndex + PictureStore + Clone + 'static,
@@ -125,6 +127,7 @@ impl Revision {
     /// Of a record that is not stored yet.
     pub const NEW: Self = Self(0);
 
+    /// The revision that follows this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }

@@ -1,4 +1,4 @@
-//! What it takes to run jobs.
+//! The parts that run jobs.
 
 use std::sync::Arc;
 

@@ -8,6 +8,11 @@ use crate::{bench::row::Row, error::CliError};
 /// Every vocabulary has as many tokens.
 const IDS: u32 = 200;
 
+/// Measures one prompt through the encoder at each length in `PROMPTS`.
+///
+/// # Errors
+///
+/// [`CliError`] if the report cannot be written.
 pub fn rows(
     setup: &Setup,
     encoder: &mut dyn TextEncoder,

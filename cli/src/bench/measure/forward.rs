@@ -12,6 +12,11 @@ use crate::{
 /// Somewhere in the middle of a picture.
 const TIME: f32 = 0.5;
 
+/// Measures one forward of the transformer at each size and batch.
+///
+/// # Errors
+///
+/// [`CliError`] if the report cannot be written.
 pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<(), CliError> {
     let config = model.dit.config().clone();
     let factor = model.autoencoder.config().scale_factor();
@@ -52,7 +57,11 @@ fn condition(
     dit.condition(&captions, &vec![(side, side); batch])
 }
 
-/// f32, as latents are everywhere.
+/// Standard normal values in f32, the dtype of latents.
+///
+/// # Errors
+///
+/// Fails if the device fails.
 pub fn normal(shape: &[usize], device: &Device) -> candle_core::Result<Tensor> {
     Tensor::randn(0f32, 1f32, shape, device)?.to_dtype(DType::F32)
 }

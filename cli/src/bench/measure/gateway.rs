@@ -34,7 +34,12 @@ struct Server {
     asked: AtomicU64,
 }
 
-/// The parts move into the services, and are gone with them. `tokenizer` is the folder of one.
+/// Measures pictures through a gateway and its two services. The models move into the services and
+/// are dropped with them; `tokenizer` is the folder of a tokenizer.
+///
+/// # Errors
+///
+/// [`CliError`] if the services cannot be started or the report cannot be written.
 pub fn rows(
     setup: &Setup,
     encoder: Box<dyn TextEncoder>,

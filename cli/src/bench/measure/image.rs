@@ -13,6 +13,11 @@ use llm_dit_z_image::{DrawError, ZImage, noise::Noise};
 use super::{Lines, Setup};
 use crate::{bench::row::Row, error::CliError};
 
+/// Measures one whole picture at each size.
+///
+/// # Errors
+///
+/// [`CliError`] if the report cannot be written.
 pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<(), CliError> {
     let device = lines.device();
     for &size in &setup.sizes {

@@ -38,6 +38,11 @@ struct Part<C> {
     load: fn(C, &Weights) -> Result<(), LoadError>,
 }
 
+/// Measures how long each part of the model takes to load.
+///
+/// # Errors
+///
+/// [`CliError`] if a device cannot be opened or the report cannot be written.
 pub fn rows(setup: &Setup, plan: &Plan, lines: &mut Lines<'_>) -> Result<(), CliError> {
     let (encoder, diffusion) = (&plan.encoder, &plan.diffusion);
     let encoder_device = encoder.device.open().map_err(CliError::failed)?;

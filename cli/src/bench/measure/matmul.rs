@@ -13,6 +13,11 @@ use crate::{
 const SIDE: usize = 8192;
 const SIDE_CPU: usize = 1024;
 
+/// Measures a square matrix product, the ceiling of other rows.
+///
+/// # Errors
+///
+/// [`CliError`] if the report cannot be written.
 pub fn rows(setup: &Setup, plan: &Plan, lines: &mut Lines<'_>) -> Result<(), CliError> {
     let side = if plan.device.is_cpu() { SIDE_CPU } else { SIDE };
     let name = format!("matmul {side}^3");

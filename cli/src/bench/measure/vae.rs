@@ -5,6 +5,11 @@ use llm_dit_z_image::{DrawError, ZImage};
 use super::{Lines, Setup, forward::normal};
 use crate::{bench::row::Row, error::CliError};
 
+/// Measures one decoding of the VAE at each size.
+///
+/// # Errors
+///
+/// [`CliError`] if the report cannot be written.
 pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<(), CliError> {
     let config = model.autoencoder.config().clone();
     for &size in &setup.sizes {

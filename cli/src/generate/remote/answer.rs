@@ -1,4 +1,4 @@
-//! What comes of asking a gateway: a picture, or why there is none.
+//! The result of a gateway's request: a picture, or the error.
 
 use bytes::Bytes;
 use llm_dit_serving::client;

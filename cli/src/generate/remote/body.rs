@@ -1,4 +1,4 @@
-//! What a gateway is asked.
+//! The body of a gateway's request.
 
 use llm_dit_recipe::{Lora, Settings};
 use serde::Serialize;
@@ -29,6 +29,7 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
+    /// The body of a request, without settings that only this process can use.
     pub fn new(settings: &Settings, model: Option<&'a str>, loras: Option<&'a [Lora]>) -> Self {
         let settings = settings.clone().only(|name| !LOCAL.contains(&name)).without_blanks();
         Self { settings, model, loras }

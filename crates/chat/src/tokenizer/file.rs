@@ -7,8 +7,8 @@ use tokenizers::Tokenizer;
 
 use crate::{ChatError, layout::Special};
 
-/// A tokenizer that takes every added token for text until it is told otherwise, and the ids of
-/// those tokens that the chat format needs.
+/// A tokenizer that treats every added token as text by default, and the ids of those tokens that
+/// the chat format needs.
 pub(super) fn read(path: &Path) -> Result<(Tokenizer, [u32; Special::ALL.len()]), ChatError> {
     let bytes = fs::read(path).map_err(|cause| ChatError::Io { path: path.to_owned(), cause })?;
     let invalid = |cause: String| ChatError::Invalid { path: path.to_owned(), cause };

@@ -8,6 +8,8 @@ use cudarc::driver::{
 
 use super::driver_error;
 
+/// CUDA work that was captured once and can be launched again. It holds the addresses of its
+/// tensors, not the tensors.
 pub struct Graph {
     graph: CudaGraph,
 }
@@ -17,6 +19,10 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Captures what `work` launches on the device's stream, without running it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the driver refuses the capture, if `work` fails, or if `work` launched nothing.
     pub fn capture(device: &CudaDevice, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         let stream = device.cuda_stream();
         let _uploads_are_kept = device.enable_cuda_graph_htod_cache();
@@ -33,6 +39,10 @@ impl Graph {
     }
 
     /// Launches the captured work on the stream that it was captured from.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the driver refuses the launch or reports an earlier asynchronous error.
     pub fn launch(&self) -> Result<()> {
         self.graph.launch().map_err(driver_error)
     }

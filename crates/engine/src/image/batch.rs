@@ -53,7 +53,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// A sink that somebody else keeps.
+/// A sink that is borrowed from its owner.
 pub(super) struct Borrowed<'a>(pub &'a mut dyn StepSink);
 
 impl StepSink for Borrowed<'_> {

@@ -1,4 +1,4 @@
-//! LoRAs as callers and the engine speak of them.
+//! LoRAs, as callers and the engine describe them.
 
 use std::path::PathBuf;
 

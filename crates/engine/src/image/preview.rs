@@ -3,7 +3,7 @@
 /// Longest side of a preview; those of larger pictures are shrunk.
 pub const MAX_SIDE: u32 = 256;
 
-/// Which previews somebody wants.
+/// Which previews a job asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreviewOptions {
     every: u32,
@@ -18,10 +18,12 @@ impl PreviewOptions {
         (every > 0).then_some(Self { every, max_side })
     }
 
+    /// Number of steps from one preview to the next.
     pub fn every(self) -> u32 {
         self.every
     }
 
+    /// Longest side of a preview in pixels.
     pub fn max_side(self) -> u32 {
         self.max_side
     }

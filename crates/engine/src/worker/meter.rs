@@ -1,5 +1,5 @@
-//! What a worker's queue counts. The handles are made once, so that counting is an atomic operation
-//! and no look-up.
+//! Metrics of a worker's queue. The handles are made once, so that counting is an atomic operation
+//! without a look-up.
 
 use std::time::Duration;
 
@@ -45,10 +45,12 @@ impl WorkerMeter {
         gauge!(QUEUE_RUNNING.name, &label()).set(running as f64);
     }
 
+    /// Records how long a job waited before it ran.
     pub fn waited(&self, time: Duration) {
         self.wait.record(time);
     }
 
+    /// Counts a job that was refused because the queue was full.
     pub fn rejected(&self) {
         self.rejections.increment(1);
     }
@@ -58,6 +60,7 @@ impl WorkerMeter {
         self.cancels.increment(callers as u64);
     }
 
+    /// Records one turn of the worker: its number of jobs and how long it took.
     pub fn turn(&self, jobs: usize, took: Duration) {
         self.batch.record(jobs as f64);
         self.turn.record(took);

@@ -1,7 +1,7 @@
-//! The bounded line in front of a model.
+//! The bounded queue in front of a model.
 //!
-//! A lock and a deque instead of a channel, so that entries whose callers left free their places
-//! as soon as somebody needs them, and the position in the line is exact.
+//! It is a lock and a deque instead of a channel, so that entries whose callers left free their
+//! places as soon as they are needed, and the position in the queue is exact.
 
 use std::{
     collections::VecDeque,
@@ -24,7 +24,7 @@ pub(super) struct Entry<M, K: Batch<M>> {
     pub cancel: CancellationToken,
     pub span: Span,
     pub wait: Wait,
-    /// Jobs ahead of it, for whoever waits.
+    /// Number of jobs ahead of this one, for the waiting caller.
     pub place: watch::Sender<usize>,
     pub work: Work<M, K>,
 }
@@ -43,7 +43,7 @@ pub(super) enum Work<M, K: Batch<M>> {
     Piece(K, Reply<K::Output>),
 }
 
-/// What the model does next.
+/// The next work of the model.
 pub(super) enum Turn<M, K: Batch<M>> {
     Single(Span, Single<M>),
     /// At least one.
@@ -81,6 +81,7 @@ struct State<M, K: Batch<M>> {
 }
 
 impl Wait {
+    /// Opens the span and starts the clock of a job's time in the queue.
     pub fn begin(worker: &str) -> Self {
         Self { span: tracing::info_span!("queue", worker), since: Instant::now() }
     }
@@ -106,6 +107,10 @@ impl<M, K: Batch<M>> Queue<M, K> {
     }
 
     /// Adds an entry, whose place then says how many are ahead of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if `capacity` jobs wait already.
     pub fn push(&self, entry: Entry<M, K>) -> Result<(), Full> {
         let mut state = self.lock();
         state.drop_cancelled();
@@ -174,7 +179,7 @@ impl<M, K: Batch<M>> Queue<M, K> {
         state.tell_places();
     }
 
-    /// Tells how it is, in gauges.
+    /// Sets the gauges to the queue's state.
     pub fn observe(&self) {
         let state = self.lock();
         state.meter.state(self.capacity, state.waiting.len(), state.running);
@@ -191,7 +196,7 @@ impl<M, K: Batch<M>> Queue<M, K> {
         self.changed.notify_all();
     }
 
-    /// Nobody is left to do the work; those who wait hear of it.
+    /// Closes the queue after its worker has ended, and answers the jobs that wait.
     pub fn abandon(&self) {
         let left = {
             let mut state = self.lock();
@@ -236,9 +241,9 @@ impl<M, K: Batch<M>> State<M, K> {
         usize::from(self.running > 0)
     }
 
-    /// Moves the waiting that fit to those that go. Nobody is overtaken for longer than this one
-    /// turn: the oldest that is left begins the next. A job of another kind changes the model, so
-    /// what waits behind it stays there.
+    /// Moves compatible queued jobs into the batch. A job is overtaken by at most one batch: the
+    /// oldest that is left begins the next. A job of another kind changes the model, so the jobs
+    /// behind it stay where they are.
     fn fill_batch(&mut self, together: &mut Vec<(Span, K, Reply<K::Output>)>) {
         let mut at = 0;
         while let Some(Entry { work: Work::Piece(piece, _), .. }) = self.waiting.get(at) {

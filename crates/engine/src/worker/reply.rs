@@ -1,4 +1,4 @@
-//! The way back from the model's thread to a caller.
+//! The channel from the model's thread back to a caller.
 
 use llm_dit_fault::Fault;
 use tokio::sync::oneshot;
@@ -25,6 +25,7 @@ impl<T> Answer<T> {
         Self { name, answered: Some(Box::new(answered)), reply: Some(reply) }
     }
 
+    /// Delivers the job's output to the caller.
     pub fn send(mut self, output: T) {
         self.deliver(Ok(output));
     }

@@ -1,4 +1,4 @@
-//! The one door to the `gemm` crate's raw-pointer interface, with its bounds checked.
+//! The only access to the `gemm` crate's raw-pointer interface, with its bounds checked.
 
 use std::ops::Range;
 

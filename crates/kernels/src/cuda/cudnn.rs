@@ -130,6 +130,10 @@ struct Owned {
 }
 
 /// Attention of all sequences of one length. False where there is no cuDNN, or no kernel for this.
+///
+/// # Errors
+///
+/// Fails if cuDNN or the driver fails while the kernel runs.
 pub fn attention(gpu: &Gpu, shape: Shape, qkv: u64, out: u64) -> Result<bool> {
     static SESSIONS: Mutex<Option<HashMap<(usize, usize), Session>>> = Mutex::new(None);
     let Some(api) = api() else { return Ok(false) };
@@ -200,7 +204,8 @@ impl Api {
             return Ok(());
         }
         let mut text = [0 as c_char; 256];
-        // SAFETY: cuDNN writes at most as much as it is told, and ends it with a zero byte.
+        // SAFETY: cuDNN writes at most the given number of bytes, and ends the text with a zero
+        // byte.
         let text = unsafe {
             (self.last_error)(text.as_mut_ptr(), text.len());
             CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned()

@@ -1,4 +1,4 @@
-//! Kernels compiled for the GPU at hand, when they are first asked for.
+//! Kernels that are compiled for the installed GPU on first use.
 
 use std::{
     collections::HashMap,
@@ -24,11 +24,19 @@ static FUNCTIONS: Mutex<Option<Functions>> = Mutex::new(None);
 
 impl Gpu {
     /// A kernel that needs no more than the usual shared memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::function_with`].
     pub fn function(&self, source: Source, name: &'static str) -> Result<CudaFunction> {
         self.function_with(source, name, 0)
     }
 
     /// A kernel with this much dynamic shared memory.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the module does not compile or load, or if the GPU does not have the shared memory.
     pub fn function_with(
         &self,
         source: Source,

@@ -1,4 +1,4 @@
-//! The GPU's kernels behind the seam that operations use.
+//! The GPU's kernels behind the interface that operations use.
 
 use std::sync::Arc;
 

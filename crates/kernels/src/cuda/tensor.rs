@@ -43,8 +43,12 @@ impl Ends {
 
 impl Gpu {
     /// A new tensor whose values are still to be written.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device does not have the memory.
     pub fn empty<T: CudaDType + DeviceRepr>(&self, dims: &[usize]) -> Result<Tensor> {
-        // SAFETY: every kernel here writes the whole of its output before anyone reads it.
+        // SAFETY: every kernel here writes the whole of its output before it is read.
         let slice = unsafe { self.device.alloc::<T>(dims.iter().product())? };
         let storage = CudaStorage::wrap_cuda_slice(slice, self.device.clone());
         Ok(Tensor::from_storage(Storage::Cuda(storage), dims, BackpropOp::none(), false))
@@ -52,6 +56,10 @@ impl Gpu {
 
     /// The tensor as kernels read it: one value after the other, from an address that vectors can be
     /// read at.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the copy fails, or if the tensor is not of type `T` on this device.
     pub fn dense<T: CudaDType + DeviceRepr>(&self, tensor: &Tensor) -> Result<Tensor> {
         let tensor = tensor.contiguous()?;
         if address::<T>(&tensor)? % VECTOR == 0 { Ok(tensor) } else { tensor.force_contiguous() }
@@ -72,6 +80,10 @@ impl Rows {
     pub const NONE: Self = Self { address: 0, stride: 0, _tensor: None };
 
     /// `tensor`: `(sequences, width)` in bf16, copied only if its rows are not aligned to vectors.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the copy fails, or if the tensor is not bf16 on this device.
     pub fn new(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
         let lies_well = {
             let (_, layout) = tensor.storage_and_layout();
@@ -88,12 +100,20 @@ impl Rows {
     }
 
     /// [`Self::new`], or no table.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
     pub fn optional(gpu: &Gpu, tensor: Option<&Tensor>) -> Result<Self> {
         tensor.map_or(Ok(Self::NONE), |tensor| Self::new(gpu, tensor))
     }
 }
 
-/// Where a tensor's values begin. They live as long as the tensor.
+/// Device address of the tensor's first value. It is valid as long as the tensor lives.
+///
+/// # Errors
+///
+/// Fails if the tensor is not of type `T` on a CUDA device.
 pub fn address<T: CudaDType + DeviceRepr>(tensor: &Tensor) -> Result<u64> {
     let (storage, layout): (_, &Layout) = tensor.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else {
@@ -105,11 +125,20 @@ pub fn address<T: CudaDType + DeviceRepr>(tensor: &Tensor) -> Result<u64> {
 }
 
 /// [`address`], or null.
+///
+/// # Errors
+///
+/// As [`address`].
 pub fn optional<T: CudaDType + DeviceRepr>(tensor: Option<&Tensor>) -> Result<u64> {
     tensor.map_or(Ok(0), address::<T>)
 }
 
-/// Blocks, threads of a block, and its dynamic shared memory.
+/// A launch of `grid` blocks of `threads` threads, with this many bytes of dynamic shared memory a
+/// block.
+///
+/// # Errors
+///
+/// Fails if an axis of the grid does not fit `u32`.
 pub fn blocks(
     grid: (usize, usize, usize),
     threads: u32,
@@ -149,6 +178,10 @@ unsafe impl DeviceRepr for TensorMap {}
 
 impl TensorMap {
     /// bf16 values. `dims` and `tile` from the innermost; `strides` in bytes, of all but the innermost.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the driver refuses the description.
     pub fn new(address: u64, dims: &[usize], strides: &[usize], tile: &[u32]) -> Result<Self> {
         let dims: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
         let strides: Vec<u64> = strides.iter().map(|&s| s as u64).collect();

@@ -1,4 +1,4 @@
-//! One call from its head to the end of its answer, however that comes.
+//! One call from its head to the end of its answer, whether complete or not.
 
 use std::{
     borrow::Cow,
@@ -32,7 +32,7 @@ const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
 /// Asked every few seconds, by machines.
 const ROUTINE: [&str; 4] = ["/health", "/metrics", "Check", "Describe"];
 
-/// What is asked, in names from short lists.
+/// The route of the call, with labels from short lists.
 pub(super) enum Call {
     Http { method: &'static str, route: String, status: Option<StatusCode> },
     Grpc { service: &'static str, method: &'static str, code: Option<Code> },
@@ -54,16 +54,19 @@ pub(super) struct CountedBody {
 }
 
 impl Call {
+    /// An HTTP request to `route`.
     pub fn http(method: &'static str, route: &str) -> Self {
         Self::Http { method, route: route.to_owned(), status: None }
     }
 
+    /// A gRPC call of `service/method`.
     pub fn grpc(service: &'static str, method: &'static str) -> Self {
         Self::Grpc { service, method, code: None }
     }
 }
 
 impl Counted {
+    /// Starts the clock of a call.
     pub fn new(call: Call, span: Span, id: RequestId) -> Self {
         Self { call: Some(call), begun: Instant::now(), span, id }
     }
@@ -78,6 +81,7 @@ impl Counted {
         }
     }
 
+    /// Couples the call to its answer's body: the call ends with the body.
     pub fn with(self, body: Body) -> CountedBody {
         CountedBody { body, counted: self }
     }
@@ -182,7 +186,7 @@ impl http_body::Body for CountedBody {
 
 impl Drop for CountedBody {
     fn drop(&mut self) {
-        // An empty body, or one that nobody had to read.
+        // An empty body, or one that did not have to be read.
         let complete = self.body.is_end_stream();
         self.counted.end(complete);
     }

@@ -1,4 +1,4 @@
-//! Names of gRPC methods and codes, as labels: only those that we serve.
+//! Names of gRPC methods and codes, as labels: only those that we implement.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -6,7 +6,7 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-/// What a method that nobody serves is called.
+/// Labels of a method that no service implements.
 const UNKNOWN: (&str, &str) = ("unknown", "unknown");
 
 /// By path.

@@ -1,4 +1,4 @@
-//! Asks callers of gRPC services for a key.
+//! Requires a key of the callers of gRPC services.
 
 use std::{
     future::{Ready, ready},
@@ -15,11 +15,11 @@ use tower::{Layer, Service};
 
 use super::{Keys, keys::Denied};
 
-/// Answered to everybody: it tells nothing but whether a service takes calls, and those who watch
-/// over machines often cannot send a key.
+/// Answered without a key: it reveals only whether a service takes calls, and monitoring systems
+/// often cannot send a key.
 const OPEN: &str = "/grpc.health.v1.Health/";
 
-/// Lets only those through who have a key. Without keys, everybody.
+/// Admits only requests with an accepted key; without keys, all requests.
 #[derive(Clone, Debug)]
 pub struct Guard {
     keys: Option<Keys>,
@@ -33,6 +33,7 @@ pub struct Guarded<S> {
 }
 
 impl Guard {
+    /// A guard that accepts these keys; `None` accepts every call.
     pub fn new(keys: Option<Keys>) -> Self {
         Self { keys }
     }

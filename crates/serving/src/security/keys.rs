@@ -1,5 +1,5 @@
-//! Bearer keys: those that a service takes, and the one that a caller shows. Nobody gets to read
-//! either.
+//! Bearer keys: those that a service accepts, and the one that a client sends. Neither is ever
+//! printed.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -30,13 +30,13 @@ pub struct Keys(Arc<[Accepted]>);
 
 /// One of them.
 struct Accepted {
-    /// Who has it, for the log.
+    /// Name of the key's owner, for the log.
     name: Arc<str>,
     key: Hash,
     session: Hash,
 }
 
-/// Why somebody may not ask.
+/// Why a request is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     #[error("an API key is required; send it as `Authorization: Bearer KEY`")]
@@ -46,7 +46,11 @@ pub enum Denied {
 }
 
 impl Key {
-    /// The first line of a file.
+    /// Reads the key from the first line of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if the file cannot be read or its first line is empty.
     pub fn from_file(path: &Path) -> Result<Self, SecurityError> {
         match read(path)?.lines().next().map(str::trim) {
             Some(key) if !key.is_empty() => Ok(Self(key.to_owned())),
@@ -57,7 +61,7 @@ impl Key {
         }
     }
 
-    /// One that nobody can guess.
+    /// A key from the system's random generator.
     pub fn random() -> Self {
         // Two random UUIDs hold 244 random bits.
         Self(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()))
@@ -68,8 +72,12 @@ impl Key {
         &self.0
     }
 
-    /// `Authorization`, marked so that HTTP libraries do not print it either. `None` for an empty
-    /// key, since an empty environment variable means that there is none.
+    /// The `Authorization` header, marked sensitive so that HTTP libraries do not print it. `None`
+    /// for an empty key, since an empty environment variable means no key.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsendable`] if the key has characters that a header cannot carry.
     pub fn header(&self) -> Result<Option<HeaderValue>, Unsendable> {
         if self.0.is_empty() {
             return Ok(None);
@@ -95,8 +103,13 @@ impl fmt::Debug for Key {
 }
 
 impl Keys {
-    /// One key a line, before it the name of who has it if there is more than one word. Empty lines
-    /// and those that begin with `#` do not count.
+    /// Reads one key a line, preceded by its owner's name if there are two words. Empty lines and
+    /// lines that begin with `#` are skipped.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if the file cannot be read, contains no key, or a line is malformed or its
+    /// key too short.
     pub fn from_file(path: &Path) -> Result<Self, SecurityError> {
         let bad = |why: String| SecurityError::Keys { path: path.to_owned(), why };
         let mut accepted = Vec::new();
@@ -125,12 +138,16 @@ impl Keys {
         Ok(Self(accepted.into()))
     }
 
-    /// Whoever has this one.
+    /// Accepts this key alone.
     pub fn only(name: &str, key: &Key) -> Self {
         Self([Accepted::new(name.to_owned(), &key.0)].into())
     }
 
-    /// Whose key stands in an `Authorization` header.
+    /// The name of the key in an `Authorization` header.
+    ///
+    /// # Errors
+    ///
+    /// `Denied` if the header is missing, is no bearer token, or has an unknown key.
     pub fn check(&self, authorization: Option<&HeaderValue>) -> Result<Arc<str>, Denied> {
         let header = authorization.ok_or(Denied::Missing)?.to_str().map_err(|_| Denied::Wrong)?;
         let (scheme, key) = header.split_once(' ').ok_or(Denied::Wrong)?;
@@ -140,7 +157,11 @@ impl Keys {
         self.check_key(key.trim())
     }
 
-    /// Whose key this is.
+    /// The name of this key.
+    ///
+    /// # Errors
+    ///
+    /// `Denied::Wrong` if the key is unknown.
     pub fn check_key(&self, key: &str) -> Result<Arc<str>, Denied> {
         self.find(&hash(key.as_bytes()), |accepted| &accepted.key)
     }
@@ -151,7 +172,11 @@ impl Keys {
         HEXLOWER.encode(&session_of(key))
     }
 
-    /// Whose key a cookie stands for.
+    /// The name of the key that a session cookie stands for.
+    ///
+    /// # Errors
+    ///
+    /// `Denied::Wrong` if the cookie belongs to no key.
     pub fn check_session(&self, session: &str) -> Result<Arc<str>, Denied> {
         let mut shown = Hash::default();
         if session.len() != 2 * shown.len() || !session.is_ascii() {

@@ -1,5 +1,6 @@
-//! Certificates: what a port shows and asks for, and what we show and ask for when we call. Everything
-//! is PEM, checked when a program starts, so that a wrong file is named there.
+//! Certificates: those that a port presents and requires, and those that a client presents and
+//! trusts. All are PEM, and are checked when a program starts, so that the error names the wrong
+//! file.
 
 use std::{fmt, io, path::Path, sync::Arc};
 
@@ -35,7 +36,8 @@ pub struct ServerTls {
 /// How we call those at `https://`.
 #[derive(Clone, Default)]
 pub struct ClientTls {
-    /// Who must have signed their certificates; `None`: those whom this system trusts.
+    /// PEM of the authority that must have signed the servers' certificates; `None`: the
+    /// authorities that this system trusts.
     ca: Option<String>,
     /// What we show when they ask.
     identity: Option<Identity>,
@@ -48,7 +50,11 @@ pub fn install_provider() {
 }
 
 impl Identity {
-    /// Checks that both belong together.
+    /// Reads a certificate chain and its private key, both PEM, and checks that they match.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if a file cannot be read, or if the two do not match.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, SecurityError> {
         install_provider();
         let texts = (read(certificate)?, read(key)?);
@@ -79,7 +85,12 @@ impl fmt::Debug for Identity {
 }
 
 impl ServerTls {
-    /// With `client_ca`, only those whom it has signed may connect.
+    /// A server that presents `identity`. With `client_ca`, clients must present a certificate that
+    /// this authority signed.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if the authority's file cannot be read or used.
     pub fn new(identity: Identity, client_ca: Option<&Path>) -> Result<Self, SecurityError> {
         install_provider();
         let builder = rustls::ServerConfig::builder();
@@ -114,6 +125,12 @@ impl ServerTls {
 }
 
 impl ClientTls {
+    /// A client that trusts `ca`, or the system's authorities without one, and presents `identity`
+    /// when a server asks for it.
+    ///
+    /// # Errors
+    ///
+    /// [`SecurityError`] if the authority's file cannot be read or used.
     pub fn new(ca: Option<&Path>, identity: Option<Identity>) -> Result<Self, SecurityError> {
         let ca = ca.map(|path| authority(path).map(|(text, _)| text)).transpose()?;
         Ok(Self { ca, identity })
@@ -133,11 +150,12 @@ impl ClientTls {
         }
     }
 
-    /// The authority as PEM; `None`: those whom this system trusts.
+    /// The authority as PEM; `None`: the authorities that this system trusts.
     pub fn ca(&self) -> Option<&str> {
         self.ca.as_deref()
     }
 
+    /// The certificate that this client presents.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }

@@ -32,6 +32,7 @@ pub struct TraceArgs {
 #[must_use = "the last spans are lost unless it is ended"]
 pub struct Traces(Option<SdkTracerProvider>);
 
+/// The exporter of traces could not be built.
 #[derive(Debug, thiserror::Error)]
 #[error("traces cannot be sent: {0}; see the variables OTEL_EXPORTER_OTLP_*")]
 pub struct TracesError(#[from] ExporterBuildError);

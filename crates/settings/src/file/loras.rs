@@ -1,4 +1,4 @@
-//! The `lora` table: two ways to write a list, one list.
+//! The `lora` table, which can be written in two ways.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The process itself, under the names that Prometheus' own clients use. As Linux tells it; other
-//! systems tell only when it began.
+//! Metrics of the process, under the names that Prometheus' own clients use. They are complete on
+//! Linux; other systems report only the start time.
 
 use std::{
     sync::OnceLock,
@@ -31,6 +31,7 @@ mod linux {
 
     use crate::metrics::{PROCESS_FDS, PROCESS_MEMORY};
 
+    /// Sets the gauges of resident memory, in bytes, and open file descriptors.
     pub fn observe() {
         if let Some(bytes) = resident() {
             ::metrics::gauge!(PROCESS_MEMORY.name).set(bytes as f64);

@@ -13,6 +13,7 @@ pub struct Metric {
     pub help: &'static str,
 }
 
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     Counter,

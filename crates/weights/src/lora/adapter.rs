@@ -30,6 +30,11 @@ pub(super) struct AdapterConfig {
 
 impl AdapterConfig {
     /// Settings in the header, or beside the file, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError`] if the settings are not valid JSON or describe an unsupported adapter, such as
+    /// DoRA.
     pub fn of(path: &Path, header: &Header) -> Result<Self, LoraError> {
         let invalid = |e: serde_json::Error| header.invalid(format!("its adapter settings: {e}"));
         let settings: Self = if let Some(text) = header.metadata(METADATA_KEY) {

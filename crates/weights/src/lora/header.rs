@@ -1,7 +1,7 @@
 //! The front of a safetensors file: which tensors it has and where.
 //!
-//! Not mapped into memory like a checkpoint: LoRA files lie in folders where people put others of
-//! the same name, and a mapped file that shrinks would end the process.
+//! The file is not mapped into memory like a checkpoint: LoRA files are in folders where users
+//! replace them by others of the same name, and a mapped file that shrinks would end the process.
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +42,10 @@ pub(super) struct FileSpan {
 
 impl Header {
     /// Reads and checks the header; `label` is what messages call the file.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError`] if the file cannot be read, is a pickle, or has no valid safetensors header.
     pub fn read(path: &Path, label: &str) -> Result<Self, LoraError> {
         let io = |cause: std::io::Error| match cause.kind() {
             ErrorKind::NotFound => LoraError::NotFound { file: label.to_owned() },
@@ -109,12 +113,21 @@ impl Header {
         self.metadata.get(key).map(String::as_str)
     }
 
-    /// Where this tensor lies.
+    /// The place of this tensor in the file.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError::Invalid`] if the file has no such tensor.
     pub fn span(&self, key: &str) -> Result<&FileSpan, LoraError> {
         self.tensors.get(key).ok_or_else(|| self.invalid(format!("it has no '{key}'")))
     }
 
     /// The values of one tensor, in the type they are stored in.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError`] if the file has no such tensor, cannot be read, or stores it in an unsupported
+    /// type.
     pub fn tensor(&self, key: &str) -> Result<Tensor, LoraError> {
         let FileSpan { shape, dtype, start, len } = self.span(key)?;
         if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {

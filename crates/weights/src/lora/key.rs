@@ -1,4 +1,4 @@
-//! How the world spells the keys of a LoRA.
+//! The spellings of LoRA keys by common trainers.
 
 /// What a key of a file is.
 #[derive(Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use super::{config::Config, linear};
 /// eps of the norms of queries and keys, whatever `norm_eps` says.
 const QK_EPS: f64 = 1e-5;
 
+/// A transformer block: attention and a gated feed-forward layer, each between two RMSNorms.
 pub struct Block {
     attention_norm1: Tensor,
     to_qkv: Linear,
@@ -37,6 +38,11 @@ pub struct Modulation {
 }
 
 impl Block {
+    /// Reads one block. Only `modulated` blocks have an adaLN layer.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape.
     pub fn load(
         config: &Config,
         modulated: bool,
@@ -84,9 +90,13 @@ impl Block {
         })
     }
 
-    /// What the time embedding `(times, adaln_dim)` means to this block, [`Modulation::PARTS`] beside
-    /// each other: `(times, 4 * dim)`, to become factors by [`Modulation::factors`]. `None` if it sees
-    /// no image.
+    /// The adaLN layer's output for the time embedding `(times, adaln_dim)`: [`Modulation::PARTS`]
+    /// beside each other, `(times, 4 * dim)`, to become factors by [`Modulation::factors`]. `None`
+    /// for a block without modulation.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shapes do not fit, or if the device fails.
     pub fn modulate(&self, adaln: &Tensor) -> Result<Option<Tensor>> {
         self.adaln_modulation.as_ref().map(|linear| linear.forward(adaln)).transpose()
     }
@@ -98,6 +108,10 @@ impl Block {
 
     /// `x`: packed `(tokens, dim)`; `normed`: its [`Self::first_norm`]. Returns the sum and, where
     /// another block follows, that one's norm of it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shapes do not fit, or if the device fails.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -135,7 +149,11 @@ impl Block {
         }
     }
 
-    /// Block after block, each with its modulation if they have any.
+    /// Applies the blocks in order, each with its modulation if there are any.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shapes do not fit, or if the device fails.
     pub fn stack(
         blocks: &[Self],
         x: Tensor,
@@ -162,6 +180,10 @@ impl Modulation {
 
     /// From the linear layers of several blocks, one after the other, to what the blocks multiply by:
     /// `1 + scale` and `tanh(gate)`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shapes do not fit, or if the device fails.
     pub fn factors(blocks: &[Tensor], dim: usize) -> Result<Tensor> {
         let all = Tensor::cat(blocks, 1)?;
         let (times, width) = all.dims2()?;
@@ -173,6 +195,10 @@ impl Modulation {
     }
 
     /// The part of one block in a table of all blocks', from column `start`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the table has too few columns.
     pub fn of(all: &Tensor, start: usize, dim: usize) -> Result<Self> {
         let part = |i: usize| all.narrow(1, start + i * dim, dim);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! `transformer/config.json`, or what the tensors say without one.
+//! `transformer/config.json`, or the shapes of the tensors without one.
 
 use llm_dit_weights::{LoadError, PartConfig, Weights};
 use serde::Deserialize;
@@ -69,6 +69,7 @@ impl Config {
         }
     }
 
+    /// Width of the time embedding.
     pub fn adaln_dim(&self) -> usize {
         self.dim.min(ADALN_DIM)
     }
@@ -78,10 +79,12 @@ impl Config {
         PATCH * PATCH * self.in_channels
     }
 
+    /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
         self.dim / self.n_heads.max(1)
     }
 
+    /// Width of the feed-forward layer.
     pub fn ffn_dim(&self) -> usize {
         // int(dim / 3 * 8), in Python's floating point.
         (self.dim as f64 / 3.0 * 8.0) as usize

@@ -8,6 +8,7 @@ use super::{config::PATCH, linear};
 
 /// Sinusoids of the time.
 pub const FREQUENCIES: usize = 256;
+/// Width between the two layers of the time embedding's MLP.
 pub const MID: usize = 1024;
 
 /// `TimestepEmbedder`: sinusoids, then two linear layers with SiLU between them.
@@ -18,6 +19,11 @@ pub struct TimestepEmbedder {
 }
 
 impl TimestepEmbedder {
+    /// Reads the MLP with output width `out`. `t_scale` multiplies the times.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape.
     pub fn load(
         out: usize,
         t_scale: f64,
@@ -31,6 +37,10 @@ impl TimestepEmbedder {
     }
 
     /// Times `1 - sigma` to `(items, adaln_dim)`. The sinusoids are f32 whatever the type.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device fails.
     pub fn forward(&self, times: &[f32], device: &Device, dtype: DType) -> Result<Tensor> {
         let half = FREQUENCIES / 2;
         let values: Vec<f32> = times
@@ -48,6 +58,10 @@ impl TimestepEmbedder {
 }
 
 /// `(channels, height, width)` to `(patches, 2 * 2 * channels)`; within a patch row, column, channel.
+///
+/// # Errors
+///
+/// Fails unless the latents have three axes, of which `PATCH` divides height and width.
 pub fn patchify(latents: &Tensor) -> Result<Tensor> {
     let (channels, height, width) = latents.dims3()?;
     let (rows, cols) = (height / PATCH, width / PATCH);
@@ -57,7 +71,11 @@ pub fn patchify(latents: &Tensor) -> Result<Tensor> {
         .reshape((rows * cols, PATCH * PATCH * channels))
 }
 
-/// The way back.
+/// The inverse of [`patchify`].
+///
+/// # Errors
+///
+/// Fails if the shapes do not fit.
 pub fn unpatchify(x: &Tensor, channels: usize, height: usize, width: usize) -> Result<Tensor> {
     x.reshape(&[height / PATCH, width / PATCH, PATCH, PATCH, channels])?
         .permute(vec![4, 0, 2, 1, 3])?

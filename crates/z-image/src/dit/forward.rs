@@ -1,8 +1,8 @@
 //! A forward in three calls: embed, blocks `i..j`, project.
 //!
-//! All blocks at once, as [`Dit::forward`] runs them, is one range. Whoever cuts it elsewhere (to add
-//! a residual, or to end a graph) gets the same tokens, but for what fusing the norms of two blocks
-//! saves.
+//! [`Dit::forward`] runs all blocks as one range. A caller that cuts the range (to add a residual,
+//! or to end a graph) gets the same tokens, without the gain of fusing the norms of two blocks at
+//! the cut.
 
 use std::ops::Range;
 

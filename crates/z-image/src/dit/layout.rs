@@ -1,4 +1,4 @@
-//! Where every token lies: lengths after padding, and three-axis positions.
+//! The place of every token: lengths after padding, and three-axis positions.
 //!
 //! A caption's tokens, pads included, are at (1 + i, 0, 0). The image's are at
 //! (padded caption length + 1, row, column), its pads at (0, 0, 0). Pads are attended.
@@ -66,7 +66,12 @@ impl Item {
 }
 
 impl Layout {
-    /// Refuses what the rotary axes cannot number.
+    /// Layout of items with these caption lengths in tokens and latent sizes `(height, width)`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the two counts differ, if a caption or picture is empty, if a size is no multiple
+    /// of `PATCH`, or if a position exceeds the rotary axes.
     pub fn new(config: &Config, captions: &[usize], sizes: &[(usize, usize)]) -> Result<Self> {
         if captions.is_empty() || captions.len() != sizes.len() {
             return Err(Error::Msg(format!(
@@ -103,6 +108,12 @@ impl Layout {
         self.items.iter().map(shape).eq(other.items.iter().map(shape))
     }
 
+    /// Checks the latents, `(channels, height, width)` each, and the number of times against the
+    /// items.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a count or a shape differs.
     pub fn check(&self, latents: &[Tensor], times: usize) -> Result<()> {
         if latents.len() != self.items.len() || times != self.items.len() {
             candle_core::bail!(
@@ -124,34 +135,42 @@ impl Layout {
         Ok(())
     }
 
+    /// Height and width of an item's latents.
     pub fn size(&self, item: usize) -> (usize, usize) {
         (self.items[item].height, self.items[item].width)
     }
 
+    /// Padded caption length of each item, in tokens.
     pub fn caption_lens(&self) -> Vec<usize> {
         self.items.iter().map(Item::caption_padded).collect()
     }
 
+    /// Image tokens of each item, without padding.
     pub fn image_tokens(&self) -> Vec<usize> {
         self.items.iter().map(Item::patches).collect()
     }
 
+    /// Padded image length of each item, in tokens.
     pub fn image_lens(&self) -> Vec<usize> {
         self.items.iter().map(Item::image_padded).collect()
     }
 
+    /// Padded length of each item's image and caption together, in tokens.
     pub fn unified_lens(&self) -> Vec<usize> {
         self.items.iter().map(|i| i.image_padded() + i.caption_padded()).collect()
     }
 
+    /// Positions of all caption tokens, item by item.
     pub fn caption_positions(&self) -> impl Iterator<Item = Position> {
         self.items.iter().flat_map(Item::caption_positions)
     }
 
+    /// Positions of all image tokens, item by item.
     pub fn image_positions(&self) -> impl Iterator<Item = Position> {
         self.items.iter().flat_map(Item::image_positions)
     }
 
+    /// Positions of all tokens, item by item, the image's before the caption's.
     pub fn unified_positions(&self) -> impl Iterator<Item = Position> {
         self.items.iter().flat_map(|i| i.image_positions().chain(i.caption_positions()))
     }
@@ -174,6 +193,10 @@ impl RopeTables {
     }
 
     /// Rotations for packed tokens at these positions.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device fails.
     pub fn rope(&self, positions: impl Iterator<Item = Position>, device: &Device) -> Result<Rope> {
         let (mut cos, mut sin, mut tokens) = (Vec::new(), Vec::new(), 0);
         for position in positions {

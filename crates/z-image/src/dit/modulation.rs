@@ -1,5 +1,5 @@
-//! What the time means to every block. It depends on nothing else, so that all steps of a request are
-//! made at once, before the first of them.
+//! adaLN scales and gates of every block. They depend on the timestep alone, so those of all steps
+//! of a request are computed before the first step.
 
 use std::cell::RefCell;
 
@@ -17,27 +17,44 @@ pub struct Modulations(Tensor);
 pub struct Made(RefCell<Vec<(Vec<f32>, Modulations)>>);
 
 impl Modulations {
-    /// Of the blocks with these numbers; the noise refiner's come first.
+    /// The modulations of the blocks with these numbers; the noise refiner's come first.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the table has no such blocks.
     pub fn blocks(&self, dit: &Dit, numbers: std::ops::Range<usize>) -> Result<Vec<Modulation>> {
         let dim = dit.config.dim;
         numbers.map(|i| Modulation::of(&self.0, i * Modulation::PARTS * dim, dim)).collect()
     }
 
-    /// In memory of its own.
+    /// A copy in memory of its own.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device does not have the memory.
     pub fn copy(&self) -> Result<Self> {
         self.0.copy().map(Self)
     }
 
-    /// Takes the values of others of the same shape.
+    /// Overwrites the values with those of `other`, which has the same shape.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shapes or dtypes differ, or if the device fails.
     pub fn set(&self, other: &Self) -> Result<()> {
         self.0.slice_set(&other.0, 0, 0)
     }
 
+    /// The factors of all blocks beside each other; each row belongs to one item.
     pub fn table(&self) -> &Tensor {
         &self.0
     }
 
     /// The last norm's scale of an item, `(1, dim)`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such item.
     pub fn last(&self, dit: &Dit, item: usize) -> Result<Tensor> {
         let dim = dit.config.dim;
         self.0.narrow(0, item, 1)?.narrow(1, self.0.dim(1)? - dim, dim)
@@ -45,7 +62,11 @@ impl Modulations {
 }
 
 impl Made {
-    /// For items at these times; made now if [`Self::prepare`] was not asked for them.
+    /// The modulations of items at these times, computed now unless [`Self::prepare`] did so.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device fails.
     pub fn at(&self, dit: &Dit, times: &[f32]) -> Result<Modulations> {
         if let Some(made) = self.find(times) {
             return Ok(made);
@@ -55,7 +76,11 @@ impl Made {
         Ok(made)
     }
 
-    /// Makes those of several steps, in each of which all items are at one time.
+    /// Computes the modulations of several steps, in each of which all items are at one time.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device fails.
     pub fn prepare(&self, dit: &Dit, items: usize, times: &[f32]) -> Result<()> {
         let steps = times.iter().map(|&time| vec![time; items]);
         let missing: Vec<Vec<f32>> = steps.filter(|step| self.find(step).is_none()).collect();

@@ -1,4 +1,4 @@
-//! The transformer's linear layers: what a LoRA can change.
+//! The transformer's linear layers, which a LoRA can change.
 
 use std::collections::BTreeMap;
 

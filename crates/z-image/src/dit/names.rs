@@ -20,8 +20,9 @@ const ATTENTION: [(&str, &str); 3] =
 const QKV: [&str; 3] = ["to_q", "to_k", "to_v"];
 
 /// diffusers' names for what a file calls `name`: a module (`layers.0.attention.qkv`) or a tensor
-/// of it (`layers.0.attention.qkv.weight`). One, except for a fused projection, whose rows belong
-/// to three. A name that is diffusers' already, or nobody's, comes back without its prefix.
+/// of it (`layers.0.attention.qkv.weight`). There is one name, except for a fused projection, whose
+/// rows belong to three. A name that is diffusers' already, or unknown, is returned without its
+/// prefix.
 pub fn canonical(name: &str) -> Vec<Part> {
     let name = strip_prefix(name);
     let (first, rest) = split(name);

@@ -1,4 +1,4 @@
-//! Changing weights of a loaded transformer, one part at a time.
+//! Changes the weights of a loaded transformer, one part at a time.
 //!
 //! A part is loaded beside the one that it replaces, so no more than one block is in memory twice.
 
@@ -8,7 +8,7 @@ use llm_dit_weights::{LoadError, Overlay, Weights};
 
 use super::{Dit, block::Block, embed::TimestepEmbedder};
 
-/// What is replaced at once.
+/// A part that is replaced at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     XEmbedder,
@@ -21,9 +21,13 @@ enum Part {
 }
 
 impl Dit {
-    /// Puts these changes on top of the checkpoint in place of those that are there. Only parts
-    /// that have changes, now or before, are read again; without changes they are the checkpoint's,
-    /// bit for bit. When a part cannot be loaded, the changes from before stay.
+    /// Replaces the overlay on the checkpoint. Only parts that have changes in the old or the new
+    /// overlay are read again; without changes they equal the checkpoint bit for bit. If a part
+    /// cannot be loaded, the old overlay stays.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a part cannot be loaded.
     pub fn set_overlay(&mut self, overlay: Arc<Overlay>) -> Result<(), LoadError> {
         let before = self.weights.clone();
         let parts: Vec<Part> = if self.settled {
@@ -53,7 +57,7 @@ impl Dit {
         self.weights.done()
     }
 
-    /// What is on top of the checkpoint.
+    /// The overlay on the checkpoint.
     pub fn overlay(&self) -> &Arc<Overlay> {
         self.weights.overlay()
     }

@@ -55,6 +55,10 @@ impl GraphCache {
 
     /// The forward, if it is one that is captured: `None` on devices without graphs, and for types
     /// whose operations are composed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if capture or launch of the graph fails.
     pub fn forward(
         &self,
         dit: &Dit,

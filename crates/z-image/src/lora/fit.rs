@@ -1,4 +1,4 @@
-//! Which of the transformer's matrices a file's modules are.
+//! Matches a file's modules with the transformer's matrices.
 
 use std::collections::{BTreeMap, HashMap};
 

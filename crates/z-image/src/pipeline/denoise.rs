@@ -1,4 +1,4 @@
-//! From noise to latents: pictures of one shape along one grid of sigmas.
+//! The denoising loop: from noise to latents, for pictures of one shape on one grid of sigmas.
 //!
 //! All of a batch go through the transformer in one packed forward. Each keeps its own solver and
 //! latents, so one that leaves, or a forward that is too large for the device, disturbs no other.
@@ -25,13 +25,13 @@ pub(super) struct Trajectory<'a> {
     pub member: Member<'a>,
     pub latents: Vec<f32>,
     solver: Solver,
-    /// Of the whole trajectory.
+    /// The times `1 - sigma` of the whole trajectory's steps.
     times: Vec<f32>,
     /// Forward passes that are done.
     index: u32,
 }
 
-/// What the denoiser needs of a batch besides its latents.
+/// The denoiser's inputs for a batch besides its latents.
 struct Conditions<C> {
     positive: C,
     /// All positive captions, then all negative ones; with guidance only.
@@ -39,6 +39,7 @@ struct Conditions<C> {
 }
 
 impl<'a> Trajectory<'a> {
+    /// Starts from `latents` at the first of `sigmas`; the last one is where the trajectory ends.
     pub fn new(member: Member<'a>, latents: Vec<f32>, sigmas: Vec<f64>) -> Self {
         // The last sigma is where the trajectory ends.
         let asked = &sigmas[..sigmas.len().saturating_sub(1)];
@@ -134,7 +135,7 @@ fn denoise_together<D: Denoiser>(
                 ControlFlow::Break(()) => trajectory.member.finish(Err(GenerateError::Cancelled)),
             }
         }
-        // Without those who left there are other captions to pack.
+        // Without the jobs that were cancelled there are other captions to pack.
         conditions = (trajectories.len() == count).then_some(ready);
     }
     Ok(())

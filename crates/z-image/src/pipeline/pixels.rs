@@ -1,4 +1,4 @@
-//! What the VAE made, as bytes.
+//! Converts the VAE's output to bytes.
 
 use candle_core::{DType, Tensor};
 use llm_dit_engine::image::GenerateError;

@@ -6,7 +6,7 @@ use llm_dit_params::Scheduler;
 
 use super::{dpm_solver, flow, terms, unipc};
 
-/// Says where the model is to be asked next, and moves the latents by its answer.
+/// Chooses the sigma of the next evaluation, and moves the latents by its result.
 ///
 /// ```
 /// # use llm_dit_z_image::schedule::{Solver, sigmas};

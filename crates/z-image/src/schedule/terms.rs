@@ -1,4 +1,5 @@
-//! What the multistep solvers share: the noise level in logarithms, and sums of scaled latents.
+//! Terms that the multistep solvers share: the noise level in logarithms, and sums of scaled
+//! latents.
 
 /// `log((1 - sigma) / sigma)`, the logarithm of the signal-to-noise ratio. Infinite at 0, where the
 /// exponentials of the last step then vanish as they should.

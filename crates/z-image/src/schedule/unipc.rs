@@ -1,7 +1,7 @@
 //! UniPC of second order with B2(h): Zhao and others, 2023, arXiv 2302.04867.
 //!
-//! A predictor goes ahead as DPM-Solver++ does. Once the model has been asked at the new place, a
-//! corrector goes the same way again with that answer, and the predictor goes on from there.
+//! A predictor advances as DPM-Solver++ does. Once the model has been evaluated at the new sigma, a
+//! corrector repeats the step with that output, and the predictor continues from there.
 
 use super::terms::{lambda, sum};
 

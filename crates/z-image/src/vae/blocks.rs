@@ -44,6 +44,11 @@ pub struct DownBlock {
     downsampler: Option<Conv2d>,
 }
 
+/// Reads a 3x3 convolution with bias.
+///
+/// # Errors
+///
+/// [`LoadError`] if a tensor is missing or has another shape.
 pub fn conv3x3(c_in: usize, c_out: usize, stride: usize, weights: &Weights) -> Load<Conv2d> {
     Ok(Conv2d::new(
         weights.get("weight", &[c_out, c_in, 3, 3])?,
@@ -52,6 +57,11 @@ pub fn conv3x3(c_in: usize, c_out: usize, stride: usize, weights: &Weights) -> L
     )?)
 }
 
+/// Reads a group norm over `channels` channels.
+///
+/// # Errors
+///
+/// [`LoadError`] if a tensor is missing or has another shape.
 pub fn group_norm(channels: usize, groups: usize, weights: &Weights) -> Load<GroupNorm> {
     let (weight, bias) = (weights.get("weight", &[channels])?, weights.get("bias", &[channels])?);
     Ok(GroupNorm { groups, weight, bias, eps: EPS })
@@ -129,6 +139,11 @@ impl AttentionBlock {
 }
 
 impl MidBlock {
+    /// Reads two residual blocks and the attention between them.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape.
     pub fn load(channels: usize, groups: usize, weights: &Weights) -> Load<Self> {
         let resnet =
             |i: usize| Resnet::load(channels, channels, groups, &weights.pp("resnets").pp(i));
@@ -138,6 +153,11 @@ impl MidBlock {
         })
     }
 
+    /// `x`: `(n, height, width, channels)`; the result has the same shape.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shape does not fit, or if the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.resnets[0].forward(x)?;
         self.resnets[1].forward(&self.attention.forward(&x)?)
@@ -145,6 +165,11 @@ impl MidBlock {
 }
 
 impl UpBlock {
+    /// Reads `layers` residual blocks and, if `up`, the upsampler after them.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape.
     pub fn load(
         c_in: usize,
         c_out: usize,
@@ -160,6 +185,12 @@ impl UpBlock {
         })
     }
 
+    /// `x`: `(n, height, width, c_in)`; the result has `c_out` channels and, with an upsampler,
+    /// twice the height and width.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shape does not fit, or if the device fails.
     pub fn forward(&self, mut x: Tensor) -> Result<Tensor> {
         for resnet in &self.resnets {
             x = resnet.forward(&x)?;
@@ -172,6 +203,11 @@ impl UpBlock {
 }
 
 impl DownBlock {
+    /// Reads `layers` residual blocks and, if `down`, the downsampler after them.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing or has another shape.
     pub fn load(
         c_in: usize,
         c_out: usize,
@@ -187,6 +223,12 @@ impl DownBlock {
         })
     }
 
+    /// `x`: `(n, height, width, c_in)`; the result has `c_out` channels and, with a downsampler,
+    /// half the height and width.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shape does not fit, or if the device fails.
     pub fn forward(&self, mut x: Tensor) -> Result<Tensor> {
         for resnet in &self.resnets {
             x = resnet.forward(&x)?;

@@ -1,4 +1,4 @@
-//! `vae/config.json`, or what the tensors say without one.
+//! `vae/config.json`, or the shapes of the tensors without one.
 
 use llm_dit_weights::{LoadError, PartConfig, Weights};
 use serde::Deserialize;

@@ -46,7 +46,11 @@ struct Cut {
 }
 
 impl Tiling {
-    /// [`Decoder::decode`] of what fits in memory.
+    /// [`Decoder::decode`], in tiles where this setting asks for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::decode`].
     pub fn decode(self, decoder: &Decoder, z: &Tensor) -> Result<Tensor> {
         let (config, scale) = (&decoder.config, decoder.config.scale_factor());
         let (n, _, height, width) = z.dims4()?;
@@ -60,7 +64,11 @@ impl Tiling {
         tiled(z, cut, out, |tile| decoder.decode(tile))
     }
 
-    /// [`Encoder::encode`] likewise.
+    /// [`Encoder::encode`], in tiles where this setting asks for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::encode`].
     pub fn encode(self, encoder: &Encoder, pictures: &Tensor) -> Result<Posterior> {
         let (config, scale) = (&encoder.config, encoder.config.scale_factor());
         let (n, _, height, width) = pictures.dims4()?;

@@ -84,6 +84,7 @@ pub(super) struct Images {
 }
 
 impl OpenAiBody {
+    /// The fields of OpenAI's API that the body may have.
     pub const FIELDS: [&str; 12] = [
         "model",
         "n",
@@ -112,6 +113,11 @@ pub(super) fn split(all: Map<String, Value>) -> Result<(OpenAiBody, GenerateBody
 }
 
 impl Images {
+    /// Checks OpenAI's fields and translates them to the gateway's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] with status 400 if a value is out of range or contradicts another.
     pub async fn check(
         state: &AppState,
         theirs: OpenAiBody,

@@ -1,8 +1,8 @@
-//! What can be wrong with a database.
+//! Errors of the database.
 
 use std::{io, path::PathBuf};
 
-/// Why the history is not to be had.
+/// Why the history cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("the folder {path} cannot be created: {cause}")]

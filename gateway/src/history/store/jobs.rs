@@ -27,7 +27,7 @@ impl Store {
             self.jobs.next_number = number + 1;
             match serde_json::from_slice(json.value()) {
                 Ok(record) => self.jobs.restore(number, &record),
-                // Of another version. The others must not suffer for it.
+                // The record is of another version. The others are read all the same.
                 Err(error) => {
                     unread += 1;
                     tracing::error!(number, %error, "failed to read a stored job");
@@ -47,13 +47,21 @@ impl Store {
         })
     }
 
-    /// Oldest first.
+    /// Ids of the jobs that are not over, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or a record cannot be read.
     pub fn unfinished_jobs(&mut self) -> Result<Vec<JobId>, StoreError> {
         let all = self.all_jobs()?.into_iter();
         Ok(all.filter(|job| !job.record.is_over()).map(|job| job.record.id).collect())
     }
 
-    /// Tells all jobs, oldest first, and from then on every change.
+    /// Sends all jobs to `watcher`, oldest first, and every change from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or a record cannot be read.
     pub fn watch_jobs(&mut self, watcher: UnboundedSender<Change>) -> Result<(), StoreError> {
         let known = self.all_jobs()?.into_iter().map(|job| Change::Put(Box::new(job)));
         for change in known.chain([Change::UpToDate]) {
@@ -66,6 +74,10 @@ impl Store {
     }
 
     /// Stores a record in place of revision `expected`; `None` if the job has another one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn put_job(
         &mut self,
         record: JobRecord,
@@ -80,7 +92,11 @@ impl Store {
         Ok(Some(self.jobs.put(number, record)))
     }
 
-    /// A job that is not over waits again. Nothing happens if it was removed.
+    /// Stores the record of a job that waits again. Does nothing if the job was removed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn requeue_job(&mut self, record: JobRecord) -> Result<(), StoreError> {
         if let Some(revision) = self.jobs.get(record.id).map(|slot| slot.revision) {
             self.put_job(record, revision)?;
@@ -88,8 +104,13 @@ impl Store {
         Ok(())
     }
 
-    /// The end of a job, and in the same change its picture under the id `picture` names. Returns the
-    /// end that stands: this one, or one that was stored before. `None` if the job was removed.
+    /// Stores the end of a job and, in the same transaction, its picture as `(id, entry, file)`.
+    /// Returns the end that counts: this one, or one that was stored before. `None` if the job was
+    /// removed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or a record cannot be read.
     pub fn end_job(
         &mut self,
         record: JobRecord,
@@ -117,6 +138,11 @@ impl Store {
         Ok(Some(record))
     }
 
+    /// A job's record and its revision; `None` if there is no such job.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or the record cannot be read.
     pub fn job(&mut self, id: JobId) -> Result<Option<StoredJob>, StoreError> {
         let Some(slot) = self.jobs.get(id).cloned() else { return Ok(None) };
         let transaction = self.database()?.begin_read()?;
@@ -125,6 +151,11 @@ impl Store {
         Ok(Some(StoredJob { record, revision: slot.revision }))
     }
 
+    /// The job with this idempotency key.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or the record cannot be read.
     pub fn job_with_key(&mut self, key: &str) -> Result<Option<StoredJob>, StoreError> {
         match self.jobs.with_key(key) {
             Some(id) => self.job(id),
@@ -132,6 +163,11 @@ impl Store {
         }
     }
 
+    /// Removes jobs and the pictures that they start from, in one transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn remove_jobs(&mut self, ids: &[JobId]) -> Result<(), StoreError> {
         let numbers: Vec<_> =
             ids.iter().filter_map(|id| Some((*id, self.jobs.get(*id)?.number))).collect();
@@ -146,7 +182,11 @@ impl Store {
         Ok(())
     }
 
-    /// The picture that a job starts from.
+    /// Stores the picture that a job starts from.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn put_source(&mut self, job: JobId, file: &[u8]) -> Result<(), StoreError> {
         self.change(|tables| {
             tables.sources.insert(job.as_u128(), file)?;
@@ -154,7 +194,12 @@ impl Store {
         })
     }
 
-    /// What a job starts from, or what came of it, if the history still has it.
+    /// The picture that a job starts from or, once it is done, its result, if the history still has
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails or the record cannot be read.
     pub fn job_picture(&mut self, job: JobId) -> Result<Option<Bytes>, StoreError> {
         let Some(stored) = self.job(job)? else { return Ok(None) };
         let transaction = self.database()?.begin_read()?;

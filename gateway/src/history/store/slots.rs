@@ -32,10 +32,12 @@ impl JobSlots {
         self.slots.insert(record.id, Slot { number, revision: Revision::NEW.next(), key });
     }
 
+    /// Number and revision of a job.
     pub fn get(&self, id: JobId) -> Option<&Slot> {
         self.slots.get(&id)
     }
 
+    /// The job with this idempotency key.
     pub fn with_key(&self, key: &str) -> Option<JobId> {
         let mut slots = self.slots.iter();
         slots.find_map(|(id, slot)| (slot.key.as_deref() == Some(key)).then_some(*id))
@@ -67,6 +69,7 @@ impl JobSlots {
         revision
     }
 
+    /// Removes a job and notifies the watchers.
     pub fn remove(&mut self, id: JobId) {
         self.slots.remove(&id);
         self.tell(Change::Removed(id));
@@ -79,6 +82,7 @@ impl JobSlots {
         all
     }
 
+    /// Sends every change from now on to `watcher`.
     pub fn watch(&mut self, watcher: UnboundedSender<Change>) {
         self.watchers.push(watcher);
     }

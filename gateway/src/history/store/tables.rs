@@ -8,7 +8,7 @@ use crate::records::job::JobId;
 /// JSON of an [`Entry`](crate::history::entry::Entry).
 pub(super) const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 pub(super) const PICTURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pictures");
-/// Made when somebody first looks.
+/// Made on the first request for one.
 pub(super) const THUMBNAILS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("thumbnails");
 /// `next_id`, and `bytes` of all pictures.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
@@ -39,7 +39,11 @@ pub(super) struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    /// Makes those that are not there yet.
+    /// Opens the tables, and creates those that are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn open(transaction: &'a WriteTransaction) -> Result<Self, StoreError> {
         Ok(Self {
             entries: transaction.open_table(ENTRIES)?,
@@ -53,11 +57,20 @@ impl<'a> Tables<'a> {
         })
     }
 
+    /// The id of the next picture.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn next_id(&self) -> Result<u64, StoreError> {
         Ok(self.numbers.get(NEXT_ID)?.map_or(1, |id| id.value()))
     }
 
-    /// A picture with what is known of it, as JSON.
+    /// Stores a picture and its entry (JSON) under `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn keep(&mut self, id: u64, entry: &[u8], file: &[u8]) -> Result<(), StoreError> {
         self.entries.insert(id, entry)?;
         self.pictures.insert(id, file)?;
@@ -66,12 +79,22 @@ impl<'a> Tables<'a> {
         self.grow(file.len() as u64)
     }
 
+    /// Adds to the number of bytes that the pictures take.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn grow(&mut self, by: u64) -> Result<(), StoreError> {
         let bytes = self.bytes()? + by;
         self.numbers.insert(BYTES, bytes)?;
         Ok(())
     }
 
+    /// Removes a picture. False if there is none of this id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn remove(&mut self, id: u64) -> Result<bool, StoreError> {
         let was_there = self.entries.remove(id)?.is_some();
         let mut freed = 0;
@@ -83,7 +106,11 @@ impl<'a> Tables<'a> {
         Ok(was_there)
     }
 
-    /// All pictures, and how many there were.
+    /// Removes all pictures. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn clear(&mut self) -> Result<u64, StoreError> {
         let count = self.entries.len()?;
         self.entries.retain(|_, _| false)?;
@@ -93,7 +120,11 @@ impl<'a> Tables<'a> {
         Ok(count)
     }
 
-    /// Takes over what an older gateway stored for jobs of these numbers.
+    /// Moves the source pictures that an older gateway stored under job numbers to the jobs' ids.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn move_numbered_sources(&mut self, jobs: &[(u64, JobId)]) -> Result<(), StoreError> {
         for (number, id) in jobs {
             if let Some(file) = self.numbered_sources.remove(*number)? {
@@ -103,7 +134,11 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// Takes the oldest pictures away until the bounds hold.
+    /// Removes the oldest pictures until at most `max_entries` and `max_bytes` are left.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
     pub fn trim(&mut self, max_entries: u64, max_bytes: u64) -> Result<(), StoreError> {
         while self.entries.len()? > max_entries || self.bytes()? > max_bytes {
             let oldest = self.entries.first()?.map(|(id, _)| id.value());

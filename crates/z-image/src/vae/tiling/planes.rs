@@ -17,6 +17,11 @@ impl Planes {
         Self { values: vec![0.0; count * height * width], count, height, width }
     }
 
+    /// Copies a tensor `(n, channels, height, width)` to the host, as f32.
+    ///
+    /// # Errors
+    ///
+    /// Fails unless the tensor has four axes, or if the device fails.
     pub fn read(x: &Tensor) -> Result<Self> {
         let (n, channels, height, width) = x.dims4()?;
         let values = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
