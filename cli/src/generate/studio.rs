@@ -35,15 +35,36 @@ pub struct Made {
 pub trait Studio {
     /// The model's label, if it is known before a picture is made.
     fn model(&self) -> Option<String>;
-    /// The LoRAs, likewise.
+    /// The LoRAs, if they are known before a picture is made.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the flags name LoRAs that cannot be used.
     fn loras(&self) -> Result<Option<Vec<Lora>>, CliError>;
-    /// Checks a picture and fills in what the model has to say; returns the number of its steps.
+    /// Checks a picture and fills in the model's defaults; returns the number of its steps.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if a parameter is invalid for the model.
     fn resolve(&self, item: &mut Item) -> Result<u32, CliError>;
-    /// Everything that is done once. [`Studio::make`] is then called with these items, in order.
+    /// Does the work that precedes all pictures. [`Studio::make`] is then called with these items,
+    /// in order.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the model cannot be loaded, or a prompt cannot be encoded.
     fn prepare(&mut self, items: &[Item], progress: &Progress) -> Result<(), CliError>;
     /// How many of these can be made together, counted from the first; at least that one.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if a parameter is invalid for the model.
     fn together(&self, items: &[Item]) -> Result<usize, CliError>;
     /// Makes them together, and hands over each as soon as it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if a picture fails or is cancelled, or the error of `deliver`.
     fn make(
         &mut self,
         items: &[Item],

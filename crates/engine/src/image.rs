@@ -140,6 +140,7 @@ pub enum GenerateError {
 
 /// Owns the weights. Lives on one thread.
 pub trait ImageGenerator: Send {
+    /// The loaded model, with its defaults and limits.
     fn info(&self) -> ModelInfo;
 
     /// Makes the pictures of jobs that [fit](GenerateJob::fits) each other, each as it would be
@@ -149,6 +150,11 @@ pub trait ImageGenerator: Send {
     fn generate_batch(&mut self, batch: Vec<Member<'_>>);
 
     /// A batch of one.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError`] if the job does not fit the model, if the device fails, or if `sink` stops
+    /// it.
     fn generate(
         &mut self,
         job: &CheckedJob,
@@ -160,7 +166,11 @@ pub trait ImageGenerator: Send {
         result.unwrap_or_else(|| Err(GenerateError::Backend("no result came".to_owned())))
     }
 
-    /// Whether the device works at all, found out with next to no work.
+    /// Checks that the device works, with a minimum of work.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError`] if it does not.
     fn probe(&mut self) -> Result<(), GenerateError> {
         Ok(())
     }
@@ -185,8 +195,12 @@ pub trait ImageGenerator: Send {
 
     /// The LoRAs that are fused into the weights now.
     fn loras(&self) -> Vec<ActiveLora>;
-    /// Fuses these into the weights instead of those from before. On an error everything is as it
-    /// was.
+    /// Fuses these into the weights, in place of the current ones.
+    ///
+    /// # Errors
+    ///
+    /// [`SetLorasError`] if a file cannot be used or the weights cannot be loaded. The current
+    /// LoRAs then stay.
     fn set_loras(&mut self, choices: &[LoraChoice]) -> Result<LoraReport, SetLorasError>;
 }
 

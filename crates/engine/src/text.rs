@@ -46,11 +46,20 @@ pub enum EncodeError {
 
 /// Owns the weights. Lives on one thread.
 pub trait TextEncoder: Send {
+    /// The loaded encoder.
     fn info(&self) -> EncoderInfo;
-    /// Hidden states of shape `(tokens, hidden_size)`.
+    /// Hidden states of shape `(tokens, hidden_size)`, in the job's dtype.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError`] if the job does not fit the model, or if the device fails.
     fn encode(&mut self, job: &EncodeJob) -> Result<Tensor, EncodeError>;
 
-    /// Whether the device works at all, found out with next to no work.
+    /// Checks that the device works, with a minimum of work.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError`] if it does not.
     fn probe(&mut self) -> Result<(), EncodeError> {
         Ok(())
     }

@@ -10,10 +10,11 @@ use crate::{
     telemetry::{self, LogArgs},
 };
 
-/// What a service's command line has.
+/// The command line of a service.
 pub trait ServiceArgs: Parser {
     /// Which keys of a configuration file are its own.
     const PROGRAM: Program;
+    /// The flags of logs and traces.
     fn log(&self) -> &LogArgs;
 }
 

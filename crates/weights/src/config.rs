@@ -8,11 +8,20 @@ use crate::{LoadError, PartFiles, Weights, read_config};
 
 /// Hyperparameters of a part.
 pub trait PartConfig: DeserializeOwned {
-    /// What the tensors tell by their shapes, and the released model's values for the rest.
+    /// The configuration that the tensors' shapes show, with the released model's values for the
+    /// rest.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if a tensor is missing, or its shape is not that of such a model.
     fn of(weights: &Weights) -> Result<Self, LoadError>;
-    /// True when tensors of the one shape everything that tensors of the other do.
+    /// True when both describe tensors of the same shapes.
     fn same_shapes(&self, other: &Self) -> bool;
-    /// Refuses what the part's implementation does not compute.
+    /// Checks that the part's implementation supports the configuration.
+    ///
+    /// # Errors
+    ///
+    /// The reason, if it does not.
     fn check(&self) -> Result<(), String>;
 }
 
