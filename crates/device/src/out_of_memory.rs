@@ -3,8 +3,8 @@
 use std::{error::Error, io};
 
 /// How the driver, cuBLAS, cuDNN, Metal, systems and our own engines say it, in lower case.
-const WORDS: [&str; 5] =
-    ["out of memory", "out_of_memory", "alloc_failed", "cannot allocate memory", "no memory left"];
+const WORDS: [&str; 4] =
+    ["out of memory", "out_of_memory", "alloc_failed", "cannot allocate memory"];
 
 /// Whether an error, or one of its causes, says that the memory of a device or of the host is full.
 ///
@@ -13,7 +13,9 @@ const WORDS: [&str; 5] =
 pub fn is_out_of_memory(error: &(dyn Error + 'static)) -> bool {
     by_code(error).unwrap_or_else(|| {
         let message = error.to_string().to_lowercase();
-        WORDS.iter().any(|words| message.contains(words))
+        // With RUST_BACKTRACE, candle puts the stack behind the message, and functions have names.
+        let message = message.lines().take_while(|line| !line.trim_start().starts_with("0: "));
+        message.into_iter().any(|line| WORDS.iter().any(|words| line.contains(words)))
     })
 }
 
@@ -68,11 +70,13 @@ mod tests {
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
             "the model failed: CUBLAS_STATUS_ALLOC_FAILED",
             "Cannot allocate memory (os error 12)",
-            "the device has no memory left for this prompt",
+            "the device is out of memory for this prompt",
         ] {
             assert!(is_out_of_memory(&message(text)), "{text}");
         }
         assert!(!is_out_of_memory(&message("shape mismatch in matmul")));
+        let stack = "shape mismatch\n   0: llm_dit_device::out_of_memory::is_out_of_memory\n";
+        assert!(!is_out_of_memory(&message(stack)));
     }
 
     #[test]
