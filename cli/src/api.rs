@@ -29,7 +29,7 @@ pub fn encode_chat(
             _ = tokio::signal::ctrl_c() => Err(CliError::interrupted()),
         }
     })?;
-    if encoded.full {
+    if encoded.hit_limit {
         progress.note(&format!(
             "the prompt has all {} tokens of --max-tokens; if it was longer, heylookitsanllm truncated it, including the header of the assistant's turn",
             args.max_tokens

@@ -113,14 +113,14 @@ impl Backends {
         }
     }
 
-    /// The encoder for a request that names `wish`. `has_encoder`: the chosen diffusion service can
+    /// The encoder for a request that names `requested`. `has_encoder`: the chosen diffusion service can
     /// encode.
     ///
     /// # Errors
     ///
     /// [`Fault`] if there is no encoder of this name.
-    pub fn encoder(&self, wish: Option<&str>, has_encoder: bool) -> Result<Choice<'_>, Fault> {
-        match wish {
+    pub fn encoder(&self, requested: Option<&str>, has_encoder: bool) -> Result<Choice<'_>, Fault> {
+        match requested {
             None if self.encoder_is_open && has_encoder => Ok(Choice::Theirs),
             None => Ok(Choice::Ours(&self.encoders[0])),
             Some(DIFFUSION) if has_encoder => Ok(Choice::Theirs),

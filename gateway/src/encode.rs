@@ -127,7 +127,7 @@ async fn from_heylook(
             chunks: encoded.tensor.chunks().collect(),
             hidden_layer: encoded.hidden_layer as u32,
             // How many is not known.
-            truncated: encoded.full.into(),
+            truncated: encoded.hit_limit.into(),
             model: server.model().to_owned(),
         });
         cache.put(key, &embedding);

@@ -197,8 +197,8 @@ impl Maker {
     }
 
     fn choice(&self, request: &Request, model: &Model) -> Result<Choice<'_>, Fault> {
-        let wish = request.body.encoder.as_deref();
-        let choice = self.backends.encoder(wish, model.has_encoder)?;
+        let requested = request.body.encoder.as_deref();
+        let choice = self.backends.encoder(requested, model.has_encoder)?;
         let asks = request.body.hidden_layer.is_some() || request.body.max_tokens.is_some();
         if asks && matches!(choice, Choice::Theirs) {
             return Err(Fault::Unsupported(

@@ -57,7 +57,7 @@ async fn the_recorded_exchange_gives_the_recorded_values() {
     assert_eq!(encoded.tensor.shape(), [rows.len(), 64]);
     assert_eq!(encoded.tensor.dtype(), DType::Bf16, "what the model computes in");
     assert_eq!(encoded.tensor.to_f32(), values, "nothing is lost by it");
-    assert!(!encoded.full);
+    assert!(!encoded.hit_limit);
     assert_eq!((encoder.shape().hidden_size, encoder.dtype()), (64, DType::Bf16));
 }
 
@@ -100,7 +100,7 @@ async fn a_prompt_that_fills_what_is_allowed_is_reported() {
     let reply = Reply::Bytes(recorded_response("hs_maxlen4"));
     fake.answer(&body(&sunset(), MODEL, -2, 4), reply.clone());
     let encoded = encoder(&fake).encode(&sunset(), -2, 4, None).await.expect("well");
-    assert!(encoded.full);
+    assert!(encoded.hit_limit);
     assert_eq!(encoded.tensor.shape(), [4, 64]);
     assert_eq!(encoded.tensor.to_f32(), whole[..4 * 64], "the first tokens are what stays");
 

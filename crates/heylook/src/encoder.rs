@@ -37,7 +37,7 @@ pub struct Encoded {
     pub hidden_layer: usize,
     /// There are as many tokens as were allowed. The server does not say whether more did not fit.
     /// If so, the end of the chat was cut, the header that opens the answer first of all.
-    pub full: bool,
+    pub hit_limit: bool,
 }
 
 /// What we were configured in place of a default.
@@ -182,9 +182,9 @@ impl HeylookEncoder {
         let tensor = answer.tensor(max_length).map_err(|reason| self.bad(reason))?;
         self.check_width(&tensor)?;
         let computed_in = *self.observed.dtype.get_or_init(|| answer.computed_in());
-        let full = tensor.shape()[0] == max_length;
+        let hit_limit = tensor.shape()[0] == max_length;
         let tensor = round(tensor, dtype.unwrap_or(computed_in))?;
-        Ok(Encoded { tensor, hidden_layer: layer.index, full })
+        Ok(Encoded { tensor, hidden_layer: layer.index, hit_limit })
     }
 
     fn layer(&self, hidden_layer: i32) -> Result<Layer, HeylookError> {

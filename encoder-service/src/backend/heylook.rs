@@ -64,7 +64,7 @@ impl Backend for Heylook {
         Ok(Prepared::new(&self.worker, move |Caller { encoder, runtime }| {
             let asking = encoder.encode(&text, hidden_layer, max_tokens, dtype);
             let encoded = runtime.block_on(asking).map_err(logged)?;
-            if encoded.full {
+            if encoded.hit_limit {
                 tracing::warn!(
                     max_tokens,
                     "a prompt has exactly the maximum number of tokens; if it was longer, the server truncated it"
@@ -74,7 +74,7 @@ impl Backend for Heylook {
                 tensor: encoded.tensor,
                 hidden_layer: encoded.hidden_layer,
                 // How many is not known.
-                truncated_tokens: usize::from(encoded.full),
+                truncated_tokens: usize::from(encoded.hit_limit),
             })
         }))
     }

@@ -42,8 +42,8 @@ struct Parameters {
     seed: u64,
 }
 
-/// What was told last, so that only news are.
-struct Told {
+/// What was reported last, so that only news are.
+struct Reported {
     stage: String,
     step: u32,
     at: Instant,
@@ -52,12 +52,12 @@ struct Told {
 /// Reads to the last event.
 pub(super) async fn read(answer: Response, report: Report<'_>) -> Result<Answer, Unanswered> {
     let mut events = SseStream::from_bytes_stream(answer.bytes_stream());
-    let mut told = Told { stage: String::new(), step: 0, at: Instant::now() };
+    let mut reported = Reported { stage: String::new(), step: 0, at: Instant::now() };
     while let Some(event) = events.next().await {
         let event = event.map_err(|error| Unanswered::Lost(error.to_string()))?;
         let data = event.data.unwrap_or_default();
         match event.event.as_deref() {
-            Some("progress") => told.tell(&parse(&data)?, report),
+            Some("progress") => reported.tell(&parse(&data)?, report),
             Some("result") => return finish(parse(&data)?),
             Some("error") => {
                 let Problem { detail, status } = parse(&data)?;
@@ -89,7 +89,7 @@ fn finish(outcome: Outcome) -> Result<Answer, Unanswered> {
     })
 }
 
-impl Told {
+impl Reported {
     fn tell(&mut self, progress: &Progress, report: Report<'_>) {
         let stage = match (progress.stage.as_str(), progress.queue_position) {
             ("encoding", _) => "encoding the prompt".to_owned(),
