@@ -137,7 +137,7 @@ mod tests {
         assert!(health.is_healthy());
         health.gone();
         health.worked();
-        assert!(!health.is_healthy(), "nobody comes back from there");
+        assert!(!health.is_healthy(), "an ended thread does not recover");
     }
 
     #[tokio::test]

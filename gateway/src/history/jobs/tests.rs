@@ -19,7 +19,7 @@ async fn stores() -> (tempfile::TempDir, [JobStore; 2]) {
 async fn embedded(folder: &tempfile::TempDir) -> EmbeddedJobStore {
     let history = options::History::Folder(folder.path().to_owned());
     let keep = KeepOptions { history, ..KeepOptions::default() };
-    // An earlier one's thread has the file until it sees that nobody can ask it any more.
+    // An earlier one's thread has the file until it sees that its last handle is gone.
     let history = loop {
         match History::open(&keep, None) {
             Ok(history) => break history.expect("one is kept"),

@@ -121,7 +121,7 @@ fn assert_all_near(latents: &[f32], x0: f32) {
 fn all_of_a_batch_arrive_where_a_denoiser_without_a_transformer_points() {
     let (one, other) = (job(0.5, |_| {}), job(-2.0, |_| {}));
     let model = Constant::default();
-    let none = |_| unreachable!("nobody leaves");
+    let none = |_| unreachable!("no caller leaves");
     let batch = vec![trajectory(&one, go_on, none), trajectory(&other, go_on, none)];
     let arrived = denoise(&model, SHAPE, batch);
     assert_all_near(&arrived[0].latents, 0.5);
@@ -137,7 +137,7 @@ fn guidance_asks_for_both_captions_at_once() {
     // x0 with guidance 1: 0.5 + (0.5 - -0.5).
     let guided = job(0.5, |options| options.guidance_scale = Some(1.0));
     let model = Constant::default();
-    let batch = vec![trajectory(&guided, go_on, |_| unreachable!("nobody leaves"))];
+    let batch = vec![trajectory(&guided, go_on, |_| unreachable!("no caller leaves"))];
     assert_all_near(&denoise(&model, SHAPE, batch)[0].latents, 1.5);
     let velocities = model.asked.take().into_iter();
     let velocities = velocities.filter(|asked| matches!(asked, Asked::Velocity { items: 2 }));
@@ -171,7 +171,7 @@ fn who_leaves_is_answered_and_the_others_are_conditioned_anew() {
 fn a_batch_without_room_is_reset_and_goes_on_one_by_one() {
     let (one, other) = (job(0.5, |_| {}), job(-2.0, |_| {}));
     let model = Constant { room: Some(1), ..Default::default() };
-    let none = |_| unreachable!("nobody leaves");
+    let none = |_| unreachable!("no caller leaves");
     let batch = vec![trajectory(&one, go_on, none), trajectory(&other, go_on, none)];
     let arrived = denoise(&model, SHAPE, batch);
     assert_all_near(&arrived[0].latents, 0.5);
