@@ -29,6 +29,18 @@ macro_rules! conversions {
 
 generation_fields!(conversions! {});
 
+impl From<Vec<f64>> for v1::Sigmas {
+    fn from(values: Vec<f64>) -> Self {
+        Self { values }
+    }
+}
+
+impl From<v1::Sigmas> for Vec<f64> {
+    fn from(sigmas: v1::Sigmas) -> Self {
+        sigmas.values
+    }
+}
+
 impl v1::GenerateParams {
     /// Every parameter as it is used, with the wire's ways of saying that one is off.
     pub fn used(params: &GenerateParams, from_image: bool) -> Self {

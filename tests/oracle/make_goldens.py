@@ -22,7 +22,8 @@ import tensor_goldens
 import tiny_models
 
 PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "names",
-         "pictures", "lora_pictures", "scheduler_pictures")
+         "pictures", "lora_pictures", "scheduler_pictures",
+         "sigma_pictures")
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def main() -> None:
         "lora": lambda: lora_goldens.lora(args.out, tiny, args.seed),
         "names": lambda: native_names.make(args.out, args.model),
         "pictures": lambda: picture_goldens.pictures(args.out, args.model, args.seed),
+        "sigma_pictures": lambda: picture_goldens.sigma_pictures(args.out, args.model, args.seed),
         "lora_pictures": lambda: picture_goldens.lora_pictures(args.out, args.model, args.seed),
         "scheduler_pictures": lambda: scheduler_goldens.pictures(args.out, args.model, args.seed),
     }

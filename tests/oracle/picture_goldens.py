@@ -95,6 +95,24 @@ def pictures(out: Path, model: Path, seed: int) -> None:
 
 
 @torch.no_grad()
+def sigma_pictures(out: Path, model: Path, seed: int) -> None:
+    """pictures/sigmas_*.png and pictures/sigmas.json: explicit sigmas, which the scheduler shifts."""
+    out = out / "pictures"
+    out.mkdir(parents=True, exist_ok=True)
+    pipe, plan = load(model), []
+    for name, sigmas, guidance, width, height in (
+            ("plain", [1.0, 0.85, 0.6, 0.3], 0.0, 192, 128), ("cfg", [0.98, 0.9, 0.7, 0.45, 0.2], GUIDANCE, 256, 256),
+            ("two", [1.0, 0.65], 0.0, 128, 192)):
+        case = dict(file=f"sigmas_{name}.png", prompt=SUBJECTS[seed % len(SUBJECTS)], negative_prompt=NEGATIVE if guidance else None,
+                    seed=1000 * seed + 7, width=width, height=height, steps=len(sigmas), guidance_scale=guidance,
+                    cfg_normalization=False, cfg_truncation=1.0)
+        draw(pipe, case, sigmas=sigmas)[0].save(out / case["file"], optimize=True)
+        plan.append(case | dict(sigmas=sigmas))
+        print(case["file"], case["prompt"], flush=True)
+    (out / "sigmas.json").write_text(json.dumps({"pictures": plan}, indent=1) + "\n")
+
+
+@torch.no_grad()
 def lora_pictures(out: Path, model: Path, seed: int) -> None:
     """pictures/lora_*.png and pictures/loras.json: with the LoRA that ships beside the model, through `load_lora_weights`."""
     out = out / "pictures"

@@ -42,6 +42,8 @@ pub struct Golden {
     pub cfg_truncation: f32,
     /// Absent where it is the model's own.
     pub scheduler: Option<String>,
+    /// Absent where it is the scheduler's own grid.
+    pub sigmas: Option<Vec<f64>>,
     /// A picture that this one is drawn from, of the same size, and how much of it is redrawn.
     pub source: Option<String>,
     pub strength: Option<f64>,
@@ -82,6 +84,7 @@ impl Golden {
             cfg_normalization: self.cfg_normalization.then_some(1.0),
             cfg_truncation: Some(self.cfg_truncation),
             shift: None,
+            sigmas: self.sigmas.clone(),
             strength: self.strength,
             scheduler: self.scheduler.as_deref().map(|id| id.parse().expect("one of ours")),
         }

@@ -42,6 +42,11 @@ macro_rules! generation_fields {
                     schema [minimum = 0, maximum = 1];
                 /// Time shift of the sigma grid [default: the model's]
                 shift: f64, serde [], flag [], schema [minimum = 0.01, maximum = 100];
+                /// Sigmas of the steps instead of an even grid, from 1 down, with commas between them;
+                /// they are shifted like the grid. Needs flow_euler or flow_heun [default: the grid]
+                sigmas: Vec<f64>, serde [],
+                    flag [value_name = "S,S,...", value_delimiter = ',', num_args = 1],
+                    schema [example = json!([1.0, 0.8, 0.5])];
                 /// Scheduler: flow_euler, flow_heun (two forward passes per step), dpm_solver or unipc
                 /// [default: the model's]
                 scheduler: String, serde [],

@@ -41,6 +41,9 @@ pub struct GenerateParams {
     pub cfg_truncation: Option<f32>,
     /// Time shift of the sigma grid.
     pub shift: f64,
+    /// As many as there are steps, falling from at most 1, before the shift; `None` for the
+    /// scheduler's own.
+    pub sigmas: Option<Vec<f64>>,
     pub scheduler: Scheduler,
     /// How much of a given picture is redrawn, 1 is all; without a picture it has no meaning. A
     /// double as in Python, since `steps - steps * strength` is cut to a whole number.
@@ -85,7 +88,9 @@ impl GenerateOptions {
                 limit: limits.max_pixels,
             });
         }
-        let steps = self.steps.unwrap_or(defaults.steps);
+        let scheduler = self.scheduler()?.unwrap_or(defaults.scheduler);
+        let given = self.sigmas.as_deref().map(|s| sigmas(s, self.steps, scheduler)).transpose()?;
+        let steps = given.or(self.steps).unwrap_or(defaults.steps);
         if steps == 0 || steps > limits.max_steps {
             let (value, max) = (steps.into(), limits.max_steps.into());
             return Err(ParamError::OutOfRange { name: "steps", value, min: 1, max });
@@ -120,7 +125,8 @@ impl GenerateOptions {
             cfg_normalization,
             cfg_truncation,
             shift,
-            scheduler: self.scheduler()?.unwrap_or(defaults.scheduler),
+            sigmas: self.sigmas.clone(),
+            scheduler,
             strength,
         })
     }
@@ -138,6 +144,7 @@ impl GenerateParams {
             cfg_normalization: self.cfg_normalization,
             cfg_truncation: self.cfg_truncation,
             shift: Some(self.shift),
+            sigmas: self.sigmas.clone(),
             scheduler: Some(self.scheduler.to_string()),
             strength: Some(self.strength),
         }
@@ -178,6 +185,24 @@ fn side(name: &'static str, value: u32, limits: &Limits) -> Result<u32, ParamErr
         });
     }
     Ok(value)
+}
+
+/// How many steps these sigmas are.
+fn sigmas(sigmas: &[f64], steps: Option<u32>, scheduler: Scheduler) -> Result<u32, ParamError> {
+    let bad = |why: String| Err(ParamError::Invalid { name: "sigmas", why });
+    let count = u32::try_from(sigmas.len()).unwrap_or(u32::MAX);
+    if steps.is_some_and(|steps| steps != count) {
+        let steps = steps.unwrap_or_default();
+        return bad(format!("{count} values for {steps} steps; omit steps, or give one each"));
+    }
+    if !matches!(scheduler, Scheduler::FlowEuler | Scheduler::FlowHeun) {
+        return bad(format!("{scheduler} has a grid of its own; use flow_euler or flow_heun"));
+    }
+    let falls = sigmas.windows(2).all(|pair| pair[0] > pair[1]);
+    if !falls || sigmas.iter().any(|sigma| !(*sigma > 0.0 && *sigma <= 1.0)) {
+        return bad("must fall from at most 1 and stay above 0; the final 0 is added".to_owned());
+    }
+    Ok(count)
 }
 
 fn number<T: Copy + Into<f64>>(
@@ -264,6 +289,24 @@ mod tests {
                 Err(ParamError::BadNumber { name: "strength", .. })
             ));
         }
+    }
+
+    #[test]
+    fn sigmas_are_the_steps_and_fall() {
+        let given = |sigmas: &[f64]| GenerateOptions {
+            sigmas: Some(sigmas.to_vec()),
+            ..Default::default()
+        };
+        let params = resolve(given(&[1.0, 0.8, 0.5])).expect("valid");
+        assert_eq!((params.steps, params.sigmas), (3, Some(vec![1.0, 0.8, 0.5])));
+        for wrong in [&[][..], &[1.1], &[0.0], &[0.5, 0.5], &[0.2, 0.8], &[f64::NAN], &[1.0, 0.0]] {
+            assert!(resolve(given(wrong)).is_err(), "{wrong:?}");
+        }
+        let steps = GenerateOptions { steps: Some(2), ..given(&[1.0, 0.8, 0.5]) };
+        let message = resolve(steps).expect_err("three for two").to_string();
+        assert!(message.contains("3 values for 2 steps"), "{message}");
+        let other = GenerateOptions { scheduler: Some("unipc".into()), ..given(&[1.0]) };
+        assert!(resolve(other).expect_err("its own grid").to_string().contains("flow_euler"));
     }
 
     #[test]

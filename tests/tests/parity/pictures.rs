@@ -33,6 +33,12 @@ fn pictures_of_the_other_schedulers_are_diffusers_pictures() {
     check("pictures/schedulers.json", 6);
 }
 
+/// `ZImagePipeline(sigmas=...)`.
+#[test]
+fn pictures_of_explicit_sigmas_are_diffusers_pictures() {
+    check("pictures/sigmas.json", 3);
+}
+
 /// `ZImageImg2ImgPipeline`, from sources of the right size.
 #[test]
 fn pictures_from_pictures_are_diffusers_pictures() {

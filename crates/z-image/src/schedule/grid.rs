@@ -11,7 +11,13 @@ const UNIPC_EPSILON: f64 = 1e-6;
 
 /// The sigmas of an image with these parameters, one more than it has steps, the last one 0.
 pub fn grid(params: &GenerateParams) -> Vec<f64> {
-    sigmas(params.scheduler, params.steps, params.shift)
+    match &params.sigmas {
+        // As diffusers' `sigmas=`: shifted like the grid of `flow`.
+        Some(given) => {
+            given.iter().map(|sigma| shifted(*sigma, params.shift)).chain([0.0]).collect()
+        }
+        None => sigmas(params.scheduler, params.steps, params.shift),
+    }
 }
 
 /// The sigmas of so many steps, the last one 0. The same as the scheduler of this name sets up in
