@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
-use llm_dit_params::nearest;
+use llm_dit_params::{excerpt, nearest};
 use llm_dit_proto::v1::{diffusion_server, encoder_server};
 
 use crate::{
@@ -144,7 +144,7 @@ impl Backends {
 
     fn unknown(&self, name: &str, has_encoder: bool) -> Fault {
         let names = self.encoder_names(has_encoder);
-        let shown: String = name.chars().take(60).collect();
+        let shown = excerpt(name);
         let hint = nearest(&shown, names.iter().copied())
             .map(|name| format!("did you mean '{name}'? "))
             .unwrap_or_default();

@@ -79,7 +79,7 @@ fn object(number: usize, text: &str) -> Result<Line, String> {
 }
 
 fn unknown_key(key: &str) -> String {
-    let shown: String = key.chars().take(40).collect();
+    let shown = llm_dit_params::excerpt(key);
     let known = || Settings::NAMES.iter().copied().chain([NUM_IMAGES]);
     let nearest = llm_dit_params::nearest(&shown, known());
     let nearest = nearest.map(|n| format!("did you mean '{n}'? ")).unwrap_or_default();

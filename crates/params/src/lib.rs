@@ -3,6 +3,7 @@
 //! HTTP, gRPC, flags and files all build a [`GenerateOptions`]; [`GenerateOptions::resolve`] is the
 //! only way to a [`GenerateParams`], so limits and messages cannot differ by door.
 
+mod excerpt;
 mod fields;
 mod limits;
 mod lora;
@@ -12,6 +13,7 @@ mod options;
 pub mod prompt;
 mod scheduler;
 
+pub use excerpt::excerpt;
 pub use limits::{Limits, ModelDefaults};
 pub use lora::{
     LoraSelection, LoraSet, MAX_LORA_NAME_BYTES, MAX_LORA_SCALE, MAX_LORAS, MAX_TRIGGER_BYTES,

@@ -1,6 +1,6 @@
 //! LoRAs as a request names them.
 
-use crate::ParamError;
+use crate::{ParamError, excerpt};
 
 /// More at once would say little, and their factors are all held in memory.
 pub const MAX_LORAS: usize = 32;
@@ -41,7 +41,8 @@ impl LoraSelection {
         let scale = scale.unwrap_or(1.0);
         if !scale.is_finite() || scale.abs() > MAX_LORA_SCALE {
             let why = format!(
-                "the scale {scale} of '{name}' must be a finite number from -{MAX_LORA_SCALE} to {MAX_LORA_SCALE}"
+                "the scale {scale} of '{}' must be a finite number from -{MAX_LORA_SCALE} to {MAX_LORA_SCALE}",
+                excerpt(name)
             );
             return Err(ParamError::Invalid { name: "loras", why });
         }

@@ -1,9 +1,6 @@
 //! The name of a model in a request.
 
-use crate::ParamError;
-
-/// Characters of an unknown name that a message repeats.
-const SHOWN_CHARS: usize = 100;
+use crate::{ParamError, excerpt};
 
 /// The model that a request means: the one it names, else `default`. `others` are what a service has
 /// beside that. The only place where names of models are compared.
@@ -18,7 +15,7 @@ pub fn choose_model<'a>(
     let Some(wanted) = wanted else { return Ok(default) };
     let names = || std::iter::once(default).chain(others.iter().copied());
     names().find(|name| *name == wanted).ok_or_else(|| ParamError::UnknownModel {
-        name: wanted.chars().take(SHOWN_CHARS).collect(),
+        name: excerpt(wanted),
         known: names().collect::<Vec<_>>().join("' or '"),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::ParamError;
+use crate::{ParamError, excerpt};
 
 /// A sigma grid and the solver that steps along it. Each is the one of the same name in diffusers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -13,9 +13,6 @@ pub enum Scheduler {
     DpmSolver,
     UniPc,
 }
-
-/// Characters of an unknown name that a message repeats.
-const SHOWN_CHARS: usize = 40;
 
 impl Scheduler {
     /// Every scheduler, the default one first.
@@ -89,7 +86,7 @@ impl FromStr for Scheduler {
     fn from_str(name: &str) -> Result<Self, ParamError> {
         Self::ALL.into_iter().find(|scheduler| scheduler.id() == name).ok_or_else(|| {
             // A name may come from anywhere and be of any length.
-            let shown: String = name.chars().take(SHOWN_CHARS).collect();
+            let shown = excerpt(name);
             ParamError::UnknownScheduler { nearest: Self::nearest(&shown), name: shown }
         })
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use include_dir::{Dir, include_dir};
-use llm_dit_params::nearest;
+use llm_dit_params::{excerpt, nearest};
 
 use crate::{Template, TemplateError, template::short};
 
@@ -101,8 +101,9 @@ impl Library {
     pub fn get(&self, name: &str) -> Result<&Template, UnknownTemplate> {
         let wanted = short(name.trim());
         self.templates.get(wanted).ok_or_else(|| UnknownTemplate {
-            name: name.to_owned(),
-            nearest: nearest(wanted, self.templates.keys().map(String::as_str)).map(str::to_owned),
+            name: excerpt(name),
+            nearest: nearest(&excerpt(wanted), self.templates.keys().map(String::as_str))
+                .map(str::to_owned),
             known: self.templates.len(),
         })
     }

@@ -8,7 +8,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use llm_dit_fault::Fault;
-use llm_dit_params::nearest;
+use llm_dit_params::{excerpt, nearest};
 use serde::de::DeserializeOwned;
 
 use crate::{admission::Admissions, records::problem::Problem};
@@ -116,9 +116,24 @@ fn is_json(headers: &HeaderMap) -> bool {
         || essence.starts_with("application/") && essence.ends_with("+json")
 }
 
+/// A message without the middle of what it repeats, if that is long.
+fn brief(message: &str) -> String {
+    const HEAD: usize = 400;
+    const TAIL: usize = 200;
+    let chars = message.chars().count();
+    if chars <= HEAD + TAIL {
+        return message.to_owned();
+    }
+    let mut chars_left = message.chars();
+    let head: String = chars_left.by_ref().take(HEAD).collect();
+    let tail: String = chars_left.skip(chars - HEAD - TAIL).collect();
+    format!("{head}\u{2026}{tail}")
+}
+
 /// Names the field, and for an unknown one the nearest that exists.
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>, fields: &[&str]) -> String {
-    let (path, inner) = (error.path().to_string(), error.inner().to_string());
+    // Both repeat what the client wrote.
+    let (path, inner) = (excerpt(&error.path().to_string()), brief(&error.inner().to_string()));
     if !inner.starts_with("unknown field") {
         return if path == "." { inner } else { format!("{path}: {inner}") };
     }
@@ -126,7 +141,7 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>, fields: &[&str
         // A field of something inside, whose own fields the message lists.
         return format!("{path}: {inner}");
     }
-    let unknown = inner.split('`').nth(1).unwrap_or(&path);
+    let unknown = &excerpt(inner.split('`').nth(1).unwrap_or(&path));
     match nearest(unknown, fields.iter().copied()) {
         Some(field) => format!("unknown field '{unknown}'; did you mean '{field}'?"),
         None => format!("unknown field '{unknown}'; known are {}", fields.join(", ")),

@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt as _, stream};
 use llm_dit_proto::{
     DType, Tensor,
     v1::{
-        GenerateParams, GenerateRequest, TensorHeader, TensorRole, TensorStart,
+        self, GenerateParams, GenerateRequest, TensorHeader, TensorRole, TensorStart,
         diffusion_client::DiffusionClient, generate_request::Part,
     },
 };
@@ -97,6 +97,21 @@ async fn streams_that_make_no_sense() {
     ];
     for (parts, reason) in cases {
         check(&refused(stream::iter(parts)).await, reason);
+    }
+}
+
+#[tokio::test]
+async fn names_of_any_length_are_not_repeated() {
+    let long = "n".repeat(70_000);
+    let lora = v1::LoraSelection { name: long.clone(), ..Default::default() };
+    let loras = Some(v1::LoraSet { loras: vec![lora] });
+    for first in [
+        GenerateParams { model: Some(long.clone()), ..Default::default() },
+        GenerateParams { scheduler: Some(long.clone()), ..Default::default() },
+        GenerateParams { loras, ..Default::default() },
+    ] {
+        let status = refused(stream::iter([params(first)])).await;
+        assert!(status.message().len() < 300, "{status}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The bodies of `/v1/images`: OpenAI's fields, and all of ours beside them.
 
 use llm_dit_fault::Fault;
+use llm_dit_params::excerpt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{
@@ -177,7 +178,7 @@ fn size(text: &str) -> Result<Option<(u32, u32)>, Error> {
     }
     let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     sides.map(Some).ok_or_else(|| {
-        let shown: String = text.chars().take(40).collect();
+        let shown = excerpt(text);
         bad(format!("size '{shown}' is invalid; write it as 1024x1024, or use auto"))
     })
 }

@@ -5,6 +5,7 @@ use axum::{
     extract::{Path, State},
 };
 use llm_dit_fault::Fault;
+use llm_dit_params::excerpt;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -55,7 +56,7 @@ pub(crate) async fn get(
     if model.names().any(|name| name == id) {
         return Ok(Json(ModelAnswer::new(id)));
     }
-    let id: String = id.chars().take(100).collect();
+    let id = excerpt(&id);
     let known = model.names().collect::<Vec<_>>().join("' or '");
     Err(Fault::NotFound(format!("there is no model '{id}'; the model is '{known}'")).into())
 }
