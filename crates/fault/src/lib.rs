@@ -1,10 +1,14 @@
 //! The errors that callers see, and their one translation to gRPC.
 
+mod text;
+
 use std::time::Duration;
 
 use llm_dit_params::ParamError;
 use thiserror::Error;
 use tonic::{Code, Status, metadata::MetadataValue};
+
+pub use text::{MAX_TEXT_BYTES, bounded};
 
 /// Metadata key that carries [`Fault::Busy`]'s delay in whole seconds.
 const RETRY_AFTER: &str = "retry-after";
@@ -68,7 +72,7 @@ impl From<ParamError> for Fault {
 
 impl From<Fault> for Status {
     fn from(fault: Fault) -> Self {
-        let message = fault.to_string();
+        let message = bounded(fault.to_string());
         match fault {
             Fault::BadRequest(_) | Fault::TooLarge(_) => Status::invalid_argument(message),
             Fault::Unsupported(_) => Status::failed_precondition(message),
@@ -97,7 +101,7 @@ impl From<Fault> for Status {
 impl From<Status> for Fault {
     /// Reads a status that one of our services, or the transport, answered with.
     fn from(status: Status) -> Self {
-        let message = status.message().to_owned();
+        let message = bounded(status.message().to_owned());
         match status.code() {
             Code::InvalidArgument | Code::OutOfRange => Self::BadRequest(message),
             Code::FailedPrecondition | Code::Unimplemented => Self::Unsupported(message),
@@ -151,5 +155,14 @@ mod tests {
         ] {
             assert_eq!(Fault::from(Status::from(fault.clone())), fault);
         }
+    }
+
+    #[test]
+    fn texts_are_bounded_in_both_directions() {
+        let long = || "n".repeat(70_000);
+        let status = Status::from(Fault::BadRequest(long()));
+        assert_eq!(status.message().len(), MAX_TEXT_BYTES - 6);
+        let fault = Fault::from(Status::internal(long()));
+        assert_eq!(fault.to_string().len(), MAX_TEXT_BYTES - 6);
     }
 }

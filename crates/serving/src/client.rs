@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, header::AUTHORIZATION};
+use futures::{TryFutureExt as _, future::MapOk};
+use h2::Reason;
+use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
+use http_body_util::BodyExt as _;
 use llm_dit_fault::Fault;
 use tokio::time;
 use tonic::{
@@ -17,15 +20,13 @@ use tonic::{
 use tower::Service;
 
 use crate::{
-    Credentials,
+    Credentials, http2,
     propagate::Carrying,
     security::{ClientTls, Key, tls::install_provider},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Calls wait in queues for minutes without a byte; pings tell a busy service from a dead one.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const STATUS_DETAILS: &str = "grpc-status-details-bin";
 /// For the end of an answer whose content is complete.
 const SEE_OUT: Duration = Duration::from_secs(5);
 
@@ -121,8 +122,9 @@ impl Remote {
         let encrypted = uri.scheme_str() == Some("https");
         let mut endpoint = Endpoint::from(uri)
             .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .http2_keep_alive_interval(http2::KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(http2::KEEPALIVE_TIMEOUT)
+            .http2_max_header_list_size(http2::MAX_ANSWER_HEADER_BYTES)
             .tcp_nodelay(true);
         if encrypted {
             let name = name.trim_matches(['[', ']']);
@@ -151,12 +153,19 @@ impl Remote {
     }
 
     /// What a failed call means for our caller. What the service itself said is passed on; what
-    /// the connection said becomes [`Fault::Unavailable`] with the service and its URL.
+    /// the connection said becomes [`Fault::Unavailable`] with the service and its URL. An answer
+    /// that HTTP/2 does not allow is [`Fault::Internal`]: it ends this call alone, and would be the
+    /// same if the call were repeated.
     pub fn fault(&self, status: Status) -> Fault {
         let Self { service, url, .. } = self;
         // A status that arrived over the wire has no source; one that tonic made up here has.
         if let Some(source) = status.source() {
             let cause = root_cause(source);
+            if is_bad_answer(source) {
+                return Fault::Internal(format!(
+                    "the {service} at {url} sent an invalid HTTP/2 answer: {cause}"
+                ));
+            }
             return Fault::Unavailable(format!(
                 "the {service} at {url} cannot be reached: {cause}"
             ));
@@ -183,10 +192,29 @@ pub fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'sta
     cause
 }
 
+/// Whether the peer broke the rules of HTTP/2 in one call, and the connection with all others
+/// goes on.
+fn is_bad_answer(error: &(dyn Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |&error| error.source());
+    let error = chain.find_map(|error| error.downcast_ref::<h2::Error>());
+    error.is_some_and(|error| {
+        // Any other reason is a service's that ends, or that is not ready for the call.
+        let broken = [
+            Reason::PROTOCOL_ERROR,
+            Reason::INTERNAL_ERROR,
+            Reason::FLOW_CONTROL_ERROR,
+            Reason::FRAME_SIZE_ERROR,
+            Reason::COMPRESSION_ERROR,
+        ];
+        error.is_reset() && error.reason().is_some_and(|reason| broken.contains(&reason))
+    })
+}
+
 impl Service<Request<Body>> for WithKey {
-    type Response = <Channel as Service<Request<Body>>>::Response;
+    type Response = Response<Body>;
     type Error = <Channel as Service<Request<Body>>>::Error;
-    type Future = <Channel as Service<Request<Body>>>::Future;
+    type Future =
+        MapOk<<Channel as Service<Request<Body>>>::Future, fn(Response<Body>) -> Response<Body>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
@@ -196,8 +224,22 @@ impl Service<Request<Body>> for WithKey {
         if let Some(header) = &self.header {
             request.headers_mut().insert(AUTHORIZATION, header.clone());
         }
-        self.inner.call(request)
+        self.inner.call(request).map_ok(without_details)
     }
+}
+
+/// An answer without `grpc-status-details-bin`, which none of our services sends, and which tonic
+/// reads with a panic if it is not base64.
+fn without_details(mut answer: Response<Body>) -> Response<Body> {
+    answer.headers_mut().remove(STATUS_DETAILS);
+    answer.map(|body| {
+        Body::new(body.map_frame(|mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                trailers.remove(STATUS_DETAILS);
+            }
+            frame
+        }))
+    })
 }
 
 /// Reads an answer to its end when everything that was needed from it has arrived. The service then

@@ -7,6 +7,7 @@ pub mod client;
 pub mod connections;
 pub mod deadline;
 pub mod grpc;
+pub mod http2;
 pub mod listener;
 mod middleware;
 pub mod propagate;

@@ -3,6 +3,7 @@
 
 mod call;
 mod grpc;
+mod status;
 
 use axum::{
     Router,
@@ -12,6 +13,7 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
+use llm_dit_fault::bounded;
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -38,6 +40,7 @@ async fn surround(mut request: Request, next: Next) -> Response {
     let mut counted = Counted::new(call, span.clone(), id.clone());
     let answer = id.clone().scope(next.run(request)).instrument(span);
     let mut response = answer.await;
+    status::bound(response.headers_mut());
     response.headers_mut().insert(REQUEST_ID, id.header());
     counted.head(&response);
     response.map(|body| Body::new(counted.with(body)))
@@ -69,7 +72,8 @@ fn rpc(request: &Request, id: &RequestId) -> (Span, Call) {
 
 fn http(request: &Request, id: &RequestId) -> (Span, Call) {
     let method = known(request.method());
-    let path = request.uri().path();
+    // It stands in every line of the request.
+    let path = &*bounded(request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     // Any text may be asked for; what is not there has one name.
     let route = route.unwrap_or("none");

@@ -17,7 +17,7 @@ use tonic::Code;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::grpc;
+use super::{grpc, status};
 use llm_dit_telemetry::{
     metrics::{GRPC_REQUESTS, GRPC_SECONDS, HTTP_REQUESTS, HTTP_SECONDS},
     request_id::RequestId,
@@ -156,12 +156,13 @@ impl http_body::Body for CountedBody {
         // What a stream does while it is read belongs to its call.
         let entered = counted.span.clone().entered();
         let poll = || Pin::new(&mut *body).poll_frame(cx);
-        let frame = RequestId::during(Some(counted.id.clone()), poll);
+        let mut frame = RequestId::during(Some(counted.id.clone()), poll);
         drop(entered);
-        match &frame {
+        match &mut frame {
             Poll::Ready(None) => counted.end(true),
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(trailers) = frame.trailers_ref() {
+                if let Some(trailers) = frame.trailers_mut() {
+                    status::bound(trailers);
                     counted.trailers(trailers);
                     counted.end(true);
                 } else if body.is_end_stream() {

@@ -63,8 +63,7 @@ where
         match self.check(&request) {
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(denied) => {
-                let path = request.uri().path();
-                tracing::info!(path, %denied, "rejected an unauthenticated request");
+                tracing::info!(%denied, "rejected an unauthenticated request");
                 Either::Right(ready(Ok(refusal(&request, &denied))))
             }
         }
