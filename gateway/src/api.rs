@@ -14,6 +14,7 @@ pub(crate) mod metrics;
 pub(crate) mod openai;
 pub(crate) mod page;
 pub(crate) mod problem;
+pub(crate) mod refusals;
 pub(crate) mod session;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use axum::{
     routing::get,
 };
 use llm_dit_fault::Fault;
+use llm_dit_params::excerpt;
 use llm_dit_serving::instrument;
 use llm_dit_telemetry::metrics;
 use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer, timeout::RequestBodyTimeoutLayer};
@@ -24,7 +25,7 @@ use crate::{
         body::MAX_BODY_BYTES,
         encode, generate, health, history, jobs, lists, loras, metrics as gauges,
         openai::{self, OpenAiProblemBody},
-        page, session,
+        page, refusals, session,
     },
     records::{problem::Problem, progress::Progress},
     state::AppState,
@@ -80,6 +81,7 @@ fn api() -> OpenApiRouter<Arc<AppState>> {
 pub(crate) fn app(state: Arc<AppState>, origins: &[HeaderValue]) -> Router {
     let guard = Arc::clone(&state.guard);
     let inner = tower::ServiceBuilder::new()
+        .layer(middleware::from_fn(refusals::everywhere))
         .layer(CatchPanicLayer::custom(panicked))
         .option_layer(cors(origins))
         .layer(middleware::from_fn_with_state(guard, access::guard))
@@ -128,7 +130,7 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
 async fn not_found(request: Request) -> Problem {
     Fault::NotFound(format!(
         "there is no endpoint {}; POST /api/generate generates an image, GET /health reports the health of the services, GET /openapi.json lists all endpoints",
-        request.uri().path()
+        excerpt(request.uri().path())
     ))
     .into()
 }
@@ -136,8 +138,8 @@ async fn not_found(request: Request) -> Problem {
 async fn method_not_allowed(request: Request) -> Problem {
     Problem::method_not_allowed(format!(
         "{} does not support {}",
-        request.uri().path(),
-        request.method()
+        excerpt(request.uri().path()),
+        excerpt(request.method().as_str())
     ))
 }
 

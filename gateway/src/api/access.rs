@@ -8,8 +8,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{openai::OpenAiProblem, page};
-use crate::{guard::Guard, records::problem::Problem};
+use super::page;
+use crate::guard::Guard;
 
 /// Answered without a key: whether the gateway is well, without saying more, and the way to a
 /// session.
@@ -24,19 +24,10 @@ pub(crate) async fn guard(
     let open = is_open(request.uri().path());
     match guard.check(&mut request, open) {
         Ok(()) => next.run(request).await,
-        Err(problem) => refuse(request.uri().path(), problem),
+        Err(problem) => problem.into_response(),
     }
 }
 
 fn is_open(path: &str) -> bool {
     OPEN.contains(&path) || page::paths().any(|file| file == path)
-}
-
-/// In the words that the path's clients understand.
-fn refuse(path: &str, problem: Problem) -> Response {
-    if path.starts_with("/v1/") {
-        OpenAiProblem(problem).into_response()
-    } else {
-        problem.into_response()
-    }
 }

@@ -23,7 +23,11 @@ pub(crate) enum Problems {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        with_body(self, |problem| Json(problem).into_response())
+        let copy = self.clone();
+        let mut response = with_body(self, |problem| Json(problem).into_response());
+        // For the middleware of refusals.
+        response.extensions_mut().insert(copy);
+        response
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
-use llm_dit_fault::Fault;
+use llm_dit_fault::{Fault, bounded};
 use llm_dit_telemetry::request_id::RequestId;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -39,7 +39,13 @@ impl Problem {
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
         let request_id = RequestId::current().map(|id| id.as_str().to_owned());
         let (kind, title) = (Cow::Borrowed("about:blank"), Cow::Borrowed(title));
-        Self { kind, title, status, detail: detail.into(), request_id, retry_after: None }
+        let detail = bounded(detail.into());
+        Self { kind, title, status, detail, request_id, retry_after: None }
+    }
+
+    /// A refusal that has no words of ours.
+    pub fn refusal(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self::new(status, status.canonical_reason().unwrap_or("Refused"), detail)
     }
 
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {

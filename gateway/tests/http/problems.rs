@@ -76,6 +76,69 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_is_a_problem_also_those_of_the_framework() {
+    let stack = Stack::start().await;
+    let url = |path: &str| format!("{}{path}", stack.gateway.url);
+    for (method, path, status) in [
+        ("GET", "/api/jobs/%ff", 400),
+        ("DELETE", "/api/jobs/%ff", 400),
+        ("GET", "/api/jobs/%ff/events", 400),
+        ("GET", "/api/jobs/%ff/image", 400),
+        ("GET", "/api/history/%ff", 400),
+        ("DELETE", "/api/history/%ff", 400),
+        ("GET", "/api/history/%ff/image", 400),
+        ("GET", "/api/history?limit=x", 400),
+        ("GET", "/api/nothing", 404),
+        ("PUT", "/api/generate", 405),
+        ("GET", "/v1/models/%ff", 400),
+        ("GET", "/v1/models/other", 404),
+        ("GET", "/v1/nothing", 404),
+        ("PUT", "/v1/models", 405),
+        ("POST", "/v1/images/generations", 415),
+    ] {
+        let method: reqwest::Method = method.parse().expect("a method");
+        let response = http().request(method, url(path)).send().await.expect("an answer");
+        assert_eq!(response.headers().contains_key("allow"), status == 405, "{path}");
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
+        let body: Value = response.json().await.expect("JSON");
+        assert!(body["detail"].as_str().is_some_and(|text| !text.is_empty()), "{path}: {body}");
+        let message = body["error"]["message"].as_str();
+        assert_eq!(message, path.starts_with("/v1/").then(|| body["detail"].as_str()).flatten());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_repeat_little_of_what_a_client_wrote() {
+    let stack = Stack::start().await;
+    let long = "n".repeat(60_000);
+    let bodies = [
+        json!({"prompt": "x", "model": long}),
+        json!({"prompt": "x", "encoder": long}),
+        json!({"prompt": "x", "scheduler": long}),
+        json!({"prompt": "x", "template": long}),
+        json!({"prompt": "x", "output_format": long}),
+        json!({"prompt": "x", "image": long}),
+        json!({"prompt": "x", "loras": [{"name": long}]}),
+        json!({"prompt": "x", "loras": [{"name": "a", long.clone(): 1}]}),
+        json!({"prompt": "x", "seed": long}),
+        json!({"prompt": "x", long.clone(): 1}),
+        json!({long.clone(): {long.clone(): 1}}),
+    ];
+    for path in ["/api/generate", "/api/jobs", "/v1/images/generations"] {
+        for body in &bodies {
+            let response = stack.gateway.post_to(path, body).await;
+            assert!(response.status().is_client_error(), "{path}: {}", response.status());
+            let text = response.text().await.expect("text");
+            let repeated = text.split(|c| c != 'n').map(str::len).max();
+            assert!(repeated < Some(500), "{path}: {}", &text[..1000]);
+        }
+    }
+    let response = stack.gateway.get(&format!("/{}", "n".repeat(30_000))).await;
+    assert!(problem(response, 404).await.len() < 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_json_is_refused() {
     let stack = Stack::start().await;
     let url = format!("{}/api/generate", stack.gateway.url);
