@@ -12,9 +12,9 @@ use axum::{
 };
 use llm_dit_fault::Fault;
 use llm_dit_params::excerpt;
-use llm_dit_serving::instrument;
+use llm_dit_serving::{instrument, pace};
 use llm_dit_telemetry::metrics;
-use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer, timeout::RequestBodyTimeoutLayer};
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -31,8 +31,6 @@ use crate::{
     state::AppState,
 };
 
-/// Between two pieces of a request's body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Browsers may remember that long what other pages may do.
 const CORS_AGE: Duration = Duration::from_secs(3600);
 
@@ -85,7 +83,7 @@ pub(crate) fn app(state: Arc<AppState>, origins: &[HeaderValue]) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .option_layer(cors(origins))
         .layer(middleware::from_fn_with_state(guard, access::guard))
-        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT));
+        .layer(middleware::map_request(pace::hold));
     let (mut router, document) = api().split_for_parts();
     let document = Arc::new(document);
     router = router.route(

@@ -11,14 +11,16 @@ use axum_server::{
 use futures::future::BoxFuture;
 use llm_dit_serving::{
     BoundListener, Security,
-    connections::{Connections, Counted},
+    connections::{AcceptErrors, Connections, Counted},
+    http2,
 };
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{app::app, error::Error, guard::Guard, options::GatewayOptions, state::AppState};
 
-/// For the head of a request, the first of a connection or a later one.
+/// For the head of a request, and between two requests of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves until `shutdown` fires and the running requests and jobs are done, or the grace period is
@@ -52,15 +54,16 @@ async fn answer(
     tracing::info!(%address, scheme, diffusion = ?options.diffusion, "serving HTTP");
     let handle = Handle::new();
     let server = axum_server::from_tcp(listener).map_err(Error::Socket)?.handle(handle.clone());
+    let first_request = bound.connections.first_request();
     let counting = Counting(bound.connections);
     let serving = async {
         match bound.security.tls {
             Some(tls) => {
                 let config = RustlsConfig::from_config(tls.http());
                 let acceptor = RustlsAcceptor::new(config).acceptor(counting);
-                serve(server.acceptor(acceptor), app).await
+                serve(server.acceptor(acceptor), first_request, app).await
             }
-            None => serve(server.acceptor(counting), app).await,
+            None => serve(server.acceptor(counting), first_request, app).await,
         }
     };
     let drain = async {
@@ -101,7 +104,11 @@ async fn open(
     Ok((state, app))
 }
 
-async fn serve<A>(mut server: Server<SocketAddr, A>, app: Router) -> io::Result<()>
+async fn serve<A>(
+    mut server: Server<SocketAddr, A>,
+    first_request: Duration,
+    app: Router,
+) -> io::Result<()>
 where
     A: Accept<TcpStream, Router> + Clone + Send + Sync + 'static,
     A::Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
@@ -109,7 +116,23 @@ where
     A::Future: Send,
 {
     server.http_builder().http1().header_read_timeout(HEAD_TIMEOUT);
-    server.first_request_timeout(HEAD_TIMEOUT).serve(app.into_make_service()).await
+    server
+        .http_builder()
+        .http2()
+        .keep_alive_interval(http2::KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(http2::KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(http2::MAX_STREAMS)
+        .max_header_list_size(http2::MAX_HEADER_BYTES)
+        .max_pending_accept_reset_streams(http2::MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(http2::MAX_ERROR_RESETS);
+    let errors = Mutex::new(AcceptErrors::default());
+    let server = server.accept_error_handler(move |peer, error| {
+        // With a peer, it is that connection's error. The server pauses by itself.
+        if peer.is_none() {
+            errors.lock().add(error);
+        }
+    });
+    server.first_request_timeout(first_request).serve(app.into_make_service()).await
 }
 
 /// Takes connections as long as there is room.

@@ -15,6 +15,7 @@ use llm_dit_proto::v1::{
 };
 use llm_dit_serving::{
     BoundListener, Credentials, Deadline, Remote, Security, client,
+    connections::{Connections, Patience},
     security::{ClientTls, Key, Keys},
 };
 use llm_dit_testkit::{
@@ -29,7 +30,7 @@ use reqwest::{
     header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE},
 };
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -81,6 +82,62 @@ async fn describe(url: &str, credentials: &Credentials) -> Result<(), Fault> {
     let remote = Remote::new("encoder", url, credentials).expect("a URL");
     let answer = EncoderClient::new(remote.channel()).describe(DescribeEncoderRequest {}).await;
     answer.map(drop).map_err(|status| remote.fault(status))
+}
+
+#[tokio::test]
+async fn encrypted_connections_must_bring_a_request_and_may_then_wait() {
+    let authority = Authority::default();
+    let security = security(&authority, false);
+    let patience = Patience { first_request: Duration::from_millis(300), ..Default::default() };
+    let connections = Connections::new(1).patience(patience);
+    let (handle, _jobs) = fake_encoder(WIDTH);
+    let server = Server::start(|listener, stop| {
+        let bound = BoundListener { security, connections, ..BoundListener::from(listener) };
+        encoder_service::run(bound, handle, stop)
+    });
+    let server = server.await;
+    let url = server.url.replace("http://127.0.0.1", "https://localhost");
+    let credentials = Credentials { tls: authority.client(None), key: Some(key()) };
+
+    let silent = TcpStream::connect(&url["https://".len()..]).await.expect("accepts");
+    silent.readable().await.expect("no error");
+    let closed = silent.try_read(&mut [0]);
+    assert!(!matches!(closed, Ok(1..)), "closed, and nothing was sent");
+
+    let remote = Remote::new("encoder", &url, &credentials).expect("a URL");
+    let ask =
+        async || EncoderClient::new(remote.channel()).describe(DescribeEncoderRequest {}).await;
+    ask().await.expect("there is room");
+    tokio::time::sleep(patience.first_request * 2).await;
+    assert!(describe(&url, &credentials).await.is_err(), "the place is taken");
+    ask().await.expect("the same connection");
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_others_from_the_gateway() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let patience = Patience { first_request: Duration::from_millis(100), ..Default::default() };
+    let connections = Connections::new(1).patience(patience);
+    let bound = BoundListener { connections, ..BoundListener::from(listener) };
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let options = GatewayOptions {
+        encoders: vec![EncoderTarget::local("http://127.0.0.1:9")],
+        diffusion: vec!["http://127.0.0.1:9".to_owned()],
+        ..Default::default()
+    };
+    tokio::spawn(gateway::run(bound, options, stop));
+    // Nothing, and the begin of what may become HTTP/2.
+    for begin in [&b""[..], b"PRI * HT"] {
+        let silent = TcpStream::connect(address).await.expect("accepts");
+        silent.writable().await.expect("open");
+        silent.try_write(begin).expect("open");
+        silent.readable().await.expect("no error");
+        assert!(!matches!(silent.try_read(&mut [0]), Ok(1..)), "closed, and nothing was sent");
+    }
+    let answer = plain_http().get(format!("http://{address}/openapi.json")).send().await;
+    assert_eq!(answer.expect("there is room").status(), 200);
 }
 
 #[tokio::test]

@@ -1,45 +1,105 @@
-//! Connections are counted, so that clients cannot open more than a process can hold.
+//! Connections are counted, so that clients cannot open more than a process can hold, and must do
+//! something, so that silent ones do not keep out others.
+
+mod counted;
+mod errors;
 
 use std::{
+    future::ready,
     io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt as _};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tonic::transport::server::Connected;
+use tokio::{sync::Semaphore, time};
 
 use llm_dit_telemetry::metrics::CONNECTIONS_REFUSED;
+
+pub use self::{
+    counted::{Counted, Opened},
+    errors::AcceptErrors,
+};
 
 /// Well below the 1024 files that many systems let a process open.
 pub const MAX_CONNECTIONS: usize = 512;
 
-/// How many there may be.
+/// How many there may be, and how long they may be silent.
 #[derive(Clone, Debug)]
-pub struct Connections(Arc<Semaphore>);
+pub struct Connections {
+    places: Arc<Semaphore>,
+    patience: Patience,
+}
 
-/// One of them.
-#[derive(Debug)]
-pub struct Counted<T> {
-    inner: T,
-    _place: OwnedSemaphorePermit,
+/// Limits of time of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// From its begin to its first request, a TLS handshake included.
+    pub first_request: Duration,
+    /// For the peer to take the next bytes that we write.
+    pub write: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { first_request: Duration::from_secs(10), write: Duration::from_secs(60) }
+    }
 }
 
 impl Connections {
     /// Admits at most `max` connections at a time, and at least one.
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS))))
+        let places = Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { places, patience: Patience::default() }
+    }
+
+    /// Replaces the default limits of time.
+    pub fn patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The time for the first request, for a server that keeps it itself.
+    pub fn first_request(&self) -> Duration {
+        self.patience.first_request
     }
 
     /// `None`, and it is closed, when there are as many as there may be.
     pub fn count<T>(&self, inner: T) -> Option<Counted<T>> {
-        match Arc::clone(&self.0).try_acquire_owned() {
-            Ok(place) => Some(Counted { inner, _place: place }),
+        self.counted(inner, None)
+    }
+
+    /// Those of a listener that there is room for. Whoever serves them tells their [`Opened`] of
+    /// requests. Errors of the listener are logged, and followed by a pause.
+    pub fn admit<T: Send + 'static>(
+        self,
+        incoming: impl Stream<Item = io::Result<T>>,
+    ) -> impl Stream<Item = io::Result<Counted<T>>> {
+        let errors = Mutex::new(AcceptErrors::default());
+        let paced = incoming.then(move |connection| {
+            let mut errors = errors.lock().unwrap_or_else(PoisonError::into_inner);
+            let pause = match &connection {
+                Ok(_) => {
+                    errors.end();
+                    Duration::ZERO
+                }
+                Err(error) => errors.add(error),
+            };
+            async move {
+                if !pause.is_zero() {
+                    time::sleep(pause).await;
+                }
+                connection.ok()
+            }
+        });
+        paced.filter_map(move |connection| {
+            let first_request = Some(self.patience.first_request);
+            ready(connection.and_then(|inner| self.counted(inner, first_request)).map(Ok))
+        })
+    }
+
+    fn counted<T>(&self, inner: T, first_request: Option<Duration>) -> Option<Counted<T>> {
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => Some(Counted::new(inner, first_request, self.patience.write, place)),
             Err(_) => {
                 metrics::counter!(CONNECTIONS_REFUSED.name).increment(1);
                 tracing::warn!("closed a connection: the limit on open connections is reached");
@@ -47,70 +107,19 @@ impl Connections {
             }
         }
     }
-
-    /// Those of a listener that there is room for.
-    pub fn admit<T: Send + 'static>(
-        self,
-        incoming: impl Stream<Item = io::Result<T>>,
-    ) -> impl Stream<Item = io::Result<Counted<T>>> {
-        incoming.filter_map(move |connection| {
-            let counted = connection.map(|connection| self.count(connection)).transpose();
-            std::future::ready(counted)
-        })
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-}
-
-impl<T: Connected> Connected for Counted<T> {
-    type ConnectInfo = T::ConnectInfo;
-
-    fn connect_info(&self) -> T::ConnectInfo {
-        self.inner.connect_info()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures::stream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
     use super::*;
+
+    const SHORT: Patience =
+        Patience { first_request: Duration::from_millis(20), write: Duration::from_millis(20) };
 
     #[test]
     fn a_place_is_free_again_when_its_connection_is_gone() {
@@ -119,5 +128,42 @@ mod tests {
         assert!(connections.count(()).is_none());
         drop(first);
         assert!(connections.count(()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_sends_no_request_is_let_go_and_one_that_did_may_wait() {
+        let connections = Connections::new(2).patience(SHORT);
+        let ((near, _far), (other, mut peer)) = (duplex(16), duplex(16));
+        let mut admitted = pin!(connections.admit(stream::iter([Ok(near), Ok(other)])));
+        let mut silent = admitted.next().await.expect("room").expect("no error");
+        let error = silent.read_u8().await.expect_err("too late");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        let mut used = admitted.next().await.expect("room").expect("no error");
+        tonic::transport::server::Connected::connect_info(&used).set();
+        time::sleep(SHORT.first_request * 2).await;
+        peer.write_u8(7).await.expect("open");
+        assert_eq!(used.read_u8().await.expect("a byte"), 7);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_nothing_is_let_go() {
+        let (near, mut far) = duplex(16);
+        let mut near = Connections::new(1).patience(SHORT).count(near).expect("room");
+        near.write_all(&[0; 16]).await.expect("the buffer has room");
+        far.read_exact(&mut [0; 8]).await.expect("there is something");
+        near.write_all(&[0; 8]).await.expect("there is room again");
+        let error = near.write_all(&[0; 8]).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_listener_out_of_files_is_asked_again_after_a_pause() {
+        let error = || Err(io::Error::other("too many open files"));
+        let begun = time::Instant::now();
+        let incoming = stream::iter([error(), Ok(1), error(), Ok(2)]);
+        let admitted = Connections::new(2).admit(incoming);
+        assert_eq!(admitted.count().await, 2);
+        assert!(begun.elapsed() >= Duration::from_millis(200));
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use axum::{extract, middleware};
 use futures::{Stream, future::BoxFuture};
 use llm_dit_proto::FILE_DESCRIPTOR_SET;
 use tokio::{
@@ -34,20 +35,17 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    BoundListener, connections::Counted, instrument, security::guard::Guard, shutdown::Grace,
+    BoundListener,
+    connections::{Counted, Opened},
+    http2, instrument, pace,
+    security::guard::Guard,
+    shutdown::Grace,
 };
 use llm_dit_engine::{Condition, EngineHealth};
 use llm_dit_telemetry::metrics;
 
 /// Largest gRPC message a service takes: a chunk of a tensor, or a request with its texts.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-
-/// A peer that answers no ping for this long, plus the interval, is gone, and its work is stopped.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Calls a single connection may have open.
-const MAX_STREAMS: u32 = 128;
 
 /// Why serving ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +141,8 @@ impl GrpcServer {
             .add_service(reflection().build_v1alpha()?);
         let routes = routes.into_axum_router().route("/metrics", metrics::route(None));
         // Callers that are turned away are counted as well.
-        let routes = Routes::from(instrument(routes.layer(Guard::new(security.keys))));
+        let routes = instrument(routes.layer(Guard::new(security.keys)));
+        let routes = Routes::from(routes.layer(middleware::map_request(admitted)));
 
         tracing::info!(%address, services = ?names, "serving gRPC");
         let drain = {
@@ -188,11 +187,22 @@ impl GrpcServer {
     }
 }
 
+/// A request of a connection that waits for none any more, held to the least rate.
+async fn admitted(request: extract::Request) -> extract::Request {
+    if let Some(opened) = request.extensions().get::<Opened>() {
+        opened.set();
+    }
+    pace::hold(request).await
+}
+
 fn server() -> Server {
     Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(http2::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(http2::KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(http2::MAX_STREAMS)
+        .http2_max_header_list_size(http2::MAX_HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(http2::MAX_PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(http2::MAX_ERROR_RESETS))
         // For `GET /metrics`; Prometheus speaks nothing newer without encryption.
         .accept_http1(true)
 }

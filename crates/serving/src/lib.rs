@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod http2;
 pub mod listener;
 mod middleware;
+pub mod pace;
 pub mod propagate;
 pub mod security;
 pub mod shutdown;
