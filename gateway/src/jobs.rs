@@ -15,6 +15,7 @@ mod memory;
 mod origin;
 mod run;
 pub(crate) mod store;
+mod unstored;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -37,6 +38,7 @@ use self::{
     list::JobList,
     origin::Origin,
     store::{Change, JobStore, PutError, Revision},
+    unstored::Unstored,
     worker::Worker,
 };
 pub(crate) use self::{
@@ -88,6 +90,8 @@ impl Jobs {
             templates,
             admissions,
             limits,
+            unstored: Unstored::new(limits.unstored_bytes),
+            suspects: tokio::sync::Mutex::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -212,6 +216,13 @@ impl Jobs {
     /// Newest first.
     pub fn all(&self) -> Vec<Arc<Job>> {
         self.list.all()
+    }
+
+    /// How many jobs are over without that being stored, and why it is not; `None` if all are.
+    pub fn unstored(&self) -> Option<(usize, Fault)> {
+        let faults = self.list.all().into_iter().filter_map(|job| job.unstored());
+        let faults: Vec<Fault> = faults.collect();
+        faults.first().map(|fault| (faults.len(), fault.clone()))
     }
 
     /// The picture of a job that is done; `None` if it was removed from the history.

@@ -73,3 +73,70 @@ async fn what_a_killed_machine_was_at_is_made_elsewhere_unless_steps_were_told()
     let refused = post("image/png").await.expect("no panic").expect("an answer");
     assert_eq!(refused.status(), 503);
 }
+
+/// The job once it is over, or once it has told of a step.
+async fn watch(gateway: &Process, job: &str, until: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let answer = http().get(format!("{}{job}", gateway.url)).send().await.expect("an answer");
+        let now: Value = answer.json().await.expect("JSON");
+        if until(&now) {
+            return now;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+async fn create(gateway: &Process, body: &Value) -> String {
+    let request = http().post(format!("{}/api/jobs", gateway.url)).json(body);
+    let answer = request.send().await.expect("an answer");
+    assert_eq!(answer.status(), 202);
+    answer.headers()["location"].to_str().expect("text").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_its_machines_gets_two_of_them_and_the_one_behind_it_is_made() {
+    let model = repository("models/demo");
+    let model = ["--model-path", model.to_str().expect("a path of text")];
+    let encoder = Process::start("encoder-service", &model);
+    let mut machine = Process::start("diffusion-service", &model);
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path().to_str().expect("a path of text");
+    let url = machine.url.clone();
+    let args = ["--history", folder, "--encoder", &encoder.url, "--diffusion", &url];
+    let mut gateway = Process::start("gateway", &args);
+    let body = |size: u32, steps: u32| json!({"prompt": "a fox", "seed": 1, "width": size, "height": 64, "steps": steps});
+    let poison = create(&gateway, &body(64, 200)).await;
+    let is_over = |job: &Value| !matches!(job["status"].as_str(), Some("queued" | "running"));
+    let runs = |job: &Value| is_over(job) || job["progress"]["step"].as_u64() > Some(0);
+    let mut innocent = None;
+    for attempt in 1..=2 {
+        let now =
+            watch(&gateway, &poison, |job| job["attempts"].as_u64() >= Some(attempt) && runs(job));
+        assert_eq!(now.await["status"], "running", "attempt {attempt}");
+        if innocent.is_none() {
+            // Waits behind it.
+            innocent = Some(create(&gateway, &body(80, 4)).await);
+        }
+        let port = machine.port().to_owned();
+        machine.kill();
+        // The first crash is known after a restart, too.
+        if attempt == 1 {
+            watch(&gateway, &poison, |job| job["status"] == "queued").await;
+            gateway.kill();
+            machine = Process::start_at("diffusion-service", &port, &model);
+            gateway = Process::start("gateway", &args);
+        } else {
+            let failed = watch(&gateway, &poison, is_over).await;
+            assert_eq!(
+                (&failed["status"], &failed["error"]["status"]),
+                (&json!("failed"), &json!(502))
+            );
+            let detail = failed["error"]["detail"].as_str().expect("text");
+            assert!(detail.contains("2 services crashed"), "{detail}");
+            machine = Process::start_at("diffusion-service", &port, &model);
+        }
+    }
+    let innocent = innocent.expect("created");
+    assert_eq!(watch(&gateway, &innocent, is_over).await["status"], "done");
+    drop(machine);
+}

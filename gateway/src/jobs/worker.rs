@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use llm_dit_templates::Library;
+use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{list::JobList, store::JobStore};
+use super::{list::JobList, store::JobStore, unstored::Unstored};
 use crate::{admission::Admissions, maker::Maker, options::JobLimits};
 
 /// The parts that every job of this process runs with.
@@ -18,6 +19,10 @@ pub(super) struct Worker {
     pub templates: Arc<Library>,
     pub admissions: Arc<Admissions>,
     pub limits: JobLimits,
+    pub unstored: Unstored,
+    /// Held by a job that has crashed a service, while it runs again: jobs that a service ran
+    /// together are found out one by one.
+    pub suspects: Mutex<()>,
     /// Ends what is left of the work.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
