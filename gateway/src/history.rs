@@ -11,6 +11,7 @@
 mod entry;
 mod jobs;
 mod loras;
+mod sessions;
 mod store;
 mod thumbnails;
 
