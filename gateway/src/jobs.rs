@@ -8,7 +8,9 @@
 //! ([why](../../docs/decisions/0012-durable-jobs.md)).
 
 mod claims;
+mod finish;
 mod job;
+mod keys;
 mod line;
 mod list;
 mod memory;
@@ -35,6 +37,7 @@ use tracing::Instrument as _;
 use self::{
     claims::claim_jobs,
     job::Accepted,
+    keys::{KeyTurn, KeyTurns},
     list::JobList,
     origin::Origin,
     store::{Change, JobStore, PutError, Revision},
@@ -69,6 +72,7 @@ pub(crate) struct Jobs {
     /// One job is accepted at a time: its picture is stored before its record, and of two with the
     /// same key none may be left behind.
     accepting: tokio::sync::Mutex<()>,
+    turns: KeyTurns,
     _stop: DropGuard,
 }
 
@@ -100,6 +104,7 @@ impl Jobs {
             store,
             worker: Arc::new(worker),
             accepting: tokio::sync::Mutex::default(),
+            turns: KeyTurns::default(),
             _stop: stop.drop_guard(),
         }
     }
@@ -190,6 +195,11 @@ impl Jobs {
     /// The job of this id.
     pub fn get(&self, id: JobId) -> Option<Arc<Job>> {
         self.list.get(id)
+    }
+
+    /// Waits while another request with this key is being accepted. To be held until this one is.
+    pub async fn turn(&self, key: &IdempotencyKey) -> KeyTurn<'_> {
+        self.turns.take(&key.text).await
     }
 
     /// The job of this key.

@@ -7,6 +7,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    finish::Finish,
     job::Job,
     store::{Claim, EXTEND_EVERY, PutError},
     unstored::Room,
@@ -15,7 +16,6 @@ use super::{
 use crate::{
     admission::Admission,
     error::Error,
-    meters,
     records::{
         job::{JobRecord, JobState},
         picture::Made,
@@ -27,8 +27,8 @@ use crate::{
 /// Longest pause before a job asks busy services again.
 const MAX_BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// Pauses after services were lost grow from the one to the other.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const MAX_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// How a job comes to run.
 pub(super) enum Start {
@@ -245,70 +245,5 @@ async fn requeue(claim: &mut dyn Claim, job: &Job) {
     let record = job.change(JobRecord::requeue);
     if let Err(fault) = claim.requeue(record).await {
         tracing::warn!(%fault, "failed to requeue a job in the store; retrying it anyway");
-    }
-}
-
-/// The end of a job.
-struct Finish<'a> {
-    worker: &'a Worker,
-    claim: &'a mut dyn Claim,
-    job: &'a Job,
-}
-
-impl Finish<'_> {
-    /// Stores the end before clients see it. If that fails, clients see it all the same, and storing
-    /// is retried until it succeeds: until then a restart would run the job once more. The job has
-    /// no place among the pictures any more then, and its image waits in `room`; if there is none,
-    /// the image is dropped and the job is to be done again.
-    async fn store(
-        self,
-        state: JobState,
-        made: Option<Made>,
-        mut admission: Option<Admission>,
-        mut room: Option<Room>,
-    ) -> Option<Start> {
-        let Self { worker, claim, job } = self;
-        let name = state.name();
-        let mut record = job.record();
-        record.end(state);
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let fault = match claim.finish(record.clone(), made.clone()).await {
-                Ok(standing) => {
-                    if job.unstored().is_none() {
-                        meters::job_ended(name);
-                    }
-                    let bytes = made.map_or(0, |made| made.file.len());
-                    job.end(standing.unwrap_or(record), bytes);
-                    return None;
-                }
-                Err(fault) => fault,
-            };
-            tracing::error!(%fault, "failed to store the end of a job");
-            if let Some(Made { file, .. }) = &made
-                && room.is_none()
-            {
-                room = worker.unstored.try_take(file.len());
-                if room.is_none() {
-                    tracing::warn!(
-                        bytes = file.len(),
-                        "too many images wait to be stored; the job runs again when there is room"
-                    );
-                    job.change(JobRecord::requeue);
-                    return Some(Start::Again(file.len()));
-                }
-            }
-            if job.unstored().is_none() {
-                meters::job_ended(name);
-            }
-            let file = made.as_ref().map(|made| made.file.clone());
-            job.end_unstored(record.clone(), file, fault);
-            drop(admission.take());
-            tokio::select! {
-                () = worker.stop.cancelled() => return None,
-                () = time::sleep(pause) => {}
-            }
-            pause = (pause * 2).min(MAX_PAUSE);
-        }
     }
 }

@@ -151,6 +151,29 @@ async fn a_key_is_of_one_request() {
 }
 
 #[tokio::test]
+async fn requests_with_one_key_take_turns_and_others_do_not_wait() {
+    let jobs = jobs(&InMemoryJobStore::default()).await;
+    let key = |text: &str| IdempotencyKey { text: text.into(), body: "a".into() };
+    let first = jobs.turn(&key("k")).await;
+    drop(jobs.turn(&key("l")).await);
+    let again = {
+        let (jobs, key) = (Arc::clone(&jobs), key("k"));
+        tokio::spawn(async move {
+            let _turn = jobs.turn(&key).await;
+            jobs.with_key(&key).await.expect("the same request").map(|job| job.id)
+        })
+    };
+    tokio::task::yield_now().await;
+    // All places but one are taken, and then the last one is.
+    let places: Vec<_> = (0..7).map(|_| jobs.worker.admissions.admit().expect("a place")).collect();
+    let (id, _) = accept(&jobs, Some(&key("k"))).await.expect("accepted");
+    assert!(!again.is_finished(), "it waits for what becomes of the first");
+    drop(first);
+    assert_eq!(again.await.expect("no panic"), Some(id));
+    drop(places);
+}
+
+#[tokio::test]
 async fn what_another_gateway_stores_is_known_here() {
     let store = InMemoryJobStore::default();
     let (here, there) = (jobs(&store).await, jobs(&store).await);
