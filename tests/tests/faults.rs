@@ -1,10 +1,12 @@
 //! Machines that are killed at work; and the short form of the run that `examples/faults.rs` makes at
 //! length.
 
+use std::process::Command;
+
 use llm_dit_testkit::{
     faults::{Plan, run},
     http,
-    process::Process,
+    process::{Process, program},
     repository,
 };
 use serde_json::{Value, json};
@@ -139,4 +141,35 @@ async fn a_job_that_kills_its_machines_gets_two_of_them_and_the_one_behind_it_is
     let innocent = innocent.expect("created");
     assert_eq!(watch(&gateway, &innocent, is_over).await["status"], "done");
     drop(machine);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_the_memory_does_not_suffice_for_is_refused_and_the_service_lives() {
+    let model = repository("models/demo");
+    let model = ["--model-path", model.to_str().expect("a path of text")];
+    let encoder = Process::start("encoder-service", &model);
+    // Two gigabytes of addresses; the image takes 2.3 for the VAE alone.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\""]).arg(program("diffusion-service"));
+    shell.args(["--port", "0", "--vae-tiling", "off"]).args(model);
+    let machine = Process::run(shell);
+    let args = ["--no-history", "--encoder", &encoder.url, "--diffusion", &machine.url];
+    let gateway = Process::start("gateway", &args);
+    let post = async |side: u32| {
+        let body = json!({"prompt": "x", "seed": 1, "width": side, "height": side, "steps": 1});
+        let request = http().post(format!("{}/api/generate", gateway.url)).json(&body);
+        request.send().await.expect("an answer")
+    };
+    let refused = post(2048).await;
+    assert_eq!(refused.status(), 507);
+    let problem: Value = refused.json().await.expect("JSON");
+    let detail = problem["detail"].as_str().expect("text");
+    assert!(detail.contains("2048x2048") && detail.contains("smaller size"), "{detail}");
+    assert_eq!(post(64).await.status(), 200);
+    // As a job it fails once, with the same reason.
+    let body = json!({"prompt": "x", "seed": 1, "width": 2048, "height": 2048, "steps": 1});
+    let job = create(&gateway, &body).await;
+    let failed = watch(&gateway, &job, |job| job["status"] == "failed").await;
+    assert_eq!((&failed["attempts"], &failed["error"]["status"]), (&json!(1), &json!(507)));
 }
