@@ -4,10 +4,9 @@ use tokio::time;
 
 use super::{
     job::Job,
-    run::{FIRST_PAUSE, MAX_PAUSE, Start},
     store::Claim,
     unstored::Room,
-    worker::Worker,
+    worker::{FIRST_PAUSE, MAX_PAUSE, Worker},
 };
 use crate::{
     admission::Admission,
@@ -29,14 +28,15 @@ impl Finish<'_> {
     /// Stores the end before clients see it. If that fails, clients see it all the same, and storing
     /// is retried until it succeeds: until then a restart would run the job once more. The job has
     /// no place among the pictures any more then, and its image waits in `room`; if there is none,
-    /// the image is dropped and the job is to be done again.
+    /// the image is dropped, and the job is to be done again when there is room for the
+    /// bytes that are returned.
     pub async fn store(
         self,
         state: JobState,
         made: Option<Made>,
         mut admission: Option<Admission>,
         mut room: Option<Room>,
-    ) -> Option<Start> {
+    ) -> Option<usize> {
         let Self { worker, claim, job } = self;
         let name = state.name();
         let mut record = job.record();
@@ -65,7 +65,7 @@ impl Finish<'_> {
                         "too many images wait to be stored; the job runs again when there is room"
                     );
                     job.change(JobRecord::requeue);
-                    return Some(Start::Again(file.len()));
+                    return Some(file.len());
                 }
             }
             if job.unstored().is_none() {

@@ -11,7 +11,7 @@ use super::{
     job::Job,
     store::{Claim, EXTEND_EVERY, PutError},
     unstored::Room,
-    worker::Worker,
+    worker::{FIRST_PAUSE, MAX_PAUSE, Worker},
 };
 use crate::{
     admission::Admission,
@@ -26,9 +26,6 @@ use crate::{
 
 /// Longest pause before a job asks busy services again.
 const MAX_BUSY_PAUSE: Duration = Duration::from_secs(2);
-/// Pauses after services were lost grow from the one to the other.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
-pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// How a job comes to run.
 pub(super) enum Start {
@@ -89,7 +86,7 @@ pub(super) async fn run(
             }
         };
         let finish = Finish { worker: &worker, claim: &mut *claim, job: &job };
-        next = finish.store(state, made, admission, room.take()).await;
+        next = finish.store(state, made, admission, room.take()).await.map(Start::Again);
     }
     worker.forget().await;
 }

@@ -1,6 +1,6 @@
 //! The parts that run jobs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use llm_dit_templates::Library;
@@ -9,6 +9,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{list::JobList, store::JobStore, unstored::Unstored};
 use crate::{admission::Admissions, maker::Maker, options::JobLimits};
+
+/// Pauses after a service or the disk has failed grow from the one to the other.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// The parts that every job of this process runs with.
 #[derive(Debug)]
