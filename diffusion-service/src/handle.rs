@@ -273,7 +273,9 @@ pub(crate) fn fault(error: GenerateError) -> Fault {
         GenerateError::BadJob(message) => Fault::BadRequest(message),
         GenerateError::Loras(error) => loras::fault(error),
         GenerateError::Cancelled => Fault::Cancelled(error.to_string()),
-        GenerateError::OutOfMemory => Fault::OutOfMemory(error.to_string()),
+        GenerateError::OutOfMemory | GenerateError::TooLarge { .. } => {
+            Fault::OutOfMemory(error.to_string())
+        }
         GenerateError::Backend(cause) => {
             tracing::error!(cause, "generating failed");
             Fault::Internal("the image generator failed; its log has the cause".to_owned())

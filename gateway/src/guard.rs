@@ -1,10 +1,13 @@
 //! Access rules: requests need a key, and pages of other origins are refused.
 
+mod sessions;
+
 use axum::extract::Request;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use llm_dit_fault::Fault;
 use llm_dit_serving::security::{Keys, Security, keys::Denied};
 
+pub(crate) use self::sessions::Sessions;
 use crate::{hosts, options::AccessOptions, records::problem::Problem};
 
 /// What a browser's session is kept in.
@@ -14,6 +17,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     pub keys: Option<Keys>,
+    pub sessions: Sessions,
     /// Pages of these origins may use this gateway too.
     origins: Vec<HeaderValue>,
     /// Accepted names of this gateway, beside those that cannot be registered.
@@ -30,6 +34,7 @@ impl Guard {
     pub fn new(security: &Security, access: &AccessOptions) -> Self {
         Self {
             keys: security.keys.clone(),
+            sessions: Sessions::default(),
             origins: access.cors_origins.clone(),
             hosts: access.allowed_hosts.clone(),
             encrypted: security.tls.is_some(),
@@ -67,7 +72,12 @@ impl Guard {
 
     /// `Set-Cookie` for the owner of this key.
     pub fn session(&self, key: &str) -> Option<HeaderValue> {
-        HeaderValue::try_from(self.cookie(&Keys::session(key), "")).ok()
+        HeaderValue::try_from(self.cookie(&self.sessions.begin(key), "")).ok()
+    }
+
+    /// Ends the session of a request's cookie. Returns what is to be stored of it, if it had one.
+    pub fn end_session(&self, headers: &HeaderMap) -> Option<Vec<u8>> {
+        self.sessions.end(self.keys.as_ref()?, session(headers)?)
     }
 
     /// `Set-Cookie` that ends a session.
@@ -85,7 +95,9 @@ impl Guard {
     fn check_key(&self, headers: &HeaderMap) -> Result<(), Denied> {
         let Some(keys) = &self.keys else { return Ok(()) };
         let name = match keys.check(headers.get(header::AUTHORIZATION)) {
-            Err(Denied::Missing) => keys.check_session(session(headers).ok_or(Denied::Missing)?)?,
+            Err(Denied::Missing) => {
+                self.sessions.check(keys, session(headers).ok_or(Denied::Missing)?)?
+            }
             shown => shown?,
         };
         tracing::Span::current().record("caller", &*name);

@@ -11,7 +11,9 @@
 mod entry;
 mod jobs;
 mod loras;
+mod sessions;
 mod store;
+mod thumbnails;
 
 use std::{
     path::Path,
@@ -25,7 +27,7 @@ use std::{
 use bytes::Bytes;
 use llm_dit_fault::Fault;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::store::{Store, StoreError};
 pub(crate) use self::{
@@ -45,6 +47,8 @@ const LINE: usize = 64;
 pub(crate) struct History {
     line: mpsc::Sender<Work>,
     next_id: AtomicU64,
+    /// Turns to make a thumbnail: a picture takes much more memory than its file.
+    thumbnails: Arc<Semaphore>,
     /// Why the last change failed, until one succeeds.
     trouble: Arc<Mutex<Option<String>>>,
 }
@@ -88,15 +92,21 @@ impl History {
         let next_id = AtomicU64::new(store.next_id());
         let trouble = store.trouble();
         let body = move || {
+            store.run(Store::compact);
             while let Some(work) = works.blocking_recv() {
-                work(&mut store);
+                store.run(work);
             }
         };
         thread::Builder::new()
             .name("history".to_owned())
             .spawn(body)
             .map_err(|error| Error::History(format!("no thread for the history: {error}")))?;
-        Ok(Self { line, next_id, trouble })
+        Ok(Self {
+            line,
+            next_id,
+            thumbnails: Arc::new(Semaphore::new(thumbnails::AT_ONCE)),
+            trouble,
+        })
     }
 
     /// The error of the last change, while the disk refuses changes.
@@ -150,15 +160,6 @@ impl History {
         self.ask(move |store| store.picture(id)).await
     }
 
-    /// A small JPEG of a picture; `None` if there is none of this id.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault`] if the database fails.
-    pub async fn thumbnail(&self, id: u64) -> Result<Option<Bytes>, Fault> {
-        self.ask(move |store| store.thumbnail(id)).await
-    }
-
     /// Deletes a picture. Returns how many are left; `None` if there was none of this id.
     ///
     /// # Errors
@@ -174,7 +175,10 @@ impl History {
     ///
     /// [`Fault`] if the database fails.
     pub async fn clear(&self) -> Result<u64, Fault> {
-        self.ask(Store::clear).await
+        let cleared = self.ask(Store::clear).await?;
+        // Nobody waits for it. A thread with much to do goes without it until the next start.
+        let _ = self.line.try_send(Box::new(Store::compact));
+        Ok(cleared)
     }
 
     async fn ask<T: Send + 'static>(
@@ -198,6 +202,8 @@ impl History {
             let _ = send.send(work(store));
         };
         self.line.send(Box::new(work)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())
+        // Work that panicked answers nothing.
+        let failed = |_| Fault::Internal("the history's database has failed".to_owned());
+        answer.await.map_err(failed)
     }
 }

@@ -8,13 +8,16 @@
 //! ([why](../../docs/decisions/0012-durable-jobs.md)).
 
 mod claims;
+mod finish;
 mod job;
+mod keys;
 mod line;
 mod list;
 mod memory;
 mod origin;
 mod run;
 pub(crate) mod store;
+mod unstored;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -34,9 +37,11 @@ use tracing::Instrument as _;
 use self::{
     claims::claim_jobs,
     job::Accepted,
+    keys::{KeyTurn, KeyTurns},
     list::JobList,
     origin::Origin,
     store::{Change, JobStore, PutError, Revision},
+    unstored::Unstored,
     worker::Worker,
 };
 pub(crate) use self::{
@@ -67,6 +72,7 @@ pub(crate) struct Jobs {
     /// One job is accepted at a time: its picture is stored before its record, and of two with the
     /// same key none may be left behind.
     accepting: tokio::sync::Mutex<()>,
+    turns: KeyTurns,
     _stop: DropGuard,
 }
 
@@ -88,6 +94,8 @@ impl Jobs {
             templates,
             admissions,
             limits,
+            unstored: Unstored::new(limits.unstored_bytes),
+            suspects: tokio::sync::Mutex::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -96,6 +104,7 @@ impl Jobs {
             store,
             worker: Arc::new(worker),
             accepting: tokio::sync::Mutex::default(),
+            turns: KeyTurns::default(),
             _stop: stop.drop_guard(),
         }
     }
@@ -188,6 +197,11 @@ impl Jobs {
         self.list.get(id)
     }
 
+    /// Waits while another request with this key is being accepted. To be held until this one is.
+    pub async fn turn(&self, key: &IdempotencyKey) -> KeyTurn<'_> {
+        self.turns.take(&key.text).await
+    }
+
     /// The job of this key.
     ///
     /// # Errors
@@ -212,6 +226,13 @@ impl Jobs {
     /// Newest first.
     pub fn all(&self) -> Vec<Arc<Job>> {
         self.list.all()
+    }
+
+    /// How many jobs are over without that being stored, and why it is not; `None` if all are.
+    pub fn unstored(&self) -> Option<(usize, Fault)> {
+        let faults = self.list.all().into_iter().filter_map(|job| job.unstored());
+        let faults: Vec<Fault> = faults.collect();
+        faults.first().map(|fault| (faults.len(), fault.clone()))
     }
 
     /// The picture of a job that is done; `None` if it was removed from the history.

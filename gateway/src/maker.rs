@@ -108,7 +108,8 @@ impl Maker {
     /// Attempts it until a service succeeds or each has failed.
     async fn draw(&self, request: &Request, report: Report<'_>) -> Result<Drawn, Error> {
         let mut reporter = ProgressReporter::new(report);
-        let (mut tried, mut tried_encoders) = (Tried::default(), Tried::default());
+        let mut tried = Tried::until_crashes(request.max_crashes);
+        let mut tried_encoders = Tried::default();
         // Once, so that all attempts are for the same picture.
         let mut loras = self.loras(request)?;
         loop {

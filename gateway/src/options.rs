@@ -136,6 +136,10 @@ pub struct JobLimits {
     pub days: u32,
     /// Attempts at a job before it fails.
     pub attempts: u32,
+    /// Crashes of services during a job before it fails.
+    pub crashes: u32,
+    /// Bytes of images of finished jobs that may wait in memory while they cannot be stored.
+    pub unstored_bytes: usize,
 }
 
 /// Where the history of images is stored.
@@ -195,17 +199,28 @@ pub struct JobArgs {
     #[arg(long, value_name = "N", default_value_t = JobLimits::default().attempts,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub job_attempts: u32,
+    /// Maximum number of times that a service may crash during a job before the job fails: a job
+    /// that crashes every service must not take down all of them
+    #[arg(long, value_name = "N", default_value_t = JobLimits::default().crashes,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub job_crashes: u32,
 }
 
 impl From<JobArgs> for JobLimits {
     fn from(args: JobArgs) -> Self {
-        Self { max: args.jobs_max, days: args.jobs_days, attempts: args.job_attempts }
+        Self {
+            max: args.jobs_max,
+            days: args.jobs_days,
+            attempts: args.job_attempts,
+            crashes: args.job_crashes,
+            ..Self::default()
+        }
     }
 }
 
 impl Default for JobLimits {
     fn default() -> Self {
-        Self { max: 1000, days: 7, attempts: 10 }
+        Self { max: 1000, days: 7, attempts: 10, crashes: 2, unstored_bytes: 256 << 20 }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     deadlines::Deadlines,
     encode::Cache,
     error::Error,
-    guard::Guard,
+    guard::{Guard, Sessions},
     history::{EmbeddedJobStore, History},
     jobs::{InMemoryJobStore, Jobs, store::JobStore},
     maker::Maker,
@@ -60,6 +60,11 @@ impl AppState {
         {
             backends.loras.replace(active);
         }
+        if let Some(history) = &history
+            && guard.keys.is_some()
+        {
+            restore_sessions(history, &guard.sessions).await.map_err(failed)?;
+        }
         let cache = Arc::new(Cache::new(keep.embedding_cache_bytes));
         let templates = Arc::new(Library::load(keep.templates_dir.as_deref())?);
         let maker = Arc::new(Maker::new(Arc::clone(&backends), Arc::clone(&cache)));
@@ -96,4 +101,17 @@ impl AppState {
             history.flush().await;
         }
     }
+}
+
+/// Sessions outlast a restart, and so do their ends.
+async fn restore_sessions(history: &History, sessions: &Sessions) -> Result<(), Fault> {
+    if let Some(stored) = history.sessions().await?
+        && sessions.restore(&stored)
+    {
+        return Ok(());
+    }
+    if let Err(fault) = history.keep_sessions(sessions.to_json()).await {
+        tracing::warn!(%fault, "sessions of browsers end with this run of the gateway");
+    }
+    Ok(())
 }

@@ -331,8 +331,16 @@ async fn a_browser_gets_a_cookie_for_a_key() {
     let forged = if forged == cookie { cookie.replace('0', "1") } else { forged };
     let without = secured.send(Method::GET, "/api/jobs", &[(COOKIE.as_str(), &forged)]).await;
     assert_eq!(without.status(), StatusCode::UNAUTHORIZED);
-    let ended = secured.send(Method::DELETE, "/api/session", &[]).await;
+    // Ended, it is not accepted any more, whoever kept it; others are.
+    let other = secured.session(KEY).await;
+    let other = other.headers()[SET_COOKIE].to_str().expect("text").to_owned();
+    let other = other.split(';').next().expect("name and value");
+    let ended = secured.send(Method::DELETE, "/api/session", &[(COOKIE.as_str(), cookie)]).await;
     assert!(ended.headers()[SET_COOKIE].to_str().expect("text").contains("Max-Age=0"));
+    for (cookie, expected) in [(cookie, StatusCode::UNAUTHORIZED), (other, StatusCode::OK)] {
+        let answer = secured.send(Method::GET, "/api/jobs", &[(COOKIE.as_str(), cookie)]).await;
+        assert_eq!(answer.status(), expected);
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! Nothing here knows of models or files. [`facts`] are plain data; all else needs the feature
 //! `candle`, which crates without a tensor library leave off.
 
+mod available;
 #[cfg(feature = "candle")]
 mod choice;
 #[cfg(feature = "cuda")]
@@ -20,6 +21,7 @@ mod out_of_memory;
 #[cfg(feature = "cuda")]
 mod upload;
 
+pub use available::available_memory;
 #[cfg(feature = "candle")]
 pub use choice::{DeviceChoice, device_id};
 #[cfg(feature = "cuda")]

@@ -133,6 +133,13 @@ pub enum GenerateError {
         "the device is out of memory for this image; request a smaller one, or run with --vae-tiling on, --cpu-offload or a smaller --max-batch"
     )]
     OutOfMemory,
+    /// Known before it was begun, on the host. Sizes in pixels and bytes.
+    #[error(
+        "a {width}x{height} image needs {} MiB of memory, but the system can give {} MiB; request a smaller size or fewer images at once, or run with --vae-tiling on, --cpu-offload or a smaller --max-batch",
+        .needed >> 20,
+        .available >> 20
+    )]
+    TooLarge { width: u32, height: u32, needed: u64, available: u64 },
     /// The backend failed; the cause is for the log, not for the caller.
     #[error("the model failed: {0}")]
     Backend(String),

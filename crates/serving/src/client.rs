@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use llm_dit_fault::Fault;
 use tokio::time;
 use tonic::{
-    Status, Streaming,
+    ConnectError, Status, Streaming,
     body::Body,
     transport::{Channel, Endpoint, Uri},
 };
@@ -178,6 +178,20 @@ impl Remote {
                 Fault::Unavailable(format!("the {service} at {url} is unavailable: {message}"))
             }
             fault => fault,
+        }
+    }
+}
+
+/// Whether a call failed because its connection ended, or timed out, after it had been made.
+pub fn lost_connection(status: &Status) -> bool {
+    let Some(mut cause) = status.source() else { return false };
+    loop {
+        if cause.is::<ConnectError>() {
+            return false;
+        }
+        match cause.source() {
+            Some(deeper) => cause = deeper,
+            None => return true,
         }
     }
 }

@@ -117,6 +117,7 @@ pub const KEYS: &[Key] = &[
     key("gateway.jobs_max", Integer, Flag("jobs_max")),
     key("gateway.jobs_days", Integer, Flag("jobs_days")),
     key("gateway.job_attempts", Integer, Flag("job_attempts")),
+    key("gateway.job_crashes", Integer, Flag("job_crashes")),
     key("telemetry.otlp_endpoint", Text, Flag("otlp_endpoint")),
     key("server.host", Text, Flag("host")),
     key("server.port", Integer, Flag("port")),

@@ -195,7 +195,8 @@ fn services(folder: &Path) -> Vec<Service> {
     let [encoder, first, second] = [0, 1, 2].map(|at| services[at].url().to_owned());
     let args = ["--encoder", &encoder, "--diffusion", &format!("{first},{second}")];
     let keep = ["--history", &text(folder), "--history-max", "1000000", "--jobs-max", "1000000"];
-    let patient = ["--job-attempts", "1000"];
+    // The services are killed whatever the jobs are.
+    let patient = ["--job-attempts", "1000", "--job-crashes", "1000"];
     let args = args.iter().chain(&keep).chain(&patient).map(|arg| (*arg).to_owned()).collect();
     services.push(Service::start("gateway", "gateway", args));
     services

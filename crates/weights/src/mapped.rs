@@ -17,6 +17,8 @@ use crate::{LoadError, source::TensorSpan};
 pub(crate) struct Mapped {
     pub path: PathBuf,
     map: Mmap,
+    /// To ask for its length: pages behind the end of a file that became shorter end the process.
+    file: File,
 }
 
 impl Mapped {
@@ -59,14 +61,15 @@ impl Mapped {
                 (name, TensorSpan { file, dtype, whole, bytes, rows: None })
             })
             .collect();
-        Ok((Self { path: path.to_owned(), map }, tensors))
+        Ok((Self { path: path.to_owned(), map, file: opened }, tensors))
     }
 
     /// Looks at a tensor, under a shape of as many values.
     ///
     /// # Errors
     ///
-    /// [`LoadError`] if `shape` does not fit the bytes; the error of `look` otherwise.
+    /// [`LoadError`] if `shape` does not fit the bytes, or if the file became shorter; the error of
+    /// `look` otherwise.
     pub fn read<T>(
         &self,
         span: &TensorSpan,
@@ -74,12 +77,28 @@ impl Mapped {
         look: impl FnOnce(&TensorView<'_>) -> candle_core::Result<T>,
     ) -> Result<T, LoadError> {
         let bytes = span.range();
+        self.check_length()?;
         self.announce(&bytes);
         let view = TensorView::new(span.dtype, shape.to_vec(), &self.map[bytes.clone()])
             .map_err(|e| LoadError::Invalid { path: self.path.clone(), cause: e.to_string() })?;
         let looked = look(&view)?;
         self.give_back(bytes);
         Ok(looked)
+    }
+
+    /// That the file still has the length that was mapped. One that is cut while it is read is not
+    /// noticed in time.
+    fn check_length(&self) -> Result<(), LoadError> {
+        let about = self.file.metadata();
+        let about = about.map_err(|cause| LoadError::Io { path: self.path.clone(), cause })?;
+        let (now, mapped) = (about.len(), self.map.len());
+        if now >= mapped as u64 {
+            return Ok(());
+        }
+        let cause = format!(
+            "it had {mapped} bytes when it was opened and has {now} now; put the whole file back and restart, and replace files by renaming"
+        );
+        Err(LoadError::Invalid { path: self.path.clone(), cause })
     }
 
     /// A disk is faster when it knows all that will be wanted than when it hears of page after page.
@@ -114,4 +133,33 @@ fn check_extension(path: &Path) -> Result<(), LoadError> {
         _ => return Ok(()),
     };
     Err(LoadError::Invalid { path: path.to_owned(), cause: cause.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, fs};
+
+    use safetensors::{Dtype, serialize_to_file};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_became_shorter_is_an_error_and_no_end_of_the_process() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.safetensors");
+        let values = vec![0; 1 << 16];
+        let view = TensorView::new(Dtype::U8, vec![values.len()], &values).expect("fits");
+        let tensors = HashMap::from([("x".to_owned(), view)]);
+        serialize_to_file(&tensors, None, &path).expect("written");
+        let (mapped, tensors) = Mapped::open(&path, 0).expect("opens");
+        let span = &tensors[0].1;
+        let read = || mapped.read(span, &[values.len()], |view| Ok(view.data().to_vec()));
+        assert_eq!(read().expect("is whole"), values);
+        let whole = fs::read(&path).expect("reads");
+        File::options().write(true).open(&path).and_then(|f| f.set_len(4096)).expect("cut");
+        let error = read().expect_err("is cut").to_string();
+        assert!(error.contains("4096") && error.contains("x.safetensors"), "{error}");
+        fs::write(&path, whole).expect("put back");
+        assert_eq!(read().expect("is whole again"), values);
+    }
 }

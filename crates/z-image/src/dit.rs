@@ -22,7 +22,7 @@ use llm_dit_kernels::{Linear, Rope, rms_norm};
 use llm_dit_weights::{LoadError, Weights};
 
 use block::Block;
-pub use config::Config;
+pub use config::{Config, PATCH};
 use embed::TimestepEmbedder;
 pub use forward::Inputs;
 use forward::{pad_each, split};

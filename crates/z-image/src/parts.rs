@@ -27,6 +27,8 @@ pub struct Autoencoder {
     tiling: Tiling,
     /// Of both halves.
     bytes: u64,
+    device: Device,
+    dtype: DType,
 }
 
 /// When a part that is to stay is loaded first.
@@ -142,6 +144,7 @@ impl Autoencoder {
         tiling: Tiling,
     ) -> Result<Self, LoadError> {
         let bytes = weights.loaded_bytes();
+        let (device, dtype) = (weights.device().clone(), weights.dtype());
         let encoder = {
             let (config, weights) = (config.clone(), weights.clone());
             Resident::lazy(residency, move || vae::Encoder::load(config.clone(), &weights))
@@ -150,11 +153,21 @@ impl Autoencoder {
             let config = config.clone();
             when.resident(residency, move || vae::Decoder::load(config.clone(), &weights))?
         };
-        Ok(Self { config, decoder, encoder, tiling, bytes })
+        Ok(Self { config, decoder, encoder, tiling, bytes, device, dtype })
     }
 
     pub fn config(&self) -> &vae::Config {
         &self.config
+    }
+
+    /// The device on which it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Bytes that the CPU kernels take to decode a picture of this height and width.
+    pub fn decode_bytes(&self, height: usize, width: usize) -> u64 {
+        self.tiling.decode_bytes(&self.config, self.dtype, (height, width))
     }
 
     /// Bytes that both halves take when they are loaded.

@@ -1,6 +1,7 @@
 //! From embeddings to pixels: noise, steps, decode. The one implementation of the engine trait.
 
 mod denoise;
+mod memory;
 mod pixels;
 
 use std::time::{Duration, Instant};
@@ -69,22 +70,8 @@ impl ImageGenerator for ZImage {
 
     fn generate_batch(&mut self, batch: Vec<Member<'_>>) {
         let info = self.info();
-        let started = Instant::now();
-        let arrived = self.denoise(&info, batch);
-        let denoise = started.elapsed();
-        // One after the other, since a picture on its way through the VAE takes far more memory
-        // than its latents.
-        for mut trajectory in arrived {
-            let total = trajectory.total();
-            if denoise::wanted(&mut trajectory.member, total) {
-                let made = self.decode(&info, trajectory.member.job, trajectory.latents, denoise);
-                if made.is_err() {
-                    self.dit.forget();
-                }
-                trajectory.member.finish(made.map_err(GenerateError::from));
-            } else {
-                trajectory.member.finish(Err(GenerateError::Cancelled));
-            }
+        for batch in self.admit(&info, batch) {
+            self.generate_admitted(&info, batch);
         }
     }
 
@@ -129,6 +116,27 @@ impl ImageGenerator for ZImage {
 }
 
 impl ZImage {
+    /// Makes the pictures of a batch that the memory suffices for.
+    fn generate_admitted(&mut self, info: &ModelInfo, batch: Vec<Member<'_>>) {
+        let started = Instant::now();
+        let arrived = self.denoise(info, batch);
+        let denoise = started.elapsed();
+        // One after the other, since a picture on its way through the VAE takes far more memory
+        // than its latents.
+        for mut trajectory in arrived {
+            let total = trajectory.total();
+            if denoise::wanted(&mut trajectory.member, total) {
+                let made = self.decode(info, trajectory.member.job, trajectory.latents, denoise);
+                if made.is_err() {
+                    self.dit.forget();
+                }
+                trajectory.member.finish(made.map_err(GenerateError::from));
+            } else {
+                trajectory.member.finish(Err(GenerateError::Cancelled));
+            }
+        }
+    }
+
     /// Noise to latents, for those who stay to the end. The others have their answer.
     fn denoise<'a>(&mut self, info: &ModelInfo, batch: Vec<Member<'a>>) -> Vec<Trajectory<'a>> {
         let mut trajectories = Vec::with_capacity(batch.len());

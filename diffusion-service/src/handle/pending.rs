@@ -96,6 +96,7 @@ impl Batch<Engines> for Pending {
                     // These say nothing about the engine.
                     Err(
                         GenerateError::OutOfMemory
+                        | GenerateError::TooLarge { .. }
                         | GenerateError::BadJob(_)
                         | GenerateError::Loras(_)
                         | GenerateError::Cancelled,

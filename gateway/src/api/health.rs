@@ -54,12 +54,18 @@ impl HistoryHealth {
     fn of(state: &AppState) -> Self {
         match &state.history {
             None => Self { status: HistoryStatus::Off, detail: None },
-            Some(history) => match history.trouble() {
+            Some(history) => match history.trouble().or_else(|| unstored(state)) {
                 None => Self { status: HistoryStatus::Ok, detail: None },
                 detail => Self { status: HistoryStatus::Failing, detail },
             },
         }
     }
+}
+
+/// Another write may have succeeded where the end of a job does not fit.
+fn unstored(state: &AppState) -> Option<String> {
+    let (jobs, fault) = state.jobs.unstored()?;
+    Some(format!("{jobs} finished jobs are not stored yet: {fault}"))
 }
 
 #[derive(Debug, Serialize, ToSchema)]

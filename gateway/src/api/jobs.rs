@@ -113,6 +113,11 @@ pub(crate) async fn create(State(state): Shared, request: Request) -> Result<Res
     let body: GenerateBody =
         body::json_with_picture(&state.admissions, request, GenerateBody::FIELDS).await?;
     let key = key.map(|text| IdempotencyKey::new(text, &body));
+    // A request that is sent again needs no place, even if the first one takes the last.
+    let _turn = match &key {
+        Some(key) => Some(state.jobs.turn(key).await),
+        None => None,
+    };
     if let Some(key) = &key
         && let Some(known) = state.jobs.with_key(key).await?
     {

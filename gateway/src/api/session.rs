@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use llm_dit_fault::Fault;
@@ -38,12 +38,18 @@ pub(crate) async fn begin(
     Ok(answer(state.guard.session(key.trim())))
 }
 
-/// Ends the session.
+/// Ends the session: its cookie is not accepted any more.
 #[utoipa::path(
     delete, path = "/api/session", tag = "session",
-    responses((status = 204, description = "The cookie is removed"), Problems)
+    responses((status = 204, description = "The session is over and the cookie removed"), Problems)
 )]
-pub(crate) async fn end(State(state): State<Arc<AppState>>) -> Response {
+pub(crate) async fn end(State(state): State<Arc<AppState>>, headers: HeaderMap) -> Response {
+    if let Some(ended) = state.guard.end_session(&headers)
+        && let Some(history) = &state.history
+        && let Err(fault) = history.keep_sessions(ended).await
+    {
+        tracing::error!(%fault, "failed to store the end of a session; after a restart its cookie would be accepted");
+    }
     answer(state.guard.no_session())
 }
 

@@ -45,6 +45,9 @@ pub(crate) struct Lease(Arc<Backend>);
 pub(crate) struct Tried {
     backends: Vec<Arc<Backend>>,
     error: Option<Error>,
+    /// How many of them crashed, and how many may; `None`: all.
+    crashes: u32,
+    max_crashes: Option<u32>,
 }
 
 impl Pool {
@@ -165,14 +168,27 @@ impl Drop for Lease {
 }
 
 impl Tried {
+    /// For a request that is not sent to another backend once so many crashed with it.
+    pub fn until_crashes(max: u32) -> Self {
+        Self { max_crashes: Some(max), ..Self::default() }
+    }
+
     /// Remembers that `backend` could not help, and with what words. Gives the error back when
-    /// another machine would say the same.
+    /// another machine would say the same, or might crash as well.
     pub fn note(&mut self, backend: &Arc<Backend>, error: Error) -> Result<(), Error> {
         match &error {
             Error::Fault(fault @ Fault::Unavailable(_)) => backend.fail(fault),
-            Error::Lost(message) => backend.fail(&Fault::Unavailable(message.clone())),
+            Error::Lost(message) | Error::Crashed(message) => {
+                backend.fail(&Fault::Unavailable(message.clone()));
+            }
             Error::Fault(Fault::Busy { .. } | Fault::OutOfMemory(_)) => {}
             _ => return Err(error),
+        }
+        if let Error::Crashed(message) = &error {
+            self.crashes += 1;
+            if self.max_crashes.is_some_and(|max| self.crashes >= max) {
+                return Err(Error::crashes(self.crashes, message));
+            }
         }
         tracing::info!(url = backend.url(), %error, "retrying on another service");
         metrics::counter!(BACKEND_RETRIES.name, "kind" => backend.kind()).increment(1);
@@ -294,5 +310,22 @@ mod tests {
         }
         assert_ne!(been[0], been[1]);
         assert!(pool.try_pick(&tried).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_crashes_services_does_not_get_to_all_of_them() {
+        let urls = [1, 2, 3].map(|port| format!("http://127.0.0.1:{port}"));
+        let pool =
+            Pool::new("encoder", SERVICE_NAME, &urls, &Credentials::default()).expect("valid");
+        let mut tried = Tried::until_crashes(2);
+        let mut note = |error: Error| {
+            let lease = pool.try_pick(&tried).expect("one that was not tried");
+            tried.note(lease.backend(), error)
+        };
+        let crash = || Error::Crashed("connection reset".to_owned());
+        note(crash()).expect("it may have been bad luck");
+        note(Error::Lost("nonsense".to_owned())).expect("no crash");
+        let error = note(crash()).expect_err("twice").to_string();
+        assert!(error.contains("2 services crashed") && error.contains("reset"), "{error}");
     }
 }

@@ -4,18 +4,20 @@ mod error;
 mod jobs;
 mod slots;
 mod tables;
+mod upkeep;
 
 use std::{
-    fs,
+    collections::HashSet,
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use llm_dit_pictures::thumbnail;
 use parking_lot::Mutex;
 use redb::{
-    Database, ReadableDatabase as _, ReadableTableMetadata as _, StorageBackend,
+    Database, ReadTransaction, ReadableDatabase as _, ReadableTableMetadata as _, StorageBackend,
     backends::FileBackend,
 };
 
@@ -23,6 +25,7 @@ pub(crate) use self::error::StoreError;
 use self::{
     slots::JobSlots,
     tables::{ENTRIES, PICTURES, SETTINGS, THUMBNAILS, Tables},
+    upkeep::panic_message,
 };
 use super::entry::{Entry, Page, Picture};
 
@@ -30,7 +33,6 @@ const FILE: &str = "history.redb";
 
 /// Pages that the database holds in memory.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-const THUMBNAIL_SIDE: u32 = 256;
 
 /// Opens the file anew.
 type Open = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
@@ -40,9 +42,12 @@ pub(crate) struct Store {
     /// opened again, as after a crash.
     database: Option<Database>,
     open: Open,
+    path: PathBuf,
     trouble: Arc<Mutex<Option<String>>>,
     next_id: u64,
     jobs: JobSlots,
+    /// Entries that cannot be read, each of which is logged once.
+    damaged: HashSet<u64>,
     max_entries: u64,
     max_bytes: u64,
 }
@@ -67,20 +72,34 @@ impl Store {
         max_bytes: u64,
         around: impl Fn(FileBackend) -> B + Send + 'static,
     ) -> Result<Self, StoreError> {
+        let named = path.clone();
         let open = move || database(&path, &around);
-        let mut store = Self {
-            database: Some(open()?),
-            open: Box::new(open),
-            trouble: Arc::default(),
-            next_id: 1,
-            jobs: JobSlots::default(),
-            max_entries: max_entries as u64,
-            max_bytes,
-        };
-        // Makes the tables; and the bounds may have become tighter.
-        store.next_id = store.change(|tables| tables.next_id())?;
-        store.recover_jobs()?;
-        Ok(store)
+        // The database's code may panic at a file that is not as it wrote it.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let mut store = Self {
+                database: Some(open()?),
+                open: Box::new(open),
+                path: named.clone(),
+                trouble: Arc::default(),
+                next_id: 1,
+                jobs: JobSlots::default(),
+                damaged: HashSet::new(),
+                max_entries: max_entries as u64,
+                max_bytes,
+            };
+            // Makes the tables; and the bounds may have become tighter.
+            store.next_id = store.change(|tables| tables.next_id())?;
+            store.recover_jobs()?;
+            Ok(store)
+        }));
+        let damaged = |cause: String| StoreError::Damaged { path: named, cause };
+        match opened {
+            Ok(Err(StoreError::Database(error))) if !is_of_disk(&error) => {
+                Err(damaged(error.to_string()))
+            }
+            Ok(opened) => opened,
+            Err(panic) => Err(damaged(panic_message(&*panic))),
+        }
     }
 
     /// The id that the first picture after opening gets.
@@ -103,73 +122,82 @@ impl Store {
         self.change(|tables| tables.keep(id, &json, file))
     }
 
-    /// At most `limit` entries with ids below `before`, newest first.
+    /// At most `limit` entries with ids below `before`, newest first. Entries that cannot be read are
+    /// left out.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if the database fails or an entry cannot be read.
+    /// [`StoreError`] if the database fails.
     pub fn page(&mut self, limit: usize, before: Option<u64>) -> Result<Page, StoreError> {
-        let transaction = self.database()?.begin_read()?;
-        let entries = transaction.open_table(ENTRIES)?;
-        let mut page = Page { entries: Vec::new(), total: entries.len()? };
-        for item in entries.range(..before.unwrap_or(u64::MAX))?.rev().take(limit) {
-            let (id, json) = item?;
-            page.entries.push((id.value(), serde_json::from_slice(json.value())?));
-        }
+        let mut damaged = Vec::new();
+        let page = self.read(|transaction| {
+            let entries = transaction.open_table(ENTRIES)?;
+            let mut page = Page { entries: Vec::new(), total: entries.len()? };
+            for item in entries.range(..before.unwrap_or(u64::MAX))?.rev() {
+                if page.entries.len() == limit {
+                    break;
+                }
+                let (id, json) = item?;
+                match serde_json::from_slice(json.value()) {
+                    Ok(entry) => page.entries.push((id.value(), entry)),
+                    Err(error) => damaged.push((id.value(), error)),
+                }
+            }
+            Ok(page)
+        })?;
+        damaged.iter().for_each(|(id, error)| self.note_damaged(*id, error));
         Ok(page)
     }
 
-    /// What is known of a picture; `None` if there is none of this id.
+    /// What is known of a picture; `None` if there is none of this id, or if it cannot be read.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if the database fails or the entry cannot be read.
+    /// [`StoreError`] if the database fails.
     pub fn entry(&mut self, id: u64) -> Result<Option<Entry>, StoreError> {
-        let transaction = self.database()?.begin_read()?;
-        let json = transaction.open_table(ENTRIES)?.get(id)?;
-        Ok(json.map(|json| serde_json::from_slice(json.value())).transpose()?)
+        let entry = self.read(|transaction| {
+            let json = transaction.open_table(ENTRIES)?.get(id)?;
+            Ok(json.map(|json| serde_json::from_slice(json.value())).transpose())
+        })?;
+        Ok(entry.unwrap_or_else(|error| {
+            self.note_damaged(id, &error);
+            None
+        }))
     }
 
     /// The file of a picture; `None` if there is none of this id.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if the database fails or the entry cannot be read.
+    /// [`StoreError`] if the database fails.
     pub fn picture(&mut self, id: u64) -> Result<Option<Picture>, StoreError> {
         let Some(Entry { media_type, .. }) = self.entry(id)? else { return Ok(None) };
-        let transaction = self.database()?.begin_read()?;
-        let file = transaction.open_table(PICTURES)?.get(id)?;
-        Ok(file.map(|file| Picture { file: Bytes::copy_from_slice(file.value()), media_type }))
+        let file = self.read(|transaction| {
+            let file = transaction.open_table(PICTURES)?.get(id)?;
+            Ok(file.map(|file| Bytes::copy_from_slice(file.value())))
+        })?;
+        Ok(file.map(|file| Picture { file, media_type }))
     }
 
-    /// A small JPEG of a picture, made on first use. `None` if there is no such picture, or if it
-    /// cannot be decoded.
+    /// A small JPEG of a picture, if one was stored.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if the database fails.
     pub fn thumbnail(&mut self, id: u64) -> Result<Option<Bytes>, StoreError> {
-        let transaction = self.database()?.begin_read()?;
-        if let Some(known) = transaction.open_table(THUMBNAILS)?.get(id)? {
-            return Ok(Some(Bytes::copy_from_slice(known.value())));
-        }
-        drop(transaction);
-        let Some(picture) = self.picture(id)? else { return Ok(None) };
-        let small = match thumbnail(&picture.file, THUMBNAIL_SIDE) {
-            Ok(small) => small,
-            Err(error) => {
-                tracing::warn!(id, %error, "failed to read an image of the history");
-                return Ok(None);
-            }
-        };
-        let kept = self.change(|tables| {
-            tables.thumbnails.insert(id, &small[..])?;
-            tables.grow(small.len() as u64)
-        });
-        if let Err(error) = kept {
-            tracing::warn!(id, %error, "failed to store a thumbnail");
-        }
-        Ok(Some(small))
+        self.read(|transaction| {
+            let known = transaction.open_table(THUMBNAILS)?.get(id)?;
+            Ok(known.map(|known| Bytes::copy_from_slice(known.value())))
+        })
+    }
+
+    /// Stores a small JPEG of a picture, unless there is one, or the picture was deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the database fails.
+    pub fn put_thumbnail(&mut self, id: u64, small: &[u8]) -> Result<(), StoreError> {
+        self.change(|tables| tables.keep_thumbnail(id, small))
     }
 
     /// Deletes a picture. Returns how many are left; `None` if there was none of this id.
@@ -199,9 +227,10 @@ impl Store {
     ///
     /// [`StoreError`] if the database fails.
     pub fn setting(&mut self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let transaction = self.database()?.begin_read()?;
-        let json = transaction.open_table(SETTINGS)?.get(name)?;
-        Ok(json.map(|json| json.value().to_vec()))
+        self.read(|transaction| {
+            let json = transaction.open_table(SETTINGS)?.get(name)?;
+            Ok(json.map(|json| json.value().to_vec()))
+        })
     }
 
     /// Stores JSON under a name, in place of what was there.
@@ -214,6 +243,25 @@ impl Store {
             tables.settings.insert(name, json)?;
             Ok(())
         })
+    }
+
+    fn note_damaged(&mut self, id: u64, error: &serde_json::Error) {
+        if self.damaged.insert(id) {
+            tracing::error!(id, %error, "skipped an entry of the history that cannot be read");
+        }
+    }
+
+    /// Reads in one transaction. After an error the file is opened again, as after a crash.
+    fn read<T>(
+        &mut self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let begun = self.database()?.begin_read().map_err(StoreError::from);
+        let done = begun.and_then(|transaction| read(&transaction));
+        if done.is_err() {
+            self.database = None;
+        }
+        done
     }
 
     fn database(&mut self) -> Result<&Database, StoreError> {
@@ -251,6 +299,19 @@ impl Store {
         };
         transaction.commit()?;
         Ok(result)
+    }
+}
+
+/// Whether the disk is the cause, and not what is in the file.
+fn is_of_disk(error: &redb::Error) -> bool {
+    use io::ErrorKind as Kind;
+    match error {
+        redb::Error::Io(error) => !matches!(
+            error.kind(),
+            // Such as a file that ends early.
+            Kind::UnexpectedEof | Kind::InvalidData | Kind::InvalidInput
+        ),
+        error => matches!(error, redb::Error::PreviousIo),
     }
 }
 

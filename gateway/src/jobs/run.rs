@@ -7,14 +7,15 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    finish::Finish,
     job::Job,
     store::{Claim, EXTEND_EVERY, PutError},
-    worker::Worker,
+    unstored::Room,
+    worker::{FIRST_PAUSE, MAX_PAUSE, Worker},
 };
 use crate::{
     admission::Admission,
     error::Error,
-    meters,
     records::{
         job::{JobRecord, JobState},
         picture::Made,
@@ -25,9 +26,6 @@ use crate::{
 
 /// Longest pause before a job asks busy services again.
 const MAX_BUSY_PAUSE: Duration = Duration::from_secs(2);
-/// Pauses after services were lost grow from the one to the other.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// How a job comes to run.
 pub(super) enum Start {
@@ -35,6 +33,8 @@ pub(super) enum Start {
     Accepted(Box<Request>, Admission),
     /// Left by an earlier gateway: when the one before it has passed.
     After(Option<CancellationToken>),
+    /// Its image could neither be stored nor kept: when there is room for so many bytes.
+    Again(usize),
 }
 
 /// Why the work ended.
@@ -55,32 +55,39 @@ pub(super) async fn run(
     job: Arc<Job>,
     start: Start,
 ) {
-    let mut admission = None;
-    let end = {
-        // Dropping the work is what stops it.
-        let work = work(&worker, &job, start, &mut admission);
-        tokio::select! {
-            biased;
-            () = job.cancel.cancelled() => End::Cancelled,
-            () = worker.stop.cancelled() => End::Requeued,
-            end = work => end,
-            never = keep(&mut *claim) => match never {},
-        }
-    };
-    job.passed.cancel();
-    match end {
-        End::Done(made) => {
-            let state = JobState::Done(Box::new(made.about.clone()));
-            finish(&worker, &mut *claim, &job, state, Some(*made)).await;
-        }
-        End::Failed(error) => {
-            finish(&worker, &mut *claim, &job, JobState::Failed(error.into()), None).await;
-        }
-        End::Cancelled => finish(&worker, &mut *claim, &job, JobState::Cancelled, None).await,
-        End::Requeued => requeue(&mut *claim, &job).await,
-        End::Superseded => tracing::warn!("another gateway ended or took over a job"),
+    let mut next = Some(start);
+    // For the image, once there was none for it.
+    let mut room = None;
+    while let Some(start) = next.take() {
+        let mut admission = None;
+        let end = {
+            // Dropping the work is what stops it.
+            let work = work(&worker, &job, start, &mut admission, &mut room);
+            tokio::select! {
+                biased;
+                () = job.cancel.cancelled() => End::Cancelled,
+                () = worker.stop.cancelled() => End::Requeued,
+                end = work => end,
+                never = keep(&mut *claim) => match never {},
+            }
+        };
+        job.passed.cancel();
+        let (state, made) = match end {
+            End::Done(made) => (JobState::Done(Box::new(made.about.clone())), Some(*made)),
+            End::Failed(error) => (JobState::Failed(error.into()), None),
+            End::Cancelled => (JobState::Cancelled, None),
+            End::Requeued => {
+                requeue(&mut *claim, &job).await;
+                break;
+            }
+            End::Superseded => {
+                tracing::warn!("another gateway ended or took over a job");
+                break;
+            }
+        };
+        let finish = Finish { worker: &worker, claim: &mut *claim, job: &job };
+        next = finish.store(state, made, admission, room.take()).await.map(Start::Again);
     }
-    drop(admission);
     worker.forget().await;
 }
 
@@ -94,30 +101,47 @@ async fn keep(claim: &mut dyn Claim) -> Infallible {
     }
 }
 
-async fn work(worker: &Worker, job: &Job, start: Start, admission: &mut Option<Admission>) -> End {
-    let request = match start {
+async fn work(
+    worker: &Worker,
+    job: &Job,
+    start: Start,
+    admission: &mut Option<Admission>,
+    room: &mut Option<Room>,
+) -> End {
+    let mut request = match start {
         Start::Accepted(request, place) => {
             *admission = Some(place);
             *request
         }
-        Start::After(previous) => {
+        start @ (Start::After(_) | Start::Again(_)) => {
             let turn = async {
-                if let Some(previous) = previous {
-                    previous.cancelled().await;
+                match start {
+                    Start::After(Some(previous)) => previous.cancelled().await,
+                    Start::Again(bytes) => *room = worker.unstored.take(bytes).await,
+                    Start::After(None) | Start::Accepted(..) => {}
                 }
                 worker.admissions.wait().await
             };
             let turn = worker.admissions.draining().run_until_cancelled(turn).await;
             let Some(place) = turn.flatten() else { return End::Requeued };
             *admission = Some(place);
+            if let Some(error) = worn_out(worker, job) {
+                return End::Failed(error);
+            }
             match restored(worker, job).await {
                 Ok(request) => request,
                 Err(error) => return End::Failed(error),
             }
         }
     };
+    // After each crash it is for this job to say how it goes on.
+    request.max_crashes = 1;
     let mut pause = FIRST_PAUSE;
     loop {
+        let suspect = match job.record().crashes {
+            0 => None,
+            _ => Some(worker.suspects.lock().await),
+        };
         let record = job.change(JobRecord::begin);
         let attempts = record.attempts;
         match worker.store.index.put(record, job.revision()).await {
@@ -133,6 +157,21 @@ async fn work(worker: &Worker, job: &Job, start: Start, admission: &mut Option<A
             Some(Ok(made)) => return End::Done(Box::new(made)),
             Some(Err(error)) => error,
         };
+        drop(suspect);
+        if let Error::Crashed(message) = &error {
+            let record = job.change(|record| record.crashes += 1);
+            if record.crashes >= worker.limits.crashes {
+                return End::Failed(Error::crashes(record.crashes, message));
+            }
+            // Kept before it is tried again, which may be the end of this process too.
+            match worker.store.index.put(record, job.revision()).await {
+                Ok(revision) => job.stored(revision),
+                Err(PutError::Conflict) => return End::Superseded,
+                Err(PutError::Fault(fault)) => {
+                    tracing::warn!(%fault, "failed to store that a job crashed a service");
+                }
+            }
+        }
         if !is_away(&error) || attempts >= worker.limits.attempts {
             return End::Failed(error);
         }
@@ -169,7 +208,18 @@ async fn rest(worker: &Worker, pause: Duration) -> bool {
 
 /// Whether it is a service that failed, and not the request.
 fn is_away(error: &Error) -> bool {
-    matches!(error, Error::Lost(_) | Error::Fault(Fault::Unavailable(_)))
+    matches!(error, Error::Lost(_) | Error::Crashed(_) | Error::Fault(Fault::Unavailable(_)))
+}
+
+/// Why a job is not begun again: every attempt that it may have was interrupted, perhaps because it
+/// ends the process that makes its image.
+fn worn_out(worker: &Worker, job: &Job) -> Option<Error> {
+    let JobRecord { attempts, .. } = job.record();
+    (attempts >= worker.limits.attempts).then(|| {
+        Error::Lost(format!(
+            "the gateway ended unexpectedly in the last of {attempts} attempts at this job; send it again if the job was not the cause"
+        ))
+    })
 }
 
 /// The request of a job that an earlier gateway accepted.
@@ -189,47 +239,8 @@ async fn restored(worker: &Worker, job: &Job) -> Result<Request, Error> {
 }
 
 async fn requeue(claim: &mut dyn Claim, job: &Job) {
-    let record = job.change(|record| {
-        if matches!(record.state, JobState::Running) {
-            // It was no fault of the job's.
-            record.attempts = record.attempts.saturating_sub(1);
-        }
-        record.state = JobState::Queued;
-    });
+    let record = job.change(JobRecord::requeue);
     if let Err(fault) = claim.requeue(record).await {
         tracing::warn!(%fault, "failed to requeue a job in the store; retrying it anyway");
-    }
-}
-
-/// Stores the end before clients see it. If that fails, clients see it all the same, and storing is
-/// retried until it succeeds: until then a restart would run the job once more.
-async fn finish(
-    worker: &Worker,
-    claim: &mut dyn Claim,
-    job: &Job,
-    state: JobState,
-    made: Option<Made>,
-) {
-    meters::job_ended(state.name());
-    let mut record = job.record();
-    record.end(state);
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match claim.finish(record.clone(), made.clone()).await {
-            Ok(standing) => {
-                let bytes = made.map_or(0, |made| made.file.len());
-                return job.end(standing.unwrap_or(record), bytes);
-            }
-            Err(fault) => {
-                tracing::error!(%fault, "failed to store the end of a job");
-                let file = made.as_ref().map(|made| made.file.clone());
-                job.end_unstored(record.clone(), file, fault);
-            }
-        }
-        tokio::select! {
-            () = worker.stop.cancelled() => return,
-            () = time::sleep(pause) => {}
-        }
-        pause = (pause * 2).min(MAX_PAUSE);
     }
 }

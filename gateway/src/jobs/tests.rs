@@ -1,3 +1,5 @@
+mod unwritable;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::{list::MAX_MEMORY_BYTES, store::StoredJob, *};
@@ -13,7 +15,8 @@ use crate::{
     },
 };
 
-const LIMITS: JobLimits = JobLimits { max: 200, days: 7, attempts: 10 };
+const LIMITS: JobLimits =
+    JobLimits { max: 200, days: 7, attempts: 10, crashes: 2, unstored_bytes: MAX_MEMORY_BYTES };
 
 fn add(list: &JobList, end: Option<(JobState, usize)>) -> JobId {
     let job = list.add(Job::new(JobRecord::new(GenerateBody::default(), None)));
@@ -112,12 +115,15 @@ fn only_what_is_newer_replaces_a_record() {
 async fn jobs(store: &InMemoryJobStore) -> Arc<Jobs> {
     let nowhere = vec!["http://127.0.0.1:1".to_owned()];
     let options = GatewayOptions { diffusion: nowhere, ..GatewayOptions::default() };
-    let backends = Backends::new(&options).expect("valid");
+    jobs_with(JobStore::of(store.clone()), &options, LIMITS).await
+}
+
+async fn jobs_with(store: JobStore, options: &GatewayOptions, limits: JobLimits) -> Arc<Jobs> {
+    let backends = Backends::new(options).expect("valid");
     let maker = Arc::new(Maker::new(Arc::new(backends), Arc::new(Cache::new(0))));
     let templates = Arc::new(Library::load(None).expect("built in"));
     let admissions = Arc::new(Admissions::new(8));
-    let store = JobStore::of(store.clone());
-    let jobs = Arc::new(Jobs::new(store, LIMITS, maker, templates, admissions));
+    let jobs = Arc::new(Jobs::new(store, limits, maker, templates, admissions));
     jobs.start().await.expect("starts");
     jobs
 }
@@ -145,6 +151,29 @@ async fn a_key_is_of_one_request() {
 }
 
 #[tokio::test]
+async fn requests_with_one_key_take_turns_and_others_do_not_wait() {
+    let jobs = jobs(&InMemoryJobStore::default()).await;
+    let key = |text: &str| IdempotencyKey { text: text.into(), body: "a".into() };
+    let first = jobs.turn(&key("k")).await;
+    drop(jobs.turn(&key("l")).await);
+    let again = {
+        let (jobs, key) = (Arc::clone(&jobs), key("k"));
+        tokio::spawn(async move {
+            let _turn = jobs.turn(&key).await;
+            jobs.with_key(&key).await.expect("the same request").map(|job| job.id)
+        })
+    };
+    tokio::task::yield_now().await;
+    // All places but one are taken, and then the last one is.
+    let places: Vec<_> = (0..7).map(|_| jobs.worker.admissions.admit().expect("a place")).collect();
+    let (id, _) = accept(&jobs, Some(&key("k"))).await.expect("accepted");
+    assert!(!again.is_finished(), "it waits for what becomes of the first");
+    drop(first);
+    assert_eq!(again.await.expect("no panic"), Some(id));
+    drop(places);
+}
+
+#[tokio::test]
 async fn what_another_gateway_stores_is_known_here() {
     let store = InMemoryJobStore::default();
     let (here, there) = (jobs(&store).await, jobs(&store).await);
@@ -163,4 +192,23 @@ async fn what_another_gateway_stores_is_known_here() {
     let job = there.get(id).expect("known");
     there.remove(&job).await.expect("removed");
     wait(&|| here.get(id).is_none()).await;
+}
+
+#[tokio::test]
+async fn a_job_that_ended_the_gateway_each_time_fails() {
+    let store = InMemoryJobStore::default();
+    let mut record = JobRecord::new(GenerateBody::default(), None);
+    for _ in 0..LIMITS.attempts {
+        record.begin();
+    }
+    let (id, parts) = (record.id, JobStore::of(store.clone()));
+    parts.index.put(record, Revision::NEW).await.expect("stored");
+    parts.queue.publish(id).await.expect("queued");
+    let jobs = jobs(&store).await;
+    let job = jobs.get(id).expect("known");
+    while !job.is_over() {
+        time::sleep(Duration::from_millis(5)).await;
+    }
+    let Some(Outcome::Failed(problem)) = job.outcome() else { panic!("it failed") };
+    assert!(problem.detail.contains("10 attempts"), "{problem:?}");
 }

@@ -1,13 +1,18 @@
 //! The parts that run jobs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use llm_dit_templates::Library;
+use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{list::JobList, store::JobStore};
+use super::{list::JobList, store::JobStore, unstored::Unstored};
 use crate::{admission::Admissions, maker::Maker, options::JobLimits};
+
+/// Pauses after a service or the disk has failed grow from the one to the other.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// The parts that every job of this process runs with.
 #[derive(Debug)]
@@ -18,6 +23,10 @@ pub(super) struct Worker {
     pub templates: Arc<Library>,
     pub admissions: Arc<Admissions>,
     pub limits: JobLimits,
+    pub unstored: Unstored,
+    /// Held by a job that has crashed a service, while it runs again: jobs that a service ran
+    /// together are found out one by one.
+    pub suspects: Mutex<()>,
     /// Ends what is left of the work.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,

@@ -21,17 +21,22 @@ const MAX_PREVIEW_BYTES: usize = 256 * 1024;
 pub(super) struct Events<'a> {
     lease: &'a Lease,
     events: Streaming<GenerateEvent>,
+    /// Whether the service works at this request; others wait before or behind it.
+    running: bool,
 }
 
 impl<'a> Events<'a> {
     pub fn new(lease: &'a Lease, events: Streaming<GenerateEvent>) -> Self {
-        Self { lease, events }
+        Self { lease, events, running: false }
     }
 
     /// The first event.
     pub async fn accepted(&mut self) -> Result<Accepted, Error> {
         match self.next().await? {
-            Event::Accepted(accepted) => Ok(accepted),
+            Event::Accepted(accepted) => {
+                self.running = accepted.queue_position == 0;
+                Ok(accepted)
+            }
             _ => Err(self.broke("did not begin with its parameters")),
         }
     }
@@ -51,9 +56,13 @@ impl<'a> Events<'a> {
         let header = loop {
             let event = self.next().await.map_err(|error| lost(reporter, error))?;
             match event {
-                Event::Queued(queued) => reporter.queued(queued.position),
+                Event::Queued(queued) => {
+                    self.running = queued.position == 0;
+                    reporter.queued(queued.position);
+                }
                 Event::Step(step) => {
                     begun = true;
+                    self.running = true;
                     tracing::debug!(step.index, step.total, step.seconds, "step");
                     reporter.step(step.index, step.total, step.seconds);
                 }
@@ -115,6 +124,12 @@ impl<'a> Events<'a> {
                 // From a newer service.
                 Ok(Some(GenerateEvent { event: None })) => {}
                 Ok(None) => return Err(self.broke("ended its answer early")),
+                Err(status) if self.running => {
+                    return Err(match Error::of_sent(&self.lease.remote, status) {
+                        Error::Fault(fault) => Error::midway(fault),
+                        crash => crash,
+                    });
+                }
                 Err(status) => return Err(Error::midway(self.lease.remote.fault(status))),
             }
         }

@@ -10,6 +10,7 @@ use super::{events::Events, outcome::Failure};
 use crate::{
     backends::Lease,
     encode::Pipe,
+    error::Error,
     records::{model::Model, request::Request},
 };
 
@@ -64,7 +65,8 @@ pub(super) async fn send<'a>(
         Some(answer) => answer,
         None => answer.await,
     };
-    let answer = answer.map_err(|status| Failure::Diffusion(lease.remote.fault(status).into()))?;
+    let answer =
+        answer.map_err(|status| Failure::Diffusion(Error::of_sent(&lease.remote, status)))?;
     let truncated = pipe.as_ref().map(Pipe::truncated).unwrap_or_default();
     Ok((Events::new(lease, answer.into_inner()), truncated))
 }

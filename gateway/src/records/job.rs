@@ -33,6 +33,9 @@ pub(crate) struct JobRecord {
     pub loras: Option<Vec<LoraBody>>,
     /// Times that the picture was begun.
     pub attempts: u32,
+    /// Times that a service crashed while it made the picture.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub crashes: u32,
     pub state: JobState,
 }
 
@@ -45,6 +48,10 @@ pub(crate) enum JobState {
     Done(Box<About>),
     Failed(Problem),
     Cancelled,
+}
+
+fn is_none(crashes: &u32) -> bool {
+    *crashes == 0
 }
 
 impl JobState {
@@ -90,6 +97,7 @@ impl JobRecord {
             request,
             loras: None,
             attempts: 0,
+            crashes: 0,
             state: JobState::Queued,
         }
     }
@@ -98,6 +106,14 @@ impl JobRecord {
         self.attempts += 1;
         self.started = Some(Timestamp::now().to_string());
         self.state = JobState::Running;
+    }
+
+    /// It waits again. An attempt under way was interrupted, which was no fault of the job's.
+    pub fn requeue(&mut self) {
+        if matches!(self.state, JobState::Running) {
+            self.attempts = self.attempts.saturating_sub(1);
+        }
+        self.state = JobState::Queued;
     }
 
     pub fn end(&mut self, state: JobState) {

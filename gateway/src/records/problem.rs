@@ -141,7 +141,7 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Fault(fault) => fault.into(),
-            Error::Lost(detail) => {
+            Error::Lost(detail) | Error::Crashed(detail) => {
                 tracing::warn!(detail, "lost a service in the middle of its response");
                 Self::new(StatusCode::BAD_GATEWAY, "Service lost", detail)
             }

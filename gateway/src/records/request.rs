@@ -22,6 +22,9 @@ use crate::error::{Error, bad};
 
 pub(crate) use self::image::{MAX_SOURCE_BYTES, SourceImage};
 
+/// Of diffusion services, for a request that somebody waits for.
+const MAX_CRASHES: u32 = 2;
+
 /// Tokens that an encoder is asked for at most when nobody says, as in diffusers' pipeline.
 const DEFAULT_MAX_TOKENS: u32 = 512;
 /// Likewise the hidden layer.
@@ -193,6 +196,8 @@ pub(crate) struct Request {
     pub quality: u8,
     /// Whether somebody looks at the picture on its way.
     pub previews: bool,
+    /// Diffusion services that may crash with it before it fails.
+    pub max_crashes: u32,
     pub deadline: Deadline,
 }
 
@@ -250,6 +255,7 @@ impl GenerateBody {
             format: format.unwrap_or_default(),
             quality,
             previews: false,
+            max_crashes: MAX_CRASHES,
             deadline: Deadline::NEVER,
             body: self,
         })

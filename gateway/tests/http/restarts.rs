@@ -234,7 +234,11 @@ async fn a_full_disk_costs_what_would_be_kept_and_nothing_else() {
     // A file that grows past the limit would end the process, if the shell did not ignore that.
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(program("gateway"));
-    shell.args(["--port", "0"]).args(command(&encoder, &diffusion, folder.path()));
+    shell.args(["--port", "0", "--max-requests", "2"]).args(command(
+        &encoder,
+        &diffusion,
+        folder.path(),
+    ));
     let gateway = Process::run(shell);
     let limit = |bytes: &str| {
         let limit = ["--pid", &gateway.id(), &format!("--fsize={bytes}:")];
@@ -243,8 +247,20 @@ async fn a_full_disk_costs_what_would_be_kept_and_nothing_else() {
     };
     let running = create(&gateway, &json!({"prompt": "x", "seed": 1})).await;
     assert_eq!(control.seen().await, Seen::Began { seed: 1 });
+    let second = create(&gateway, &json!({"prompt": "x", "seed": 2})).await;
 
     limit("1");
+    // What runs is made, and is to be had.
+    control.open();
+    for job in [&running, &second] {
+        let done = ended(&gateway, job).await;
+        assert_eq!(
+            (&done["status"], &done["result"]["history_id"]),
+            (&json!("done"), &json!(null))
+        );
+        assert_eq!(get(&gateway, &format!("{job}/image")).await.status(), 200);
+    }
+    // Without a place: both places are for others.
     let detail = problem(post(&gateway, "/api/jobs", &json!({"prompt": "x"}), None).await, 503);
     let detail = detail.await;
     assert!(detail.contains("cannot store the job") && detail.contains("disk"), "{detail}");
@@ -253,19 +269,17 @@ async fn a_full_disk_costs_what_would_be_kept_and_nothing_else() {
         (&health["status"], &health["history"]["status"]),
         (&json!("ok"), &json!("failing"))
     );
-    // What runs is made, and pictures are answered.
-    control.open();
-    let done = ended(&gateway, &running).await;
-    assert_eq!((&done["status"], &done["result"]["history_id"]), (&json!("done"), &json!(null)));
-    assert_eq!(get(&gateway, &format!("{running}/image")).await.status(), 200);
+    assert_eq!(health["requests"]["running"], 0);
     let now = post(&gateway, "/api/generate", &json!({"prompt": "x"}), None).await;
     assert_eq!(now.status(), 200);
 
     limit("unlimited");
     // Stored as soon as it is tried again.
     let kept = async {
-        while json_of(&gateway, &running).await["result"]["history_id"].is_null() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        for job in [&running, &second] {
+            while json_of(&gateway, job).await["result"]["history_id"].is_null() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     };
     tokio::time::timeout(Duration::from_secs(60), kept).await.expect("it is stored");

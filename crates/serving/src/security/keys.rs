@@ -3,7 +3,6 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-use data_encoding::HEXLOWER;
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
@@ -163,34 +162,26 @@ impl Keys {
     ///
     /// `Denied::Wrong` if the key is unknown.
     pub fn check_key(&self, key: &str) -> Result<Arc<str>, Denied> {
-        self.find(&hash(key.as_bytes()), |accepted| &accepted.key)
+        self.find(&hash(key.as_bytes()), |accepted| accepted.key)
     }
 
-    /// What stands for a key in a browser's cookie: it opens the same doors, ends with the key, and
-    /// does not tell it.
-    pub fn session(key: &str) -> String {
-        HEXLOWER.encode(&session_of(key))
+    /// What proves that the owner of a key began this session, whose number is used once. It ends
+    /// with the key, and does not tell it.
+    pub fn seal(key: &str, session: &[u8; 32]) -> [u8; 32] {
+        seal(&session_of(key), session)
     }
 
-    /// The name of the key that a session cookie stands for.
+    /// The name of the key that sealed a session.
     ///
     /// # Errors
     ///
-    /// `Denied::Wrong` if the cookie belongs to no key.
-    pub fn check_session(&self, session: &str) -> Result<Arc<str>, Denied> {
-        let mut shown = Hash::default();
-        if session.len() != 2 * shown.len() || !session.is_ascii() {
-            return Err(Denied::Wrong);
-        }
-        for (i, byte) in shown.iter_mut().enumerate() {
-            let digits = &session[2 * i..2 * i + 2];
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| Denied::Wrong)?;
-        }
-        self.find(&shown, |accepted| &accepted.session)
+    /// `Denied::Wrong` if no key did.
+    pub fn check_seal(&self, session: &[u8; 32], shown: &[u8; 32]) -> Result<Arc<str>, Denied> {
+        self.find(shown, |accepted| seal(&accepted.session, session))
     }
 
     /// Looks at all of them in any case, and at all of each, so that the time says nothing.
-    fn find(&self, shown: &Hash, of: impl Fn(&Accepted) -> &Hash) -> Result<Arc<str>, Denied> {
+    fn find(&self, shown: &Hash, of: impl Fn(&Accepted) -> Hash) -> Result<Arc<str>, Denied> {
         let mut found = None;
         for accepted in self.0.iter() {
             let same: Choice = of(accepted).ct_eq(shown);
@@ -217,6 +208,11 @@ impl Accepted {
 
 fn hash(bytes: &[u8]) -> Hash {
     Sha256::digest(bytes).into()
+}
+
+/// Both have a fixed length, so no longer message has a seal that follows from this one.
+fn seal(secret: &Hash, session: &[u8; 32]) -> Hash {
+    Sha256::new().chain_update(secret).chain_update(session).finalize().into()
 }
 
 fn session_of(key: &str) -> Hash {
@@ -260,14 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_stands_for_its_key() {
+    fn a_seal_stands_for_its_key_and_its_session() {
         let keys = keys(&format!("alice {ALICE}")).expect("valid");
-        let session = Keys::session(ALICE);
-        assert_eq!(keys.check_session(&session).as_deref(), Ok("alice"));
-        assert_eq!(keys.check_key(&session), Err(Denied::Wrong), "it is no key");
-        for wrong in [&Keys::session(BOB), ALICE, "", &session[2..], "\u{e9}"] {
-            assert_eq!(keys.check_session(wrong), Err(Denied::Wrong), "{wrong}");
-        }
+        let (session, other) = ([7; 32], [8; 32]);
+        let sealed = Keys::seal(ALICE, &session);
+        assert_eq!(keys.check_seal(&session, &sealed).as_deref(), Ok("alice"));
+        assert_eq!(keys.check_seal(&other, &sealed), Err(Denied::Wrong));
+        assert_eq!(keys.check_seal(&session, &Keys::seal(BOB, &session)), Err(Denied::Wrong));
     }
 
     #[test]

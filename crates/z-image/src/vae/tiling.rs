@@ -8,7 +8,7 @@ mod planes;
 
 use std::{fmt, str::FromStr};
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use self::planes::Planes;
 use super::{Config, Decoder, Encoder, Posterior};
@@ -81,6 +81,25 @@ impl Tiling {
         encoder.posterior(&tiled(pictures, cut, out, |tile| encoder.moments(tile))?)
     }
 
+    /// Bytes that the CPU kernels take at the widest place of [`Tiling::decode`] for a picture of
+    /// this height and width.
+    pub fn decode_bytes(
+        self,
+        config: &Config,
+        dtype: DType,
+        (height, width): (usize, usize),
+    ) -> u64 {
+        let values =
+            |pixels: usize, count: usize| (pixels * count * DType::F32.size_in_bytes()) as u64;
+        // What is made in f32, and the copy that has its channels first.
+        let result = values(height * width, 2 * config.out_channels);
+        if !self.applies(config, (height, width), dtype.size_in_bytes()) {
+            return values(height * width, config.widest()).max(result);
+        }
+        let side = config.tile_side();
+        result + values(side.min(height) * side.min(width), config.widest())
+    }
+
     fn applies(self, config: &Config, (height, width): (usize, usize), bytes: usize) -> bool {
         let side = config.tile_side();
         let large = height > side || width > side;
@@ -99,6 +118,15 @@ impl Config {
             (64..=2048).contains(side) && side.is_multiple_of(OVERLAP * self.scale_factor())
         };
         self.sample_size.filter(good).unwrap_or(SIDE)
+    }
+
+    /// Values a pixel that the CPU kernels hold at the widest place: at full size the last block's
+    /// first convolutions read the channels of the block before, and hold what they made, add and
+    /// write. A kernel widens what is not f32, which comes to the same.
+    fn widest(&self) -> usize {
+        let channels = &self.block_out_channels;
+        let first = channels.first().copied().unwrap_or_default();
+        channels.get(1).copied().unwrap_or(first) + 3 * first
     }
 
     /// About what a picture takes at the widest place, in bytes: at full size the last block reads

@@ -9,8 +9,14 @@ pub(crate) enum StoreError {
     Folder { path: PathBuf, cause: io::Error },
     #[error("{path} is in use by another gateway; give each its own folder with --history")]
     InUse { path: PathBuf },
-    #[error("{path} cannot be opened: {cause}; move it, or choose another folder with --history")]
+    #[error(
+        "{path} cannot be opened: {cause}; move its folder away to begin a new history, or choose another folder with --history"
+    )]
     Open { path: PathBuf, cause: redb::Error },
+    #[error(
+        "{path} is damaged ({cause}); move its folder away to begin a new history, or choose another folder with --history"
+    )]
+    Damaged { path: PathBuf, cause: String },
     #[error("{0}")]
     Database(redb::Error),
     #[error("an entry cannot be read: {0}")]

@@ -145,10 +145,12 @@ impl Store {
     /// [`StoreError`] if the database fails or the record cannot be read.
     pub fn job(&mut self, id: JobId) -> Result<Option<StoredJob>, StoreError> {
         let Some(slot) = self.jobs.get(id).cloned() else { return Ok(None) };
-        let transaction = self.database()?.begin_read()?;
-        let Some(json) = transaction.open_table(JOBS)?.get(slot.number)? else { return Ok(None) };
-        let record = serde_json::from_slice(json.value())?;
-        Ok(Some(StoredJob { record, revision: slot.revision }))
+        let json = self.read(|transaction| {
+            let json = transaction.open_table(JOBS)?.get(slot.number)?;
+            Ok(json.map(|json| json.value().to_vec()))
+        })?;
+        let record = json.map(|json| serde_json::from_slice(&json)).transpose()?;
+        Ok(record.map(|record| StoredJob { record, revision: slot.revision }))
     }
 
     /// The job with this idempotency key.
@@ -202,25 +204,32 @@ impl Store {
     /// [`StoreError`] if the database fails or the record cannot be read.
     pub fn job_picture(&mut self, job: JobId) -> Result<Option<Bytes>, StoreError> {
         let Some(stored) = self.job(job)? else { return Ok(None) };
-        let transaction = self.database()?.begin_read()?;
-        let file = match stored.record.state {
-            JobState::Queued | JobState::Running => {
-                transaction.open_table(SOURCES)?.get(job.as_u128())?
-            }
-            JobState::Done(about) => match about.history_id {
-                Some(id) => transaction.open_table(PICTURES)?.get(id)?,
-                None => None,
-            },
-            JobState::Failed(_) | JobState::Cancelled => None,
-        };
-        Ok(file.map(|file| Bytes::copy_from_slice(file.value())))
+        self.read(|transaction| {
+            let file = match stored.record.state {
+                JobState::Queued | JobState::Running => {
+                    transaction.open_table(SOURCES)?.get(job.as_u128())?
+                }
+                JobState::Done(about) => match about.history_id {
+                    Some(id) => transaction.open_table(PICTURES)?.get(id)?,
+                    None => None,
+                },
+                JobState::Failed(_) | JobState::Cancelled => None,
+            };
+            Ok(file.map(|file| Bytes::copy_from_slice(file.value())))
+        })
     }
 
-    /// Oldest first.
+    /// Oldest first. Records that cannot be read are left out.
     pub(super) fn all_jobs(&mut self) -> Result<Vec<StoredJob>, StoreError> {
         let mut all = Vec::new();
-        for (id, _) in self.jobs.in_order() {
-            all.extend(self.job(id)?);
+        for (id, slot) in self.jobs.in_order() {
+            match self.job(id) {
+                Ok(job) => all.extend(job),
+                Err(StoreError::Entry(error)) => {
+                    tracing::error!(number = slot.number, %error, "failed to read a stored job");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(all)
     }

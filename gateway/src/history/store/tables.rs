@@ -11,7 +11,7 @@ pub(super) const PICTURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::ne
 /// Made on the first request for one.
 pub(super) const THUMBNAILS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("thumbnails");
 /// `next_id`, and `bytes` of all pictures.
-const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 /// JSON of a [`JobRecord`](crate::records::job::JobRecord), by its place in the order of acceptance.
 pub(super) const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
 /// Pictures that unfinished jobs start from, by the job's id.
@@ -24,7 +24,7 @@ pub(super) const NUMBERED_SOURCES: TableDefinition<'_, u64, &[u8]> =
 pub(super) const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
 
 const NEXT_ID: &str = "next_id";
-const BYTES: &str = "bytes";
+pub(super) const BYTES: &str = "bytes";
 
 /// All tables within one change.
 pub(super) struct Tables<'a> {
@@ -63,7 +63,10 @@ impl<'a> Tables<'a> {
     ///
     /// [`StoreError`] if the database fails.
     pub fn next_id(&self) -> Result<u64, StoreError> {
-        Ok(self.numbers.get(NEXT_ID)?.map_or(1, |id| id.value()))
+        let counted = self.numbers.get(NEXT_ID)?.map_or(1, |id| id.value());
+        // Even if the number was damaged, no picture replaces another.
+        let last = self.entries.last()?.map_or(0, |(id, _)| id.value());
+        Ok(counted.max(last.saturating_add(1)))
     }
 
     /// Stores a picture and its entry (JSON) under `id`.
@@ -74,18 +77,26 @@ impl<'a> Tables<'a> {
     pub fn keep(&mut self, id: u64, entry: &[u8], file: &[u8]) -> Result<(), StoreError> {
         self.entries.insert(id, entry)?;
         self.pictures.insert(id, file)?;
-        let next = self.next_id()?.max(id + 1);
+        let next = self.next_id()?.max(id.saturating_add(1));
         self.numbers.insert(NEXT_ID, next)?;
         self.grow(file.len() as u64)
     }
 
-    /// Adds to the number of bytes that the pictures take.
+    /// Stores a thumbnail of a picture that is there and has none.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if the database fails.
-    pub fn grow(&mut self, by: u64) -> Result<(), StoreError> {
-        let bytes = self.bytes()? + by;
+    pub fn keep_thumbnail(&mut self, id: u64, small: &[u8]) -> Result<(), StoreError> {
+        if self.entries.get(id)?.is_none() || self.thumbnails.get(id)?.is_some() {
+            return Ok(());
+        }
+        self.thumbnails.insert(id, small)?;
+        self.grow(small.len() as u64)
+    }
+
+    fn grow(&mut self, by: u64) -> Result<(), StoreError> {
+        let bytes = self.bytes()?.saturating_add(by);
         self.numbers.insert(BYTES, bytes)?;
         Ok(())
     }

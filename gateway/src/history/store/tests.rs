@@ -1,3 +1,5 @@
+mod damaged;
+
 use std::{
     io,
     ops::Bound,
