@@ -1,6 +1,7 @@
 //! The services behind the gateway, their health, and the choice of the next one.
 
 mod backend;
+mod follow;
 mod loras;
 mod names;
 mod pool;
