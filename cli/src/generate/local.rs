@@ -281,9 +281,10 @@ fn fault(item: &Item, error: GenerateError) -> CliError {
     match error {
         GenerateError::Cancelled => CliError::interrupted(),
         GenerateError::BadJob(_) => item.usage(error),
-        GenerateError::Loras(_) | GenerateError::OutOfMemory | GenerateError::Backend(_) => {
-            CliError::failed(error)
-        }
+        GenerateError::Loras(_)
+        | GenerateError::NotFinite
+        | GenerateError::OutOfMemory
+        | GenerateError::Backend(_) => CliError::failed(error),
     }
 }
 

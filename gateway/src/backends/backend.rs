@@ -29,8 +29,8 @@ use crate::{error::Error, records::model::Model};
 
 /// A service that takes longer to say that it is well is not.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
-/// What the first check of a service may take of a health request's time.
-const FIRST_CHECK: Duration = Duration::from_millis(200);
+/// What `GET /health` waits for services. One that takes longer is as the last check found it.
+pub(crate) const AT_ONCE: Duration = Duration::from_millis(200);
 /// Between two questions how a service is.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -125,11 +125,11 @@ impl Backend {
         self.state.subscribe()
     }
 
-    /// Waits for the first health check, but not for long.
-    pub async fn checked(&self) -> State {
-        let mut states = self.watch();
-        let first = states.wait_for(|state| state.condition != Condition::Unknown);
-        let _ = time::timeout(FIRST_CHECK, first).await;
+    /// What is known now: asks again, but does not wait for a service that hangs.
+    pub async fn state_now(&self) -> State {
+        if !self.state().is_silent {
+            let _ = time::timeout(AT_ONCE, self.check()).await;
+        }
         self.state()
     }
 
@@ -213,6 +213,12 @@ impl Backend {
             self.enter(condition, detail, condition == Condition::Unreachable);
         }
         condition
+    }
+
+    #[cfg(test)]
+    pub(super) fn set(&self, state: State) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.state.send_replace(state);
     }
 
     fn enter(&self, condition: Condition, detail: Option<String>, is_silent: bool) {

@@ -11,12 +11,26 @@ use super::{
     names::{self, Address, LookUp},
 };
 
-/// Between two looks at the addresses behind a name.
-const LOOK_UP_INTERVAL: Duration = Duration::from_secs(15);
-/// After the first look-up that fails; doubled after each further one.
-const RETRY: Duration = Duration::from_secs(1);
-/// A name server that takes longer has failed.
-const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// When names are looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// Between two looks at the addresses behind a name.
+    interval: Duration,
+    /// After the first look-up that fails; doubled after each further one.
+    retry: Duration,
+    /// A name server that takes longer has failed.
+    timeout: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(15),
+            retry: Duration::from_secs(1),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
 
 /// Names whose addresses may change.
 pub(super) struct Names {
@@ -25,6 +39,7 @@ pub(super) struct Names {
     pub urls: Vec<String>,
     pub credentials: Credentials,
     pub list: Arc<Mutex<Vec<Arc<Backend>>>>,
+    pub pace: Pace,
 }
 
 impl Names {
@@ -35,12 +50,13 @@ impl Names {
         F: Future<Output = LookUp>,
     {
         let mut known: HashMap<String, Vec<Address>> = HashMap::new();
-        let mut retry = RETRY;
+        let Pace { interval, retry: first, timeout } = self.pace;
+        let mut retry = first;
         loop {
             let (mut has_names, mut all_found) = (false, true);
             let mut now: Vec<Address> = Vec::new();
             for url in &self.urls {
-                let found = time::timeout(LOOK_UP_TIMEOUT, look_up(url.clone())).await;
+                let found = time::timeout(timeout, look_up(url.clone())).await;
                 match found.unwrap_or(LookUp::Failed) {
                     LookUp::NoName => {}
                     LookUp::Found(addresses) => {
@@ -60,12 +76,12 @@ impl Names {
             }
             self.replace(&now);
             if all_found {
-                retry = RETRY;
-                time::sleep(LOOK_UP_INTERVAL).await;
+                retry = first;
+                time::sleep(interval).await;
             } else {
                 tracing::debug!(what = self.what, seconds = retry.as_secs(), "looking up again");
                 time::sleep(retry).await;
-                retry = (retry * 2).min(LOOK_UP_INTERVAL);
+                retry = (retry * 2).min(interval);
             }
         }
     }
@@ -106,6 +122,8 @@ mod tests {
 
     use super::*;
 
+    const MOMENT: Duration = Duration::from_millis(2);
+
     fn names(urls: &[&str]) -> (Names, Arc<Mutex<Vec<Arc<Backend>>>>) {
         let list = Arc::new(Mutex::new(Vec::new()));
         let names = Names {
@@ -114,6 +132,7 @@ mod tests {
             urls: urls.iter().map(|url| (*url).to_owned()).collect(),
             credentials: Credentials::default(),
             list: Arc::clone(&list),
+            pace: Pace { interval: MOMENT, retry: MOMENT, timeout: MOMENT },
         };
         (names, list)
     }
@@ -166,7 +185,7 @@ mod tests {
     const A: [&str; 2] = ["http://10.0.0.1:80", "http://10.0.0.2:80"];
     const B: [&str; 2] = ["http://10.0.0.3:80", "http://10.0.0.4:80"];
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_failed_look_up_keeps_the_addresses_and_is_repeated() {
         let seen = after_each(vec![
             || found(&["10.0.0.1:80", "10.0.0.2:80"]),
@@ -177,7 +196,7 @@ mod tests {
         assert_eq!(seen.await, [A, A, A, B]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_name_that_is_unknown_at_the_start_is_found_later() {
         let seen = after_each(vec![|| LookUp::Failed, || LookUp::Failed, || {
             found(&["10.0.0.1:80", "10.0.0.2:80"])
@@ -187,20 +206,26 @@ mod tests {
         assert_eq!(seen[2], A);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_name_server_that_hangs_has_failed() {
         let (names, list) = names(&["http://gpus:80"]);
         let turn = AtomicUsize::new(0);
+        let (tell, mut asked) = tokio::sync::mpsc::unbounded_channel();
         let follow = names.follow(|_| {
-            let hangs = turn.fetch_add(1, Ordering::SeqCst) == 0;
+            let turn = turn.fetch_add(1, Ordering::SeqCst);
+            let _ = tell.send(turn);
             async move {
-                if hangs {
+                if turn == 0 {
                     std::future::pending::<()>().await;
                 }
                 found(&["10.0.0.1:80", "10.0.0.2:80"])
             }
         });
-        let _ = time::timeout(LOOK_UP_TIMEOUT + RETRY * 2, follow).await;
+        tokio::select! {
+            () = follow => panic!("a name is followed for ever"),
+            // By the third look-up the second one has its effect.
+            () = async { while asked.recv().await != Some(2) {} } => {}
+        }
         assert_eq!(urls(&list), A);
     }
 

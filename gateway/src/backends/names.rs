@@ -55,7 +55,7 @@ pub(crate) enum LookUp {
 /// Resolves the addresses of a URL's host.
 pub(crate) async fn look_up(url: String) -> LookUp {
     let Ok(uri) = url.parse::<Uri>() else { return LookUp::NoName };
-    let Some(host) = uri.host() else { return LookUp::NoName };
+    let (Some(_), Some(host)) = (uri.scheme(), uri.host()) else { return LookUp::NoName };
     if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
         return LookUp::NoName;
     }

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Backend, Condition,
-    follow::Names,
+    follow::{Names, Pace},
     names::{self, Address},
 };
 use crate::{error::Error, records::model::Model};
@@ -74,6 +74,7 @@ impl Pool {
             urls: urls.to_vec(),
             credentials: credentials.clone(),
             list: Arc::clone(&list),
+            pace: Pace::default(),
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(names.follow(names::look_up)));
         Ok(Self { what, list, turn: AtomicUsize::new(0), _stop: stop.drop_guard() })
@@ -253,9 +254,10 @@ impl Tried {
 mod tests {
     use std::time::Duration;
 
+    use futures::FutureExt;
     use llm_dit_proto::v1::encoder_server::SERVICE_NAME;
 
-    use super::*;
+    use super::{super::backend::State, *};
 
     #[tokio::test]
     async fn nobody_gets_the_same_machine_twice() {
@@ -272,5 +274,35 @@ mod tests {
         }
         assert_ne!(been[0], been[1]);
         assert!(pool.try_pick(&tried).is_none());
+    }
+
+    fn silent() -> State {
+        let detail = Some("gone".to_owned());
+        State { condition: Condition::Unreachable, detail, is_silent: true }
+    }
+
+    #[tokio::test]
+    async fn a_call_to_a_silent_backend_moves_only_to_a_usable_one() {
+        let (a, b) = ("http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned());
+        let pool =
+            Pool::new("encoder", SERVICE_NAME, &[a, b], &Credentials::default()).expect("valid");
+        let lease = pool.try_pick(&Tried::default()).expect("one");
+        let mut list = pool.all();
+        list.retain(|backend| !Arc::ptr_eq(backend, lease.backend()));
+        let other = list.remove(0);
+        other.set(silent());
+        lease.backend().set(silent());
+        // Nothing is awaited, so that no health check of its own changes the states.
+        let call = lease.unless_silent(std::future::pending::<Result<(), Fault>>());
+        tokio::pin!(call);
+        assert_eq!(call.as_mut().now_or_never(), None, "no other backend could do better");
+        other.set(State { condition: Condition::Serving, detail: None, is_silent: false });
+        // The next check of the silent one finds that the other one is back.
+        lease.backend().set(silent());
+        let gone = Fault::Unavailable("gone".to_owned());
+        assert_eq!(call.as_mut().now_or_never(), Some(Err(gone)));
+        // A result that is there counts.
+        let result = lease.unless_silent(async { Ok::<_, Fault>(1) }).now_or_never();
+        assert_eq!(result, Some(Ok(1)));
     }
 }
