@@ -42,7 +42,8 @@ fn error(error: HeylookError) -> CliError {
     let message = error.to_string();
     match Fault::from(error) {
         Fault::BadRequest(_) | Fault::TooLarge(_) => CliError::Usage(message),
-        Fault::Unsupported(_)
+        Fault::Unprocessable(_)
+        | Fault::Unsupported(_)
         | Fault::NotFound(_)
         | Fault::Unauthenticated(_)
         | Fault::Busy { .. }

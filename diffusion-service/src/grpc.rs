@@ -50,7 +50,7 @@ pub fn run(
 }
 
 fn serve(bound: BoundListener, handle: DiffusionHandle, shutdown: CancellationToken) -> Serving {
-    handle.probe_while_unhealthy();
+    handle.look_after_engine();
     let server = GrpcServer::default()
         .grace(handle.limits().grace.duration())
         .health(handle.health().clone());

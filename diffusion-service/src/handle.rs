@@ -9,10 +9,11 @@ mod loras;
 mod meters;
 mod pending;
 mod previews;
+mod probe;
 
 use std::{io, sync::Arc, time::Duration};
 
-use llm_dit_engine::{EngineHealth, Worker};
+use llm_dit_engine::{EngineHealth, Worker, stall_limit};
 use llm_dit_fault::Fault;
 use llm_dit_params::{Scheduler, choose_model};
 use llm_dit_proto::v1;
@@ -132,9 +133,14 @@ impl DiffusionHandle {
         self.worker.health()
     }
 
-    /// Tries the engine now and then while it is unhealthy. Must be called inside a tokio runtime.
-    pub(crate) fn probe_while_unhealthy(&self) {
-        self.worker.probe_while_unhealthy(|engines| engines.default_model().probe().is_ok());
+    /// Tries the engine now and then while it is unhealthy, and watches its progress. Must be called
+    /// inside a tokio runtime.
+    pub(crate) fn look_after_engine(&self) {
+        let loras = self.loras.clone();
+        self.worker.probe_while_unhealthy(move |engines| {
+            probe::works(engines.default_model(), &loras.default_set())
+        });
+        self.health().watch_progress(stall_limit(self.info().device.is_cpu()));
     }
 
     pub fn encoder(&self) -> Option<&Remote> {
@@ -272,6 +278,7 @@ pub(crate) fn fault(error: GenerateError) -> Fault {
     match error {
         GenerateError::BadJob(message) => Fault::BadRequest(message),
         GenerateError::Loras(error) => loras::fault(error),
+        GenerateError::NotFinite => Fault::Unprocessable(error.to_string()),
         GenerateError::Cancelled => Fault::Cancelled(error.to_string()),
         GenerateError::OutOfMemory | GenerateError::TooLarge { .. } => {
             Fault::OutOfMemory(error.to_string())

@@ -1,16 +1,21 @@
 //! The services behind the gateway, their health, and the choice of the next one.
 
 mod backend;
+mod follow;
 mod loras;
 mod names;
 mod pool;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_params::{excerpt, nearest};
 use llm_dit_proto::v1::{diffusion_server, encoder_server};
+use tokio::time;
 
 use crate::{
     error::Error,
@@ -19,7 +24,7 @@ use crate::{
 };
 
 pub(crate) use self::{
-    backend::{Backend, Condition, PATIENCE},
+    backend::{AT_ONCE, Backend, Condition, State as BackendState},
     loras::{ActiveLoraBody, DefaultLoras},
     pool::{Lease, Pool, Tried},
 };
@@ -32,6 +37,8 @@ pub(crate) struct Backends {
     pub encoders: Vec<NamedEncoder>,
     /// No encoder is configured, so the diffusion services' own is as good as the default one.
     encoder_is_open: bool,
+    /// Whether the diffusion service that was asked last can encode.
+    has_encoder: AtomicBool,
     pub loras: DefaultLoras,
 }
 
@@ -93,7 +100,8 @@ impl Backends {
             urls,
             &options.credentials,
         )?;
-        Ok(Self { diffusion, encoders, encoder_is_open, loras: DefaultLoras::default() })
+        let (has_encoder, loras) = (AtomicBool::new(false), DefaultLoras::default());
+        Ok(Self { diffusion, encoders, encoder_is_open, has_encoder, loras })
     }
 
     /// The model of a healthy diffusion service.
@@ -107,9 +115,21 @@ impl Backends {
             let lease = self.diffusion.pick(&mut tried).await?;
             let backend = Arc::clone(lease.backend());
             match lease.model().await {
-                Ok(model) => return Ok(model),
+                Ok(model) => {
+                    self.has_encoder.store(model.has_encoder, Ordering::Relaxed);
+                    return Ok(model);
+                }
                 Err(fault) => tried.note(&backend, fault.into())?,
             }
+        }
+    }
+
+    /// Whether a diffusion service can encode, as far as is known at once.
+    pub async fn has_encoder(&self) -> bool {
+        match time::timeout(AT_ONCE, self.model()).await {
+            Ok(Ok(model)) => model.has_encoder,
+            Ok(Err(_)) => false,
+            Err(_) => self.has_encoder.load(Ordering::Relaxed),
         }
     }
 

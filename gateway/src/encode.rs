@@ -58,8 +58,11 @@ async fn from_service(
     ask: Ask,
 ) -> Result<Pipe, Error> {
     let mut client = lease.encoder();
-    let described = client.describe(DescribeEncoderRequest {}).await;
-    let described = described.map_err(|status| lease.remote.fault(status))?.into_inner();
+    let described = async {
+        let described = client.describe(DescribeEncoderRequest {}).await;
+        described.map_err(|status| lease.remote.fault(status))
+    };
+    let described = lease.unless_silent(described).await?.into_inner();
     let requests = chats.iter().map(|chat| EncodeRequest {
         prompts: vec![chat.clone().into()],
         hidden_layer: Some(ask.hidden_layer),
@@ -84,8 +87,11 @@ async fn from_service(
         max_tokens: Some(ask.max_tokens),
         ..Default::default()
     };
-    let answer = client.encode(ask.deadline.request(request)).await;
-    let frames = answer.map_err(|status| lease.remote.fault(status))?.into_inner();
+    let frames = async {
+        let answer = client.encode(ask.deadline.request(request)).await;
+        answer.map_err(|status| lease.remote.fault(status))
+    };
+    let frames = lease.unless_silent(frames).await?.into_inner();
     Pipe::coming(slots, lease, frames, Arc::clone(cache)).await
 }
 
@@ -166,10 +172,15 @@ pub(crate) async fn count(choice: Choice<'_>, chat: &Chat) -> Option<v1::CountRe
     };
     let lease = pool.pick(&mut Tried::default()).await.ok()?;
     let request = v1::CountRequest { chat: Some(chat.clone().into()) };
-    match lease.encoder().count(request).await {
+    let mut client = lease.encoder();
+    let counted = async {
+        let answer = client.count(request).await;
+        answer.map_err(|status| lease.remote.fault(status))
+    };
+    match lease.unless_silent(counted).await {
         Ok(answer) => Some(answer.into_inner()),
-        Err(status) => {
-            tracing::debug!(url = lease.url(), %status, "counting tokens failed");
+        Err(fault) => {
+            tracing::debug!(url = lease.url(), %fault, "counting tokens failed");
             None
         }
     }

@@ -36,7 +36,7 @@ use crate::{
 };
 
 use self::{
-    finish::finish,
+    finish::{Checked, finish},
     outcome::{Drawn, Failure},
     progress::ProgressReporter,
     send::send,
@@ -175,10 +175,16 @@ impl Maker {
             let (mut events, truncated) = send(lease, wire, pipe, request, model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
             let png = events.picture(&accepted, reporter).await?;
-            Ok::<_, Failure>((png, accepted, truncated))
+            let image = Checked::new(png, &params, lease.url()).map_err(|error| match reporter
+                .has_reported_steps()
+            {
+                true => Failure::Final(error),
+                false => Failure::Diffusion(error),
+            })?;
+            Ok::<_, Failure>((image, accepted, truncated))
         };
         let span = tracing::info_span!("draw", url = lease.url());
-        let (png, accepted, truncated) = drawing.instrument(span).await?;
+        let (image, accepted, truncated) = drawing.instrument(span).await?;
         stage("draw", begun.elapsed());
         let cut = [accepted.truncated_tokens, accepted.negative_truncated_tokens];
         let truncated = [truncated[0].max(cut[0]), truncated[1].max(cut[1])];
@@ -186,7 +192,7 @@ impl Maker {
         if seed.is_some_and(|seed| seed != params.seed) {
             tracing::warn!(seed, asked = params.seed, "the diffusion service used another seed");
         }
-        Ok(Drawn { png, params, truncated, cached, chat })
+        Ok(Drawn { image, params, truncated, cached, chat })
     }
 
     /// The set that a request names, or that `/api/loras/apply` left; `None` leaves it to the service.

@@ -4,6 +4,7 @@
 //! This crate knows neither candle nor HTTP.
 
 mod params;
+mod passage;
 pub mod tensor;
 
 /// Generated from `proto/llmdit/v1/*.proto`.
@@ -14,6 +15,7 @@ pub mod v1 {
 }
 
 pub use llm_dit_fault::Fault;
+pub use passage::Passage;
 pub use tensor::{Assembler, DType, Tensor, TensorError, chunks};
 
 /// Every descriptor of the package, for gRPC server reflection.

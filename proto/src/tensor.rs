@@ -108,6 +108,8 @@ pub enum TensorError {
     Inconsistent { declared: u64, expected: u64, shape: Vec<u64>, dtype: DType },
     #[error("tensor of {bytes} bytes is over the limit of {limit}")]
     TooLarge { bytes: u64, limit: u64 },
+    #[error("a chunk is empty")]
+    EmptyChunk,
     #[error("chunk of {0} bytes is over the limit of {MAX_CHUNK_BYTES}")]
     ChunkTooLarge(usize),
     #[error("tensor carries more bytes than the {0} that its header announced")]
@@ -312,7 +314,7 @@ impl Assembler {
 }
 
 /// Bytes that a shape takes, if it is a shape.
-fn byte_len(dtype: DType, shape: &[u64]) -> Result<u64, TensorError> {
+pub(crate) fn byte_len(dtype: DType, shape: &[u64]) -> Result<u64, TensorError> {
     let bad = || TensorError::BadShape(shape.to_vec());
     if shape.is_empty() || shape.len() > MAX_RANK || shape.contains(&0) {
         return Err(bad());

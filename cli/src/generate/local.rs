@@ -282,6 +282,7 @@ fn fault(item: &Item, error: GenerateError) -> CliError {
         GenerateError::Cancelled => CliError::interrupted(),
         GenerateError::BadJob(_) => item.usage(error),
         GenerateError::Loras(_)
+        | GenerateError::NotFinite
         | GenerateError::OutOfMemory
         | GenerateError::TooLarge { .. }
         | GenerateError::Backend(_) => CliError::failed(error),

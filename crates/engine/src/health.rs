@@ -1,42 +1,79 @@
-//! Health of an engine, judged by its last jobs.
+//! Health of an engine, judged by its last jobs and by its progress.
 //!
 //! One failed job says little: it may have been too large, or invalid in an unforeseen way. Several
 //! in a row mean that the device is lost. Health then turns to NOT_SERVING, so that callers use
 //! another service. Since no job arrives any more, the engine is probed at intervals with a little
 //! work of its own.
+//!
+//! A job whose own numbers made its result useless is no failure. It puts the engine in doubt, which
+//! the probe settles at once.
+//!
+//! An engine that makes no progress in a job for very long has stalled, though its port answers.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time};
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
 
 /// Failures in a row after which an engine is taken for unhealthy.
 const TOO_MANY: u32 = 3;
 /// Between two trials of an engine that is unhealthy.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Between two looks at its progress.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long an engine may take for one step, or for loading its weights, before it has
+/// stalled. A step of Z-Image at 2048x2048 takes half an hour on two CPU cores, and 12 GB of weights
+/// take minutes from a slow disk.
+pub fn stall_limit(on_cpu: bool) -> Duration {
+    const MINUTE: Duration = Duration::from_secs(60);
+    if on_cpu { 120 * MINUTE } else { 10 * MINUTE }
+}
 
 /// Health of one engine. All clones share it.
-#[derive(Clone, Debug)]
-pub struct EngineHealth(Arc<watch::Sender<Condition>>);
+#[derive(Clone, Debug, Default)]
+pub struct EngineHealth(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    condition: watch::Sender<Condition>,
+    /// When the job that runs made progress last; `None` while no job runs.
+    progress: Mutex<Option<Instant>>,
+}
 
 /// What an engine's health is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
     /// In a row.
     failures: u32,
+    /// A job came to nothing that may have been its own fault.
+    in_doubt: bool,
+    /// No progress for too long.
+    stalled: bool,
     /// Its thread has ended.
     gone: bool,
 }
 
-impl Condition {
-    /// Whether the engine's thread runs and has not failed too often in a row.
-    pub fn is_healthy(self) -> bool {
-        !self.gone && self.failures < TOO_MANY
-    }
+/// What came of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trial {
+    Works,
+    Fails,
+    /// There was no place for it.
+    NotRun,
 }
 
-impl Default for EngineHealth {
-    fn default() -> Self {
-        Self(Arc::new(watch::channel(Condition::default()).0))
+impl Condition {
+    /// Whether the engine's thread runs, makes progress and has not failed too often in a row.
+    pub fn is_healthy(self) -> bool {
+        !self.gone && !self.stalled && self.failures < TOO_MANY
+    }
+
+    pub(crate) fn is_stalled(self) -> bool {
+        self.stalled
     }
 }
 
@@ -51,56 +88,116 @@ impl EngineHealth {
         self.change(|condition| condition.failures = condition.failures.saturating_add(1));
     }
 
+    /// A job came to nothing, perhaps by its own numbers: a probe without them decides.
+    pub fn doubt(&self) {
+        self.change(|condition| condition.in_doubt = true);
+    }
+
+    /// The job that runs has begun, or has done a step.
+    pub fn progressed(&self) {
+        *self.0.progress.lock() = Some(Instant::now());
+        self.change(|condition| condition.stalled = false);
+    }
+
+    /// No job runs.
+    pub(crate) fn idle(&self) {
+        *self.0.progress.lock() = None;
+        self.change(|condition| condition.stalled = false);
+    }
+
     /// Nothing is done any more.
     pub(crate) fn gone(&self) {
         self.change(|condition| condition.gone = true);
     }
 
     pub(crate) fn is_gone(&self) -> bool {
-        self.0.borrow().gone
+        self.0.condition.borrow().gone
     }
 
     /// Whether the engine is healthy now; see [`Condition::is_healthy`].
     pub fn is_healthy(&self) -> bool {
-        self.0.borrow().is_healthy()
+        self.0.condition.borrow().is_healthy()
     }
 
     /// A receiver that is notified of every change of the condition.
     pub fn watch(&self) -> watch::Receiver<Condition> {
-        self.0.subscribe()
+        self.0.condition.subscribe()
     }
 
-    /// Tries an engine that is unhealthy until it is well again, for as long as it is there. After a trial
-    /// that succeeds the next failure counts as much as all those before. Must be called inside a
+    /// Takes the engine for unhealthy while a job makes no progress for `limit`. Must be called inside a
     /// tokio runtime.
+    pub fn watch_progress(&self, limit: Duration) {
+        self.watch_progress_every(LOOK.min(limit), limit);
+    }
+
+    fn watch_progress_every(&self, pause: Duration, limit: Duration) {
+        // A weak reference: the watch ends when the last other handle is dropped.
+        let health = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            loop {
+                time::sleep(pause).await;
+                let Some(health) = health.upgrade().map(Self) else { return };
+                let stalled = health.0.progress.lock().is_some_and(|at| at.elapsed() >= limit);
+                if stalled && !health.0.condition.borrow().stalled {
+                    let seconds = limit.as_secs();
+                    tracing::error!(
+                        seconds,
+                        "the engine has made no progress; restart the program"
+                    );
+                    health.change(|condition| condition.stalled = true);
+                }
+            }
+        });
+    }
+
+    /// Tries an engine that is unhealthy until it works again, for as long as it is there, and one
+    /// that is in doubt once. After a trial that succeeds the next failure counts as much as all those
+    /// before. Must be called inside a tokio runtime.
     pub(crate) fn probe_while_unhealthy<F>(&self, trial: impl FnMut() -> F + Send + 'static)
     where
-        F: Future<Output = bool> + Send,
+        F: Future<Output = Trial> + Send,
     {
         self.probe_every(INTERVAL, trial);
     }
 
     fn probe_every<F>(&self, pause: Duration, mut trial: impl FnMut() -> F + Send + 'static)
     where
-        F: Future<Output = bool> + Send,
+        F: Future<Output = Trial> + Send,
     {
         let mut conditions = self.watch();
-        // A weak reference: the probe ends when the last other handle is dropped.
         let health = Arc::downgrade(&self.0);
         tokio::spawn(async move {
-            while conditions.wait_for(|c| !c.is_healthy()).await.is_ok_and(|c| !c.gone) {
-                time::sleep(pause).await;
-                if !trial().await {
-                    continue;
+            loop {
+                let needed = |c: &Condition| c.gone || c.in_doubt || c.failures >= TOO_MANY;
+                let Ok(now) = conditions.wait_for(needed).await.map(|condition| *condition) else {
+                    return;
+                };
+                if now.gone {
+                    return;
                 }
-                let Some(sender) = health.upgrade() else { return };
-                Self(sender).change(|c| c.failures = c.failures.min(TOO_MANY - 1));
+                if now.is_healthy() {
+                    // Further doubts while it is tried are settled by another trial.
+                    let Some(health) = health.upgrade() else { return };
+                    Self(health).change(|c| c.in_doubt = false);
+                } else {
+                    time::sleep(pause).await;
+                }
+                let result = trial().await;
+                let Some(health) = health.upgrade().map(Self) else { return };
+                match result {
+                    Trial::Works => health.change(|c| c.failures = c.failures.min(TOO_MANY - 1)),
+                    Trial::Fails => health.change(|c| c.failures = c.failures.max(TOO_MANY)),
+                    Trial::NotRun => {
+                        time::sleep(pause).await;
+                        health.change(|c| c.in_doubt |= now.in_doubt);
+                    }
+                }
             }
         });
     }
 
     fn change(&self, change: impl FnOnce(&mut Condition)) {
-        self.0.send_if_modified(|condition| {
+        self.0.condition.send_if_modified(|condition| {
             let before = *condition;
             change(condition);
             match (before.is_healthy(), condition.is_healthy()) {
@@ -148,7 +245,7 @@ mod tests {
         health.probe_every(Duration::from_millis(1), move || {
             trials += 1;
             let _ = tried.send(trials);
-            async move { trials == 3 }
+            async move { if trials == 3 { Trial::Works } else { Trial::Fails } }
         });
         let mut conditions = health.watch();
         (0..TOO_MANY).for_each(|_| health.failed());
@@ -158,5 +255,58 @@ mod tests {
         }
         health.failed();
         assert!(!health.is_healthy(), "the trial proved little");
+    }
+
+    #[tokio::test]
+    async fn a_doubt_is_settled_by_a_trial_and_is_no_failure() {
+        for (result, healthy) in [(Trial::Works, true), (Trial::Fails, false)] {
+            let health = EngineHealth::default();
+            let (tried, mut trials) = tokio::sync::mpsc::unbounded_channel();
+            let mut conditions = health.watch();
+            health.probe_every(Duration::from_millis(1), move || {
+                let _ = tried.send(());
+                async move { result }
+            });
+            // However many there are.
+            (0..TOO_MANY * 2).for_each(|_| health.doubt());
+            assert!(health.is_healthy(), "a doubt alone changes nothing");
+            trials.recv().await.expect("tried");
+            conditions
+                .wait_for(|c| !c.in_doubt && c.is_healthy() == healthy)
+                .await
+                .expect("settled");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trial_that_had_no_place_is_made_later() {
+        let health = EngineHealth::default();
+        let mut trials = 0;
+        let (tried, mut all) = tokio::sync::mpsc::unbounded_channel();
+        health.probe_every(Duration::from_millis(1), move || {
+            trials += 1;
+            let _ = tried.send(trials);
+            async move { if trials < 3 { Trial::NotRun } else { Trial::Works } }
+        });
+        health.doubt();
+        for trial in 1..=3 {
+            assert_eq!(all.recv().await, Some(trial));
+        }
+        assert!(health.is_healthy());
+    }
+
+    #[tokio::test]
+    async fn an_engine_without_progress_has_stalled_until_it_goes_on() {
+        let health = EngineHealth::default();
+        let mut conditions = health.watch();
+        health.watch_progress_every(Duration::from_millis(1), Duration::from_millis(5));
+        health.progressed();
+        conditions.wait_for(|condition| condition.stalled).await.expect("noticed");
+        assert!(!health.is_healthy());
+        health.progressed();
+        assert!(health.is_healthy());
+        conditions.wait_for(|condition| condition.stalled).await.expect("noticed again");
+        health.idle();
+        assert!(health.is_healthy(), "nothing runs");
     }
 }

@@ -127,6 +127,12 @@ pub enum GenerateError {
     /// The job's LoRAs cannot be used.
     #[error(transparent)]
     Loras(#[from] SetLorasError),
+    /// The result holds NaN or infinite values. The numbers of the job may be the cause, or the engine
+    /// is broken.
+    #[error(
+        "the image contains NaN or infinite values: with a smaller LoRA scale or guidance_scale, or a wider dtype (bf16 or f32), it may not"
+    )]
+    NotFinite,
     #[error("the generation was cancelled")]
     Cancelled,
     #[error(

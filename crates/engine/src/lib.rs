@@ -9,6 +9,6 @@ pub mod image;
 pub mod text;
 mod worker;
 
-pub use health::{Condition, EngineHealth};
+pub use health::{Condition, EngineHealth, stall_limit};
 pub use llm_dit_device::{DeviceId, Memory, MemoryReader};
 pub use worker::{Answer, Batch, Ticket, Unbatched, Worker};

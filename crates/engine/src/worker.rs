@@ -35,7 +35,7 @@ pub use self::{
     batch::{Batch, Unbatched},
     reply::Answer,
 };
-use crate::health::EngineHealth;
+use crate::health::{Condition, EngineHealth, Trial};
 
 /// A handle on the thread that owns an `M`, which does pieces of the kind `K` in one go. The thread
 /// ends, and drops the model, when the last handle is gone and the queue is empty.
@@ -50,6 +50,7 @@ pub struct Ticket<T> {
     places: watch::Receiver<usize>,
     line: Arc<dyn Line>,
     cancel: CancellationToken,
+    conditions: watch::Receiver<Condition>,
     reply: oneshot::Receiver<Result<T, Fault>>,
 }
 
@@ -94,18 +95,23 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
         &self.shared.health
     }
 
-    /// Tries the model with `trial` now and then while it is unhealthy. Must be called inside a tokio
-    /// runtime.
+    /// Tries the model with `trial` now and then while it is unhealthy, and once when it is in doubt.
+    /// Must be called inside a tokio runtime.
     pub fn probe_while_unhealthy(&self, trial: impl Fn(&mut M) -> bool + Clone + Send + 'static) {
         let shared = Arc::downgrade(&self.shared);
         self.health().probe_while_unhealthy(move || {
             let (shared, trial) = (shared.upgrade(), trial.clone());
             async move {
-                let Some(worker) = shared.map(|shared| Self { shared }) else { return false };
+                let Some(worker) = shared.map(|shared| Self { shared }) else {
+                    return Trial::NotRun;
+                };
                 let ticket = worker.submit(&CancellationToken::new(), move |model| trial(model));
                 drop(worker);
-                let Ok(ticket) = ticket else { return false };
-                matches!(ticket.wait().await, Ok(true))
+                let Ok(ticket) = ticket else { return Trial::NotRun };
+                match ticket.wait().await {
+                    Ok(true) => Trial::Works,
+                    Ok(false) | Err(_) => Trial::Fails,
+                }
             }
         });
     }
@@ -159,6 +165,9 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
             let name = self.shared.name;
             return Err(Fault::Internal(format!("the {name}'s thread has ended")));
         }
+        if self.shared.health.watch().borrow().is_stalled() {
+            return Err(stalled());
+        }
         let (entry, ticket) = self.entry(cancel, work, reply);
         self.shared.queue.push(entry).map_err(|full| Fault::Busy {
             message: format!(
@@ -207,7 +216,8 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
         let wait = Wait::begin(self.shared.name);
         let entry = Entry { cancel: cancel.clone(), span: Span::current(), wait, place, work };
         let line = Arc::clone(&self.shared.queue) as Arc<dyn Line>;
-        (entry, Ticket { position: 0, places, line, cancel: cancel.clone(), reply })
+        let (cancel, conditions) = (cancel.clone(), self.shared.health.watch());
+        (entry, Ticket { position: 0, places, line, cancel, conditions, reply })
     }
 }
 
@@ -262,8 +272,8 @@ impl<T> Ticket<T> {
     /// # Errors
     ///
     /// The job's own fault, [`Fault::Cancelled`], or [`Fault::Unavailable`] if the worker stopped
-    /// before the job was done.
-    pub async fn wait(self) -> Result<T, Fault> {
+    /// before the job was done, or has stalled.
+    pub async fn wait(mut self) -> Result<T, Fault> {
         let cancelled = || Fault::Cancelled("the request was cancelled".to_owned());
         tokio::select! {
             // A result that is there wins over a cancellation at the same time.
@@ -277,8 +287,14 @@ impl<T> Ticket<T> {
                 self.line.drop_cancelled();
                 Err(cancelled())
             }
+            Ok(_) = self.conditions.wait_for(|condition| condition.is_stalled()) => Err(stalled()),
         }
     }
+}
+
+fn stalled() -> Fault {
+    let message = "the engine of the service makes no progress; its health says so";
+    Fault::Unavailable(message.to_owned())
 }
 
 /// The thread's life.
@@ -290,9 +306,11 @@ fn serve<M: Send + 'static, K: Batch<M>>(
 ) {
     while let Some(turn) = queue.next() {
         let started = Instant::now();
+        health.progressed();
         match turn {
             Turn::Single(span, work) => {
                 let reply = span.in_scope(|| work(&mut model));
+                health.idle();
                 // First, so that a caller who asks again on the reply finds the place free.
                 queue.done(1, started.elapsed());
                 reply();
@@ -300,6 +318,7 @@ fn serve<M: Send + 'static, K: Batch<M>>(
             Turn::Batch(pieces) => {
                 let jobs = pieces.len();
                 run_together(name, queue, health, &mut model, pieces);
+                health.idle();
                 queue.done(jobs, started.elapsed());
             }
         }

@@ -23,6 +23,9 @@ pub enum Fault {
     /// The request is wrong and will stay wrong.
     #[error("{0}")]
     BadRequest(String),
+    /// The request is well-formed, but its values lead to no result.
+    #[error("{0}")]
+    Unprocessable(String),
     /// The request is larger than the service takes.
     #[error("{0}")]
     TooLarge(String),
@@ -75,6 +78,7 @@ impl From<Fault> for Status {
         let message = bounded(fault.to_string());
         match fault {
             Fault::BadRequest(_) | Fault::TooLarge(_) => Status::invalid_argument(message),
+            Fault::Unprocessable(_) => Status::out_of_range(message),
             Fault::Unsupported(_) => Status::failed_precondition(message),
             Fault::NotFound(_) => Status::not_found(message),
             Fault::Unauthenticated(_) => Status::unauthenticated(message),
@@ -103,7 +107,8 @@ impl From<Status> for Fault {
     fn from(status: Status) -> Self {
         let message = bounded(status.message().to_owned());
         match status.code() {
-            Code::InvalidArgument | Code::OutOfRange => Self::BadRequest(message),
+            Code::InvalidArgument => Self::BadRequest(message),
+            Code::OutOfRange => Self::Unprocessable(message),
             Code::FailedPrecondition | Code::Unimplemented => Self::Unsupported(message),
             Code::NotFound => Self::NotFound(message),
             Code::Unauthenticated => Self::Unauthenticated(message),
@@ -143,6 +148,7 @@ mod tests {
         let text = || "why".to_owned();
         for fault in [
             Fault::BadRequest(text()),
+            Fault::Unprocessable(text()),
             Fault::Unsupported(text()),
             Fault::NotFound(text()),
             Fault::Unauthenticated(text()),

@@ -12,8 +12,8 @@ pub use collector::{Collector, Span};
 pub use diffusion::FastDiffusion;
 pub use encoder::FakeEncoder;
 pub use generator::{
-    Control, FAILING_SEED, FakeGenerator, LARGE_SEED, LASTING_SEED, MISFIT, PANICKING_SEED, Seen,
-    lora_summary,
+    Control, FAILING_SEED, FakeGenerator, LARGE_SEED, LASTING_SEED, MISFIT, OVERFLOWING_SEED,
+    PANICKING_SEED, Seen, lora_summary,
 };
 pub use heylook::FakeHeylook;
 pub use script::ScriptedEncoder;

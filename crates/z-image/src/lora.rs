@@ -120,7 +120,7 @@ fn refused(error: LoraError) -> SetLorasError {
 fn failed(error: LoadError) -> SetLorasError {
     match error {
         LoadError::Lora(error) => refused(error),
-        LoadError::Overflow { .. } => SetLorasError::Bad(error.to_string()),
+        LoadError::Overflow { .. } => SetLorasError::NotFinite(error.to_string()),
         other => SetLorasError::Backend(other.to_string()),
     }
 }

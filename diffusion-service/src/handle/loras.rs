@@ -154,6 +154,7 @@ pub(super) fn fault(error: SetLorasError) -> Fault {
     match error {
         SetLorasError::NotFound(message) => Fault::NotFound(message),
         SetLorasError::Bad(message) => Fault::BadRequest(message),
+        SetLorasError::NotFinite(message) => Fault::Unprocessable(message),
         SetLorasError::Backend(cause) => {
             tracing::error!(cause, "changing LoRAs failed");
             Fault::Internal("changing the LoRAs failed; the service's log has the cause".into())

@@ -49,6 +49,8 @@ pub(super) struct Progress {
     stage: Span,
     steps: Counter,
     seconds: Histogram,
+    /// Hears of every step, once the turn has come.
+    health: Option<EngineHealth>,
 }
 
 impl Pending {
@@ -83,7 +85,7 @@ impl Batch<Engines> for Pending {
         let (jobs, callers): (Vec<_>, Vec<_>) = together
             .into_iter()
             .map(|(Self { job, mut progress, queued, health, .. }, answer)| {
-                progress.begin();
+                progress.begin(health.clone());
                 (job, (progress, queued.elapsed(), health, answer))
             })
             .unzip();
@@ -93,6 +95,7 @@ impl Batch<Engines> for Pending {
                 match &result {
                     Ok(_) => health.worked(),
                     Err(GenerateError::Backend(_)) => health.failed(),
+                    Err(GenerateError::NotFinite) => health.doubt(),
                     // These say nothing about the engine.
                     Err(
                         GenerateError::OutOfMemory
@@ -111,7 +114,10 @@ impl Batch<Engines> for Pending {
 }
 
 /// Changes the weights only if they are not those of these LoRAs.
-fn fuse(engine: &mut dyn ImageGenerator, loras: &[LoraChoice]) -> Result<(), SetLorasError> {
+pub(super) fn fuse(
+    engine: &mut dyn ImageGenerator,
+    loras: &[LoraChoice],
+) -> Result<(), SetLorasError> {
     if engine.loras().iter().map(|fused| &fused.choice).eq(loras) {
         return Ok(());
     }
@@ -145,17 +151,22 @@ impl Progress {
             stage: Span::none(),
             steps: metrics::counter!(STEPS.name),
             seconds: metrics::histogram!(STEP_SECONDS.name),
+            health: None,
         }
     }
 
     /// Its turn has come. Each picture of a batch has spans of its own, in its own trace.
-    fn begin(&mut self) {
+    fn begin(&mut self, health: EngineHealth) {
+        self.health = Some(health);
         self.stage = self.span.in_scope(|| tracing::info_span!("denoise"));
     }
 }
 
 impl StepSink for Progress {
     fn step(&mut self, step: Step) -> ControlFlow<()> {
+        if let Some(health) = &self.health {
+            health.progressed();
+        }
         if self.cancel.is_cancelled() {
             return ControlFlow::Break(());
         }

@@ -3,7 +3,7 @@
 use std::io;
 
 use llm_dit_chat::{Chat, ChatError, ChatTokenizer, TokenCounts};
-use llm_dit_engine::{EngineHealth, Worker};
+use llm_dit_engine::{EngineHealth, Worker, stall_limit};
 use llm_dit_fault::Fault;
 use llm_dit_telemetry::metrics::{Observer, observe_service};
 
@@ -70,6 +70,7 @@ impl Backend for Local {
 
     fn probe_while_unhealthy(&self) {
         self.worker.probe_while_unhealthy(|engine| engine.probe().is_ok());
+        self.worker.health().watch_progress(stall_limit(self.info.device == "cpu"));
     }
 
     fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault> {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use crate::{
-    backends::{Backend, Choice, Condition, EncoderKind, NamedEncoder, PATIENCE},
+    backends::{AT_ONCE, Backend, BackendState, Choice, Condition, EncoderKind, NamedEncoder},
     encode::CacheStats,
     guard::Known,
     options::DIFFUSION,
@@ -21,6 +21,13 @@ use crate::{
 pub(crate) struct Health {
     /// `ok`, `unavailable`, or `draining` during shutdown.
     status: &'static str,
+    /// Only for clients that may know it: if the gateway has keys, those that send one.
+    #[serde(flatten)]
+    details: Option<Details>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Details {
     version: &'static str,
     /// The first one is the default.
     encoders: Vec<EncoderHealth>,
@@ -103,7 +110,8 @@ pub(crate) struct Requests {
     limit: usize,
 }
 
-/// Whether the server can generate an image now. Queries every service.
+/// Whether the server can generate an image now, as far as is known at once: a service that hangs is
+/// not waited for.
 #[utoipa::path(
     get, path = "/health", tag = "health",
     responses(
@@ -117,10 +125,7 @@ pub(crate) async fn health(
 ) -> (StatusCode, Json<Health>) {
     let (code, mut health) = look(&state).await;
     if !known {
-        // Strangers hear neither who is behind this gateway nor what they said.
-        health.encoders.clear();
-        health.diffusion.clear();
-        health.history.detail = None;
+        health.details = None;
     }
     (code, Json(health))
 }
@@ -130,8 +135,8 @@ async fn look(state: &AppState) -> (StatusCode, Health) {
     let all = backends.diffusion.all();
     let diffusion = join_all(all.iter().map(check));
     let encoders = join_all(backends.encoders.iter().map(encoder));
-    let (diffusion, mut encoders) = tokio::join!(diffusion, encoders);
-    let has_encoder = has_encoder(state).await;
+    let (diffusion, mut encoders, has_encoder) =
+        tokio::join!(diffusion, encoders, backends.has_encoder());
     let theirs_first = matches!(backends.encoder(None, has_encoder), Ok(Choice::Theirs));
     if has_encoder {
         let name = DIFFUSION.to_owned();
@@ -151,8 +156,7 @@ async fn look(state: &AppState) -> (StatusCode, Health) {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
     };
-    let health = Health {
-        status,
+    let details = Details {
         version: env!("CARGO_PKG_VERSION"),
         encoders,
         diffusion,
@@ -160,12 +164,7 @@ async fn look(state: &AppState) -> (StatusCode, Health) {
         embedding_cache: state.cache.stats(),
         history: HistoryHealth::of(state),
     };
-    (code, health)
-}
-
-async fn has_encoder(state: &AppState) -> bool {
-    let described = time::timeout(PATIENCE, state.backends.model()).await;
-    matches!(described, Ok(Ok(model)) if model.has_encoder)
+    (code, Health { status, details: Some(details) })
 }
 
 async fn encoder(encoder: &NamedEncoder) -> EncoderHealth {
@@ -176,7 +175,7 @@ async fn encoder(encoder: &NamedEncoder) -> EncoderHealth {
             EncoderHealth { name, kind: EncoderKindName::Grpc, backends }
         }
         EncoderKind::Heylook(server) => {
-            let (status, detail) = match time::timeout(PATIENCE, server.about()).await {
+            let (status, detail) = match time::timeout(AT_ONCE, server.about()).await {
                 Ok(Ok(about)) => (Condition::Serving, about.objection(server.model())),
                 Ok(Err(error)) => (Condition::Unreachable, Some(error.to_string())),
                 // It answers nothing while it computes.
@@ -190,11 +189,6 @@ async fn encoder(encoder: &NamedEncoder) -> EncoderHealth {
 }
 
 async fn check(backend: &Arc<Backend>) -> BackendHealth {
-    let status = backend.check().await;
-    BackendHealth {
-        url: backend.url().to_owned(),
-        status,
-        detail: backend.state().detail,
-        in_flight: backend.in_flight(),
-    }
+    let BackendState { condition: status, detail, .. } = backend.state_now().await;
+    BackendHealth { url: backend.url().to_owned(), status, detail, in_flight: backend.in_flight() }
 }

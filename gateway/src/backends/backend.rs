@@ -15,9 +15,11 @@ use llm_dit_proto::v1::{
 };
 use llm_dit_serving::{Credentials, Remote, client::Link};
 use llm_dit_telemetry::metrics::BACKEND_FAILURES;
-use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -27,6 +29,8 @@ use crate::{error::Error, records::model::Model};
 
 /// A service that takes longer to say that it is well is not.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// What `GET /health` waits for services. One that takes longer is as the last check found it.
+pub(crate) const AT_ONCE: Duration = Duration::from_millis(200);
 /// Between two questions how a service is.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -35,7 +39,7 @@ pub(crate) struct Backend {
     pub remote: Remote,
     /// The gRPC service that it should be.
     service: &'static str,
-    state: Mutex<State>,
+    state: watch::Sender<State>,
     /// Wakes the task that asks for its health.
     failed: Notify,
     /// Times that it failed, so that an answer from before does not count.
@@ -49,6 +53,9 @@ pub(crate) struct Backend {
 pub(crate) struct State {
     pub condition: Condition,
     pub detail: Option<String>,
+    /// The last health check got no answer: the service hangs, or its machine is gone. A request that
+    /// fails does not say so.
+    pub is_silent: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -84,7 +91,11 @@ impl Backend {
         let backend = Arc::new(Self {
             remote: Remote::named(what, &address.url, &address.host, credentials)?,
             service,
-            state: Mutex::new(State { condition: Condition::Unknown, detail: None }),
+            state: watch::Sender::new(State {
+                condition: Condition::Unknown,
+                detail: None,
+                is_silent: false,
+            }),
             failed: Notify::new(),
             failures: AtomicU64::new(0),
             recoveries: AtomicU64::new(0),
@@ -106,7 +117,20 @@ impl Backend {
 
     /// What the last health check or request found.
     pub fn state(&self) -> State {
-        self.state.lock().clone()
+        self.state.borrow().clone()
+    }
+
+    /// A receiver of every health check and every failure.
+    pub(super) fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// What is known now: asks again, but does not wait for a service that hangs.
+    pub async fn state_now(&self) -> State {
+        if !self.state().is_silent {
+            let _ = time::timeout(AT_ONCE, self.check()).await;
+        }
+        self.state()
     }
 
     /// Requests that the service is working at for this gateway.
@@ -131,7 +155,7 @@ impl Backend {
     pub fn fail(&self, fault: &Fault) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(BACKEND_FAILURES.name, "kind" => self.kind()).increment(1);
-        self.enter(Condition::Unreachable, Some(fault.to_string()));
+        self.enter(Condition::Unreachable, Some(fault.to_string()), false);
         self.failed.notify_one();
     }
 
@@ -186,16 +210,20 @@ impl Backend {
         };
         // A request that failed while we asked knows better.
         if self.failures.load(Ordering::Relaxed) == before {
-            self.enter(condition, detail);
+            self.enter(condition, detail, condition == Condition::Unreachable);
         }
         condition
     }
 
-    fn enter(&self, condition: Condition, detail: Option<String>) {
-        let before = {
-            let mut state = self.state.lock();
-            std::mem::replace(&mut *state, State { condition, detail }).condition
-        };
+    #[cfg(test)]
+    pub(super) fn set(&self, state: State) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.state.send_replace(state);
+    }
+
+    fn enter(&self, condition: Condition, detail: Option<String>, is_silent: bool) {
+        let state = State { condition, detail, is_silent };
+        let before = self.state.send_replace(state).condition;
         if before == condition {
             return;
         }

@@ -43,20 +43,29 @@ impl Address {
     }
 }
 
-/// Resolves the addresses of a URL's host; `None` when it needs no look-up or the look-up fails.
-pub(crate) async fn look_up(url: &str) -> Option<Vec<SocketAddr>> {
-    let uri: Uri = url.parse().ok()?;
-    let host = uri.host()?;
+/// What is known of the host of a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LookUp {
+    /// It is an address, or no host at all.
+    NoName,
+    Found(Vec<SocketAddr>),
+    Failed,
+}
+
+/// Resolves the addresses of a URL's host.
+pub(crate) async fn look_up(url: String) -> LookUp {
+    let Ok(uri) = url.parse::<Uri>() else { return LookUp::NoName };
+    let (Some(_), Some(host)) = (uri.scheme(), uri.host()) else { return LookUp::NoName };
     if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
-        return None;
+        return LookUp::NoName;
     }
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
     let found = lookup_host((host, port)).await;
     match found {
-        Ok(addresses) => Some(addresses.collect()),
+        Ok(addresses) => LookUp::Found(addresses.collect()),
         Err(error) => {
             tracing::debug!(url, %error, "failed to resolve the host name of a service");
-            None
+            LookUp::Failed
         }
     }
 }
@@ -96,9 +105,11 @@ mod tests {
     #[tokio::test]
     async fn only_names_are_looked_up() {
         for url in ["http://127.0.0.1:1", "http://[::1]:1", "nonsense"] {
-            assert_eq!(look_up(url).await, None, "{url}");
+            assert_eq!(look_up(url.to_owned()).await, LookUp::NoName, "{url}");
         }
-        let local = look_up("http://localhost:7").await.expect("every machine knows itself");
+        let LookUp::Found(local) = look_up("http://localhost:7".to_owned()).await else {
+            panic!("every machine knows itself");
+        };
         assert!(local.iter().all(|address| address.ip().is_loopback() && address.port() == 7));
     }
 }

@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use futures::future::join_all;
@@ -15,30 +14,34 @@ use llm_dit_fault::Fault;
 use llm_dit_serving::Credentials;
 use llm_dit_telemetry::metrics::BACKEND_RETRIES;
 use parking_lot::Mutex;
-use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Backend, Condition,
+    follow::{Names, Pace},
     names::{self, Address},
 };
-use crate::error::Error;
-
-/// Between two looks at the addresses behind a name.
-const LOOK_UP_INTERVAL: Duration = Duration::from_secs(15);
+use crate::{error::Error, records::model::Model};
 
 /// Backends that can stand in for each other.
 pub(crate) struct Pool {
     what: &'static str,
-    list: Arc<Mutex<Vec<Arc<Backend>>>>,
+    list: List,
     /// Where the next round begins, so that equals take turns.
     turn: AtomicUsize,
     _stop: DropGuard,
 }
 
+/// Shared with the task that follows the names, and with leases.
+type List = Arc<Mutex<Vec<Arc<Backend>>>>;
+
 /// A request's claim on a backend, which counts as its load.
 #[derive(Debug)]
-pub(crate) struct Lease(Arc<Backend>);
+pub(crate) struct Lease {
+    backend: Arc<Backend>,
+    /// All backends that could do the work.
+    list: List,
+}
 
 /// Backends that a request has been to in vain, and what the last of them said.
 #[derive(Debug, Default)]
@@ -48,6 +51,8 @@ pub(crate) struct Tried {
     /// How many of them crashed, and how many may; `None`: all.
     crashes: u32,
     max_crashes: Option<u32>,
+    /// An engine failed at the request.
+    failed_inside: bool,
 }
 
 impl Pool {
@@ -72,8 +77,9 @@ impl Pool {
             urls: urls.to_vec(),
             credentials: credentials.clone(),
             list: Arc::clone(&list),
+            pace: Pace::default(),
         };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(names.follow()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(names.follow(names::look_up)));
         Ok(Self { what, list, turn: AtomicUsize::new(0), _stop: stop.drop_guard() })
     }
 
@@ -116,7 +122,7 @@ impl Pool {
                 (*condition != Condition::Serving, backend.in_flight())
             });
         // Counted before the list is let go, so that two requests do not see the same load.
-        best.map(|(_, backend)| Lease::new(Arc::clone(backend)))
+        best.map(|(_, backend)| Lease::new(Arc::clone(backend), Arc::clone(&self.list)))
     }
 
     fn none_left(&self, left: &[Arc<Backend>]) -> Fault {
@@ -143,13 +149,56 @@ impl fmt::Debug for Pool {
 }
 
 impl Lease {
-    fn new(backend: Arc<Backend>) -> Self {
+    fn new(backend: Arc<Backend>, list: List) -> Self {
         backend.begin();
-        Self(backend)
+        Self { backend, list }
     }
 
     pub fn backend(&self) -> &Arc<Backend> {
-        &self.0
+        &self.backend
+    }
+
+    /// [`Backend::model`], unless the backend falls silent.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the service does not answer, or answers nothing that can be used.
+    pub async fn model(&self) -> Result<Model, Fault> {
+        self.unless_silent(self.backend.model()).await
+    }
+
+    /// Waits for `call`, unless the backend stops to answer its health checks while another one is
+    /// usable: then the call is dropped, so that the other one can do it. Without another one it may
+    /// take as long as the connection lives.
+    pub async fn unless_silent<T, E: From<Fault>>(
+        &self,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            result = call => result,
+            fault = self.silence() => Err(fault.into()),
+        }
+    }
+
+    async fn silence(&self) -> Fault {
+        let mut states = self.backend.watch();
+        loop {
+            let state = states.borrow_and_update().clone();
+            if state.is_silent && self.has_alternative() {
+                let silent = || format!("{} does not answer", self.backend.url());
+                return Fault::Unavailable(state.detail.unwrap_or_else(silent));
+            }
+            if states.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn has_alternative(&self) -> bool {
+        let list = self.list.lock();
+        let others = list.iter().filter(|other| !Arc::ptr_eq(other, &self.backend));
+        others.into_iter().any(|other| other.state().condition.is_usable())
     }
 }
 
@@ -157,13 +206,13 @@ impl Deref for Lease {
     type Target = Backend;
 
     fn deref(&self) -> &Backend {
-        &self.0
+        &self.backend
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.end();
+        self.backend.end();
     }
 }
 
@@ -175,13 +224,22 @@ impl Tried {
 
     /// Remembers that `backend` could not help, and with what words. Gives the error back when
     /// another machine would say the same, or might crash as well.
+    ///
+    /// What a service did wrong is no fault of the request: it is tried on another one. A request that
+    /// makes an engine fail, however, gets one second attempt and does not go through all services.
     pub fn note(&mut self, backend: &Arc<Backend>, error: Error) -> Result<(), Error> {
+        let error = match error {
+            // We cancel by dropping a call, so this one was ended by the service.
+            Error::Fault(Fault::Cancelled(message)) => Fault::Unavailable(message).into(),
+            error => error,
+        };
         match &error {
             Error::Fault(fault @ Fault::Unavailable(_)) => backend.fail(fault),
             Error::Lost(message) | Error::Crashed(message) => {
                 backend.fail(&Fault::Unavailable(message.clone()));
             }
-            Error::Fault(Fault::Busy { .. } | Fault::OutOfMemory(_)) => {}
+            Error::Fault(Fault::Busy { .. } | Fault::OutOfMemory(_) | Fault::Unsupported(_)) => {}
+            Error::Fault(Fault::Internal(_)) if !self.failed_inside => self.failed_inside = true,
             _ => return Err(error),
         }
         if let Error::Crashed(message) = &error {
@@ -208,92 +266,14 @@ impl Tried {
     }
 }
 
-/// Names whose addresses may change.
-struct Names {
-    what: &'static str,
-    service: &'static str,
-    urls: Vec<String>,
-    credentials: Credentials,
-    list: Arc<Mutex<Vec<Arc<Backend>>>>,
-}
-
-impl Names {
-    async fn follow(self) {
-        loop {
-            let mut changing = false;
-            let mut now: Vec<Address> = Vec::new();
-            for url in &self.urls {
-                let found = names::look_up(url).await;
-                changing |= found.is_some();
-                // A name that cannot be looked up keeps what it had.
-                let those = match found {
-                    Some(addresses) => names::spread(url, &addresses),
-                    None => vec![Address::of(url)],
-                };
-                now.extend(those);
-            }
-            if !changing {
-                return;
-            }
-            self.replace(&now);
-            time::sleep(LOOK_UP_INTERVAL).await;
-        }
-    }
-
-    /// Keeps the backends that are still there, with all that is known of them.
-    fn replace(&self, addresses: &[Address]) {
-        let mut list = self.list.lock();
-        let mut next: Vec<Arc<Backend>> = Vec::new();
-        for address in addresses {
-            let url = &address.url;
-            if next.iter().any(|backend| backend.url() == url) {
-                continue;
-            }
-            let known = list.iter().find(|backend| backend.url() == url).cloned();
-            let new = || Backend::new(self.what, self.service, address, &self.credentials);
-            let backend = known.map_or_else(new, Ok);
-            match backend {
-                Ok(backend) => next.push(backend),
-                Err(error) => tracing::warn!(url, %error, "an address is unusable"),
-            }
-        }
-        if next.iter().map(|b| b.url()).ne(list.iter().map(|b| b.url())) {
-            let urls: Vec<&str> = next.iter().map(|backend| backend.url()).collect();
-            tracing::info!(what = self.what, ?urls, "the addresses of a service changed");
-        }
-        *list = next;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
     use llm_dit_proto::v1::encoder_server::SERVICE_NAME;
 
-    use super::*;
-
-    fn urls(list: &Mutex<Vec<Arc<Backend>>>) -> Vec<String> {
-        list.lock().iter().map(|backend| backend.url().to_owned()).collect()
-    }
-
-    #[tokio::test]
-    async fn when_a_name_has_other_addresses_those_that_stay_are_still_known() {
-        let (a, b, c) = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3");
-        let list = Arc::new(Mutex::new(Vec::new()));
-        let names = Names {
-            what: "encoder",
-            service: SERVICE_NAME,
-            urls: Vec::new(),
-            credentials: Credentials::default(),
-            list: Arc::clone(&list),
-        };
-        names.replace(&[a, b, a].map(Address::of));
-        assert_eq!(urls(&list), [a, b], "each once");
-        let stays = Lease::new(Arc::clone(&list.lock()[1]));
-        names.replace(&[c, b].map(Address::of));
-        assert_eq!(urls(&list), [c, b]);
-        assert!(Arc::ptr_eq(stays.backend(), &list.lock()[1]));
-        assert_eq!(list.lock()[1].in_flight(), 1, "with what it has to do");
-    }
+    use super::{super::backend::State, *};
 
     #[tokio::test]
     async fn nobody_gets_the_same_machine_twice() {
@@ -327,5 +307,35 @@ mod tests {
         note(Error::Lost("nonsense".to_owned())).expect("no crash");
         let error = note(crash()).expect_err("twice").to_string();
         assert!(error.contains("2 services crashed") && error.contains("reset"), "{error}");
+    }
+
+    fn silent() -> State {
+        let detail = Some("gone".to_owned());
+        State { condition: Condition::Unreachable, detail, is_silent: true }
+    }
+
+    #[tokio::test]
+    async fn a_call_to_a_silent_backend_moves_only_to_a_usable_one() {
+        let (a, b) = ("http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned());
+        let pool =
+            Pool::new("encoder", SERVICE_NAME, &[a, b], &Credentials::default()).expect("valid");
+        let lease = pool.try_pick(&Tried::default()).expect("one");
+        let mut list = pool.all();
+        list.retain(|backend| !Arc::ptr_eq(backend, lease.backend()));
+        let other = list.remove(0);
+        other.set(silent());
+        lease.backend().set(silent());
+        // Nothing is awaited, so that no health check of its own changes the states.
+        let call = lease.unless_silent(std::future::pending::<Result<(), Fault>>());
+        tokio::pin!(call);
+        assert_eq!(call.as_mut().now_or_never(), None, "no other backend could do better");
+        other.set(State { condition: Condition::Serving, detail: None, is_silent: false });
+        // The next check of the silent one finds that the other one is back.
+        lease.backend().set(silent());
+        let gone = Fault::Unavailable("gone".to_owned());
+        assert_eq!(call.as_mut().now_or_never(), Some(Err(gone)));
+        // A result that is there counts.
+        let result = lease.unless_silent(async { Ok::<_, Fault>(1) }).now_or_never();
+        assert_eq!(result, Some(Ok(1)));
     }
 }

@@ -1,11 +1,11 @@
 //! The encoder's answer becomes the diffusion service's request, chunk by chunk.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use llm_dit_fault::Fault;
 use llm_dit_proto::{
-    chunks,
+    Passage, TensorError, chunks,
     v1::{
         EmbeddingHeader, EncodeResponse, GenerateRequest, TensorHeader, TensorRole, TensorStart,
         encode_response::Frame, generate_request::Part,
@@ -13,7 +13,7 @@ use llm_dit_proto::{
 };
 use llm_dit_serving::client::drain_in_background;
 use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time};
 use tonic::Streaming;
 
 use super::{
@@ -27,6 +27,8 @@ const ROLES: [TensorRole; 2] = [TensorRole::Embeddings, TensorRole::NegativeEmbe
 
 /// Far above 1504 tokens of any width; bounds what a confused encoder can make us carry.
 const MAX_TENSOR_BYTES: u64 = 256 * 1024 * 1024;
+/// An encoder that has sent everything ends its answer at once; one that does not is not waited for.
+const END_OF_ANSWER: Duration = Duration::from_millis(500);
 
 /// Where one prompt's embeddings come from.
 #[derive(Debug)]
@@ -65,7 +67,7 @@ struct Source {
 /// A tensor on its way through.
 struct Passing {
     embedding: Embedding,
-    missing: u64,
+    passage: Passage,
     /// Whether the chunks are kept.
     keep: bool,
 }
@@ -111,6 +113,7 @@ impl Pipe {
             }
             to.send(GenerateRequest { part: Some(part) }).await.is_ok()
         };
+        let mut passed = Vec::new();
         for role in ROLES {
             let Some(slot) = self.slots.next() else { break };
             let start = |header: &TensorHeader| {
@@ -138,14 +141,20 @@ impl Pipe {
                     if !send(start(header)).await {
                         return Ok(());
                     }
-                    while passing.missing > 0 {
+                    while !passing.passage.is_complete() {
                         let chunk = source.chunk(&mut passing).await?;
                         if !send(Part::Data(chunk)).await {
                             return Ok(());
                         }
                     }
-                    source.remember(key, passing);
+                    passed.push((key, passing));
                 }
+            }
+        }
+        if let Some(source) = &mut self.source {
+            source.end().await?;
+            for (key, passing) in passed {
+                source.remember(key, passing);
             }
         }
         if let Some(source) = self.source.take() {
@@ -170,9 +179,10 @@ impl Pipe {
             self.source.take().ok_or_else(|| Error::Lost("nothing was encoded".into()))?;
         let mut passing = source.begin().await?;
         passing.keep = true;
-        while passing.missing > 0 {
+        while !passing.passage.is_complete() {
             source.chunk(&mut passing).await?;
         }
+        source.end().await?;
         let embedding = source.remember(key, passing);
         drain_in_background(source.frames);
         Ok((embedding, cached))
@@ -199,15 +209,16 @@ impl Source {
         let Some(tensor) = tensor else {
             return Err(self.broke("sent a header without a shape"));
         };
-        if tensor.total_bytes > MAX_TENSOR_BYTES {
-            return Err(self.broke("announced embeddings of an invalid size"));
+        let passage =
+            Passage::begin(&tensor, MAX_TENSOR_BYTES).map_err(|error| self.broken(&error))?;
+        if passage.shape().len() != 2 {
+            return Err(self.broke("sent embeddings that are not (tokens, width)"));
         }
-        let missing = tensor.total_bytes;
-        let keep = self.cache.has_room_for(missing);
+        let keep = self.cache.has_room_for(tensor.total_bytes);
         let truncated = truncated_tokens;
         let embedding =
             Embedding { header: tensor, chunks: Vec::new(), hidden_layer, truncated, model };
-        Ok(Passing { embedding, missing, keep })
+        Ok(Passing { embedding, passage, keep })
     }
 
     async fn chunk(&mut self, passing: &mut Passing) -> Result<Bytes, Error> {
@@ -217,10 +228,7 @@ impl Source {
                 return Err(self.broke("began a tensor before the last one was complete"));
             }
         };
-        passing.missing = passing
-            .missing
-            .checked_sub(chunk.len() as u64)
-            .ok_or_else(|| self.broke("sent more bytes than it announced"))?;
+        passing.passage.push(&chunk).map_err(|error| self.broken(&error))?;
         tensor_bytes("gateway", Direction::Received, chunk.len());
         if passing.keep {
             passing.embedding.chunks.push(chunk.clone());
@@ -248,9 +256,20 @@ impl Source {
         }
     }
 
+    /// Nothing may follow the last tensor. An answer is checked to its end before it is used or
+    /// remembered.
+    async fn end(&mut self) -> Result<(), Error> {
+        match time::timeout(END_OF_ANSWER, self.frames.message()).await {
+            Ok(Ok(None)) | Err(_) => Ok(()),
+            Ok(Ok(Some(_))) => Err(self.broke("sent more than it was asked for")),
+            Ok(Err(status)) => Err(Error::midway(self.lease.remote.fault(status))),
+        }
+    }
+
     async fn next(&mut self) -> Result<Frame, Error> {
         let begun = self.begun > 0;
-        match self.frames.message().await {
+        let message = async { Ok::<_, Fault>(self.frames.message().await) };
+        match self.lease.unless_silent(message).await? {
             Ok(Some(EncodeResponse { frame: Some(frame) })) => Ok(frame),
             Ok(Some(EncodeResponse { frame: None })) => Err(self.broke("sent an empty message")),
             Ok(None) => Err(self.broke("ended its answer early")),
@@ -261,6 +280,10 @@ impl Source {
 
     fn broke(&self, what: &str) -> Error {
         Error::Lost(format!("the encoder at {} {what}", self.lease.url()))
+    }
+
+    fn broken(&self, error: &TensorError) -> Error {
+        self.broke(&format!("sent a bad tensor: {error}"))
     }
 }
 

@@ -32,7 +32,7 @@ impl<'a> Events<'a> {
 
     /// The first event.
     pub async fn accepted(&mut self) -> Result<Accepted, Error> {
-        match self.next().await? {
+        match self.next_unless_silent().await? {
             Event::Accepted(accepted) => {
                 self.running = accepted.queue_position == 0;
                 Ok(accepted)
@@ -54,8 +54,12 @@ impl<'a> Events<'a> {
             false => Failure::Diffusion(error),
         };
         let header = loop {
-            let event = self.next().await.map_err(|error| lost(reporter, error))?;
-            match event {
+            // What a client has heard of steps cannot be taken back.
+            let event = match reporter.has_reported_steps() {
+                true => self.next().await,
+                false => self.next_unless_silent().await,
+            };
+            match event.map_err(|error| lost(reporter, error))? {
                 Event::Queued(queued) => {
                     self.running = queued.position == 0;
                     reporter.queued(queued.position);
@@ -77,7 +81,7 @@ impl<'a> Events<'a> {
                 Event::Preview(_) => {}
                 Event::Image(header) => break header,
                 Event::Accepted(_) | Event::Latents(_) | Event::Data(_) | Event::Finished(_) => {
-                    return Err(Failure::Final(self.broke("sent no image")));
+                    return Err(lost(reporter, self.broke("sent no image")));
                 }
             }
         };
@@ -115,6 +119,11 @@ impl<'a> Events<'a> {
                 | Event::Image(_) => return Err(self.broke("ended the image early")),
             }
         }
+    }
+
+    async fn next_unless_silent(&mut self) -> Result<Event, Error> {
+        let lease = self.lease;
+        lease.unless_silent(self.next()).await
     }
 
     async fn next(&mut self) -> Result<Event, Error> {

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use llm_dit_pictures::Format;
+use llm_dit_params::GenerateParams;
+use llm_dit_pictures::{Format, size};
 use llm_dit_recipe::{Recipe, RecipeError, Settings};
 use llm_dit_telemetry::metrics::stage;
 use tokio::task;
@@ -20,9 +21,9 @@ use crate::{
 /// `begun` is when the request was.
 pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> Result<Made, Error> {
     let finishing = Instant::now();
-    let Drawn { png, params, truncated, cached, chat } = drawn;
+    let Drawn { image: Checked { png, recipe }, params, truncated, cached, chat } = drawn;
     let (settings, format, quality) = (request.recipe(), request.format, request.quality);
-    let write = move || file(png, settings, format, quality);
+    let write = move || file(png, recipe, settings, format, quality);
     // Only converting takes long enough to be in somebody's way.
     let file = if format == Format::Png {
         write()
@@ -49,11 +50,43 @@ pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> R
     Ok(Made { file, format, about })
 }
 
-fn file(png: Bytes, settings: Settings, format: Format, quality: u8) -> Result<Bytes, Error> {
+/// A file that a diffusion service sent, and which can be read.
+pub(super) struct Checked {
+    png: Bytes,
+    /// What the service wrote into it.
+    recipe: Recipe,
+}
+
+impl Checked {
+    /// Looks at every chunk of the file, and at its size. `url` is the service's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if the service sent something else than the image that it was asked for.
+    pub fn new(png: Bytes, params: &GenerateParams, url: &str) -> Result<Self, Error> {
+        let broken = |why: String| {
+            let what = "sent an image that cannot be used";
+            Error::Lost(format!("the diffusion service at {url} {what}: {why}"))
+        };
+        let recipe = llm_dit_recipe::read(png.clone()).map_err(|e| broken(e.to_string()))?;
+        let (width, height) = size(&png).map_err(|e| broken(e.to_string()))?;
+        if (width, height) != (params.width, params.height) {
+            return Err(broken(format!("it is {width}x{height}")));
+        }
+        Ok(Self { png, recipe: recipe.unwrap_or_default() })
+    }
+}
+
+fn file(
+    png: Bytes,
+    known: Recipe,
+    settings: Settings,
+    format: Format,
+    quality: u8,
+) -> Result<Bytes, Error> {
     let broken = |error: &dyn std::fmt::Display| {
         Error::Lost(format!("the diffusion service sent an image that cannot be read: {error}"))
     };
-    let known = llm_dit_recipe::read(png.clone()).map_err(|e| broken(&e))?.unwrap_or_default();
     let recipe = Recipe { settings: known.settings.or(settings), ..known };
     let file = format.convert(png, quality).map_err(|e| broken(&e))?;
     match llm_dit_recipe::write(file.clone(), &recipe) {

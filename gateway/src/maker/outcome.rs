@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateParams;
 
+use super::finish::Checked;
 use crate::{backends::Backend, error::Error};
 
 /// A picture's file as the diffusion service made it, and what is known of how.
 pub(super) struct Drawn {
-    pub png: Bytes,
+    pub image: Checked,
     pub params: GenerateParams,
     /// Tokens that were cut from the prompt and the negative prompt.
     pub truncated: [u32; 2],

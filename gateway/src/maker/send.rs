@@ -29,7 +29,11 @@ pub(super) async fn send<'a>(
     // There is room, and the receiver is here.
     let _ = to.try_send(GenerateRequest { part: Some(Part::Params(params)) });
     let mut client = lease.diffusion();
-    let answer = client.generate(request.deadline.request(ReceiverStream::new(requests)));
+    let answer = async {
+        let answer = client.generate(request.deadline.request(ReceiverStream::new(requests))).await;
+        answer.map_err(|status| Error::of_sent(&lease.remote, status))
+    };
+    let answer = lease.unless_silent(answer);
     tokio::pin!(answer);
     let early = {
         let pump = async {
@@ -65,8 +69,7 @@ pub(super) async fn send<'a>(
         Some(answer) => answer,
         None => answer.await,
     };
-    let answer =
-        answer.map_err(|status| Failure::Diffusion(Error::of_sent(&lease.remote, status)))?;
+    let answer = answer.map_err(Failure::Diffusion)?;
     let truncated = pipe.as_ref().map(Pipe::truncated).unwrap_or_default();
     Ok((Events::new(lease, answer.into_inner()), truncated))
 }

@@ -7,6 +7,12 @@ use llm_dit_proto::{
     v1::{ActiveLora, DiffusionDescription},
 };
 
+/// Far above the 2560 of Z-Image and the 1504 tokens that it takes.
+const MAX_WIDTH: u32 = 65_536;
+const MAX_CAPTION_TOKENS: u32 = 65_536;
+/// Of a model, a version or a device.
+const MAX_NAME_BYTES: usize = 1024;
+
 /// Checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -67,6 +73,12 @@ impl TryFrom<DiffusionDescription> for Model {
                     .to_owned(),
             )
         })?;
+        if !is_plausible(&description) {
+            return Err(Fault::Unavailable(
+                "the diffusion service reports sizes that no model has; it may be another version"
+                    .to_owned(),
+            ));
+        }
         let loras = set_of(&description.loras).map_err(|error| {
             Fault::Unavailable(format!("the diffusion service has an odd set of LoRAs: {error}"))
         })?;
@@ -99,6 +111,17 @@ impl TryFrom<DiffusionDescription> for Model {
             },
         })
     }
+}
+
+/// Whether these can be the sizes of a model. What a service says of itself bounds what is sent to
+/// it, so it is not taken on trust.
+fn is_plausible(description: &DiffusionDescription) -> bool {
+    (1..=MAX_WIDTH).contains(&description.cap_feat_dim)
+        && (1..=MAX_CAPTION_TOKENS).contains(&description.max_caption_tokens)
+        && description.min_side <= description.max_side
+        && description.model.len() <= MAX_NAME_BYTES
+        && description.version.len() <= MAX_NAME_BYTES
+        && description.device.len() <= MAX_NAME_BYTES
 }
 
 /// The default set of a service, as a request takes it.

@@ -103,6 +103,9 @@ impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::BadRequest(detail) => Self::new(StatusCode::BAD_REQUEST, "Bad request", detail),
+            Fault::Unprocessable(detail) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "No result", detail)
+            }
             Fault::TooLarge(detail) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Request too large", detail)
             }

@@ -1,10 +1,13 @@
 //! Everything that can be wrong with a request or behind the gateway: a status, a message, no panic.
 
-use crate::support::{Gateway, Stack, WIDTH, problem};
+use crate::support::{Gateway, Stack, WIDTH, options, problem};
 use diffusion_service::ServiceLimits;
 use llm_dit_proto::v1::{EmbeddingHeader, encode_response::Frame};
+use llm_dit_proto::{DType, Tensor};
 use llm_dit_testkit::{
-    fakes::{FAILING_SEED, FakeGenerator, LARGE_SEED, PANICKING_SEED, ScriptedEncoder},
+    fakes::{
+        FAILING_SEED, FakeGenerator, LARGE_SEED, OVERFLOWING_SEED, PANICKING_SEED, ScriptedEncoder,
+    },
     http,
     servers::{Server, fake_diffusion},
     wire::tensor,
@@ -289,7 +292,9 @@ async fn an_encoder_that_breaks_off_is_the_one_to_blame() {
         (vec![header(0), data(all)], 1, "ended its answer early"),
         (vec![header(0), data(all), header(1), data(7)], 1, "ended its answer early"),
         (vec![data(7)], 0, "sent more bytes"),
-        (vec![header(0), data(all - 1), data(2)], 0, "sent more bytes"),
+        (vec![header(0), data(all - 1), data(2)], 0, "carries more bytes"),
+        (vec![header(0), data(all), data(2)], 0, "sent more than it was asked for"),
+        (vec![header(0), data(0)], 0, "a chunk is empty"),
         (vec![header(0), header(1)], 1, "before the last one was complete"),
         (vec![header(1)], 0, "out of order"),
         (vec![Frame::Header(EmbeddingHeader::default())], 0, "without a shape"),
@@ -303,6 +308,53 @@ async fn an_encoder_that_breaks_off_is_the_one_to_blame() {
         let response = gateway.post(&json!({"prompt": "x", "guidance_scale": guidance})).await;
         let detail = problem(response, 502).await;
         assert!(detail.contains(words) && detail.contains("the encoder at"), "{detail}");
+    }
+}
+
+/// What an encoder did wrong is neither remembered nor the client's fault, and another one is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_of_an_encoder_is_asked_for_elsewhere_and_never_remembered() {
+    let frames = |tensor: &Tensor| {
+        let header = EmbeddingHeader { tensor: Some(tensor.header()), ..Default::default() };
+        vec![Frame::Header(header), Frame::Data(tensor.bytes().clone())]
+    };
+    let values = |value: f32, width: usize| {
+        Tensor::from_f32(&vec![value; 3 * width], vec![3, width], DType::F32).expect("a shape")
+    };
+    let stack = Stack::start().await;
+    for (name, tensor, status) in [
+        ("NaN", values(f32::NAN, WIDTH), 502),
+        ("infinity", values(f32::INFINITY, WIDTH), 502),
+        ("another width", values(0.5, WIDTH + 1), 501),
+    ] {
+        let script = ScriptedEncoder { frames: frames(&tensor), ..Default::default() };
+        let encoder = Server::scripted_encoder(script).await;
+        // Alone, it is to blame.
+        let gateway = Gateway::start(Some(&encoder.url), &stack.diffusion.url).await;
+        for _ in 0..2 {
+            let detail = problem(gateway.post(&json!({"prompt": "x"})).await, status).await;
+            assert!(detail.contains("the encoder at"), "{name}: {detail}");
+        }
+        assert_eq!(gateway.json("/health").await["embedding_cache"]["entries"], 0, "{name}");
+        // Beside another one, nobody hears of it.
+        let both = options(&[&encoder.url, &stack.encoder.url], &[&stack.diffusion.url]);
+        let gateway = Gateway::with(both).await;
+        for _ in 0..3 {
+            assert_eq!(gateway.post(&json!({"prompt": "x"})).await.status(), 200, "{name}");
+        }
+    }
+}
+
+/// Three images that come to NaN are no sign of a broken engine, and say what to change.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_overflow_are_the_requests_own() {
+    let stack = Stack::start().await;
+    for _ in 0..4 {
+        let body = json!({"prompt": "x", "seed": OVERFLOWING_SEED});
+        let detail = problem(stack.gateway.post(&body).await, 422).await;
+        assert!(detail.contains("smaller LoRA scale"), "{detail}");
+        assert_eq!(stack.gateway.get("/health").await.status(), 200);
+        assert_eq!(stack.gateway.post(&json!({"prompt": "x"})).await.status(), 200);
     }
 }
 

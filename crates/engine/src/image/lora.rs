@@ -61,6 +61,9 @@ pub enum SetLorasError {
     /// The file cannot be used with this model.
     #[error("{0}")]
     Bad(String),
+    /// With these scales the weights would hold NaN or infinite values.
+    #[error("{0}")]
+    NotFinite(String),
     /// The cause is for the log, not for the caller.
     #[error("changing the weights failed: {0}")]
     Backend(String),

@@ -23,6 +23,9 @@ pub const LASTING_SEED: u64 = 668;
 /// A job with this seed finds no memory.
 pub const LARGE_SEED: u64 = 669;
 
+/// A job with this seed comes to NaN.
+pub const OVERFLOWING_SEED: u64 = 670;
+
 /// A LoRA of this name fits no model.
 pub const MISFIT: &str = "misfit";
 
@@ -205,6 +208,7 @@ impl ImageGenerator for FakeGenerator {
             for (bad, error) in [
                 (FAILING_SEED, &secret as &dyn Fn() -> GenerateError),
                 (LARGE_SEED, &|| GenerateError::OutOfMemory),
+                (OVERFLOWING_SEED, &|| GenerateError::NotFinite),
             ] {
                 if let Some(at) = going.iter().position(|m| m.job.params.seed == bad) {
                     going.remove(at).finish(Err(error()));

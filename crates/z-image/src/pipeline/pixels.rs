@@ -23,11 +23,7 @@ pub(super) fn bytes(picture: &Tensor) -> Result<Vec<u8>, DrawError> {
 }
 
 fn check(finite: bool) -> Result<(), DrawError> {
-    if finite {
-        return Ok(());
-    }
-    let cause = "the image contains NaN or infinite values; a wider dtype may help (bf16 or f32)";
-    Err(GenerateError::Backend(cause.to_owned()).into())
+    if finite { Ok(()) } else { Err(GenerateError::NotFinite.into()) }
 }
 
 /// Planes of red, green and blue.
