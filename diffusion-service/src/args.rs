@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use llm_dit_memory::parse_size;
+
 use crate::engine::BatchLimit;
 
 /// Several models in one service.
@@ -13,7 +15,7 @@ pub struct ModelsArgs {
     pub models: Vec<NamedModel>,
     /// Memory for the weights of all models together, such as 24G or 900M. The model used longest
     /// ago is unloaded when another needs the room [default: no limit; all models stay loaded]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub model_memory: Option<u64>,
 }
 
@@ -36,8 +38,6 @@ pub struct NamedModel {
 pub enum ModelsArgsError {
     #[error("give NAME=PATH: what requests call the model, and its folder")]
     NoName,
-    #[error("give a size in bytes, or with K, M, G or T for 2^10, 2^20, 2^30 or 2^40 bytes")]
-    Size,
 }
 
 impl FromStr for NamedModel {
@@ -51,18 +51,6 @@ impl FromStr for NamedModel {
             _ => Err(ModelsArgsError::NoName),
         }
     }
-}
-
-fn size(text: &str) -> Result<u64, ModelsArgsError> {
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((end, 'K' | 'k')) => (&text[..end], 10),
-        Some((end, 'M' | 'm')) => (&text[..end], 20),
-        Some((end, 'G' | 'g')) => (&text[..end], 30),
-        Some((end, 'T' | 't')) => (&text[..end], 40),
-        _ => (text, 0),
-    };
-    let count: u64 = digits.parse().map_err(|_| ModelsArgsError::Size)?;
-    count.checked_mul(1 << shift).ok_or(ModelsArgsError::Size)
 }
 
 /// The batch size.
@@ -91,16 +79,6 @@ mod tests {
         assert_eq!((model.name.as_str(), model.path), ("ink", PathBuf::from("models/a=b")));
         for wrong in ["ink", "=path", "ink=", ""] {
             assert_eq!(wrong.parse::<NamedModel>(), Err(ModelsArgsError::NoName), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn sizes_have_binary_units() {
-        assert_eq!(size("24G"), Ok(24 << 30));
-        assert_eq!(size("900m"), Ok(900 << 20));
-        assert_eq!(size("7"), Ok(7));
-        for wrong in ["", "G", "1.5G", "-1", "24GB", "99999999999T", "é"] {
-            assert_eq!(size(wrong), Err(ModelsArgsError::Size), "{wrong}");
         }
     }
 }

@@ -13,9 +13,13 @@ pub use convert::{Format, UnknownExtension, UnknownFormat, thumbnail};
 /// Largest file that is looked at.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Largest side and largest decoded size: a small file can claim a picture of any size.
+/// Most pixels that are decoded: a small file can claim a picture of any size.
+pub const MAX_PIXELS: u64 = 8192 * 8192;
+
+/// Largest side.
 const MAX_SIDE: u32 = 16_384;
-const MAX_DECODED_BYTES: u64 = 512 * 1024 * 1024;
+/// What a file's metadata may unpack to, such as a compressed color profile.
+const MAX_METADATA_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The formats that can be read, and their media types.
 const FORMATS: [(ImageFormat, &str); 3] = [
@@ -33,6 +37,8 @@ pub enum SourceError {
     MediaType(String),
     #[error("the image file has {0} bytes; the maximum is {MAX_FILE_BYTES}")]
     TooLarge(u64),
+    #[error("the image has {width}x{height} pixels; the maximum is {MAX_PIXELS} (8192x8192)")]
+    TooManyPixels { width: u32, height: u32 },
     #[error("the image cannot be decoded: {0}")]
     Broken(String),
 }
@@ -104,13 +110,13 @@ fn open(file: &[u8]) -> Result<(impl ImageDecoder + '_, Orientation), SourceErro
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_DECODED_BYTES);
-    reader.limits(limits.clone());
+    // Decoders apply this to metadata. The pixels are bounded below, before they are allocated.
+    limits.max_alloc = Some(MAX_METADATA_BYTES);
+    reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(broken)?;
-    decoder.set_limits(limits).map_err(broken)?;
-    if decoder.total_bytes() > MAX_DECODED_BYTES {
-        let (width, height) = decoder.dimensions();
-        return Err(SourceError::Broken(format!("{width}x{height} is too large")));
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(SourceError::TooManyPixels { width, height });
     }
     // EXIF that makes no sense turns nothing.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
@@ -133,6 +139,12 @@ mod tests {
             .write_to(&mut file, format)
             .expect("encodes");
         file.into_inner()
+    }
+
+    fn crc(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
+        })
     }
 
     #[test]
@@ -171,6 +183,14 @@ mod tests {
         let mut bomb = png;
         bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
         assert!(decode(&bomb).is_err());
+        // So is one that decoders would take, of 16384 x 8192: half a megabyte can be that large.
+        bomb[16..24].copy_from_slice(&[0, 0, 0x40, 0, 0, 0, 0x20, 0]);
+        // The header's checksum: CRC-32 of the kind and the contents.
+        let crc = crc(&bomb[12..29]).to_be_bytes();
+        bomb[29..33].copy_from_slice(&crc);
+        let many = SourceError::TooManyPixels { width: 16_384, height: 8192 };
+        assert_eq!(size(&bomb), Err(many.clone()));
+        assert_eq!(decode(&bomb).map(drop), Err(many));
         assert!(check_media_type("image/png").is_ok());
         assert!(matches!(check_media_type("image/gif"), Err(SourceError::MediaType(_))));
     }

@@ -63,6 +63,15 @@ metrics! {
     CONNECTIONS_REFUSED Counter, "llm_dit_connections_refused_total", [],
         "Connections closed because the limit on open connections was reached";
 
+    BUDGET_RESERVED Gauge, "llm_dit_memory_budget_reserved_bytes", [],
+        "Bytes of --max-memory that requests hold";
+    BUDGET_PEAK Gauge, "llm_dit_memory_budget_peak_bytes", [],
+        "Most bytes of --max-memory that requests held at one time";
+    BUDGET_LIMIT Gauge, "llm_dit_memory_budget_limit_bytes", [],
+        "Value of --max-memory";
+    BUDGET_REJECTIONS Counter, "llm_dit_memory_budget_rejections_total", [],
+        "Requests rejected because --max-memory was reached";
+
     QUEUE_DEPTH Gauge, "llm_dit_queue_depth", ["worker"],
         "Jobs waiting for the worker";
     QUEUE_CAPACITY Gauge, "llm_dit_queue_capacity", ["worker"],
