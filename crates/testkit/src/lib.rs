@@ -1,6 +1,7 @@
 //! What tests of several crates share: engines that do as they are told, services on port 0, programs
 //! that can be killed, damaged inputs, and the client's side of the wire. It links no tensor library.
 
+pub mod attack;
 pub mod certificates;
 pub mod damage;
 pub mod fakes;

@@ -362,7 +362,7 @@ fn memory(program: &Process) -> f64 {
 }
 
 /// Seconds of processor time that a program has used, likewise.
-fn processor(program: &Process) -> f64 {
+pub(crate) fn processor(program: &Process) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", program.id())).unwrap_or_default();
     // The name before may hold spaces. User and system time are fields 14 and 15, in ticks of 10 ms.
     let rest = stat.rsplit(')').next().unwrap_or_default();
