@@ -3,6 +3,7 @@
 
 mod counted;
 mod errors;
+mod place;
 
 use std::{
     future::ready,
@@ -12,10 +13,11 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
-use tokio::{sync::Semaphore, time};
+use tokio::time;
 
 use llm_dit_telemetry::metrics::CONNECTIONS_REFUSED;
 
+use self::place::Places;
 pub use self::{
     counted::{Counted, Opened},
     errors::AcceptErrors,
@@ -24,10 +26,11 @@ pub use self::{
 /// Well below the 1024 files that many systems let a process open.
 pub const MAX_CONNECTIONS: usize = 512;
 
-/// How many there may be, and how long they may be silent.
+/// How many there may be, and how long they may be silent. When there are as many, a new one takes the
+/// place of the one that has sent nothing for longest.
 #[derive(Clone, Debug)]
 pub struct Connections {
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     patience: Patience,
 }
 
@@ -49,8 +52,7 @@ impl Default for Patience {
 impl Connections {
     /// Admits at most `max` connections at a time, and at least one.
     pub fn new(max: usize) -> Self {
-        let places = Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { places, patience: Patience::default() }
+        Self { places: Arc::new(Places::new(max)), patience: Patience::default() }
     }
 
     /// Replaces the default limits of time.
@@ -63,7 +65,7 @@ impl Connections {
         self.patience.first_request
     }
 
-    /// `None`, and it is closed, when there are as many as there may be.
+    /// `None`, and it is closed, when there are as many as there may be and each has sent something.
     pub fn count<T>(&self, inner: T) -> Option<Counted<T>> {
         self.counted(inner, None)
     }
@@ -98,9 +100,9 @@ impl Connections {
     }
 
     fn counted<T>(&self, inner: T, first_request: Option<Duration>) -> Option<Counted<T>> {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Some(Counted::new(inner, first_request, self.patience.write, place)),
-            Err(_) => {
+        match self.places.take() {
+            Some(place) => Some(Counted::new(inner, first_request, self.patience.write, place)),
+            None => {
                 metrics::counter!(CONNECTIONS_REFUSED.name).increment(1);
                 tracing::warn!("closed a connection: the limit on open connections is reached");
                 None
@@ -121,13 +123,20 @@ mod tests {
     const SHORT: Patience =
         Patience { first_request: Duration::from_millis(20), write: Duration::from_millis(20) };
 
-    #[test]
-    fn a_place_is_free_again_when_its_connection_is_gone() {
+    #[tokio::test]
+    async fn a_connection_that_sent_something_keeps_its_place_to_its_end() {
         let connections = Connections::new(1);
-        let first = connections.count(()).expect("room");
-        assert!(connections.count(()).is_none());
+        let (near, _silent) = duplex(16);
+        let mut evicted = connections.count(near).expect("room");
+        let (near, mut far) = duplex(16);
+        let mut first = connections.count(near).expect("the place of the silent one");
+        let error = evicted.read_u8().await.expect_err("it has no place");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        far.write_u8(7).await.expect("open");
+        assert_eq!(first.read_u8().await.expect("a byte"), 7);
+        assert!(connections.count(duplex(1).0).is_none());
         drop(first);
-        assert!(connections.count(()).is_some());
+        assert!(connections.count(duplex(1).0).is_some());
     }
 
     #[tokio::test]

@@ -13,16 +13,17 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
     time::{self, Sleep},
 };
 use tonic::transport::server::Connected;
+
+use super::place::Place;
 
 /// A connection with its place.
 #[derive(Debug)]
 pub struct Counted<T> {
     /// First, so that it is free when the peer sees the end.
-    _place: OwnedSemaphorePermit,
+    place: Arc<Place>,
     inner: T,
     opened: Opened,
     /// Runs until the first request.
@@ -52,11 +53,11 @@ impl<T> Counted<T> {
         inner: T,
         first_request: Option<Duration>,
         write: Duration,
-        place: OwnedSemaphorePermit,
+        place: Arc<Place>,
     ) -> Self {
         let first_request = first_request.map(|limit| Box::pin(time::sleep(limit)));
         let opened = Opened::default();
-        Self { _place: place, inner, opened, first_request, write, stalled: None }
+        Self { place, inner, opened, first_request, write, stalled: None }
     }
 
     /// Whether the time for the first request is over.
@@ -92,7 +93,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
         if self.is_idle(context) {
             return Poll::Ready(Err(timed_out("the peer sends no request")));
         }
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        if self.place.is_lost(context) {
+            return Poll::Ready(Err(timed_out("the peer was silent, and its place was needed")));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.place.spoke();
+        }
+        read
     }
 }
 
