@@ -155,7 +155,9 @@ impl Backend {
     pub fn fail(&self, fault: &Fault) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(BACKEND_FAILURES.name, "kind" => self.kind()).increment(1);
-        self.enter(Condition::Unreachable, Some(fault.to_string()), false);
+        // What the health checks found stays true: others still wait for a silent one.
+        let is_silent = self.state.borrow().is_silent;
+        self.enter(Condition::Unreachable, Some(fault.to_string()), is_silent);
         self.failed.notify_one();
     }
 

@@ -238,7 +238,13 @@ impl Tried {
             Error::Lost(message) | Error::Crashed(message) => {
                 backend.fail(&Fault::Unavailable(message.clone()));
             }
-            Error::Fault(Fault::Busy { .. } | Fault::OutOfMemory(_) | Fault::Unsupported(_)) => {}
+            // Another one may have room, the file, or what it takes.
+            Error::Fault(
+                Fault::Busy { .. }
+                | Fault::OutOfMemory(_)
+                | Fault::Unsupported(_)
+                | Fault::NotFound(_),
+            ) => {}
             Error::Fault(Fault::Internal(_)) if !self.failed_inside => self.failed_inside = true,
             _ => return Err(error),
         }

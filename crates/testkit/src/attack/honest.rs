@@ -17,8 +17,8 @@ use crate::faults::pixels;
 const SEEDS: u64 = 4;
 /// Of quiet images, to have a time to compare with.
 const ROUNDS: usize = 6;
-const SIDE: u32 = 128;
-const STEPS: u32 = 6;
+const SIDE: u32 = 192;
+const STEPS: u32 = 8;
 
 /// What the client got.
 #[derive(Debug, Default)]

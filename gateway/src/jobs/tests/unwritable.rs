@@ -109,7 +109,7 @@ impl PictureStore for FullDisk {
 /// Services that make the same PNG of every request.
 async fn services() -> (Server, Server, GatewayOptions) {
     let mut file = std::io::Cursor::new(Vec::new());
-    let pixels = image::RgbImage::new(64, 64);
+    let pixels = image::RgbImage::new(256, 256);
     pixels.write_to(&mut file, image::ImageFormat::Png).expect("a picture");
     let (encoder, jobs) = fake_encoder(WIDTH);
     std::mem::forget(jobs);

@@ -86,8 +86,8 @@ impl Liar {
         let image = |total_bytes| {
             Event::Image(ImageHeader {
                 media_type: "image/png".to_owned(),
-                width: 128,
-                height: 128,
+                width: 192,
+                height: 192,
                 total_bytes,
                 role: 0,
             })
@@ -115,10 +115,10 @@ impl Liar {
             Lie::ImageTooShort => list([accepted(), image(1000), data(10), finished()]),
             Lie::ImageTooLong => list([accepted(), image(1000), data(3 << 20), finished()]),
             Lie::NoPng => file(vec![b'x'; 1000]),
-            Lie::CutPng => file(png(128)[..200].to_vec()),
+            Lie::CutPng => file(png(192)[..200].to_vec()),
             Lie::PngOfAnotherSize => file(png(64)),
             Lie::PngThatIsABomb => {
-                let mut bomb = png(128);
+                let mut bomb = png(192);
                 bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
                 file(bomb)
             }
@@ -126,7 +126,7 @@ impl Liar {
                 list([accepted(), Event::Latents(TensorHeader::default()), data(100)])
             }
             Lie::NotFinished => {
-                let bytes = png(128);
+                let bytes = png(192);
                 list([accepted(), image(bytes.len() as u64), Event::Data(bytes.into())])
             }
             Lie::LongStatus => failing(Code::NotFound, "w".repeat(70_000)),
