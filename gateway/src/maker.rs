@@ -8,6 +8,7 @@
 //! it because a client went away or a job was cancelled, drops both gRPC calls, which stops the
 //! work behind them before the next step.
 
+mod checked;
 mod events;
 mod finish;
 mod outcome;
@@ -36,7 +37,8 @@ use crate::{
 };
 
 use self::{
-    finish::{Checked, finish},
+    checked::Checked,
+    finish::finish,
     outcome::{Drawn, Failure},
     progress::ProgressReporter,
     send::send,

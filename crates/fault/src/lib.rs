@@ -12,9 +12,11 @@ pub use text::{MAX_TEXT_BYTES, bounded};
 
 /// Metadata key that carries [`Fault::Busy`]'s delay in whole seconds.
 const RETRY_AFTER: &str = "retry-after";
-/// Metadata key that tells [`Fault::OutOfMemory`] from a full queue.
+/// Metadata key that tells faults apart which share a code.
 const REASON: &str = "reason";
 const OUT_OF_MEMORY: &str = "out-of-memory";
+/// Tells [`Fault::Unprocessable`] from a request that is wrong in itself.
+const UNPROCESSABLE: &str = "unprocessable";
 
 /// An error as a caller may see it. Internal causes are logged where they happen and do not
 /// travel; the message of every kind but [`Fault::Internal`] says how to mend the request.
@@ -78,7 +80,11 @@ impl From<Fault> for Status {
         let message = bounded(fault.to_string());
         match fault {
             Fault::BadRequest(_) | Fault::TooLarge(_) => Status::invalid_argument(message),
-            Fault::Unprocessable(_) => Status::out_of_range(message),
+            Fault::Unprocessable(_) => {
+                let mut status = Status::invalid_argument(message);
+                status.metadata_mut().insert(REASON, MetadataValue::from_static(UNPROCESSABLE));
+                status
+            }
             Fault::Unsupported(_) => Status::failed_precondition(message),
             Fault::NotFound(_) => Status::not_found(message),
             Fault::Unauthenticated(_) => Status::unauthenticated(message),
@@ -107,8 +113,12 @@ impl From<Status> for Fault {
     fn from(status: Status) -> Self {
         let message = bounded(status.message().to_owned());
         match status.code() {
-            Code::InvalidArgument => Self::BadRequest(message),
-            Code::OutOfRange => Self::Unprocessable(message),
+            Code::InvalidArgument
+                if status.metadata().get(REASON).is_some_and(|why| why == UNPROCESSABLE) =>
+            {
+                Self::Unprocessable(message)
+            }
+            Code::InvalidArgument | Code::OutOfRange => Self::BadRequest(message),
             Code::FailedPrecondition | Code::Unimplemented => Self::Unsupported(message),
             Code::NotFound => Self::NotFound(message),
             Code::Unauthenticated => Self::Unauthenticated(message),

@@ -188,7 +188,10 @@ impl Backend {
         let before = self.failures.load(Ordering::Relaxed);
         let mut client = HealthClient::new(self.remote.channel());
         let request = HealthCheckRequest { service: self.service.to_owned() };
-        let (condition, detail) = match time::timeout(PATIENCE, client.check(request)).await {
+        let answer = time::timeout(PATIENCE, client.check(request)).await;
+        // A connection that is refused ends all calls by itself.
+        let is_silent = answer.is_err();
+        let (condition, detail) = match answer {
             Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => {
                 (Condition::Serving, None)
             }
@@ -212,7 +215,7 @@ impl Backend {
         };
         // A request that failed while we asked knows better.
         if self.failures.load(Ordering::Relaxed) == before {
-            self.enter(condition, detail, condition == Condition::Unreachable);
+            self.enter(condition, detail, is_silent);
         }
         condition
     }

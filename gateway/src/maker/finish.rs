@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use llm_dit_params::GenerateParams;
-use llm_dit_pictures::{Format, size};
+use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, RecipeError, Settings};
 use llm_dit_telemetry::metrics::stage;
 use tokio::task;
 
-use super::outcome::Drawn;
+use super::{checked::Checked, outcome::Drawn};
 use crate::{
     error::Error,
     records::{
@@ -48,33 +47,6 @@ pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> R
     );
     stage("finish", finishing.elapsed());
     Ok(Made { file, format, about })
-}
-
-/// A file that a diffusion service sent, and which can be read.
-pub(super) struct Checked {
-    png: Bytes,
-    /// What the service wrote into it.
-    recipe: Recipe,
-}
-
-impl Checked {
-    /// Looks at every chunk of the file, and at its size. `url` is the service's.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Lost`] if the service sent something else than the image that it was asked for.
-    pub fn new(png: Bytes, params: &GenerateParams, url: &str) -> Result<Self, Error> {
-        let broken = |why: String| {
-            let what = "sent an image that cannot be used";
-            Error::Lost(format!("the diffusion service at {url} {what}: {why}"))
-        };
-        let recipe = llm_dit_recipe::read(png.clone()).map_err(|e| broken(e.to_string()))?;
-        let (width, height) = size(&png).map_err(|e| broken(e.to_string()))?;
-        if (width, height) != (params.width, params.height) {
-            return Err(broken(format!("it is {width}x{height}")));
-        }
-        Ok(Self { png, recipe: recipe.unwrap_or_default() })
-    }
 }
 
 fn file(

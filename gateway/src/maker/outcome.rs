@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llm_dit_chat::Chat;
 use llm_dit_params::GenerateParams;
 
-use super::finish::Checked;
+use super::checked::Checked;
 use crate::{backends::Backend, error::Error};
 
 /// A picture's file as the diffusion service made it, and what is known of how.

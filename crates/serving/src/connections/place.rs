@@ -80,8 +80,7 @@ impl Place {
     /// The peer has sent something.
     pub fn spoke(&self) {
         // An eviction at the same time stays one.
-        let change =
-            self.state.compare_exchange(SILENT, SPOKEN, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.state.compare_exchange(SILENT, SPOKEN, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Whether another connection has this place now. If not, the task is woken when one takes it.
