@@ -13,6 +13,7 @@ use diffusion_service::{
 use encoder_service::{EncoderHandle, EncoderLimits};
 use gateway::{AccessArgs, AccessOptions, EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
 use llm_dit_heylook::args::ApiArgs;
+use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{
     BoundListener, Credentials, Grace, Security,
     args::ListenArgs,
@@ -37,6 +38,8 @@ pub struct ServeArgs {
     access: AccessArgs,
     #[command(flatten)]
     batch: BatchArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten, next_help_heading = "Storage")]
     keep: KeepArgs,
     #[command(flatten, next_help_heading = "LoRA")]
@@ -77,7 +80,9 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
             EncoderHandle::spawn(engine, tokenizer, limits)
         }
     };
-    let encoder = encoder.map_err(CliError::failed)?;
+    // All services of this process share it.
+    let memory = args.memory.budget();
+    let encoder = encoder.map_err(CliError::failed)?.with_memory(memory.clone());
     let diffusion_options = args.model.diffusion(&model_path, loras);
     let models = args.models.named();
     let budget = args.models.model_memory;
@@ -87,7 +92,8 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     let limits = ServiceLimits { batch: args.batch.limit(), ..Default::default() };
     let diffusion = DiffusionHandle::spawn_all(engines, limits, None)
         .map_err(CliError::failed)?
-        .with_loras_folder(loras_folder);
+        .with_loras_folder(loras_folder)
+        .with_memory(memory);
 
     let stop = shutdown::on_signal().map_err(CliError::failed)?;
     let services = Services::start(encoder, diffusion, &stop).await?;

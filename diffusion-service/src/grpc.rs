@@ -121,7 +121,7 @@ impl Service {
         let upload = Upload::read(requests, &self.handle).await?;
         tracing::Span::current().record("seed", upload.params.seed);
         let source = match upload.image {
-            Some(file) => Some(image::decode(file, &upload.params).await?),
+            Some(file) => Some(image::decode(file, &upload.params, &self.handle).await?),
             None => None,
         };
         let pull_begun = Instant::now();
@@ -154,7 +154,7 @@ impl Service {
         let from_picture = job.image.is_some();
         // Beside the deadline nothing stops the work but the stream's end, however it comes.
         let timer = deadline.start();
-        let events = self.handle.generate(job, timer.token()).await?;
+        let events = self.handle.generate_admitted(job, upload.admission, timer.token()).await?;
         let context = Context {
             begun,
             encode,

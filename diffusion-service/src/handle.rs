@@ -4,6 +4,7 @@
 //! The command in one process and the gRPC service both use it, so a picture takes the same way
 //! whichever door the request came through.
 
+mod admission;
 mod events;
 mod loras;
 mod meters;
@@ -15,6 +16,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use llm_dit_engine::{EngineHealth, Worker, stall_limit};
 use llm_dit_fault::Fault;
+use llm_dit_memory::Reservation;
 use llm_dit_params::{Scheduler, choose_model};
 use llm_dit_proto::v1;
 use llm_dit_serving::{Grace, Remote};
@@ -27,8 +29,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-pub use self::events::{Event, Events, Image, Timings};
+pub use self::{
+    admission::Admission,
+    events::{Event, Events, Image, Timings},
+};
 use self::{
+    admission::Shares,
     loras::Loras,
     pending::{Done, Pending, Progress},
     previews::Previews,
@@ -64,6 +70,7 @@ impl Default for ServiceLimits {
 pub struct DiffusionHandle {
     worker: Worker<Engines, Pending>,
     shared: Arc<Shared>,
+    shares: Shares,
     loras: Loras,
 }
 
@@ -105,7 +112,7 @@ impl DiffusionHandle {
         let worker = Worker::spawn("image generator", limits.queue_capacity, engines)?;
         let batch = limits.batch.unwrap_or_else(|| BatchLimit::of_device(info.device));
         let shared = Shared { info, others, limits, batch, encoder, _observer: observer };
-        Ok(Self { worker, shared: Arc::new(shared), loras })
+        Ok(Self { worker, shared: Arc::new(shared), shares: Shares::default(), loras })
     }
 
     /// The default model.
@@ -167,6 +174,17 @@ impl DiffusionHandle {
         job: GenerateJob,
         cancel: &CancellationToken,
     ) -> Result<Events, Fault> {
+        let admission = self.admit(&job.params)?;
+        self.generate_admitted(job, admission, cancel).await
+    }
+
+    /// As [`DiffusionHandle::generate`], for a request that was let in before.
+    pub async fn generate_admitted(
+        &self,
+        job: GenerateJob,
+        Admission { place, memory }: Admission,
+        cancel: &CancellationToken,
+    ) -> Result<Events, Fault> {
         let info = self.info_of(job.params.model.as_deref())?.clone();
         // Looks at every value, which for long captions is too much for an async thread.
         let check = move || info.check(job).map(|job| (info, job));
@@ -185,12 +203,12 @@ impl DiffusionHandle {
         let (previewing, previews) = previews.unzip();
         let progress = Progress::new(cancel.clone(), sender.clone(), guesses);
         let pending = Pending::new(job, progress, self.shared.batch, self.health().clone());
-        let ticket = self.worker.submit_piece(&cancel, pending)?;
+        let ticket = self.worker.submit_reserved(&cancel, pending, place)?;
         let accepted = Event::Accepted { queue_position: ticket.position() };
         let places = ticket.places();
         let finish = async move {
             let end = match ticket.wait().await {
-                Ok(done) => finish(done, previewing, &sender).await,
+                Ok(done) => finish(done, memory, previewing, &sender).await,
                 Err(fault) => Err(fault),
             };
             meters::count(&end);
@@ -236,6 +254,7 @@ fn describe(info: &ModelInfo) -> v1::DiffusionDescription {
 /// From pixels to the last event, while the engine is already at the next job.
 async fn finish(
     done: Done,
+    memory: Reservation,
     previewing: Option<JoinHandle<()>>,
     sender: &mpsc::Sender<Result<Event, Fault>>,
 ) -> Result<(), Fault> {
@@ -268,6 +287,8 @@ async fn finish(
     if let Some(latents) = latents {
         let _ = sender.send(Ok(Event::Latents(latents))).await;
     }
+    // A client that reads slowly still holds the image.
+    let png = memory.hold(png);
     let _ = sender.send(Ok(Event::Image(Image { width, height, png }))).await;
     let _ = sender.send(Ok(Event::Finished(timings))).await;
     Ok(())

@@ -11,7 +11,7 @@ pub mod source;
 
 pub use args::{BatchArgs, ModelsArgs, ModelsArgsError, NamedModel};
 pub use grpc::run;
-pub use handle::{DiffusionHandle, Event, Events, Image, ServiceLimits, Timings};
+pub use handle::{Admission, DiffusionHandle, Event, Events, Image, ServiceLimits, Timings};
 /// What the service asks of its model.
 pub use llm_dit_engine::image as engine;
 pub use loras::{InspectLora, LoraArg, LoraArgs, LoraArgsError, LorasFolder, LorasFolderError};

@@ -7,6 +7,7 @@ use clap::Parser;
 use diffusion_service::{
     BatchArgs, DiffusionHandle, LoraArgs, ModelsArgs, ServiceLimits, engine::Engines, run,
 };
+use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
 use llm_dit_serving::{
     Grace, Remote,
@@ -58,6 +59,8 @@ struct Args {
     /// Maximum number of queued images; further requests are rejected and told when to retry
     #[arg(long, value_name = "N", default_value_t = ServiceLimits::default().queue_capacity)]
     queue_capacity: usize,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     batch: BatchArgs,
     #[command(flatten)]
@@ -126,7 +129,9 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let engines = Engines::new(load_all(&options, models, budget.is_some())?, budget)?;
     let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());
     let limits = ServiceLimits { queue_capacity, batch, grace: args.grace, ..Default::default() };
-    let handle = DiffusionHandle::spawn_all(engines, limits, encoder)?.with_loras_folder(folder);
+    let handle = DiffusionHandle::spawn_all(engines, limits, encoder)?
+        .with_loras_folder(folder)
+        .with_memory(args.memory.budget());
     let info = handle.info();
     tracing::info!(model = info.model, device = %info.device, dtype = %info.dtype, "loaded");
     run(bound, handle, shutdown::on_signal()?).await?;

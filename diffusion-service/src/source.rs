@@ -1,9 +1,27 @@
 //! The picture to draw from: a file's upright pixels at the size that is drawn.
 
 use image::imageops::FilterType;
-pub use llm_dit_pictures::{MAX_FILE_BYTES, SourceError, check_media_type, decode, size};
+pub use llm_dit_pictures::{
+    MAX_FILE_BYTES, SourceError, check_media_type, decode, decode_bytes, size,
+};
 
 use crate::engine::Picture;
+
+/// Most bytes that [`read`] takes, by the file's header.
+///
+/// # Errors
+///
+/// [`SourceError`] if the file's header cannot be read.
+pub fn read_bytes(file: &[u8], width: u32, height: u32) -> Result<u64, SourceError> {
+    const RGB: u64 = 3;
+    /// Between its two passes, the resize holds four f32 of each pixel.
+    const RESIZE: u64 = 16;
+    let (across, down) = size(file)?;
+    let (across, down) = (u64::from(across), u64::from(down));
+    let (width, height) = (u64::from(width), u64::from(height));
+    let resize = across * down * RGB + across * height * RESIZE + width * height * RGB;
+    Ok(decode_bytes(file)?.max(resize))
+}
 
 /// The upright picture, resized to `width` x `height` pixels. Transparency is dropped, as Pillow's
 /// `convert("RGB")` drops it.
@@ -38,6 +56,7 @@ mod tests {
             let picture = RgbImage::from_fn(32, 16, |x, _| red(x));
             picture.write_to(&mut file, format).expect("encodes");
             let picture = read(file.get_ref(), 32, 16).expect("reads");
+            assert!(read_bytes(file.get_ref(), 32, 16).expect("reads") >= 32 * 16 * 6);
             assert!(picture.rgb[0] > 230 && picture.rgb[2] < 20, "{:?}", &picture.rgb[..3]);
             let small = read(file.get_ref(), 16, 16).expect("reads");
             assert_eq!((small.width, small.height, small.rgb.len()), (16, 16, 16 * 16 * 3));

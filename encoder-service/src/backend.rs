@@ -54,6 +54,8 @@ pub(crate) struct Encoded {
 
 /// One prompt, ready to be queued.
 pub(crate) struct Prepared {
+    /// Most bytes of the result.
+    pub bytes: u64,
     queue: Box<Queue>,
 }
 
@@ -71,9 +73,10 @@ pub(crate) type Queued = Result<Ticket<Result<Encoded, Fault>>, Fault>;
 type Queue = dyn FnOnce(&CancellationToken, Turn) -> Queued + Send;
 
 impl Prepared {
-    /// `work` for what `worker` owns.
+    /// `work` for what `worker` owns, with a result of at most `bytes`.
     fn new<M: Send + 'static>(
         worker: &Worker<M>,
+        bytes: usize,
         work: impl FnOnce(&mut M) -> Result<Encoded, Fault> + Send + 'static,
     ) -> Self {
         let worker = worker.clone();
@@ -87,7 +90,7 @@ impl Prepared {
             Turn::First => worker.submit(cancel, work),
             Turn::Next => Ok(worker.submit_next(cancel, work)),
         });
-        Self { queue }
+        Self { bytes: bytes as u64, queue }
     }
 
     /// Puts the prompt in the worker's queue.

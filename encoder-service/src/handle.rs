@@ -16,6 +16,7 @@ use llm_dit_chat::{Chat, ChatTokenizer, TokenCounts};
 use llm_dit_engine::{EngineHealth, Ticket};
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
+use llm_dit_memory::{MemoryBudget, Reservation};
 use llm_dit_proto::{Tensor, v1};
 use llm_dit_telemetry::{
     metrics::{PROMPT_TOKENS, PROMPTS, PROMPTS_CUT, stage},
@@ -36,6 +37,7 @@ use crate::{
 pub struct EncoderHandle {
     backend: Arc<dyn Backend>,
     limits: EncoderLimits,
+    memory: MemoryBudget,
 }
 
 /// One prompt's result.
@@ -57,6 +59,7 @@ pub struct Embedding {
 pub struct Embeddings {
     receiver: mpsc::Receiver<Result<Embedding, Fault>>,
     _stop: DropGuard,
+    _memory: Reservation,
 }
 
 /// A request that was let in, on its way through the line.
@@ -77,7 +80,7 @@ impl EncoderHandle {
         limits: EncoderLimits,
     ) -> io::Result<Self> {
         let backend = Local::spawn(engine, tokenizer, limits.queue_capacity)?;
-        Ok(Self { backend: Arc::new(backend), limits })
+        Ok(Self { backend: Arc::new(backend), limits, memory: MemoryBudget::default() })
     }
 
     /// Encodes on a heylookitsanllm server. Must be called inside a tokio runtime.
@@ -87,7 +90,14 @@ impl EncoderHandle {
     /// Fails outside a tokio runtime, or if the system refuses the thread.
     pub fn heylook(encoder: HeylookEncoder, limits: EncoderLimits) -> io::Result<Self> {
         let backend = Heylook::spawn(encoder, limits.queue_capacity)?;
-        Ok(Self { backend: Arc::new(backend), limits })
+        Ok(Self { backend: Arc::new(backend), limits, memory: MemoryBudget::default() })
+    }
+
+    /// With this budget for the results of requests, instead of one of the default size.
+    #[must_use]
+    pub fn with_memory(mut self, memory: MemoryBudget) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// What the encoder is. Of another machine more is known once it has answered.
@@ -140,7 +150,7 @@ impl EncoderHandle {
     /// # Errors
     ///
     /// [`Fault`] if the request is out of bounds, if a prompt cannot be tokenized, or if the queue
-    /// is full.
+    /// or the memory is full.
     pub async fn encode(
         &self,
         request: EncodeRequest,
@@ -157,6 +167,10 @@ impl EncoderHandle {
         let prepared = prepared.await.map_err(tokenizer_failed)??;
         stage("tokenize", begun.elapsed());
 
+        // A slow reader holds one result, and the next one waits behind it.
+        let largest = prepared.iter().map(|prompt| prompt.bytes).max().unwrap_or(0);
+        let held = largest * prepared.len().min(2) as u64;
+        let memory = self.memory.reserve("the embeddings of the prompts", held)?;
         let cancel = cancel.child_token();
         let (sender, receiver) = mpsc::channel(1);
         let run = Run { cancel: cancel.clone(), sender };
@@ -165,7 +179,7 @@ impl EncoderHandle {
             let ticket = first.queue(&cancel, Turn::First)?;
             tokio::spawn(request_id::keep(run.finish(ticket, prompts)).in_current_span());
         }
-        Ok(Embeddings { receiver, _stop: cancel.drop_guard() })
+        Ok(Embeddings { receiver, _stop: cancel.drop_guard(), _memory: memory })
     }
 }
 

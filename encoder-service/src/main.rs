@@ -5,6 +5,7 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 use clap::Parser;
 use encoder_service::{EncoderHandle, EncoderLimits, run};
 use llm_dit_heylook::{HeylookEncoder, args::ApiArgs};
+use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
 use llm_dit_qwen3::{EncoderOptions, load};
 use llm_dit_serving::{
@@ -39,6 +40,8 @@ struct Args {
     /// Maximum number of queued requests; further ones are rejected and told when to retry
     #[arg(long, value_name = "N", default_value_t = EncoderLimits::default().queue_capacity)]
     queue_capacity: usize,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     api: ApiArgs,
     #[command(flatten)]
@@ -94,6 +97,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         }
         None => load_local(&args, limits)?,
     };
+    let handle = handle.with_memory(args.memory.budget());
     run(bound, handle, shutdown::on_signal()?).await?;
     Ok(())
 }

@@ -226,6 +226,19 @@ impl Tensor {
         }
     }
 
+    /// The same tensor with its bytes in another owner, such as one that counts them.
+    ///
+    /// # Panics
+    ///
+    /// If `owner` returns another number of bytes.
+    #[must_use]
+    pub fn map_bytes(self, owner: impl FnOnce(Bytes) -> Bytes) -> Self {
+        let len = self.bytes.len();
+        let bytes = owner(self.bytes);
+        assert_eq!(bytes.len(), len, "the bytes of a tensor stay the same");
+        Self { bytes, ..self }
+    }
+
     /// The data in chunks for the wire; slices of one buffer, not copies.
     pub fn chunks(&self) -> impl Iterator<Item = Bytes> + use<> {
         chunks(self.bytes.clone())
@@ -240,13 +253,23 @@ pub fn chunks(mut rest: Bytes) -> impl Iterator<Item = Bytes> {
     })
 }
 
+/// Appends a chunk. The capacity doubles as data arrives, but never exceeds `expected` bytes.
+pub fn extend_within(data: &mut Vec<u8>, chunk: &[u8], expected: usize) {
+    let needed = data.len() + chunk.len();
+    if needed > data.capacity() {
+        let capacity = expected.min(data.capacity() * 2).max(needed);
+        data.reserve_exact(capacity - data.len());
+    }
+    data.extend_from_slice(chunk);
+}
+
 /// Collects the chunks of one tensor.
 #[derive(Debug)]
 pub struct Assembler {
     dtype: DType,
     shape: Vec<usize>,
     expected: usize,
-    data: BytesMut,
+    data: Vec<u8>,
 }
 
 impl Assembler {
@@ -273,7 +296,7 @@ impl Assembler {
         // Both fit: `expected` is at most `limit`, and every axis at most `expected`.
         let shape = header.shape.iter().map(|&n| n as usize).collect();
         // The buffer grows with what arrives; an announcement alone costs no memory.
-        Ok(Self { dtype, shape, expected: expected as usize, data: BytesMut::new() })
+        Ok(Self { dtype, shape, expected: expected as usize, data: Vec::new() })
     }
 
     /// Takes the next chunk.
@@ -288,7 +311,7 @@ impl Assembler {
         if chunk.len() > self.expected - self.data.len() {
             return Err(TensorError::Overrun(self.expected as u64));
         }
-        self.data.extend_from_slice(chunk);
+        extend_within(&mut self.data, chunk, self.expected);
         Ok(())
     }
 
@@ -309,7 +332,7 @@ impl Assembler {
                 expected: self.expected as u64,
             });
         }
-        Tensor::new(self.dtype, self.shape, self.data.freeze())
+        Tensor::new(self.dtype, self.shape, self.data.into())
     }
 }
 
@@ -339,6 +362,16 @@ mod tests {
             assembler.push(chunk).expect("fits");
         }
         assert_eq!(assembler.finish(), Ok(tensor));
+    }
+
+    #[test]
+    fn a_buffer_never_has_more_than_the_announced_bytes() {
+        let mut data = Vec::new();
+        for chunk in [0u8; 1000].chunks(7) {
+            extend_within(&mut data, chunk, 1000);
+            assert!(data.capacity() <= 1000, "{}", data.capacity());
+        }
+        assert_eq!(data.len(), 1000);
     }
 
     #[test]

@@ -11,4 +11,4 @@ mod worker;
 
 pub use health::{Condition, EngineHealth, stall_limit};
 pub use llm_dit_device::{DeviceId, Memory, MemoryReader};
-pub use worker::{Answer, Batch, Ticket, Unbatched, Worker};
+pub use worker::{Answer, Batch, Place, Ticket, Unbatched, Worker};

@@ -29,10 +29,11 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use self::queue::{Entry, Line, Queue, Turn, Wait, Work};
+use self::queue::{Entry, Full, Line, Queue, Turn, Wait, Work};
 use self::reply::{Reply, failed, reply};
 pub use self::{
     batch::{Batch, Unbatched},
+    queue::Place,
     reply::Answer,
 };
 use crate::health::{Condition, EngineHealth, Trial};
@@ -141,6 +142,34 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
         self.push(cancel, Work::Piece(piece, sender), reply)
     }
 
+    /// Takes a place for a piece whose data is still arriving.
+    ///
+    /// # Errors
+    ///
+    /// As [`Worker::submit_piece`].
+    pub fn reserve(&self) -> Result<Place, Fault> {
+        self.check()?;
+        self.shared.queue.reserve().map_err(|full| self.busy(&full))
+    }
+
+    /// As [`Worker::submit_piece`], at a place that [`Worker::reserve`] of this worker gave.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Internal`] or [`Fault::Unavailable`] if the worker has ended or has stalled.
+    pub fn submit_reserved(
+        &self,
+        cancel: &CancellationToken,
+        piece: K,
+        place: Place,
+    ) -> Result<Ticket<K::Output>, Fault> {
+        self.check()?;
+        let (sender, reply) = reply();
+        let (entry, ticket) = self.entry(cancel, Work::Piece(piece, sender), reply);
+        self.shared.queue.push_reserved(entry, place);
+        Ok(ticket.queued())
+    }
+
     /// Queues the next part of a request whose first part went through [`Worker::submit`], even
     /// when the queue is full: what was let in is not turned away halfway. Each caller may have
     /// one such part waiting, so the queue stays bounded by the number of requests let in.
@@ -161,6 +190,14 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
         work: Work<M, K>,
         reply: oneshot::Receiver<Result<T, Fault>>,
     ) -> Result<Ticket<T>, Fault> {
+        self.check()?;
+        let (entry, ticket) = self.entry(cancel, work, reply);
+        self.shared.queue.push(entry).map_err(|full| self.busy(&full))?;
+        Ok(ticket.queued())
+    }
+
+    /// Refuses work that would wait for ever.
+    fn check(&self) -> Result<(), Fault> {
         if self.shared.health.is_gone() {
             let name = self.shared.name;
             return Err(Fault::Internal(format!("the {name}'s thread has ended")));
@@ -168,15 +205,17 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
         if self.shared.health.watch().borrow().is_stalled() {
             return Err(stalled());
         }
-        let (entry, ticket) = self.entry(cancel, work, reply);
-        self.shared.queue.push(entry).map_err(|full| Fault::Busy {
+        Ok(())
+    }
+
+    fn busy(&self, full: &Full) -> Fault {
+        Fault::Busy {
             message: format!(
                 "the {} is busy and {} requests are queued; try again later",
                 self.shared.name, full.waiting
             ),
             retry_after: full.retry_after,
-        })?;
-        Ok(ticket.queued())
+        }
     }
 
     fn single<T, F>(&self, work: F) -> (Work<M, K>, oneshot::Receiver<Result<T, Fault>>)

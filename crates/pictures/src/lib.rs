@@ -85,6 +85,21 @@ pub fn size(file: &[u8]) -> Result<(u32, u32), SourceError> {
     Ok(if turned { (height, width) } else { (width, height) })
 }
 
+/// Most bytes that [`decode`] takes, by the file's header: the pixels, those of a turned copy, and
+/// what decoders hold beside them. A progressive JPEG has three coefficients of two bytes for each
+/// pixel, and a copy of the file.
+///
+/// # Errors
+///
+/// As [`size`].
+pub fn decode_bytes(file: &[u8]) -> Result<u64, SourceError> {
+    const DECODER_BYTES: u64 = 6;
+    let (decoder, _) = open(file)?;
+    let (width, height) = decoder.dimensions();
+    let (pixels, count) = (decoder.total_bytes(), u64::from(width) * u64::from(height));
+    Ok(pixels + pixels.max(count * DECODER_BYTES + file.len() as u64))
+}
+
 /// The upright picture.
 ///
 /// # Errors
@@ -152,6 +167,8 @@ mod tests {
         for (format, name) in FORMATS {
             let file = file(format);
             assert_eq!((size(&file), media_type(&file)), (Ok((32, 16)), Ok(name)));
+            let (pixels, held) = (32 * 16 * 3, 32 * 16 * 6 + file.len() as u64);
+            assert_eq!(decode_bytes(&file), Ok(pixels + held), "{name}");
         }
     }
 

@@ -128,6 +128,7 @@ pub const KEYS: &[Key] = &[
     key("server.keys", Path, Flag("keys")),
     key("server.insecure", Switch, Flag("insecure")),
     key("server.max_connections", Integer, Flag("max_connections")),
+    key("server.max_memory", Text, Flag("max_memory")),
     key("server.cors_origins", Texts, Flag("cors_origins")),
     key("server.allowed_hosts", Texts, Flag("allowed_hosts")),
     key("server.request_timeout", Number, Flag("request_timeout")),

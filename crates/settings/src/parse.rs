@@ -164,7 +164,7 @@ impl Program {
                 (
                     Self::Encoder | Self::Diffusion,
                     "host" | "port" | "tls_cert" | "tls_key" | "tls_client_ca" | "keys"
-                    | "insecure" | "max_connections",
+                    | "insecure" | "max_connections" | "max_memory",
                 ) => continue,
                 (_, flag) => flag,
             };

@@ -1,11 +1,16 @@
 //! The picture that a request draws from, while its file arrives.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use llm_dit_fault::Fault;
+use llm_dit_memory::{MemoryBudget, Reservation};
 use llm_dit_params::GenerateParams;
-use llm_dit_proto::v1::{ImageHeader, ImageRole};
+use llm_dit_proto::{
+    tensor::extend_within,
+    v1::{ImageHeader, ImageRole},
+};
 
 use crate::{
+    DiffusionHandle,
     engine::Picture,
     source::{self, MAX_FILE_BYTES, SourceError},
 };
@@ -13,13 +18,15 @@ use crate::{
 /// A file that was announced, and what has come of it.
 pub(super) struct ImageUpload {
     announced: u64,
-    bytes: BytesMut,
+    bytes: Vec<u8>,
+    memory: Reservation,
 }
 
 impl ImageUpload {
     /// # Errors
     /// [`Fault::Unsupported`] for a role other than the init image: the model would ignore it.
-    pub fn begin(header: &ImageHeader) -> Result<Self, Fault> {
+    /// [`Fault::Busy`] or [`Fault::TooLarge`] if `memory` has no room for the file.
+    pub fn begin(header: &ImageHeader, memory: &MemoryBudget) -> Result<Self, Fault> {
         let unsupported = match ImageRole::try_from(header.role) {
             Ok(ImageRole::Init) => None,
             Ok(ImageRole::Mask) => Some("mask"),
@@ -38,7 +45,8 @@ impl ImageUpload {
         if header.total_bytes > MAX_FILE_BYTES {
             return Err(fault(SourceError::TooLarge(header.total_bytes)));
         }
-        Ok(Self { announced: header.total_bytes, bytes: BytesMut::new() })
+        let memory = memory.reserve("the file of the init image", header.total_bytes)?;
+        Ok(Self { announced: header.total_bytes, bytes: Vec::new(), memory })
     }
 
     /// Appends the next bytes of the file.
@@ -50,7 +58,7 @@ impl ImageUpload {
         if (self.bytes.len() + chunk.len()) as u64 > self.announced {
             return bad(format!("image: more than the announced {} bytes arrived", self.announced));
         }
-        self.bytes.extend_from_slice(chunk);
+        extend_within(&mut self.bytes, chunk, self.announced as usize);
         Ok(())
     }
 
@@ -64,14 +72,27 @@ impl ImageUpload {
             let (got, announced) = (self.bytes.len(), self.announced);
             return bad(format!("image: {got} of {announced} bytes arrived"));
         }
-        Ok(self.bytes.freeze())
+        Ok(self.memory.hold(self.bytes.into()))
     }
 }
 
-/// Decodes and resizes, which is too much for an async thread.
-pub(super) async fn decode(file: Bytes, params: &GenerateParams) -> Result<Picture, Fault> {
+/// Decodes and resizes, which is too much for an async thread. Few are decoded at the same time;
+/// the others wait as files.
+pub(super) async fn decode(
+    file: Bytes,
+    params: &GenerateParams,
+    handle: &DiffusionHandle,
+) -> Result<Picture, Fault> {
     let (width, height) = (params.width, params.height);
-    let work = move || source::read(&file, width, height);
+    let turn = handle.decode_turn().await?;
+    let bytes = source::read_bytes(&file, width, height).map_err(fault)?;
+    let memory = handle.memory().reserve("decoding the init image", bytes)?;
+    // A caller that leaves does not stop it, so it takes its turn and its memory along.
+    let work = move || {
+        let read = source::read(&file, width, height);
+        drop((turn, memory));
+        read
+    };
     let read = tokio::task::spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "reading the init image failed");
         Fault::Internal("the init image could not be read".to_owned())

@@ -2,6 +2,7 @@
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
+use llm_dit_memory::MemoryBudget;
 use llm_dit_params::{GenerateParams, Prompt, prompt};
 use llm_dit_proto::{
     Assembler, DType, Tensor, TensorError,
@@ -62,7 +63,8 @@ pub(super) async fn embeddings(
     let negative = params.uses_guidance().then(|| chat.negative(negative.into_string()));
     let guided = negative.is_some();
     let prompts = std::iter::once(chat).chain(negative).map(v1::Chat::from).collect();
-    let mut reader = Reader::open(encoder, info, prompts, deadline).await?;
+    let memory = handle.memory();
+    let mut reader = Reader::open(encoder, info, memory, prompts, deadline).await?;
     let (embeddings, truncated_tokens) = reader.tensor(0).await?;
     let (negative_embeddings, negative_truncated_tokens) = match guided {
         true => reader.tensor(1).await.map(|(tensor, cut)| (Some(tensor), cut))?,
@@ -79,6 +81,7 @@ pub(super) async fn embeddings(
 struct Reader<'a> {
     encoder: &'a Remote,
     info: &'a ModelInfo,
+    memory: &'a MemoryBudget,
     frames: Streaming<EncodeResponse>,
 }
 
@@ -86,6 +89,7 @@ impl<'a> Reader<'a> {
     async fn open(
         encoder: &'a Remote,
         info: &'a ModelInfo,
+        memory: &'a MemoryBudget,
         prompts: Vec<v1::Chat>,
         deadline: Deadline,
     ) -> Result<Self, Fault> {
@@ -96,7 +100,7 @@ impl<'a> Reader<'a> {
             EncoderClient::new(encoder.link()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let frames = client.encode(deadline.request(request)).await;
         let frames = frames.map_err(|s| encoder.fault(s))?.into_inner();
-        Ok(Self { encoder, info, frames })
+        Ok(Self { encoder, info, memory, frames })
     }
 
     /// The tensor of prompt `index`, and how many tokens the encoder cut.
@@ -106,6 +110,8 @@ impl<'a> Reader<'a> {
             Frame::Header(_) | Frame::Data(_) => return Err(self.broke("came out of order")),
         };
         let mut assembler = self.begin(&header)?;
+        let bytes = header.tensor.as_ref().map_or(0, |tensor| tensor.total_bytes);
+        let memory = self.memory.reserve("the encoded prompt", bytes)?;
         while !assembler.is_complete() {
             match self.frame().await? {
                 Frame::Data(chunk) => assembler.push(&chunk).map_err(|e| self.broken(&e))?,
@@ -116,7 +122,7 @@ impl<'a> Reader<'a> {
         tensor_bytes("diffusion", Direction::Received, tensor.bytes().len());
         // Here and not only with the job, where it would be the caller's mistake.
         tensor.check_finite().map_err(|e| self.broken(&e))?;
-        Ok((tensor, header.truncated_tokens))
+        Ok((tensor.map_bytes(|bytes| memory.hold(bytes)), header.truncated_tokens))
     }
 
     fn begin(&self, header: &EmbeddingHeader) -> Result<Assembler, Fault> {

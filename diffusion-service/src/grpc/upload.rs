@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use llm_dit_fault::Fault;
+use llm_dit_memory::{MemoryBudget, Reservation};
 use llm_dit_params::{GenerateOptions, GenerateParams, LoraSet};
 use llm_dit_proto::{
     Assembler, DType, Tensor,
@@ -18,13 +19,15 @@ use tonic::Streaming;
 
 use super::image::ImageUpload;
 use crate::{
-    DiffusionHandle,
+    Admission, DiffusionHandle,
     engine::{LoraChoice, ModelInfo, PreviewOptions},
     handle,
 };
 
 /// A request, whole and with checked parameters. The tensors' values are not checked yet.
 pub(super) struct Upload {
+    /// Taken before the data was read.
+    pub admission: Admission,
     pub params: GenerateParams,
     /// What `params.loras` means here.
     pub loras: Vec<LoraChoice>,
@@ -48,6 +51,7 @@ pub(super) struct BarePrompt {
 /// The tensors of a request, and its picture, while they arrive.
 struct Tensors<'a> {
     info: &'a ModelInfo,
+    memory: &'a MemoryBudget,
     params: &'a GenerateParams,
     current: Option<Current>,
     embeddings: Option<Tensor>,
@@ -58,7 +62,7 @@ struct Tensors<'a> {
 
 /// The part that the next data belongs to.
 enum Current {
-    Tensor(Role, Assembler),
+    Tensor(Role, Assembler, Reservation),
     Image(ImageUpload),
 }
 
@@ -74,8 +78,8 @@ impl Upload {
     ///
     /// # Errors
     ///
-    /// [`Fault`] if the messages are out of order, incomplete, late or out of bounds, or if the
-    /// client leaves.
+    /// [`Fault`] if the messages are out of order, incomplete, late or out of bounds, if the client
+    /// leaves, or if the queue or the memory has no room.
     pub async fn read(
         mut requests: Streaming<GenerateRequest>,
         handle: &DiffusionHandle,
@@ -95,7 +99,9 @@ impl Upload {
         let loras = handle.choose_loras(info, params.loras.as_ref())?;
         let preview = preview(&first, info)?;
 
-        let mut tensors = Tensors::new(info, &params);
+        // Before the data: what cannot be queued is not received.
+        let admission = handle.admit(&params)?;
+        let mut tensors = Tensors::new(info, handle.memory(), &params);
         while let Some(part) = next(&mut requests, timeout).await? {
             match part {
                 Part::Params(_) => return bad("the parameters were sent twice; send them once"),
@@ -118,6 +124,7 @@ impl Upload {
         };
         let return_latents = first.return_latents;
         Ok(Self {
+            admission,
             params,
             loras,
             return_latents,
@@ -132,9 +139,10 @@ impl Upload {
 }
 
 impl<'a> Tensors<'a> {
-    fn new(info: &'a ModelInfo, params: &'a GenerateParams) -> Self {
+    fn new(info: &'a ModelInfo, memory: &'a MemoryBudget, params: &'a GenerateParams) -> Self {
         Self {
             info,
+            memory,
             params,
             current: None,
             embeddings: None,
@@ -166,7 +174,8 @@ impl<'a> Tensors<'a> {
         };
         shape_is_good.map_err(handle::fault)?;
         let assembler = Assembler::begin(header, self.limit(role)).map_err(|e| role.fault(&e))?;
-        self.current = Some(Current::Tensor(role, assembler));
+        let memory = self.memory.reserve(role.in_sentence(), header.total_bytes)?;
+        self.current = Some(Current::Tensor(role, assembler, memory));
         Ok(())
     }
 
@@ -175,14 +184,14 @@ impl<'a> Tensors<'a> {
         if self.image.is_some() {
             return bad("the init image was sent twice; send it once");
         }
-        self.current = Some(Current::Image(ImageUpload::begin(header)?));
+        self.current = Some(Current::Image(ImageUpload::begin(header, self.memory)?));
         Ok(())
     }
 
     fn push(&mut self, chunk: &[u8]) -> Result<(), Fault> {
         tensor_bytes("diffusion", Direction::Received, chunk.len());
         match &mut self.current {
-            Some(Current::Tensor(role, assembler)) => {
+            Some(Current::Tensor(role, assembler, _)) => {
                 assembler.push(chunk).map_err(|e| role.fault(&e))
             }
             Some(Current::Image(image)) => image.push(chunk),
@@ -193,9 +202,9 @@ impl<'a> Tensors<'a> {
     /// Closes what is under way, if anything is.
     fn end(&mut self) -> Result<(), Fault> {
         match self.current.take() {
-            Some(Current::Tensor(role, assembler)) => {
+            Some(Current::Tensor(role, assembler, memory)) => {
                 let tensor = assembler.finish().map_err(|e| role.fault(&e))?;
-                *self.slot(role) = Some(tensor);
+                *self.slot(role) = Some(tensor.map_bytes(|bytes| memory.hold(bytes)));
             }
             Some(Current::Image(image)) => self.image = Some(image.finish()?),
             None => {}
@@ -240,6 +249,15 @@ impl Role {
             Self::Embeddings => "embeddings",
             Self::NegativeEmbeddings => "negative embeddings",
             Self::Latents => "initial latents",
+        }
+    }
+
+    /// As the subject of an error message.
+    fn in_sentence(self) -> &'static str {
+        match self {
+            Self::Embeddings => "the tensor of the embeddings",
+            Self::NegativeEmbeddings => "the tensor of the negative embeddings",
+            Self::Latents => "the tensor of the initial latents",
         }
     }
 

@@ -7,6 +7,7 @@ use llm_dit_chat::{Chat, TokenCounts};
 use llm_dit_engine::Worker;
 use llm_dit_fault::Fault;
 use llm_dit_heylook::{HeylookEncoder, HeylookError, ModelShape};
+use llm_dit_proto::DType;
 use llm_dit_telemetry::metrics::{Observer, observe_service};
 use tokio::runtime;
 
@@ -61,7 +62,9 @@ impl Backend for Heylook {
         self.encoder.check_layer(ask.hidden_layer)?;
         let text = llm_dit_heylook::format(chat)?;
         let Ask { hidden_layer, max_tokens, dtype } = *ask;
-        Ok(Prepared::new(&self.worker, move |Caller { encoder, runtime }| {
+        let size = dtype.map_or(DType::F32.size(), DType::size);
+        let bytes = max_tokens * self.encoder.shape().hidden_size * size;
+        Ok(Prepared::new(&self.worker, bytes, move |Caller { encoder, runtime }| {
             let asking = encoder.encode(&text, hidden_layer, max_tokens, dtype);
             let encoded = runtime.block_on(asking).map_err(logged)?;
             if encoded.hit_limit {

@@ -49,9 +49,10 @@ impl Backend for Local {
         let tokens = self.tokenizer.tokenize(chat, ask.max_tokens).map_err(chat_fault)?;
         let truncated_tokens = tokens.truncated_tokens;
         let dtype = ask.dtype.unwrap_or(self.info.dtype);
+        let bytes = tokens.ids.len() * self.info.hidden_size * dtype.size();
         let job = EncodeJob { token_ids: tokens.ids, hidden_layer, dtype };
         let health = self.worker.health().clone();
-        Ok(Prepared::new(&self.worker, move |engine| {
+        Ok(Prepared::new(&self.worker, bytes, move |engine| {
             let encoded = engine.encode(&job);
             match &encoded {
                 Ok(_) => health.worked(),

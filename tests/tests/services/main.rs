@@ -7,6 +7,7 @@ mod encoder;
 mod heylook;
 mod lifecycle;
 mod loras;
+mod memory;
 mod previews;
 mod pull;
 mod refusals;

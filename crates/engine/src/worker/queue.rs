@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -62,6 +62,31 @@ pub(super) struct Full {
 pub(super) trait Line: std::fmt::Debug + Send + Sync {
     /// Lets those behind callers that left move up.
     fn drop_cancelled(&self);
+
+    /// Gives back a place that no job took.
+    fn release_place(&self);
+}
+
+/// A place in a worker's queue for a job that is still on its way. Free again when it is dropped.
+#[derive(Debug)]
+#[must_use = "the place is free again when this is dropped"]
+pub struct Place {
+    line: Option<Arc<dyn Line>>,
+}
+
+impl Place {
+    /// A job takes the place.
+    fn take(mut self) {
+        self.line = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(line) = self.line.take() {
+            line.release_place();
+        }
+    }
 }
 
 pub(super) struct Queue<M, K: Batch<M>> {
@@ -73,6 +98,8 @@ pub(super) struct Queue<M, K: Batch<M>> {
 struct State<M, K: Batch<M>> {
     meter: WorkerMeter,
     waiting: VecDeque<Entry<M, K>>,
+    /// Places of jobs that are still on their way.
+    reserved: usize,
     /// Jobs that are being done and not answered yet.
     running: usize,
     closed: bool,
@@ -99,6 +126,7 @@ impl<M, K: Batch<M>> Queue<M, K> {
         let state = State {
             meter: WorkerMeter::new(name),
             waiting: VecDeque::new(),
+            reserved: 0,
             running: 0,
             closed: false,
             typical: Duration::ZERO,
@@ -113,18 +141,32 @@ impl<M, K: Batch<M>> Queue<M, K> {
     /// [`Full`] if `capacity` jobs wait already.
     pub fn push(&self, entry: Entry<M, K>) -> Result<(), Full> {
         let mut state = self.lock();
-        state.drop_cancelled();
-        // An idle worker's next job passes through `waiting` too; it takes the place of the
-        // running one, not one of the waiting.
-        if state.ahead() > self.capacity {
-            state.meter.rejected();
-            return Err(Full {
-                waiting: state.waiting.len(),
-                retry_after: state.typical.max(Duration::from_secs(1)),
-            });
-        }
+        state.check_room(self.capacity)?;
         self.add(&mut state, entry);
         Ok(())
+    }
+
+    /// Takes a place for an entry to come.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::push`].
+    pub fn reserve(self: &Arc<Self>) -> Result<Place, Full>
+    where
+        Self: Line + 'static,
+    {
+        let mut state = self.lock();
+        state.check_room(self.capacity)?;
+        state.reserved += 1;
+        Ok(Place { line: Some(Arc::clone(self) as Arc<dyn Line>) })
+    }
+
+    /// Adds an entry at its reserved place.
+    pub fn push_reserved(&self, entry: Entry<M, K>, place: Place) {
+        let mut state = self.lock();
+        state.reserved -= 1;
+        place.take();
+        self.add(&mut state, entry);
     }
 
     /// Adds an entry whatever the capacity.
@@ -222,6 +264,10 @@ impl<M, K: Batch<M>> Line for Queue<M, K> {
     fn drop_cancelled(&self) {
         self.lock().drop_cancelled();
     }
+
+    fn release_place(&self) {
+        self.lock().reserved -= 1;
+    }
 }
 
 impl<M, K: Batch<M>> std::fmt::Debug for Queue<M, K> {
@@ -231,6 +277,20 @@ impl<M, K: Batch<M>> std::fmt::Debug for Queue<M, K> {
 }
 
 impl<M, K: Batch<M>> State<M, K> {
+    /// Reserved places count as the jobs that will take them. An idle worker's next job passes
+    /// through `waiting` too; it takes the place of the running one, not one of the waiting.
+    fn check_room(&mut self, capacity: usize) -> Result<(), Full> {
+        self.drop_cancelled();
+        if self.ahead() + self.reserved <= capacity {
+            return Ok(());
+        }
+        self.meter.rejected();
+        Err(Full {
+            waiting: self.waiting.len() + self.reserved,
+            retry_after: self.typical.max(Duration::from_secs(1)),
+        })
+    }
+
     fn ahead(&self) -> usize {
         self.waiting.len() + self.in_front()
     }

@@ -237,3 +237,30 @@ async fn places_fall_when_others_are_taken_along() {
         piece.wait().await.expect("well");
     }
 }
+
+/// Of a worker for two waiting jobs, idle: three places.
+#[tokio::test]
+async fn a_reserved_place_counts_until_it_is_dropped_or_taken() {
+    let worker: Numbers = Worker::spawn("adder", 2, Vec::new()).expect("a thread");
+    let token = CancellationToken::new();
+    let mut places: Vec<Place> = (0..3).map(|_| worker.reserve().expect("room")).collect();
+    assert!(matches!(worker.reserve(), Err(Fault::Busy { .. })));
+    assert!(matches!(worker.submit_piece(&token, Number(1)), Err(Fault::Busy { .. })));
+    places.pop();
+    let direct = worker.submit_piece(&token, Number(1)).expect("the dropped place is free");
+    assert_eq!(direct.wait().await, Ok(1));
+    // What takes its place needs no other one.
+    let (let_go, wait) = mpsc::channel::<()>();
+    let gate = worker.submit(&token, move |_| wait.recv().is_ok()).expect("room");
+    let tickets: Vec<_> = places
+        .drain(..)
+        .map(|place| worker.submit_reserved(&token, Number(2), place).expect("has a place"))
+        .collect();
+    assert!(matches!(worker.reserve(), Err(Fault::Busy { .. })));
+    let_go.send(()).expect("waits");
+    gate.wait().await.expect("well");
+    for ticket in tickets {
+        ticket.wait().await.expect("well");
+    }
+    drop(worker.reserve().expect("all places are free"));
+}

@@ -1,0 +1,70 @@
+//! What a request takes before its data is received: a place in the queue, and memory.
+
+use std::sync::Arc;
+
+use llm_dit_engine::Place;
+use llm_dit_fault::Fault;
+use llm_dit_memory::{MemoryBudget, Reservation};
+use llm_dit_params::GenerateParams;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::DiffusionHandle;
+
+/// Init images that are decoded at the same time.
+const DECODES: usize = 2;
+
+/// Memory of a request beside its uploads, for each pixel of its image: the resized init image, the
+/// pixels of the result and its PNG with 3 each, and latents with 1.
+const BYTES_PER_PIXEL: u64 = 10;
+
+/// Lets a request in. Its place in the queue and its memory are free again when this is dropped.
+#[derive(Debug)]
+pub struct Admission {
+    pub(super) place: Place,
+    pub(super) memory: Reservation,
+}
+
+/// What requests share, beside the queue.
+#[derive(Clone, Debug)]
+pub(super) struct Shares {
+    pub memory: MemoryBudget,
+    decodes: Arc<Semaphore>,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self { memory: MemoryBudget::default(), decodes: Arc::new(Semaphore::new(DECODES)) }
+    }
+}
+
+impl DiffusionHandle {
+    /// With this budget for the data of requests, instead of one of the default size.
+    #[must_use]
+    pub fn with_memory(mut self, memory: MemoryBudget) -> Self {
+        self.shares.memory = memory;
+        self
+    }
+
+    /// The budget for the data of requests.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.shares.memory
+    }
+
+    /// Takes a place in the queue, and memory for the result.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Busy`] if the queue or the memory is full, [`Fault::TooLarge`] if the image never
+    /// fits; as [`DiffusionHandle::generate`] if the engine has failed.
+    pub fn admit(&self, params: &GenerateParams) -> Result<Admission, Fault> {
+        let place = self.worker.reserve()?;
+        let bytes = u64::from(params.width) * u64::from(params.height) * BYTES_PER_PIXEL;
+        Ok(Admission { place, memory: self.memory().reserve("the image", bytes)? })
+    }
+
+    /// Waits for the turn to decode an init image.
+    pub(crate) async fn decode_turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        let decodes = Arc::clone(&self.shares.decodes);
+        decodes.acquire_owned().await.map_err(|error| Fault::Internal(error.to_string()))
+    }
+}
