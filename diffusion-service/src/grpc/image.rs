@@ -90,7 +90,9 @@ pub(super) async fn decode(
     // A caller that leaves does not stop it, so it takes its turn and its memory along.
     let work = move || {
         let read = source::read(&file, width, height);
-        drop((turn, memory));
+        // In this order: the next one finds the memory free when its turn comes.
+        drop(memory);
+        drop(turn);
         read
     };
     let read = tokio::task::spawn_blocking(work).await.map_err(|error| {
