@@ -75,7 +75,8 @@ async fn main() -> Result<(), Failure> {
     RgbImage::from_fn(256, 256, |x, y| image::Rgb([x as u8, y as u8, (x ^ y) as u8]))
         .write_to(&mut picture, ImageFormat::Png)?;
     let picture = Bytes::from(picture.into_inner());
-    let fake = FastDiffusion { cap_feat_dim: WIDTH as u32, picture, preview: None };
+    let fake =
+        FastDiffusion { cap_feat_dim: WIDTH as u32, picture, preview: None, flood: Vec::new() };
     let diffusion = Server::fast_diffusion(fake).await;
     let folder = tempfile::tempdir()?;
     let history = folder.path().to_str().ok_or("a path in UTF-8")?;

@@ -93,7 +93,7 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     let diffusion = DiffusionHandle::spawn_all(engines, limits, None)
         .map_err(CliError::failed)?
         .with_loras_folder(loras_folder)
-        .with_memory(memory);
+        .with_memory(memory.clone());
 
     let stop = shutdown::on_signal().map_err(CliError::failed)?;
     let services = Services::start(encoder, diffusion, &stop).await?;
@@ -101,6 +101,7 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     let options = GatewayOptions {
         access: args.access.into(),
         grace: args.grace,
+        memory,
         ..services.gateway(args.keep.into())
     };
     let answered = gateway::run(bound, options, stop).await;
@@ -154,6 +155,7 @@ impl Services {
             access: AccessOptions::default(),
             credentials: Credentials { key: Some(self.key.clone()), ..Credentials::default() },
             grace: Grace::default(),
+            ..GatewayOptions::default()
         }
     }
 

@@ -92,7 +92,7 @@ async fn from_service(
         answer.map_err(|status| lease.remote.fault(status))
     };
     let frames = lease.unless_silent(frames).await?.into_inner();
-    Pipe::coming(slots, lease, frames, Arc::clone(cache)).await
+    Pipe::coming(slots, lease, frames, Arc::clone(cache), ask.max_tokens).await
 }
 
 async fn from_heylook(

@@ -5,6 +5,7 @@ use std::{error::Error, process::ExitCode};
 use clap::Parser;
 use gateway::{AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, run};
 use llm_dit_heylook::args::ApiArgs;
+use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{
     Grace,
     args::{CredentialsArgs, ListenArgs},
@@ -37,6 +38,8 @@ struct Args {
     access: AccessArgs,
     #[command(flatten)]
     listen: ListenArgs<7860>,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     credentials: CredentialsArgs,
     #[command(flatten)]
@@ -94,6 +97,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         access: args.access.into(),
         credentials: args.credentials.read(&args.listen.identity)?,
         grace: args.grace,
+        memory: args.memory.budget(),
     };
     run(bound, options, shutdown::on_signal()?).await?;
     Ok(())

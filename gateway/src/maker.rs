@@ -19,6 +19,7 @@ use std::{sync::Arc, time::Instant};
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
+use llm_dit_memory::MemoryBudget;
 use llm_dit_params::{GenerateParams, LoraSet, prompt};
 use llm_dit_telemetry::metrics::stage;
 use tracing::Instrument as _;
@@ -38,7 +39,7 @@ use crate::{
 
 use self::{
     checked::Checked,
-    finish::finish,
+    finish::{finish, memory_of},
     outcome::{Drawn, Failure},
     progress::ProgressReporter,
     send::send,
@@ -64,11 +65,12 @@ fn own_loras(
 pub(crate) struct Maker {
     backends: Arc<Backends>,
     cache: Arc<Cache>,
+    pub memory: MemoryBudget,
 }
 
 impl Maker {
-    pub fn new(backends: Arc<Backends>, cache: Arc<Cache>) -> Self {
-        Self { backends, cache }
+    pub fn new(backends: Arc<Backends>, cache: Arc<Cache>, memory: MemoryBudget) -> Self {
+        Self { backends, cache, memory }
     }
 
     /// Finds what is wrong with a request without beginning it, or what it comes to, its set of LoRAs
@@ -145,6 +147,8 @@ impl Maker {
         let set = own_loras(request, &service, model, loras.take());
         *loras = Some(set.clone());
         let params = request.resolve(model, set)?;
+        // Before a service works at an image that would find no room.
+        let memory = self.memory.reserve("the image", memory_of(&params, request.format))?;
         let mut wire = request.wire(&params, model);
         let negative = params.uses_guidance().then(|| request.negative_prompt.clone());
         let words = params.loras.iter().flat_map(LoraSet::trigger_words);
@@ -176,7 +180,7 @@ impl Maker {
         let drawing = async {
             let (mut events, truncated) = send(lease, wire, pipe, request, model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
-            let png = events.picture(&accepted, reporter).await?;
+            let png = events.picture(&accepted, &params, reporter).await?;
             let image = Checked::new(png, &params, lease.url()).map_err(|error| match reporter
                 .has_reported_steps()
             {
@@ -194,7 +198,7 @@ impl Maker {
         if seed.is_some_and(|seed| seed != params.seed) {
             tracing::warn!(seed, asked = params.seed, "the diffusion service used another seed");
         }
-        Ok(Drawn { image, params, truncated, cached, chat })
+        Ok(Drawn { image, params, truncated, cached, chat, memory })
     }
 
     /// The set that a request names, or that `/api/loras/apply` left; `None` leaves it to the service.

@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 use clap::Args;
 use http::HeaderValue;
 use llm_dit_heylook::HeylookEncoder;
+use llm_dit_memory::MemoryBudget;
 use llm_dit_serving::{
     Credentials, Grace,
     client::{BadUrl, service_url},
@@ -40,6 +41,8 @@ pub struct GatewayOptions {
     /// Credentials for calls to the services.
     pub credentials: Credentials,
     pub grace: Grace,
+    /// Memory for the bodies and images of all requests together.
+    pub memory: MemoryBudget,
 }
 
 /// Access rules and time limits.

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use llm_dit_fault::Fault;
+use llm_dit_memory::MemoryBudget;
 use llm_dit_templates::Library;
 
 use crate::{
@@ -33,6 +34,8 @@ pub(crate) struct AppState {
     /// What a request gets at most.
     pub patience: Deadlines,
     pub admissions: Arc<Admissions>,
+    /// For the bodies and images of requests.
+    pub memory: MemoryBudget,
 }
 
 impl AppState {
@@ -67,7 +70,9 @@ impl AppState {
         }
         let cache = Arc::new(Cache::new(keep.embedding_cache_bytes));
         let templates = Arc::new(Library::load(keep.templates_dir.as_deref())?);
-        let maker = Arc::new(Maker::new(Arc::clone(&backends), Arc::clone(&cache)));
+        let memory = options.memory.clone();
+        let maker = Maker::new(Arc::clone(&backends), Arc::clone(&cache), memory.clone());
+        let maker = Arc::new(maker);
         let admissions = Arc::new(Admissions::new(keep.max_requests));
         let jobs = Jobs::new(
             store,
@@ -91,6 +96,7 @@ impl AppState {
             guard,
             patience: Deadlines::new(options.access.request_timeout),
             admissions,
+            memory,
         }))
     }
 

@@ -112,7 +112,7 @@ pub(crate) async fn encode(
     request: Request,
 ) -> Result<Json<EncodeAnswer>, Problem> {
     let deadline = state.patience.of(request.headers())?;
-    let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
+    let body: EncodeBody = body::json(&state.memory, request, EncodeBody::FIELDS).await?;
     let encoded = deadline.bound(encode_prompt(&state, &body)).await?;
     let Encoded { embedding, chat, encoder, cached, seconds, .. } = encoded;
     let dtype = DType::from_wire(embedding.header.dtype).ok().flatten();
@@ -139,7 +139,7 @@ pub(crate) async fn save(
     State(state): Shared,
     request: Request,
 ) -> Result<Json<SavedAnswer>, Problem> {
-    let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
+    let body: EncodeBody = body::json(&state.memory, request, EncodeBody::FIELDS).await?;
     let folder = state.embeddings_dir.clone().ok_or_else(|| {
         Fault::Unsupported(
             "the gateway has no folder for embeddings; start it with --embeddings-dir".to_owned(),
@@ -163,7 +163,7 @@ pub(crate) async fn format(
     State(state): Shared,
     request: Request,
 ) -> Result<Json<FormatAnswer>, Problem> {
-    let body: EncodeBody = body::json(request, EncodeBody::FIELDS).await?;
+    let body: EncodeBody = body::json(&state.memory, request, EncodeBody::FIELDS).await?;
     let chat = body.chat(&state.templates, true)?;
     let formatted_prompt = chat.render();
     // Any encoder but the diffusion service's own, which cannot be called from here.

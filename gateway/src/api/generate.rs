@@ -59,9 +59,10 @@ pub(crate) enum Live {
 pub(crate) async fn generate(State(state): Shared, request: Request) -> Result<Response, Problem> {
     let accepts = Accepts::of(request.headers());
     let deadline = state.patience.of(request.headers())?;
-    let body: GenerateBody =
-        body::json_with_picture(&state.admissions, request, GenerateBody::FIELDS).await?;
+    let (body, memory): (GenerateBody, _) =
+        body::json_with_picture(&state, request, GenerateBody::FIELDS).await?;
     let mut request = body.check(&state.templates)?;
+    request.hold(memory);
     request.deadline = deadline;
     let admission = state.admissions.admit()?;
     if accepts == Accepts::Events {

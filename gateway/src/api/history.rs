@@ -167,7 +167,7 @@ pub(crate) async fn thumbnail(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = number(&id)?;
-    let file = history(&state)?.thumbnail(id).await?.ok_or_else(|| missing(id))?;
+    let file = history(&state)?.thumbnail(id, &state.memory).await?.ok_or_else(|| missing(id))?;
     Ok(unchanging(file, "image/jpeg"))
 }
 

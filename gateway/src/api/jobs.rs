@@ -11,6 +11,7 @@ use axum::{
 use futures::{Stream, stream};
 use llm_dit_fault::Fault;
 use serde::Serialize;
+use tokio::sync::watch;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -110,8 +111,8 @@ impl JobBody {
 )]
 pub(crate) async fn create(State(state): Shared, request: Request) -> Result<Response, Problem> {
     let key = key(request.headers())?;
-    let body: GenerateBody =
-        body::json_with_picture(&state.admissions, request, GenerateBody::FIELDS).await?;
+    let (body, memory): (GenerateBody, _) =
+        body::json_with_picture(&state, request, GenerateBody::FIELDS).await?;
     let key = key.map(|text| IdempotencyKey::new(text, &body));
     // A request that is sent again needs no place, even if the first one takes the last.
     let _turn = match &key {
@@ -124,6 +125,7 @@ pub(crate) async fn create(State(state): Shared, request: Request) -> Result<Res
         return Ok(accepted(&known, true));
     }
     let mut request = body.check(&state.templates)?;
+    request.hold(memory);
     let admission = state.admissions.admit()?;
     let params = state.maker.check(&request).await?;
     // With every value that was left open, it makes the same picture whenever it is run.
@@ -247,15 +249,16 @@ pub(crate) async fn events(
     let job = find(&state, &id)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
     let from = last.map_or(0, |last| last.saturating_add(1));
-    Ok(answer::stream(follow(job, from)))
+    let changes = job.watch()?;
+    Ok(answer::stream(follow(job, from, changes)))
 }
 
 fn follow(
     job: Arc<Job>,
     from: u64,
+    changes: watch::Receiver<u64>,
 ) -> impl Stream<Item = axum::response::sse::Event> + Send + 'static {
     use futures::StreamExt as _;
-    let changes = job.changes();
     let batches = stream::unfold(Some((job, from, changes)), async |state| {
         let (job, mut from, mut changes) = state?;
         loop {

@@ -137,7 +137,7 @@ pub(crate) async fn apply(
     State(state): Shared,
     request: Request,
 ) -> Result<Json<AppliedBody>, Problem> {
-    let body: ApplyBody = body::json(request, &["loras"]).await?;
+    let body: ApplyBody = body::json(&state.memory, request, &["loras"]).await?;
     let loras = request::loras(&body.loras)?;
     let (active, layers_updated) = change(state, loras).await?;
     Ok(Json(AppliedBody {

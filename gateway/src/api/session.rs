@@ -30,7 +30,7 @@ pub(crate) async fn begin(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let SessionBody { key } = body::json(request, &["key"]).await?;
+    let SessionBody { key } = body::json(&state.memory, request, &["key"]).await?;
     let Some(keys) = &state.guard.keys else { return Ok(answer(None)) };
     let name = keys.check_key(key.trim());
     let name = name.map_err(|denied| Fault::Unauthenticated(denied.to_string()))?;

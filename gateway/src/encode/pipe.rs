@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use llm_dit_fault::Fault;
 use llm_dit_proto::{
     Passage, TensorError, chunks,
@@ -25,8 +25,8 @@ use crate::{backends::Lease, error::Error};
 /// What each prompt of an encode request is to the diffusion service.
 const ROLES: [TensorRole; 2] = [TensorRole::Embeddings, TensorRole::NegativeEmbeddings];
 
-/// Far above 1504 tokens of any width; bounds what a confused encoder can make us carry.
-const MAX_TENSOR_BYTES: u64 = 256 * 1024 * 1024;
+/// Bytes of one token's embedding at most, in f32. Far above any text encoder's.
+const MAX_TOKEN_BYTES: u64 = 16_384 * 4;
 /// An encoder that has sent everything ends its answer at once; one that does not is not waited for.
 const END_OF_ANSWER: Duration = Duration::from_millis(500);
 
@@ -62,13 +62,16 @@ struct Source {
     /// Headers seen.
     begun: u32,
     cache: Arc<Cache>,
+    /// Tokens of each prompt at most.
+    max_tokens: u32,
 }
 
 /// A tensor on its way through.
 struct Passing {
     embedding: Embedding,
     passage: Passage,
-    /// Whether the chunks are kept.
+    /// What is kept of the data, in one buffer: a chunk would keep the transport's buffer around it.
+    kept: BytesMut,
     keep: bool,
 }
 
@@ -85,8 +88,9 @@ impl Pipe {
         lease: Lease,
         frames: Streaming<EncodeResponse>,
         cache: Arc<Cache>,
+        max_tokens: u32,
     ) -> Result<Self, Error> {
-        let mut source = Source { lease, frames, first: None, begun: 0, cache };
+        let mut source = Source { lease, frames, first: None, begun: 0, cache, max_tokens };
         source.first = Some(source.next().await?);
         Ok(Self { source: Some(source), ..Self::remembered(slots) })
     }
@@ -209,8 +213,8 @@ impl Source {
         let Some(tensor) = tensor else {
             return Err(self.broke("sent a header without a shape"));
         };
-        let passage =
-            Passage::begin(&tensor, MAX_TENSOR_BYTES).map_err(|error| self.broken(&error))?;
+        let max_bytes = u64::from(self.max_tokens).saturating_mul(MAX_TOKEN_BYTES);
+        let passage = Passage::begin(&tensor, max_bytes).map_err(|error| self.broken(&error))?;
         if passage.shape().len() != 2 {
             return Err(self.broke("sent embeddings that are not (tokens, width)"));
         }
@@ -218,7 +222,7 @@ impl Source {
         let truncated = truncated_tokens;
         let embedding =
             Embedding { header: tensor, chunks: Vec::new(), hidden_layer, truncated, model };
-        Ok(Passing { embedding, passage, keep })
+        Ok(Passing { embedding, passage, kept: BytesMut::new(), keep })
     }
 
     async fn chunk(&mut self, passing: &mut Passing) -> Result<Bytes, Error> {
@@ -231,19 +235,17 @@ impl Source {
         passing.passage.push(&chunk).map_err(|error| self.broken(&error))?;
         tensor_bytes("gateway", Direction::Received, chunk.len());
         if passing.keep {
-            passing.embedding.chunks.push(chunk.clone());
+            passing.kept.extend_from_slice(&chunk);
         }
         Ok(chunk)
     }
 
     fn remember(&self, key: Key, passing: Passing) -> Arc<Embedding> {
-        let Passing { mut embedding, keep, .. } = passing;
+        let Passing { mut embedding, kept, keep, .. } = passing;
         if !keep {
             return Arc::new(embedding);
         }
-        // A chunk is a part of a larger buffer of the transport, which would stay with it. A copy
-        // takes a fraction of a millisecond, and as many bytes as the cache believes.
-        embedding.chunks = chunks(embedding.chunks.concat().into()).collect();
+        embedding.chunks = chunks(kept.freeze()).collect();
         let embedding = Arc::new(embedding);
         self.cache.put(key, &embedding);
         embedding

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use llm_dit_fault::Fault;
-use llm_dit_pictures::thumbnail;
+use llm_dit_memory::MemoryBudget;
+use llm_dit_pictures::{size, thumbnail};
 use tokio::task;
 
 use super::History;
@@ -21,8 +22,8 @@ impl History {
     ///
     /// # Errors
     ///
-    /// [`Fault`] if the database fails.
-    pub async fn thumbnail(&self, id: u64) -> Result<Option<Bytes>, Fault> {
+    /// [`Fault`] if the database fails, or there is no memory to decode the picture.
+    pub async fn thumbnail(&self, id: u64, memory: &MemoryBudget) -> Result<Option<Bytes>, Fault> {
         if let Some(known) = self.ask(move |store| store.thumbnail(id)).await? {
             return Ok(Some(known));
         }
@@ -33,9 +34,13 @@ impl History {
             return Ok(Some(known));
         }
         let Some(picture) = self.picture(id).await? else { return Ok(None) };
+        // The file and its pixels. What has no size is refused below.
+        let (width, height) = size(&picture.file).unwrap_or_default();
+        let decoded = u64::from(width) * u64::from(height) * 4;
+        let memory = memory.reserve("the thumbnail", picture.file.len() as u64 + decoded)?;
         let make = move || {
-            // It goes on when the caller leaves, and so does its turn.
-            let _turn = turn;
+            // It goes on when the caller leaves, and so do its turn and its memory.
+            let _held = (turn, memory);
             thumbnail(&picture.file, SIDE)
         };
         let small = match task::spawn_blocking(make).await {

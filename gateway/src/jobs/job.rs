@@ -1,5 +1,7 @@
 //! One job: its stored record, and the log of its events.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use llm_dit_fault::Fault;
 use parking_lot::Mutex;
@@ -20,6 +22,10 @@ use crate::{
         request::Request,
     },
 };
+
+/// Clients that may follow the events of one job.
+const MAX_WATCHERS: usize = 64;
+const RETRY_WATCH: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -48,7 +54,8 @@ struct Log {
     record: JobRecord,
     /// The last one of the index that is known here.
     revision: Revision,
-    /// What happened, by number. Of the previews only the last is left.
+    /// What happened in the current attempt, by number. Only the latest preview and the latest
+    /// position in a queue are kept.
     events: Vec<(u64, Event)>,
     next: u64,
     /// The picture, as long as the store does not have it.
@@ -161,6 +168,22 @@ impl Job {
         News { events: new.cloned().collect(), outcome }
     }
 
+    /// As [`Job::changes`], for a client that follows the job.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Busy`] if too many clients do.
+    pub fn watch(&self) -> Result<watch::Receiver<u64>, Fault> {
+        // One at a time, so that the count holds.
+        let _log = self.log.lock();
+        if self.changed.receiver_count() >= MAX_WATCHERS {
+            let message =
+                format!("{MAX_WATCHERS} clients follow the events of this job; try again later");
+            return Err(Fault::Busy { message, retry_after: RETRY_WATCH });
+        }
+        Ok(self.changes())
+    }
+
     /// Must be called before [`Job::news`], so that no event is missed in between.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -221,6 +244,20 @@ impl Job {
         }
         if log.events.last().is_some_and(|(_, last)| *last == event) {
             return;
+        }
+        match event.stage() {
+            // A new attempt: what happened in the last one no longer matters.
+            Some(Stage::Encoding) => log.events.clear(),
+            // Only the latest position matters.
+            Some(Stage::Queued)
+                if log
+                    .events
+                    .last()
+                    .is_some_and(|(_, last)| last.stage() == Some(Stage::Queued)) =>
+            {
+                log.events.pop();
+            }
+            _ => {}
         }
         let number = log.next;
         log.next += 1;

@@ -129,7 +129,8 @@ async fn work(
                 return End::Failed(error);
             }
             match restored(worker, job).await {
-                Ok(request) => request,
+                Ok(Some(request)) => request,
+                Ok(None) => return End::Requeued,
                 Err(error) => return End::Failed(error),
             }
         }
@@ -222,10 +223,22 @@ fn worn_out(worker: &Worker, job: &Job) -> Option<Error> {
     })
 }
 
-/// The request of a job that an earlier gateway accepted.
-async fn restored(worker: &Worker, job: &Job) -> Result<Request, Error> {
-    let source = worker.store.pictures.get(job.id).await?;
-    let source = source.map(SourceImage::from_file).transpose()?;
+/// The request of a job that an earlier gateway accepted, once there is memory for it. `None`: the
+/// gateway ends.
+async fn restored(worker: &Worker, job: &Job) -> Result<Option<Request>, Error> {
+    let source = loop {
+        let Some(file) = worker.store.pictures.get(job.id).await? else { break None };
+        match worker.maker.memory.reserve("the init image", file.len() as u64) {
+            Ok(memory) => break Some(SourceImage::from_file(memory.hold(file))?),
+            Err(Fault::Busy { retry_after, .. }) => {
+                drop(file);
+                if !rest(worker, retry_after.min(MAX_BUSY_PAUSE)).await {
+                    return Ok(None);
+                }
+            }
+            Err(fault) => return Err(fault.into()),
+        }
+    };
     let JobRecord { request: mut body, loras, .. } = job.record();
     // A default set may be one that no request could name.
     let named = loras.as_ref().and_then(|_| body.loras.take());
@@ -235,7 +248,7 @@ async fn restored(worker: &Worker, job: &Job) -> Result<Request, Error> {
         request.body.loras = named;
     }
     request.previews = true;
-    Ok(request)
+    Ok(Some(request))
 }
 
 async fn requeue(claim: &mut dyn Claim, job: &Job) {

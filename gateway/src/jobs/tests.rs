@@ -1,6 +1,7 @@
 mod unwritable;
 
 use jiff::{SignedDuration, Timestamp};
+use llm_dit_memory::MemoryBudget;
 
 use super::{list::MAX_MEMORY_BYTES, store::StoredJob, *};
 use crate::{
@@ -120,7 +121,8 @@ async fn jobs(store: &InMemoryJobStore) -> Arc<Jobs> {
 
 async fn jobs_with(store: JobStore, options: &GatewayOptions, limits: JobLimits) -> Arc<Jobs> {
     let backends = Backends::new(options).expect("valid");
-    let maker = Arc::new(Maker::new(Arc::new(backends), Arc::new(Cache::new(0))));
+    let maker =
+        Arc::new(Maker::new(Arc::new(backends), Arc::new(Cache::new(0)), MemoryBudget::default()));
     let templates = Arc::new(Library::load(None).expect("built in"));
     let admissions = Arc::new(Admissions::new(8));
     let jobs = Arc::new(Jobs::new(store, limits, maker, templates, admissions));

@@ -1,21 +1,25 @@
 //! What a diffusion service answers.
 
 use bytes::{Bytes, BytesMut};
+use llm_dit_params::GenerateParams;
 use llm_dit_proto::v1::{Accepted, GenerateEvent, ImageHeader, generate_event::Event};
 use llm_dit_serving::client::drain_in_background;
 use tonic::Streaming;
 
-use super::{outcome::Failure, progress::ProgressReporter};
+use super::{finish::max_file_bytes, outcome::Failure, progress::ProgressReporter};
 use crate::{
     backends::Lease,
     error::Error,
     records::progress::{Preview, Stage},
 };
 
-/// Far above any PNG of ours; bounds what a confused service can make us hold.
-const MAX_IMAGE_BYTES: u64 = 256 * 1024 * 1024;
-/// Likewise of a preview; larger ones are not shown.
+/// Far above any preview of ours; larger ones are not shown.
 const MAX_PREVIEW_BYTES: usize = 256 * 1024;
+const MAX_MEDIA_TYPE_BYTES: usize = 64;
+/// Messages of an answer that belong to no step, such as new positions in a queue.
+const MAX_MESSAGES: u32 = 10_000;
+/// Messages for each step: that it is done, and a preview.
+const MAX_MESSAGES_PER_STEP: u32 = 8;
 
 /// An answer that has begun.
 pub(super) struct Events<'a> {
@@ -23,11 +27,13 @@ pub(super) struct Events<'a> {
     events: Streaming<GenerateEvent>,
     /// Whether the service works at this request; others wait before or behind it.
     running: bool,
+    /// Messages without data of the image that may still come.
+    left: u32,
 }
 
 impl<'a> Events<'a> {
     pub fn new(lease: &'a Lease, events: Streaming<GenerateEvent>) -> Self {
-        Self { lease, events, running: false }
+        Self { lease, events, running: false, left: MAX_MESSAGES }
     }
 
     /// The first event.
@@ -45,10 +51,14 @@ impl<'a> Events<'a> {
     pub async fn picture(
         mut self,
         accepted: &Accepted,
+        params: &GenerateParams,
         reporter: &mut ProgressReporter<'_>,
     ) -> Result<Bytes, Failure> {
         reporter.queued(accepted.queue_position);
-        let mut begun = false;
+        let forwards = params.forwards();
+        self.left += forwards.saturating_mul(MAX_MESSAGES_PER_STEP).min(u32::MAX - MAX_MESSAGES);
+        let mut position = accepted.queue_position;
+        let mut last_step = 0;
         let lost = |reporter: &ProgressReporter<'_>, error| match reporter.has_reported_steps() {
             true => Failure::Final(error),
             false => Failure::Diffusion(error),
@@ -62,15 +72,25 @@ impl<'a> Events<'a> {
             match event.map_err(|error| lost(reporter, error))? {
                 Event::Queued(queued) => {
                     self.running = queued.position == 0;
-                    reporter.queued(queued.position);
+                    if queued.position != position {
+                        position = queued.position;
+                        reporter.queued(position);
+                    }
                 }
                 Event::Step(step) => {
-                    begun = true;
+                    if !(last_step + 1..=step.total).contains(&step.index) || step.total > forwards
+                    {
+                        return Err(lost(reporter, self.broke("sent steps that do not exist")));
+                    }
+                    last_step = step.index;
                     self.running = true;
                     tracing::debug!(step.index, step.total, step.seconds, "step");
                     reporter.step(step.index, step.total, step.seconds);
                 }
-                Event::Preview(preview) if preview.data.len() <= MAX_PREVIEW_BYTES => {
+                Event::Preview(preview)
+                    if preview.data.len() <= MAX_PREVIEW_BYTES
+                        && preview.media_type.len() <= MAX_MEDIA_TYPE_BYTES =>
+                {
                     reporter.preview(Preview {
                         step: preview.step,
                         steps: preview.total,
@@ -85,17 +105,18 @@ impl<'a> Events<'a> {
                 }
             }
         };
-        if !begun {
+        if last_step == 0 {
             // A picture that takes no steps.
             reporter.enter(Stage::Decoding);
         }
-        let file = self.file(&header).await.map_err(|error| lost(reporter, error))?;
+        let max_bytes = max_file_bytes(params);
+        let file = self.file(&header, max_bytes).await.map_err(|error| lost(reporter, error))?;
         drain_in_background(self.events);
         Ok(file)
     }
 
-    async fn file(&mut self, header: &ImageHeader) -> Result<Bytes, Error> {
-        if header.total_bytes > MAX_IMAGE_BYTES {
+    async fn file(&mut self, header: &ImageHeader, max_bytes: u64) -> Result<Bytes, Error> {
+        if header.total_bytes > max_bytes {
             return Err(self.broke("announced an image of an invalid size"));
         }
         let mut file = BytesMut::new();
@@ -129,9 +150,20 @@ impl<'a> Events<'a> {
     async fn next(&mut self) -> Result<Event, Error> {
         loop {
             match self.events.message().await {
-                Ok(Some(GenerateEvent { event: Some(event) })) => return Ok(event),
-                // From a newer service.
-                Ok(Some(GenerateEvent { event: None })) => {}
+                // Bounded by the announced size.
+                Ok(Some(GenerateEvent { event: Some(Event::Data(chunk)) }))
+                    if !chunk.is_empty() =>
+                {
+                    return Ok(Event::Data(chunk));
+                }
+                Ok(Some(_)) if self.left == 0 => return Err(self.broke("sent too many events")),
+                Ok(Some(GenerateEvent { event })) => {
+                    self.left -= 1;
+                    // Without one, it is of a kind that only newer services know.
+                    if let Some(event) = event {
+                        return Ok(event);
+                    }
+                }
                 Ok(None) => return Err(self.broke("ended its answer early")),
                 Err(status) if self.running => {
                     return Err(match Error::of_sent(&self.lease.remote, status) {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use llm_dit_params::GenerateParams;
 use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, RecipeError, Settings};
 use llm_dit_telemetry::metrics::stage;
@@ -17,12 +18,16 @@ use crate::{
     },
 };
 
+/// Room in a file for what is not pixels.
+const MAX_METADATA_BYTES: u64 = 1 << 20;
+
 /// `begun` is when the request was.
 pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> Result<Made, Error> {
     let finishing = Instant::now();
-    let Drawn { image: Checked { png, recipe }, params, truncated, cached, chat } = drawn;
+    let Drawn { image: Checked { png, recipe }, params, truncated, cached, chat, memory } = drawn;
     let (settings, format, quality) = (request.recipe(), request.format, request.quality);
-    let write = move || file(png, recipe, settings, format, quality);
+    // Moved along: a conversion goes on when the caller leaves.
+    let write = move || file(png, recipe, settings, format, quality).map(|file| memory.hold(file));
     // Only converting takes long enough to be in somebody's way.
     let file = if format == Format::Png {
         write()
@@ -47,6 +52,22 @@ pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> R
     );
     stage("finish", finishing.elapsed());
     Ok(Made { file, format, about })
+}
+
+/// Bytes of the largest file that a service may send for an image.
+pub(super) fn max_file_bytes(params: &GenerateParams) -> u64 {
+    pixels(params) * 4 + MAX_METADATA_BYTES
+}
+
+/// Bytes that an image takes in the gateway: its file and, for a conversion, two copies of its
+/// pixels.
+pub(super) fn memory_of(params: &GenerateParams, format: Format) -> u64 {
+    let converting = if format == Format::Png { 0 } else { pixels(params) * 3 * 2 };
+    max_file_bytes(params) + converting
+}
+
+fn pixels(params: &GenerateParams) -> u64 {
+    u64::from(params.width) * u64::from(params.height)
 }
 
 fn file(

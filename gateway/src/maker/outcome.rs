@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use llm_dit_chat::Chat;
+use llm_dit_memory::Reservation;
 use llm_dit_params::GenerateParams;
 
 use super::checked::Checked;
@@ -17,6 +18,8 @@ pub(super) struct Drawn {
     pub cached: bool,
     /// With the trigger words.
     pub chat: Chat,
+    /// Covers the file, and its conversion.
+    pub memory: Reservation,
 }
 
 /// Why an attempt came to nothing.

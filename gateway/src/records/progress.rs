@@ -47,6 +47,16 @@ pub(crate) struct Preview {
     pub file: Bytes,
 }
 
+impl Event {
+    /// The stage that it reports; `None` for a preview.
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Progress(progress) => Some(progress.stage),
+            Self::Preview(_) => None,
+        }
+    }
+}
+
 impl Progress {
     pub fn new(stage: Stage) -> Self {
         Self { stage, queue_position: None, step: 0, steps: 0, seconds_left: None }

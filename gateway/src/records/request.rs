@@ -5,6 +5,7 @@ mod image;
 use std::collections::BTreeSet;
 
 use llm_dit_chat::{Chat, ChatOptions};
+use llm_dit_memory::Reservation;
 use llm_dit_params::{
     GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
     generation_fields,
@@ -201,9 +202,19 @@ pub(crate) struct Request {
     pub deadline: Deadline,
 }
 
+impl Request {
+    /// Keeps as much of the reservation for the body as the init image needs, for as long as any
+    /// copy of the image exists.
+    pub fn hold(&mut self, memory: Reservation) {
+        if let Some(image) = &mut self.image {
+            image.hold(memory);
+        }
+    }
+}
+
 impl GenerateBody {
     pub fn check(mut self, templates: &Library) -> Result<Request, Error> {
-        let image = self.image.take().map(|text| SourceImage::from_text(&text)).transpose()?;
+        let image = self.image.take().map(SourceImage::from_text).transpose()?;
         self.check_with(templates, image)
     }
 

@@ -5,6 +5,7 @@ mod generate;
 mod history;
 mod jobs;
 mod loras;
+mod memory;
 mod openai;
 mod problems;
 mod prompts;

@@ -97,6 +97,7 @@ async fn previews_are_partial_images_spread_over_the_steps() {
         cap_feat_dim: WIDTH as u32,
         picture: picture.clone().into(),
         preview: Some(preview.clone().into()),
+        flood: Vec::new(),
     };
     let diffusion = Server::fast_diffusion(fake).await;
     let gateway = Gateway::start(Some(&encoder.url), &diffusion.url).await;

@@ -22,6 +22,8 @@ pub struct FastDiffusion {
     pub picture: Bytes,
     /// Sends a preview after each step, if asked to.
     pub preview: Option<Bytes>,
+    /// Events that it sends before its steps.
+    pub flood: Vec<Event>,
 }
 
 #[async_trait]
@@ -96,7 +98,9 @@ impl Diffusion for FastDiffusion {
             Event::Data(self.picture.clone()),
             Event::Finished(Finished::default()),
         ];
-        let events = std::iter::once(Event::Accepted(accepted)).chain(steps).chain(end);
+        let flood = self.flood.clone();
+        let events =
+            std::iter::once(Event::Accepted(accepted)).chain(flood).chain(steps).chain(end);
         let events = events.map(|event| Ok(GenerateEvent { event: Some(event) }));
         Ok(Response::new(stream::iter(events).boxed()))
     }

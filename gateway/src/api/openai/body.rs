@@ -1,5 +1,7 @@
 //! The bodies of `/v1/images`: OpenAI's fields, and all of ours beside them.
 
+use std::mem;
+
 use llm_dit_fault::Fault;
 use llm_dit_params::excerpt;
 use serde::{Deserialize, Serialize};
@@ -103,14 +105,23 @@ impl OpenAiBody {
 }
 
 /// Tells OpenAI's fields from ours. Either may be wrong, with the nearest name of both.
-pub(super) fn split(all: Map<String, Value>) -> Result<(OpenAiBody, GenerateBody), Problem> {
+pub(super) fn split(mut all: Map<String, Value>) -> Result<(OpenAiBody, GenerateBody), Problem> {
+    // Without a copy of the init image, which is most of a large body.
+    let image = match all.get_mut("image") {
+        Some(Value::String(text)) => Some(mem::take(text)),
+        _ => None,
+    };
     let is_theirs = |name: &str| OpenAiBody::FIELDS.contains(&name);
     let (theirs, ours): (Map<_, _>, Map<_, _>) =
         all.into_iter().partition(|(name, _)| is_theirs(name));
     let fields = [&OpenAiBody::FIELDS[..], GenerateBody::FIELDS].concat();
     let text = |map: Map<String, Value>| Value::Object(map).to_string();
     let theirs = body::parse(text(theirs).as_bytes(), &fields)?;
-    Ok((theirs, body::parse(text(ours).as_bytes(), &fields)?))
+    let mut ours: GenerateBody = body::parse(text(ours).as_bytes(), &fields)?;
+    if image.is_some() {
+        ours.image = image;
+    }
+    Ok((theirs, ours))
 }
 
 impl Images {

@@ -6,6 +6,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use llm_dit_fault::Fault;
+use llm_dit_memory::Reservation;
 use serde_json::{Map, Value};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -18,7 +19,7 @@ use super::{
     error::{OpenAiProblem, OpenAiProblems},
 };
 use crate::{
-    api::body::MAX_BODY_BYTES,
+    api::body::{MAX_BODY_BYTES, check_breadth},
     api::{Shared, answer::SentEvent},
     error::{Error, bad},
     records::problem::Problem,
@@ -81,6 +82,9 @@ struct Form {
     image: Option<Bytes>,
 }
 
+/// Copies of a field's bytes in memory, while its buffer grows.
+const COPIES: u64 = 2;
+
 /// Image-to-image, as in the OpenAI API.
 #[utoipa::path(
     post, path = "/v1/images/edits", tag = "OpenAI",
@@ -101,7 +105,8 @@ pub(crate) async fn edit(
             "send a form with the header Content-Type: multipart/form-data ({error})"
         ))
     })?;
-    let Form { fields, image } = Form::read(form).await?;
+    let mut memory = state.memory.nothing("the form");
+    let Form { fields, image } = Form::read(form, &mut memory).await?;
     drop(upload);
     let image = image.ok_or_else(|| bad("missing field `image`: the init image".to_owned()))?;
     let image = SourceImage::from_file(image)?;
@@ -110,13 +115,14 @@ pub(crate) async fn edit(
     let strength = ours.strength.take();
     let mut images = Images::check(&state, theirs, ours).await?;
     images.request.image = Some(image);
+    images.request.hold(memory);
     images.request.body.strength = strength;
     let admission = state.admissions.admit()?;
     Ok(answer::answer(state, images, admission, headers, "image_edit").await?)
 }
 
 impl Form {
-    async fn read(mut parts: Multipart) -> Result<Self, Error> {
+    async fn read(mut parts: Multipart, memory: &mut Reservation) -> Result<Self, Error> {
         let broken = |error: axum::extract::multipart::MultipartError| {
             bad(format!("the form cannot be read: {}", error.body_text()))
         };
@@ -132,7 +138,7 @@ impl Form {
                     return Err(bad("several images; only one is supported".to_owned()));
                 }
                 "image" | "image[]" => {
-                    form.image = Some(bytes(part, "image", MAX_SOURCE_BYTES).await?);
+                    form.image = Some(bytes(part, "image", MAX_SOURCE_BYTES, memory).await?);
                 }
                 "mask" => {
                     let why = "mask is not supported; leave it out and use strength";
@@ -140,12 +146,13 @@ impl Form {
                 }
                 name => {
                     let name = name.to_owned();
-                    let text = bytes(part, &name, MAX_BODY_BYTES).await?;
+                    let text = bytes(part, &name, MAX_BODY_BYTES, memory).await?;
                     let text = String::from_utf8(text.to_vec())
                         .map_err(|_| bad(format!("{name:.40} is not UTF-8 text")))?;
                     let value = if TEXTS.contains(&&*name) {
                         Value::String(text)
                     } else {
+                        check_breadth(text.as_bytes())?;
                         // What is no JSON is refused with its name where its type is known.
                         serde_json::from_str(&text).unwrap_or(Value::String(text))
                     };
@@ -159,7 +166,12 @@ impl Form {
     }
 }
 
-async fn bytes(mut part: Field<'_>, name: &str, limit: usize) -> Result<Bytes, Error> {
+async fn bytes(
+    mut part: Field<'_>,
+    name: &str,
+    limit: usize,
+    memory: &mut Reservation,
+) -> Result<Bytes, Error> {
     let mut bytes = BytesMut::new();
     loop {
         match part.chunk().await {
@@ -167,7 +179,10 @@ async fn bytes(mut part: Field<'_>, name: &str, limit: usize) -> Result<Bytes, E
                 let limit = limit >> 20;
                 return Err(Fault::TooLarge(format!("{name:.40} is over {limit} MiB")).into());
             }
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(Some(chunk)) => {
+                memory.grow(chunk.len() as u64 * COPIES)?;
+                bytes.extend_from_slice(&chunk);
+            }
             Ok(None) => return Ok(bytes.freeze()),
             Err(error) => {
                 return Err(bad(format!("the form cannot be read: {}", error.body_text())));

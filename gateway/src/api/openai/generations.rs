@@ -29,9 +29,10 @@ pub(crate) async fn generate(
     request: Request,
 ) -> Result<Response, OpenAiProblem> {
     let headers = request.headers().clone();
-    let bytes = body::read_json(request, Some(&state.admissions)).await?;
-    let (theirs, ours) = split(body::parse(&bytes, GenerateBody::FIELDS)?)?;
-    let images = Images::check(&state, theirs, ours).await?;
+    let (fields, memory) = body::json_with_picture(&state, request, GenerateBody::FIELDS).await?;
+    let (theirs, ours) = split(fields)?;
+    let mut images = Images::check(&state, theirs, ours).await?;
+    images.request.hold(memory);
     let admission = state.admissions.admit()?;
     Ok(answer::answer(state, images, admission, headers, "image_generation").await?)
 }

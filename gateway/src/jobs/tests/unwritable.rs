@@ -118,6 +118,7 @@ async fn services() -> (Server, Server, GatewayOptions) {
         cap_feat_dim: WIDTH as u32,
         picture: file.into_inner().into(),
         preview: None,
+        flood: Vec::new(),
     };
     let diffusion = Server::fast_diffusion(fake).await;
     let options = GatewayOptions {

@@ -1,8 +1,11 @@
 //! The picture to draw from.
 
+use std::mem;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use llm_dit_fault::Fault;
+use llm_dit_memory::Reservation;
 use llm_dit_pictures::{SourceError, media_type, size};
 use llm_dit_proto::{
     chunks,
@@ -25,9 +28,9 @@ pub(crate) struct SourceImage {
 
 impl SourceImage {
     /// From base64, or from a `data:` URL. No other URL is ever looked at.
-    pub fn from_text(text: &str) -> Result<Self, Error> {
+    pub fn from_text(mut text: String) -> Result<Self, Error> {
         let encoded = match text.strip_prefix("data:") {
-            None => text,
+            None => &text,
             Some(url) => match url.split_once(',') {
                 Some((about, data)) if about.ends_with(";base64") => data,
                 _ => return Err(bad("image: a data: URL must be in base64".to_owned())),
@@ -37,10 +40,13 @@ impl SourceImage {
             let why = "image: URLs are not fetched; send the file itself in base64";
             return Err(bad(why.to_owned()));
         }
+        // In place, since a copy would take as much memory as the body.
+        let begin = text.len() - encoded.len();
+        text.drain(..begin);
         // Lines as `base64` prints them.
-        let encoded: String = encoded.split_ascii_whitespace().collect();
+        text.retain(|c| !c.is_ascii_whitespace());
         let file = STANDARD
-            .decode(encoded)
+            .decode(text)
             .map_err(|error| bad(format!("image: it is not base64: {error}")))?;
         Self::from_file(file.into())
     }
@@ -54,6 +60,10 @@ impl SourceImage {
         let media_type = media_type(&file).map_err(fault)?;
         let size = size(&file).map_err(fault)?;
         Ok(Self { file, media_type, size })
+    }
+
+    pub(super) fn hold(&mut self, memory: Reservation) {
+        self.file = memory.hold(mem::take(&mut self.file));
     }
 
     pub fn file(&self) -> &Bytes {
