@@ -174,7 +174,7 @@ impl DiffusionHandle {
         job: GenerateJob,
         cancel: &CancellationToken,
     ) -> Result<Events, Fault> {
-        let admission = self.admit(&job.params)?;
+        let admission = self.admit(self.begin(&job.params)?)?;
         self.generate_admitted(job, admission, cancel).await
     }
 

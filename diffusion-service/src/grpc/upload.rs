@@ -99,8 +99,8 @@ impl Upload {
         let loras = handle.choose_loras(info, params.loras.as_ref())?;
         let preview = preview(&first, info)?;
 
-        // Before the data: what cannot be queued is not received.
-        let admission = handle.admit(&params)?;
+        // Before the data: what cannot be queued now is not received.
+        let memory = handle.begin(&params)?;
         let mut tensors = Tensors::new(info, handle.memory(), &params);
         while let Some(part) = next(&mut requests, timeout).await? {
             match part {
@@ -124,7 +124,7 @@ impl Upload {
         };
         let return_latents = first.return_latents;
         Ok(Self {
-            admission,
+            admission: handle.admit(memory)?,
             params,
             loras,
             return_latents,

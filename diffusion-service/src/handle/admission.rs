@@ -1,4 +1,5 @@
-//! What a request takes before its data is received: a place in the queue, and memory.
+//! What a request takes before it is queued: memory before its data is received, and a place in the
+//! queue when it is whole. Uploads that do not end therefore keep nobody out.
 
 use std::sync::Arc;
 
@@ -50,16 +51,27 @@ impl DiffusionHandle {
         &self.shares.memory
     }
 
-    /// Takes a place in the queue, and memory for the result.
+    /// Takes memory for the result, if the queue has a place now.
     ///
     /// # Errors
     ///
     /// [`Fault::Busy`] if the queue or the memory is full, [`Fault::TooLarge`] if the image never
     /// fits; as [`DiffusionHandle::generate`] if the engine has failed.
-    pub fn admit(&self, params: &GenerateParams) -> Result<Admission, Fault> {
-        let place = self.worker.reserve()?;
+    pub(crate) fn begin(&self, params: &GenerateParams) -> Result<Reservation, Fault> {
+        // Another request may have it by the time this one is whole.
+        drop(self.worker.reserve()?);
         let bytes = u64::from(params.width) * u64::from(params.height) * BYTES_PER_PIXEL;
-        Ok(Admission { place, memory: self.memory().reserve("the image", bytes)? })
+        self.memory().reserve("the image", bytes)
+    }
+
+    /// Takes a place in the queue for a request that is whole.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Busy`] if the queue is full; as [`DiffusionHandle::generate`] if the engine has
+    /// failed.
+    pub(crate) fn admit(&self, memory: Reservation) -> Result<Admission, Fault> {
+        Ok(Admission { place: self.worker.reserve()?, memory })
     }
 
     /// Waits for the turn to decode an init image.

@@ -92,19 +92,40 @@ async fn uploads_beyond_the_memory_are_refused_by_their_header() {
 }
 
 #[tokio::test]
-async fn uploads_without_a_place_in_the_queue_are_refused_before_their_data() {
+async fn uploads_that_do_not_end_take_no_place_in_the_queue() {
     let memory = MemoryBudget::default();
     let server = Server::diffusion(handle(1, &memory)).await;
-    let first = [params(GenerateParams::default())];
-    let mut uploads = unfinished(&server, 5, &first);
-    for status in in_time(refused(&mut uploads, 3)).await {
-        exhausted(&status, "2 requests are queued");
-    }
-    drop(uploads);
-    until_free(&memory).await;
+    let uploads = unfinished(&server, 5, &[params(GenerateParams::default())]);
+    in_time(async {
+        while memory.reserved() == 0 {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     let mut client = DiffusionClient::new(server.channel());
     let events = client.generate(stream::iter(good(&[]))).await.expect("a place is free");
     in_time(outcome(events.into_inner())).await.expect("well");
+    drop(uploads);
+    until_free(&memory).await;
+}
+
+#[tokio::test]
+async fn what_finds_the_queue_full_is_refused_before_its_data() {
+    let limits = ServiceLimits { queue_capacity: 1, ..Default::default() };
+    // No step of it is permitted, so that the queue stays full.
+    let (handle, control) = fake_diffusion(FakeGenerator::gated(WIDTH), limits, None);
+    let server = Server::diffusion(handle).await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut client = DiffusionClient::new(server.channel());
+        let events = client.generate(stream::iter(good(&[]))).await.expect("a place is free");
+        waiting.push(events);
+    }
+    let mut uploads = unfinished(&server, 3, &[params(GenerateParams::default())]);
+    for status in in_time(refused(&mut uploads, 3)).await {
+        exhausted(&status, "1 requests are queued");
+    }
+    drop((waiting, control));
 }
 
 /// One takes 9 MiB to decode: all at the same time would not fit.
