@@ -99,7 +99,7 @@ const ATTACKS: &[Attack] = &[
     attack!("unfinished uploads", "the sum stays in the budget", bombs::uploads),
     attack!("large bodies at once", "the sum stays in the budget", bombs::bodies),
     attack!("a LoRA name of 70,000 letters", "4xx; no other image is lost", requests::long_name),
-    attack!("numbers that overflow", "422; the service stays healthy", requests::overflow),
+    attack!("numbers that overflow", "4xx; the service stays healthy", requests::overflow),
     attack!("a lying diffusion service", "every image comes from the other one", liars::diffusion),
     attack!("a lying encoder", "every image comes with the other one", liars::encoder),
     attack!("a service that speaks no gRPC", "it gets no requests", liars::bytes),
