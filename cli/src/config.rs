@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use clap::{Args, Subcommand};
+use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{Grace, args::ListenArgs, telemetry::TraceArgs};
 use llm_dit_settings::{KEYS, Kind, Origin, Setting, Settings};
 use serde::Serialize;
@@ -34,6 +35,8 @@ pub struct ShowArgs {
     generate: GenerateArgs,
     #[command(flatten)]
     listen: ListenArgs<7860>,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]

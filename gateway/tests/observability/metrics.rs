@@ -3,6 +3,7 @@
 use diffusion_service::ServiceLimits;
 use futures::StreamExt as _;
 use gateway::{GatewayOptions, KeepOptions};
+use llm_dit_memory::MemoryBudget;
 use llm_dit_proto::v1::{
     ClearLorasRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
 };
@@ -76,6 +77,10 @@ pub async fn everything() -> String {
     let none = options(&[&stack.encoder.url], &[&stack.diffusion.url]);
     let none = Gateway::with(GatewayOptions { keep, ..none }).await;
     assert_eq!(none.post(&picture(1)).await.status(), 503);
+    let small = options(&[&stack.encoder.url], &[&stack.diffusion.url]);
+    let memory = MemoryBudget::new(10);
+    let small = Gateway::with(GatewayOptions { memory, ..small }).await;
+    assert_eq!(small.post(&picture(1)).await.status(), 413);
     let scripted = Server::scripted_encoder(ScriptedEncoder::default()).await;
     let broken = Gateway::start(Some(&scripted.url), &stack.diffusion.url).await;
     assert!(broken.post(&picture(1)).await.status().is_server_error());
@@ -89,7 +94,10 @@ pub async fn everything() -> String {
     .await;
     let since = Since::now();
     let address = narrow.url.trim_start_matches("http://");
-    let _first = TcpStream::connect(address).await.expect("taken");
+    // A connection that has brought a request keeps its place.
+    let first = http();
+    let told = first.get(format!("{}/metrics", narrow.url)).send().await.expect("an answer");
+    told.bytes().await.expect("all of it");
     let _second = TcpStream::connect(address).await.expect("closed at once");
     since.until("llm_dit_connections_refused_total", 1.0).await;
 
