@@ -58,11 +58,7 @@ async fn from_service(
     ask: Ask,
 ) -> Result<Pipe, Error> {
     let mut client = lease.encoder();
-    let described = async {
-        let described = client.describe(DescribeEncoderRequest {}).await;
-        described.map_err(|status| lease.remote.fault(status))
-    };
-    let described = lease.unless_silent(described).await?.into_inner();
+    let described = lease.answer(client.describe(DescribeEncoderRequest {})).await?;
     let requests = chats.iter().map(|chat| EncodeRequest {
         prompts: vec![chat.clone().into()],
         hidden_layer: Some(ask.hidden_layer),
@@ -87,11 +83,7 @@ async fn from_service(
         max_tokens: Some(ask.max_tokens),
         ..Default::default()
     };
-    let frames = async {
-        let answer = client.encode(ask.deadline.request(request)).await;
-        answer.map_err(|status| lease.remote.fault(status))
-    };
-    let frames = lease.unless_silent(frames).await?.into_inner();
+    let frames = lease.answer(client.encode(ask.deadline.request(request))).await?;
     Pipe::coming(slots, lease, frames, Arc::clone(cache), ask.max_tokens).await
 }
 
@@ -173,12 +165,8 @@ pub(crate) async fn count(choice: Choice<'_>, chat: &Chat) -> Option<v1::CountRe
     let lease = pool.pick(&mut Tried::default()).await.ok()?;
     let request = v1::CountRequest { chat: Some(chat.clone().into()) };
     let mut client = lease.encoder();
-    let counted = async {
-        let answer = client.count(request).await;
-        answer.map_err(|status| lease.remote.fault(status))
-    };
-    match lease.unless_silent(counted).await {
-        Ok(answer) => Some(answer.into_inner()),
+    match lease.answer(client.count(request)).await {
+        Ok(counted) => Some(counted),
         Err(fault) => {
             tracing::debug!(url = lease.url(), %fault, "counting tokens failed");
             None

@@ -181,12 +181,8 @@ impl Maker {
             let (mut events, truncated) = send(lease, wire, pipe, request, model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
             let png = events.picture(&accepted, &params, reporter).await?;
-            let image = Checked::new(png, &params, lease.url()).map_err(|error| match reporter
-                .has_reported_steps()
-            {
-                true => Failure::Final(error),
-                false => Failure::Diffusion(error),
-            })?;
+            let image = Checked::new(png, &params, lease.url())
+                .map_err(|error| Failure::of_answer(reporter, error))?;
             Ok::<_, Failure>((image, accepted, truncated))
         };
         let span = tracing::info_span!("draw", url = lease.url());

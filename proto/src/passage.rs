@@ -1,7 +1,7 @@
 //! A tensor that is passed on chunk by chunk, and checked on its way.
 
 use crate::{
-    tensor::{DType, MAX_CHUNK_BYTES, TensorError, byte_len},
+    tensor::{DType, MAX_CHUNK_BYTES, TensorError, announced},
     v1,
 };
 
@@ -25,15 +25,8 @@ impl Passage {
     /// [`TensorError`] if the dtype is missing or unknown, if the sizes contradict each other, or
     /// if they exceed `limit`.
     pub fn begin(header: &v1::TensorHeader, limit: u64) -> Result<Self, TensorError> {
-        let dtype = DType::from_wire(header.dtype)?.ok_or(TensorError::MissingDType)?;
-        let (shape, declared) = (header.shape.clone(), header.total_bytes);
-        let expected = byte_len(dtype, &shape)?;
-        if declared != expected {
-            return Err(TensorError::Inconsistent { declared, expected, shape, dtype });
-        }
-        if expected > limit {
-            return Err(TensorError::TooLarge { bytes: expected, limit });
-        }
+        let (dtype, expected) = announced(header, limit)?;
+        let shape = header.shape.clone();
         Ok(Self { dtype, shape, expected, arrived: 0, cut: Vec::new() })
     }
 

@@ -280,19 +280,7 @@ impl Assembler {
     /// [`TensorError`] if the dtype is missing or unknown, if the sizes contradict each other, or
     /// if they exceed `limit`.
     pub fn begin(header: &v1::TensorHeader, limit: u64) -> Result<Self, TensorError> {
-        let dtype = DType::from_wire(header.dtype)?.ok_or(TensorError::MissingDType)?;
-        let expected = byte_len(dtype, &header.shape)?;
-        if header.total_bytes != expected {
-            return Err(TensorError::Inconsistent {
-                declared: header.total_bytes,
-                expected,
-                shape: header.shape.clone(),
-                dtype,
-            });
-        }
-        if expected > limit {
-            return Err(TensorError::TooLarge { bytes: expected, limit });
-        }
+        let (dtype, expected) = announced(header, limit)?;
         // Both fit: `expected` is at most `limit`, and every axis at most `expected`.
         let shape = header.shape.iter().map(|&n| n as usize).collect();
         // The buffer grows with what arrives; an announcement alone costs no memory.
@@ -336,8 +324,26 @@ impl Assembler {
     }
 }
 
+/// Type and bytes of a tensor, if its header is right and announces no more than `limit`.
+pub(crate) fn announced(
+    header: &v1::TensorHeader,
+    limit: u64,
+) -> Result<(DType, u64), TensorError> {
+    let dtype = DType::from_wire(header.dtype)?.ok_or(TensorError::MissingDType)?;
+    let expected = byte_len(dtype, &header.shape)?;
+    let declared = header.total_bytes;
+    if declared != expected {
+        let shape = header.shape.clone();
+        return Err(TensorError::Inconsistent { declared, expected, shape, dtype });
+    }
+    if expected > limit {
+        return Err(TensorError::TooLarge { bytes: expected, limit });
+    }
+    Ok((dtype, expected))
+}
+
 /// Bytes that a shape takes, if it is a shape.
-pub(crate) fn byte_len(dtype: DType, shape: &[u64]) -> Result<u64, TensorError> {
+fn byte_len(dtype: DType, shape: &[u64]) -> Result<u64, TensorError> {
     let bad = || TensorError::BadShape(shape.to_vec());
     if shape.is_empty() || shape.len() > MAX_RANK || shape.contains(&0) {
         return Err(bad());

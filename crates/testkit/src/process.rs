@@ -79,8 +79,17 @@ impl Process {
 
     /// Resident memory in KiB, after `/proc`; `None` where there is none.
     pub fn memory(&self) -> Option<u64> {
+        self.kibibytes("VmRSS:")
+    }
+
+    /// The most that it was, likewise.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.kibibytes("VmHWM:")
+    }
+
+    fn kibibytes(&self, field: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
-        let rest = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let rest = status.lines().find_map(|line| line.strip_prefix(field))?;
         rest.split_whitespace().next()?.parse().ok()
     }
 

@@ -15,6 +15,7 @@ use llm_dit_serving::Credentials;
 use llm_dit_telemetry::metrics::BACKEND_RETRIES;
 use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Response, Status};
 
 use super::{
     Backend, Condition,
@@ -165,6 +166,19 @@ impl Lease {
     /// [`Fault`] if the service does not answer, or answers nothing that can be used.
     pub async fn model(&self) -> Result<Model, Fault> {
         self.unless_silent(self.backend.model()).await
+    }
+
+    /// The answer of a call of this backend, unless it falls silent.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the call fails, or as [`Self::unless_silent`].
+    pub async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Fault> {
+        let answer = async { call.await.map_err(|status| self.remote.fault(status)) };
+        Ok(self.unless_silent(answer).await?.into_inner())
     }
 
     /// Waits for `call`, unless the backend stops to answer its health checks while another one is

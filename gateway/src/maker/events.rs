@@ -59,17 +59,13 @@ impl<'a> Events<'a> {
         self.left += forwards.saturating_mul(MAX_MESSAGES_PER_STEP).min(u32::MAX - MAX_MESSAGES);
         let mut position = accepted.queue_position;
         let mut last_step = 0;
-        let lost = |reporter: &ProgressReporter<'_>, error| match reporter.has_reported_steps() {
-            true => Failure::Final(error),
-            false => Failure::Diffusion(error),
-        };
         let header = loop {
             // What a client has heard of steps cannot be taken back.
             let event = match reporter.has_reported_steps() {
                 true => self.next().await,
                 false => self.next_unless_silent().await,
             };
-            match event.map_err(|error| lost(reporter, error))? {
+            match event.map_err(|error| Failure::of_answer(reporter, error))? {
                 Event::Queued(queued) => {
                     self.running = queued.position == 0;
                     if queued.position != position {
@@ -80,7 +76,10 @@ impl<'a> Events<'a> {
                 Event::Step(step) => {
                     if !(last_step + 1..=step.total).contains(&step.index) || step.total > forwards
                     {
-                        return Err(lost(reporter, self.broke("sent steps that do not exist")));
+                        return Err(Failure::of_answer(
+                            reporter,
+                            self.broke("sent steps that do not exist"),
+                        ));
                     }
                     last_step = step.index;
                     self.running = true;
@@ -101,7 +100,7 @@ impl<'a> Events<'a> {
                 Event::Preview(_) => {}
                 Event::Image(header) => break header,
                 Event::Accepted(_) | Event::Latents(_) | Event::Data(_) | Event::Finished(_) => {
-                    return Err(lost(reporter, self.broke("sent no image")));
+                    return Err(Failure::of_answer(reporter, self.broke("sent no image")));
                 }
             }
         };
@@ -110,7 +109,10 @@ impl<'a> Events<'a> {
             reporter.enter(Stage::Decoding);
         }
         let max_bytes = max_file_bytes(params);
-        let file = self.file(&header, max_bytes).await.map_err(|error| lost(reporter, error))?;
+        let file = self
+            .file(&header, max_bytes)
+            .await
+            .map_err(|error| Failure::of_answer(reporter, error))?;
         drain_in_background(self.events);
         Ok(file)
     }

@@ -6,7 +6,7 @@ use llm_dit_chat::Chat;
 use llm_dit_memory::Reservation;
 use llm_dit_params::GenerateParams;
 
-use super::checked::Checked;
+use super::{checked::Checked, progress::ProgressReporter};
 use crate::{backends::Backend, error::Error};
 
 /// A picture's file as the diffusion service made it, and what is known of how.
@@ -32,6 +32,14 @@ pub(super) enum Failure {
     Lacks(Error),
     /// An encoder broke off.
     Encoder(Arc<Backend>, Error),
+}
+
+impl Failure {
+    /// A diffusion service broke off, or sent what cannot be used: another one may begin as well, unless
+    /// a client has heard of steps.
+    pub fn of_answer(reporter: &ProgressReporter<'_>, error: Error) -> Self {
+        if reporter.has_reported_steps() { Self::Final(error) } else { Self::Diffusion(error) }
+    }
 }
 
 impl<E: Into<Error>> From<E> for Failure {

@@ -15,7 +15,7 @@ use super::{
     honest::{Honest, HonestClient},
     stack::{Setup, Stack, is_alive},
 };
-use crate::{process::Process, repository};
+use crate::{load::processor, process::Process, repository};
 
 /// Address space of a service that is to run out of memory, in KiB.
 const LITTLE: u64 = 700_000;
@@ -327,11 +327,6 @@ async fn ended_once(client: &reqwest::Client, url: &str) -> Value {
         Ok(answer) => answer.json().await.unwrap_or_default(),
         Err(error) => json!({"status": error.to_string()}),
     }
-}
-
-/// Seconds of processor time that a program has used.
-fn processor(process: &Process) -> f64 {
-    crate::load::processor(process)
 }
 
 /// `CLOCK_REALTIME` of a program that loads this is off by as many seconds as a file says.

@@ -87,7 +87,7 @@ impl Stack {
 
     /// From now on the peaks of memory count.
     pub fn watch_memory(&mut self) {
-        self.before = self.programs().map(|(_, process)| mebibytes(process, "VmRSS:")).collect();
+        self.before = self.programs().map(|(_, process)| mebibytes(process.memory())).collect();
         for (_, process) in self.programs() {
             // Only the owner may, which we are; elsewhere than on Linux there is no such file.
             let _ = fs::write(format!("/proc/{}/clear_refs", process.id()), "5");
@@ -101,7 +101,7 @@ impl Stack {
             .map(|((name, process), &before)| Use {
                 name,
                 before,
-                peak: mebibytes(process, "VmHWM:"),
+                peak: mebibytes(process.peak_memory()),
             })
             .collect()
     }
@@ -129,11 +129,9 @@ pub(super) fn is_alive(process: &Process) -> bool {
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
-fn mebibytes(process: &Process, field: &str) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-    number.unwrap_or_default() / 1024.0
+/// 0 where the system does not say.
+fn mebibytes(kibibytes: Option<u64>) -> f64 {
+    kibibytes.unwrap_or_default() as f64 / 1024.0
 }
 
 fn text(path: &str) -> String {
