@@ -1,7 +1,7 @@
 //! How much more memory the system gives this process before it would end it.
 //!
-//! On the host an allocation that cannot be had ends the process, or has the system end one, so
-//! whoever can compute what is needed asks here first.
+//! On the host, a failed allocation aborts the process, or the system kills one. Code that can compute
+//! its memory compares it with this first.
 
 /// Bytes that this process can still take: the least of what the machine has left, swap included,
 /// what its control groups (v1 or v2) allow, and what its limit on address space allows. `None` where

@@ -70,8 +70,8 @@ impl Connections {
         self.counted(inner, None)
     }
 
-    /// Those of a listener that there is room for. Whoever serves them tells their [`Opened`] of
-    /// requests. Errors of the listener are logged, and followed by a pause.
+    /// The connections of a listener, as far as there are places. The server marks their [`Opened`] at
+    /// the first request. Errors of the listener are logged, and followed by a pause.
     pub fn admit<T: Send + 'static>(
         self,
         incoming: impl Stream<Item = io::Result<T>>,

@@ -24,7 +24,7 @@ use futures::future::LocalBoxFuture;
 
 pub use self::report::{Report, Row};
 
-/// An image may take this many times as long as it does when nobody attacks.
+/// Limit on the time of an image during an attack, as a multiple of its time without one.
 pub const SLOWDOWN: f64 = 3.0;
 /// MiB that connections, their buffers and the allocator may take beside the stated budget.
 pub const OVERHEAD: f64 = 96.0;
