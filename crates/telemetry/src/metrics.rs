@@ -41,7 +41,28 @@ type Observe = dyn Fn() + Send + Sync;
 
 struct Export {
     handle: PrometheusHandle,
-    observers: Mutex<Vec<Weak<Observe>>>,
+    observers: Observers,
+}
+
+/// What is called before the metrics are rendered.
+#[derive(Default)]
+struct Observers(Mutex<Vec<Weak<Observe>>>);
+
+impl Observers {
+    fn add(&self, observe: impl Fn() + Send + Sync + 'static) -> Observer {
+        let observe: Arc<Observe> = Arc::new(observe);
+        let mut observers = self.0.lock();
+        observers.retain(|observer| observer.strong_count() > 0);
+        observers.push(Arc::downgrade(&observe));
+        drop(observers);
+        Observer { _observe: observe }
+    }
+
+    fn call(&self) {
+        // Not under the lock, since the last holder of an observer may be the one that is called.
+        let observers: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
+        observers.iter().for_each(|observe| observe());
+    }
 }
 
 /// Keeps something observed for as long as it lives.
@@ -64,12 +85,7 @@ pub fn begin() {
 
 /// Registers `observe`, which sets its gauges each time metrics are requested. It must not block.
 pub fn observe(observe: impl Fn() + Send + Sync + 'static) -> Observer {
-    let observe: Arc<Observe> = Arc::new(observe);
-    let mut observers = export().observers.lock();
-    observers.retain(|observer| observer.strong_count() > 0);
-    observers.push(Arc::downgrade(&observe));
-    drop(observers);
-    Observer { _observe: observe }
+    export().observers.add(observe)
 }
 
 /// `GET /metrics`. `observer` lives as long as the route does.
@@ -90,9 +106,7 @@ pub fn route<S: Clone + Send + Sync + 'static>(observer: Option<Observer>) -> Me
 /// Everything, in Prometheus' text format.
 pub fn render() -> String {
     let export = export();
-    // Not under the lock, since the last holder of an observer may be the one that is called.
-    let observers: Vec<_> = export.observers.lock().iter().filter_map(Weak::upgrade).collect();
-    observers.iter().for_each(|observe| observe());
+    export.observers.call();
     process::observe();
     export.handle.render()
 }
@@ -175,7 +189,7 @@ fn export() -> &'static Export {
         if let Err(error) = thread::Builder::new().name("metrics".to_owned()).spawn(upkeep) {
             tracing::warn!(%error, "histogram samples accumulate until /metrics is scraped");
         }
-        Export { handle, observers: Mutex::default() }
+        Export { handle, observers: Observers::default() }
     })
 }
 
@@ -192,23 +206,34 @@ fn recorder() -> Result<PrometheusRecorder, BuildError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
-    fn gauges_are_set_when_somebody_asks_and_no_longer_than_their_observer_lives() {
-        let line = "llm_dit_queue_depth{worker=\"test\"}";
-        let value = Arc::new(Mutex::new(3.0));
-        let told = Arc::clone(&value);
-        let observer = observe(move || {
-            let value = *told.lock();
-            ::metrics::gauge!(QUEUE_DEPTH.name, "worker" => "test").set(value);
+    fn an_observer_is_called_until_it_is_dropped() {
+        // Not those of the process, which the other test's thread calls as well.
+        let observers = Observers::default();
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let observer = observers.add(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
         });
-        assert!(render().contains(&format!("{line} 3\n")), "{}", render());
-        *value.lock() = 5.0;
-        assert!(render().contains(&format!("{line} 5\n")));
+        observers.call();
+        observers.call();
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
         drop(observer);
-        *value.lock() = 7.0;
-        assert!(render().contains(&format!("{line} 5\n")));
+        observers.call();
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn gauges_are_observed_when_metrics_are_rendered() {
+        let _observer = observe(|| {
+            ::metrics::gauge!(QUEUE_DEPTH.name, "worker" => "test").set(3.0);
+        });
+        let text = render();
+        assert!(text.contains("llm_dit_queue_depth{worker=\"test\"} 3\n"), "{text}");
     }
 
     #[test]
