@@ -1,8 +1,7 @@
 //! The picture to draw from: a file's upright pixels at the size that is drawn.
 
-use image::imageops::FilterType;
 pub use llm_dit_pictures::{
-    MAX_FILE_BYTES, SourceError, check_media_type, decode, decode_bytes, size,
+    MAX_FILE_BYTES, SourceError, check_media_type, decode, decode_bytes, resize, resize_bytes, size,
 };
 
 use crate::engine::Picture;
@@ -13,14 +12,7 @@ use crate::engine::Picture;
 ///
 /// [`SourceError`] if the file's header cannot be read.
 pub fn read_bytes(file: &[u8], width: u32, height: u32) -> Result<u64, SourceError> {
-    const RGB: u64 = 3;
-    /// Between its two passes, the resize holds four f32 of each pixel.
-    const RESIZE: u64 = 16;
-    let (across, down) = size(file)?;
-    let (across, down) = (u64::from(across), u64::from(down));
-    let (width, height) = (u64::from(width), u64::from(height));
-    let resize = across * down * RGB + across * height * RESIZE + width * height * RGB;
-    Ok(decode_bytes(file)?.max(resize))
+    Ok(decode_bytes(file)?.max(resize_bytes(size(file)?, (width, height))))
 }
 
 /// The upright picture, resized to `width` x `height` pixels. Transparency is dropped, as Pillow's
@@ -30,12 +22,7 @@ pub fn read_bytes(file: &[u8], width: u32, height: u32) -> Result<u64, SourceErr
 ///
 /// [`SourceError`] if the file cannot be decoded.
 pub fn read(file: &[u8], width: u32, height: u32) -> Result<Picture, SourceError> {
-    let upright = decode(file)?;
-    let pixels = if (upright.width(), upright.height()) == (width, height) {
-        upright.into_rgb8()
-    } else {
-        image::imageops::resize(&upright.into_rgb8(), width, height, FilterType::Lanczos3)
-    };
+    let pixels = resize(decode(file)?.into_rgb8(), width, height)?;
     Ok(Picture { width, height, rgb: pixels.into_raw() })
 }
 

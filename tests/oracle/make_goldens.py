@@ -17,11 +17,12 @@ import chat_goldens
 import lora_goldens
 import native_names
 import picture_goldens
+import resize_goldens
 import scheduler_goldens
 import tensor_goldens
 import tiny_models
 
-PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "names",
+PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "names", "resize",
          "pictures", "lora_pictures", "scheduler_pictures",
          "sigma_pictures")
 
@@ -49,6 +50,7 @@ def main() -> None:
         "vae_tiling": lambda: tensor_goldens.vae_tiling(args.out, tiny, args.seed),
         "chat": lambda: chat_goldens.chat(args.out, args.model),
         "lora": lambda: lora_goldens.lora(args.out, tiny, args.seed),
+        "resize": lambda: resize_goldens.resize(args.out, args.seed),
         "names": lambda: native_names.make(args.out, args.model),
         "pictures": lambda: picture_goldens.pictures(args.out, args.model, args.seed),
         "sigma_pictures": lambda: picture_goldens.sigma_pictures(args.out, args.model, args.seed),

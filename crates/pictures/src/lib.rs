@@ -3,12 +3,14 @@
 //! All files from outside are decoded here, for the wire, the command and the gateway.
 
 mod convert;
+mod resize;
 
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 
 pub use convert::{Format, UnknownExtension, UnknownFormat, thumbnail};
+pub use resize::{resize, resize_bytes};
 
 /// Largest file that is looked at.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;

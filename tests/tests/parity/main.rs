@@ -12,5 +12,6 @@ mod loras;
 mod models;
 mod pictures;
 mod previews;
+mod resize;
 mod schedulers;
 mod tensors;

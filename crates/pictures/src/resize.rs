@@ -1,0 +1,49 @@
+//! Lanczos resizing as Pillow does it, which diffusers' image processor calls: two passes in fixed
+//! point, each rounded to 8 bits.
+
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
+use image::RgbImage;
+
+use crate::SourceError;
+
+/// Bytes of a pixel.
+const RGB: u64 = 3;
+
+/// `image`, resized to `width` x `height` pixels: at most 1 of 255 from Pillow 13.
+///
+/// # Errors
+///
+/// [`SourceError::Broken`] if one of the images has no pixels.
+pub fn resize(image: RgbImage, width: u32, height: u32) -> Result<RgbImage, SourceError> {
+    // The order matters, since values are rounded and clipped between the passes.
+    let (across, down) = between(image.dimensions(), (width, height));
+    pass(pass(image, across, down)?, width, height)
+}
+
+/// Most bytes that [`resize`] takes: the image, the one between the passes, and the result.
+pub fn resize_bytes(from: (u32, u32), to: (u32, u32)) -> u64 {
+    [from, between(from, to), to].iter().map(|(w, h)| u64::from(*w) * u64::from(*h) * RGB).sum()
+}
+
+/// The size between the passes. The columns change first, unless they grow in number while the rows
+/// shrink, as in Pillow 13.
+fn between((width, height): (u32, u32), to: (u32, u32)) -> (u32, u32) {
+    if to.0 > width && to.1 < height { (width, to.1) } else { (to.0, height) }
+}
+
+/// Changes one side.
+fn pass(image: RgbImage, width: u32, height: u32) -> Result<RgbImage, SourceError> {
+    let (w, h) = image.dimensions();
+    if (w, h) == (width, height) {
+        return Ok(image);
+    }
+    let lanczos = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
+    let source = Image::from_vec_u8(w, h, image.into_raw(), PixelType::U8x3).map_err(broken)?;
+    let mut resized = Image::new(width, height, PixelType::U8x3);
+    Resizer::new().resize(&source, &mut resized, &lanczos).map_err(broken)?;
+    RgbImage::from_raw(width, height, resized.into_vec()).ok_or_else(|| broken("it is too large"))
+}
+
+fn broken(error: impl ToString) -> SourceError {
+    SourceError::Broken(error.to_string())
+}
