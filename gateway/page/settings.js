@@ -190,7 +190,7 @@ function restore() {
   for (const id of SECTIONS) $(id).open = saved?.open?.includes(id) ?? false;
 }
 
-function reset() {
+export function reset() {
   const prompt = control('prompt').value;
   reuse({ prompt });
 }
@@ -322,6 +322,5 @@ export function wire() {
   $('dice').onclick = roll;
   $('lock').onclick = () => { lock(!isLocked); changed(); };
   $('swap').onclick = swap;
-  $('defaults').onclick = reset;
   for (const id of SECTIONS) $(id).addEventListener('toggle', save);
 }

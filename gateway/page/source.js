@@ -44,7 +44,7 @@ function use(url, text) {
   changed();
 }
 
-function clear() {
+export function clear() {
   $('source-image').removeAttribute('src');
   $('file').value = '';
   use(null, '');

@@ -93,12 +93,190 @@ def test_cancel_stops_the_work(page, site, how):
     if how == "button":
         page.click("#cancel")
     else:
+        # Focus went from the one button to the other.
+        expect(page.locator("#cancel")).to_be_focused()
         page.keyboard.press("Escape")
     expect(page.locator("#generate")).to_be_visible()
     expect(page.locator("#empty")).to_be_visible()
     expect(page.locator("#live")).to_have_text("Cancelled")
     assert [job["status"] for job in site.call("GET", "api/jobs")["jobs"]] == ["cancelled"]
     assert site.call("GET", "api/history")["total"] == 0
+
+
+def asked_to_cancel(page):
+    """The requests from now on that would."""
+    asked = []
+    page.on("request", lambda one: asked.append(one.url) if one.method == "DELETE" else None)
+    return asked
+
+
+@pytest.mark.parametrize("field", ["#prompt", "#seed", "#negative_prompt", "#scheduler"])
+def test_escape_in_a_field_is_the_fields(page, site, field):
+    page.click("#sampling > summary")
+    page.fill("#guidance_scale", "1")
+    start_long(page, site)
+    asked = asked_to_cancel(page)
+    page.focus(field)
+    expect(page.locator("#cancel kbd")).to_be_hidden()
+    page.keyboard.press("Escape")
+    expect(page.locator("#running-text")).to_have_text(STEP)
+    expect(page.locator("#cancel")).to_be_enabled()
+    assert asked == []
+
+
+def test_escape_for_an_input_method_or_a_dialog_does_not_cancel(page, site):
+    start_long(page, site)
+    asked = asked_to_cancel(page)
+    press = """more => document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true, ...more}))"""
+    for more in ({"isComposing": True}, {"keyCode": 229}, {"repeat": True}):
+        page.evaluate(press, more)
+    page.click("#template-open")
+    page.keyboard.press("Escape")
+    expect(page.locator("#picker")).to_be_hidden()
+    expect(page.locator("#cancel")).to_be_enabled()
+    assert asked == []
+
+
+def test_a_picture_survives_a_restart_of_the_server(page, site):
+    start_long(page, site)
+    site.stop()
+    expect(page.locator("#running-text")).to_have_text("Connection lost; reconnecting")
+    expect(page.locator("#model .dot")).to_have_class("dot bad")
+    expect(page.locator("#cancel")).to_be_visible()
+    site.start()
+    site.release()
+    site.finish()
+    expect(page.locator("#outcome")).to_be_visible()
+    expect(parameter(page, "steps")).to_contain_text(LONG)
+    expect(page.locator("#gallery li")).to_have_count(1)
+    expect(page.locator("#model .dot")).to_have_class("dot")
+
+
+def test_a_page_that_is_reloaded_before_the_server_is_back_finds_its_picture(page, site):
+    start_long(page, site)
+    # The page's own files come from the browser's memory, or from a proxy.
+    page.route("**/api/**", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#running-text")).to_have_text("Connection lost; reconnecting")
+    page.unroute("**/api/**")
+    site.release()
+    expect(page.locator("#outcome")).to_be_visible()
+
+
+def test_two_tabs_have_their_own_jobs(page, site, open_page):
+    start_long(page, site)
+    other = open_page(context=page.context)
+    expect(other.locator("#empty")).to_be_visible()
+    expect(other.locator("#generate")).to_be_visible()
+    other.fill("#prompt", "a wizard")
+    other.fill("#steps", LONG)
+    other.click("#generate")
+    expect(other.locator("#cancel")).to_be_enabled()
+    assert len(site.call("GET", "api/jobs")["jobs"]) == 2
+    page.reload()
+    expect(page.locator("#cancel")).to_be_enabled()
+    page.locator("#cancel").focus()
+    page.keyboard.press("Escape")
+    expect(page.locator("#generate")).to_be_visible()
+    statuses = {job["status"] for job in site.call("GET", "api/jobs")["jobs"]}
+    assert len(statuses) == 2 and "cancelled" in statuses
+    expect(other.locator("#cancel")).to_be_visible()
+    site.release()
+    expect(other.locator("#outcome")).to_be_visible()
+    expect(parameter(other, "prompt")).to_have_text("a wizard")
+    other.reload()
+    expect(parameter(other, "prompt")).to_have_text("a wizard")
+    page.reload()
+    expect(page.locator("#empty")).to_be_visible()
+
+
+def in_sight(page, selector):
+    return page.locator(selector).evaluate("""one => {
+        const { top, bottom } = one.getBoundingClientRect();
+        return top >= 0 && bottom <= innerHeight;
+    }""")
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_a_picture_is_brought_into_sight(open_page, site, size, motion):
+    make_pictures(site, 26)
+    page = open_page(*size, reduced_motion=motion)
+    page.click("#history-more")
+    page.fill("#prompt", APPLE)
+    expect(page.locator("#gallery li")).to_have_count(26)
+    page.locator("#gallery li").last.scroll_into_view_if_needed()
+    assert not in_sight(page, "#empty")
+    calls = page.evaluate_handle("""() => {
+        const calls = [], real = Element.prototype.scrollIntoView;
+        Element.prototype.scrollIntoView = function (options) { calls.push(options.behavior); real.call(this, options); };
+        return calls;
+    }""")
+    site.hold()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#running")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#frame")).to_be_in_viewport(ratio=1)
+    assert calls.json_value() == ["instant" if motion == "reduce" else "smooth"]
+    site.release()
+    expect(page.locator("#outcome")).to_be_visible()
+    expect(page.locator("#picture")).to_be_in_viewport(ratio=1)
+
+
+def test_a_problem_is_brought_into_sight(open_page, site):
+    page = open_page(390, 844)
+    page.fill("#prompt", APPLE)
+    page.route("**/api/jobs", lambda route: route.abort())
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#form-problem")).to_be_in_viewport(ratio=1)
+
+
+def test_back_closes_what_is_open_and_stays_on_the_page(open_page, site):
+    make_pictures(site, 2)
+    page = open_page(390, 844)
+    generate(page)
+    address = page.url
+    for opener, dialog in (("#gallery button", "#details"), ("#zoom", "#full"), ("#template-open", "#picker")):
+        page.locator(opener).first.click()
+        expect(page.locator(dialog)).to_be_visible()
+        page.go_back()
+        expect(page.locator(dialog)).to_be_hidden()
+        assert page.url == address
+    page.locator("#gallery button").first.click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.locator("#confirm")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#confirm")).to_be_hidden()
+    expect(page.locator("#details")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#details")).to_be_hidden()
+    assert site.call("GET", "api/history")["total"] == 3
+
+
+def test_a_dialog_that_is_closed_leaves_no_step_to_go_back(page, site):
+    make_pictures(site, 1)
+    page.reload()
+    before = "history.state?.dialogs ?? 0"
+    for close in ("Escape", "button", "use", "delete"):
+        page.locator("#gallery button").first.click()
+        expect(page.locator("#details")).to_be_visible()
+        page.wait_for_function(f"({before}) === 1")
+        if close == "Escape":
+            page.keyboard.press("Escape")
+        elif close == "button":
+            page.click("#details [data-close]")
+        elif close == "use":
+            page.get_by_role("button", name="Use all").click()
+        else:
+            page.get_by_role("button", name="Delete", exact=True).click()
+            page.click("#confirm-yes")
+        expect(page.locator("#details")).to_be_hidden()
+        page.wait_for_function(f"({before}) === 0")
+    # After a reload nothing is open.
+    page.click("#template-open")
+    page.wait_for_function(f"({before}) === 1")
+    page.reload()
+    page.wait_for_function(f"({before}) === 0")
 
 
 def test_a_reload_finds_the_job_again(page, site):
@@ -387,7 +565,7 @@ def test_motion_is_reduced_when_asked(open_page, site):
     page = open_page(reduced_motion="reduce")
     start_long(page, site)
     assert page.locator("#frame").evaluate("frame => getComputedStyle(frame).animationName") == "none"
-    page.keyboard.press("Escape")
+    page.click("#cancel")
     expect(page.locator("#generate")).to_be_visible()
 
 

@@ -1,0 +1,48 @@
+// The server, in the bar: its model, and whether it answers.
+
+import { $, make, setText, show } from './dom.js';
+import { check, onHealth } from './health.js';
+import { enterKey, onKey } from './key.js';
+
+const TEXTS = {
+  away: 'The server does not answer; trying again',
+  draining: 'The server is shutting down',
+  unavailable: 'The server is not ready; trying again',
+};
+const KEY_NEEDED = 401;
+
+let model = '';
+let health = 'unknown';
+let isKeyMissing = false;
+
+function present() {
+  const isBad = isKeyMissing || !['ok', 'unknown'].includes(health);
+  const text = health === 'away' ? TEXTS.away : isKeyMissing ? 'An API key is needed' : TEXTS[health] ?? model;
+  const dot = make('span', { className: isBad ? 'dot bad' : 'dot', 'aria-hidden': 'true' });
+  // The same text again would be said again.
+  if ($('model').textContent !== text || $('model').firstChild?.className !== dot.className) {
+    $('model').replaceChildren(...(text ? [dot, make('span', {}, text)] : []));
+  }
+  show($('key-open'), isKeyMissing && health !== 'away');
+}
+
+export function setModel({ model: name, device, dtype, version }) {
+  model = `${name}, ${device} ${dtype ?? ''}`.trim();
+  isKeyMissing = false;
+  $('model').title = `llm-dit ${version}`;
+  present();
+}
+
+/** The model could not be asked for; the reason may be known already, or is asked for. */
+export function setProblem(problem) {
+  $('model').title = problem.detail;
+  if (problem.status === KEY_NEEDED) isKeyMissing = true;
+  else check();
+  present();
+}
+
+export function wire() {
+  $('key-open').onclick = enterKey;
+  onHealth((now) => { health = now; present(); });
+  onKey((isMissing) => { isKeyMissing = isMissing; present(); });
+}
