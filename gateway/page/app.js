@@ -1,7 +1,7 @@
 // Puts the page together: the form makes a request, the request a job, the job a picture.
 
 import * as about from './about.js';
-import { Problem, call } from './api.js';
+import { KEY_NEEDED, Problem, call } from './api.js';
 import * as dialogs from './dialogs.js';
 import { $, announce, setText, show, toast } from './dom.js';
 import * as health from './health.js';
@@ -146,6 +146,8 @@ async function pickUp() {
     known = await job.find(id);
   } catch (problem) {
     if (problem.isGone) return job.forget();
+    // With a key it is asked again.
+    if (problem.status === KEY_NEEDED) return;
     // The server may be between two starts; the job goes on after it.
     known = { id, status: 'queued' };
   }

@@ -2,7 +2,7 @@
 // is this tab's own: other tabs have their own jobs.
 
 import { Problem, call, parse } from './api.js';
-import { pause } from './health.js';
+import { met, pause } from './health.js';
 import { tab } from './store.js';
 
 const KEY = 'job';
@@ -83,6 +83,7 @@ export function follow(id, tell, signal) {
     source.addEventListener('error', (event) => {
       // The server's event of this name has data, the browser's own has none.
       if (event.data) return end('failure', new Problem(parse(event.data)));
+      met(false);
       tell('waiting', null);
       if (source.readyState === EventSource.CLOSED) ask();
     });

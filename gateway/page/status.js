@@ -1,15 +1,16 @@
 // The server, in the bar: its model, and whether it answers.
 
+import { KEY_NEEDED } from './api.js';
 import { $, make, setText, show } from './dom.js';
 import { check, onHealth } from './health.js';
 import { enterKey, onKey } from './key.js';
 
+/** Short, for phones. */
 const TEXTS = {
-  away: 'The server does not answer; trying again',
-  draining: 'The server is shutting down',
-  unavailable: 'The server is not ready; trying again',
+  away: 'No answer; trying again',
+  draining: 'Shutting down',
+  unavailable: 'Not ready; trying again',
 };
-const KEY_NEEDED = 401;
 
 let model = '';
 let health = 'unknown';

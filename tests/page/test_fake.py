@@ -211,7 +211,7 @@ def test_a_service_that_comes_later_is_waited_for(page, site):
     site.world.switches["model"] = False
     page.clock.install()
     page.reload()
-    expect(page.locator("#model")).to_contain_text("not ready")
+    expect(page.locator("#model")).to_contain_text("Not ready")
     expect(page.locator("#model .dot")).to_have_class("dot bad")
     site.world.switches["model"] = True
     page.clock.run_for(20_000)
@@ -228,7 +228,7 @@ def test_the_dot_tells_whether_the_server_answers(page, site):
     site.world.stop()
     page.clock.run_for(15_000)
     expect(dot).to_have_class("dot bad")
-    expect(model).to_have_text("The server does not answer; trying again")
+    expect(model).to_have_text("No answer; trying again")
     site.world.start()
     page.clock.run_for(15_000)
     expect(dot).to_have_class("dot")
@@ -414,6 +414,17 @@ def test_a_key_that_is_put_off_is_asked_for_with_the_next_picture(page, site):
     give_key(page)
     expect(page.locator("#outcome")).to_be_visible()
     expect(page.locator("#gallery li")).to_have_count(1)
+
+
+def test_a_job_under_way_is_found_again_once_there_is_a_key(page, site):
+    start_long(page, site)
+    site.world.switches["key"] = KEY
+    page.reload()
+    page.click("#key [data-close]")
+    expect(page.locator("#empty")).to_be_visible()
+    page.click("#key-open")
+    give_key(page)
+    expect(page.locator("#running-text")).to_have_text("Step 3 of 200")
 
 
 def test_a_model_says_what_it_can_draw(page, site):
