@@ -26,7 +26,7 @@ export class Problem extends Error {
   }
 }
 
-const UNREACHABLE = { detail: 'The server does not answer. Is it still running?' };
+export const UNREACHABLE = { detail: 'The server does not answer. Is it still running?' };
 
 /** Seeds go to 2^64-1, more than a number holds; long ones are read as text. */
 export const parse = (text) => JSON.parse(text.replace(/("seed":\s*)(\d{16,})/g, '$1"$2"'));

@@ -244,6 +244,8 @@ function boot() {
     const isBack = now === 'ok' && !['ok', 'unknown'].includes(before);
     if (isBack || (now === 'ok' && model === null && before !== 'unknown')) load();
   });
+  // Others share the history.
+  document.addEventListener('visibilitychange', () => { if (!document.hidden) history.refresh(); });
   load();
   health.wire();
 }

@@ -98,10 +98,25 @@ async function remove() {
   } catch (problem) {
     if (problem.status !== 404) return toast(problem.detail);
   }
+  drop(entry);
+}
+
+function drop(entry) {
   $('details').close();
   entries = entries.filter((one) => one !== entry);
   total -= 1;
   draw();
+}
+
+/** The opened picture has no image: others share the history and may have deleted it. */
+async function explain() {
+  const entry = opened;
+  try {
+    await call('GET', `api/history/${entry.id}`);
+  } catch (problem) {
+    if (problem.isGone && entries.includes(entry)) drop(entry);
+    toast(problem.isGone ? 'This image was deleted' : problem.detail);
+  }
 }
 
 async function clear() {
@@ -121,6 +136,7 @@ const KEYS = { ArrowLeft: -1, ArrowRight: 1 };
 export function wire() {
   $('history-more').onclick = more;
   $('history-clear').onclick = clear;
+  $('details-image').onerror = explain;
   $('details-newer').onclick = () => step(-1);
   $('details-older').onclick = () => step(1);
   $('details').onkeydown = (event) => { if (KEYS[event.key]) step(KEYS[event.key]); };

@@ -3,7 +3,7 @@
 
 import { call } from './api.js';
 import { $, fillSlider, make, setText, show } from './dom.js';
-import { recall, remember } from './store.js';
+import { own } from './store.js';
 
 const KEY = 'loras';
 let known = [];
@@ -27,7 +27,7 @@ export async function load() {
     return;
   }
   const names = new Set(known.filter((one) => !one.problem).map((one) => one.name));
-  set(recall(KEY)?.filter((one) => names.has(one.name)) ?? null);
+  set(own.recall(KEY)?.list?.filter((one) => names.has(one.name)) ?? null);
   draw();
 }
 
@@ -52,7 +52,7 @@ function choose(list) {
   draw();
 }
 
-const keep = () => remember(KEY, chosen && listed());
+const keep = () => own.remember(KEY, { list: chosen && listed() });
 
 function draw(problem = '') {
   setText('loras-hint', problem || (known.length ? '' : 'The folder for LoRAs is empty.'));

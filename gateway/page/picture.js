@@ -1,6 +1,6 @@
 // Where a finished picture can be fetched: at its job or in the history, as soon as the server answers.
 
-import { Problem, relative, request } from './api.js';
+import { Problem, UNREACHABLE, relative, request } from './api.js';
 import { pause } from './health.js';
 
 const FIRST = 1000;
@@ -54,6 +54,6 @@ async function reason(url, signal) {
     await (await request('GET', url, undefined, { signal, headers: { Accept: 'image/*' } })).arrayBuffer();
     return null;
   } catch (problem) {
-    return problem instanceof Problem ? problem : new Problem({ detail: 'The server does not answer.' });
+    return problem instanceof Problem ? problem : new Problem(UNREACHABLE);
   }
 }

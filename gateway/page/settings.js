@@ -5,7 +5,7 @@ import { Problem } from './api.js';
 import { $, fillSlider, icon, make, setText, show } from './dom.js';
 import { fieldProblem } from './problems.js';
 import { presets, same } from './size.js';
-import { recall, remember } from './store.js';
+import { own } from './store.js';
 
 export { fieldProblem };
 
@@ -179,11 +179,11 @@ function roll() {
 function save() {
   const values = controls().map((one) => [one.name, valueOf(one)]);
   const open = SECTIONS.filter((id) => $(id).open);
-  remember('settings', { values: Object.fromEntries(values), size: hasSource ? '' : wanted, isLocked, open });
+  own.remember('settings', { values: Object.fromEntries(values), size: hasSource ? '' : wanted, isLocked, open });
 }
 
 function restore() {
-  const saved = recall('settings');
+  const saved = own.recall('settings');
   for (const [name, value] of Object.entries(saved?.values ?? {})) if (control(name)) set(control(name), value);
   wanted = saved?.size ?? '';
   lock(saved?.isLocked ?? false);

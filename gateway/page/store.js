@@ -20,7 +20,16 @@ const memory = (storage) => ({
 });
 
 /** Kept by the browser, for all its tabs. */
-export const { recall, remember } = memory(() => localStorage);
+const { recall, remember } = memory(() => localStorage);
 
 /** Kept by this tab, also when it is reloaded. A copy of the tab begins with a copy of it. */
 export const tab = memory(() => sessionStorage);
+
+/** This tab's own, which begins as the last of any tab. */
+export const own = {
+  recall: (key) => tab.recall(key) ?? recall(key),
+  remember(key, value) {
+    tab.remember(key, value);
+    remember(key, value);
+  },
+};

@@ -190,6 +190,37 @@ def test_two_tabs_have_their_own_jobs(page, site, open_page):
     expect(page.locator("#empty")).to_be_visible()
 
 
+def test_two_tabs_have_their_own_settings(page, open_page):
+    page.fill("#prompt", "a wizard")
+    page.fill("#steps", "5")
+    other = open_page(context=page.context)
+    # A new tab goes on where the last one was.
+    expect(other.locator("#prompt")).to_have_value("a wizard")
+    other.fill("#prompt", "a palm tree")
+    other.fill("#steps", "7")
+    page.reload()
+    expect(page.locator("#prompt")).to_have_value("a wizard")
+    expect(page.locator("#steps")).to_have_value("5")
+
+
+def test_a_picture_that_somebody_else_deleted_is_told(page, site):
+    make_pictures(site, 2)
+    page.reload()
+    expect(page.locator("#gallery li")).to_have_count(2)
+    site.call("DELETE", f"api/history/{site.call('GET', 'api/history')['history'][0]['id']}")
+    page.locator("#gallery button").first.click()
+    expect(page.locator("#toast")).to_have_text("This image was deleted")
+    expect(page.locator("#details")).to_be_hidden()
+    expect(page.locator("#gallery li")).to_have_count(1)
+
+
+def test_an_init_image_that_cannot_be_fetched_is_not_told_as_deleted(page):
+    generate(page)
+    page.route("**/api/**", lambda route: route.abort())
+    page.get_by_role("button", name="Use as init image").click()
+    expect(page.locator("#toast")).to_contain_text("does not answer")
+
+
 def in_sight(page, selector):
     return page.locator(selector).evaluate("""one => {
         const { top, bottom } = one.getBoundingClientRect();
