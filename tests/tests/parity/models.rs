@@ -162,10 +162,8 @@ fn a_model_says_of_itself_what_its_folder_says() {
     assert!(about.examples.len() >= 4, "{about:?}");
     let tiny = DiffusionOptions { model_path: Goldens::tiny(), ..options() };
     assert_eq!(load(&tiny).expect("a model").info().about, About::default());
-    let other = DiffusionOptions {
-        dit_path: Some(repository("models/demo/transformer")),
-        ..options()
-    };
+    let other =
+        DiffusionOptions { dit_path: Some(repository("models/demo/transformer")), ..options() };
     let about = load(&other).expect("a model").info().about;
     assert_eq!(about, About::default(), "the words are the folder's transformer's");
 }
