@@ -16,6 +16,7 @@ export function setModel({ model, device, dtype, version, description, examples 
   const shown = examples.length ? examples : EXAMPLES;
   setText('empty-about', description ?? '');
   draw($('ideas'), shown);
+  show($('ideas-hint'));
   show($('about-open'), Boolean(description));
   setText('about-title', `The model: ${model}`);
   setText('about-text', description ?? '');

@@ -18,7 +18,7 @@ let isKeyMissing = false;
 
 function present() {
   const isBad = isKeyMissing || !['ok', 'unknown'].includes(health);
-  const text = health === 'away' ? TEXTS.away : isKeyMissing ? 'An API key is needed' : TEXTS[health] ?? model;
+  const text = health === 'away' ? TEXTS.away : isKeyMissing ? 'API key needed' : TEXTS[health] ?? model;
   const dot = make('span', { className: isBad ? 'dot bad' : 'dot', 'aria-hidden': 'true' });
   // The same text again would be said again.
   if ($('model').textContent !== text || $('model').firstChild?.className !== dot.className) {

@@ -385,8 +385,9 @@ def test_who_puts_the_key_off_is_asked_again_only_for_what_they_do(page, site):
     expect(dialog).to_be_visible()
     page.click("#key [data-close]")
     expect(dialog).to_be_hidden()
-    expect(page.locator("#model")).to_have_text("An API key is needed")
+    expect(page.locator("#model")).to_have_text("API key needed")
     expect(page.locator("#model .dot")).to_have_class("dot bad")
+    expect(page.locator("#ideas-hint")).to_be_hidden()
     for _ in range(4):
         with page.expect_response("**/health"):
             page.clock.run_for(20_000)

@@ -160,6 +160,7 @@ def test_a_page_that_is_reloaded_before_the_server_is_back_finds_its_picture(pag
     expect(page.locator("#running-text")).to_have_text("Connection lost; reconnecting")
     page.unroute("**/api/**")
     site.release()
+    site.finish()
     expect(page.locator("#outcome")).to_be_visible()
 
 
@@ -182,6 +183,7 @@ def test_two_tabs_have_their_own_jobs(page, site, open_page):
     assert len(statuses) == 2 and "cancelled" in statuses
     expect(other.locator("#cancel")).to_be_visible()
     site.release()
+    site.finish()
     expect(other.locator("#outcome")).to_be_visible()
     expect(parameter(other, "prompt")).to_have_text("a wizard")
     other.reload()
@@ -249,6 +251,7 @@ def test_a_picture_is_brought_into_sight(open_page, site, size, motion):
     expect(page.locator("#frame")).to_be_in_viewport(ratio=1)
     assert calls.json_value() == ["instant" if motion == "reduce" else "smooth"]
     site.release()
+    site.finish()
     expect(page.locator("#outcome")).to_be_visible()
     expect(page.locator("#picture")).to_be_in_viewport(ratio=1)
 
