@@ -84,8 +84,10 @@ class Site:
     def reset(self):
         if self.world:
             self.world.switches = dict(fake.SWITCHES)
-        for job in self.call("GET", "api/jobs")["jobs"]:
-            self.call("DELETE", f"api/jobs/{job['id']}")
+        # The first time cancels what runs, the second removes it.
+        for _ in range(2):
+            for job in self.call("GET", "api/jobs")["jobs"]:
+                self.call("DELETE", f"api/jobs/{job['id']}")
         self.call("DELETE", "api/history")
         if self.world:
             self.world.pace, self.world.permits, self.world.requests = 0, 0, []
