@@ -226,6 +226,8 @@ impl DiffusionHandle {
 fn describe(info: &ModelInfo) -> v1::DiffusionDescription {
     v1::DiffusionDescription {
         model: info.model.clone(),
+        description: info.about.description.clone(),
+        examples: info.about.examples.clone(),
         cap_feat_dim: info.cap_feat_dim as u32,
         latent_channels: info.latent_channels as u32,
         vae_scale_factor: info.vae_scale_factor as u32,

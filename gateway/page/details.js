@@ -28,17 +28,19 @@ function rows(parameters) {
 }
 
 function useOne(name, parameters) {
-  if (name === 'size') reuseSize(parameters);
-  else if (name === 'loras') reuseLoras(parameters.loras);
+  if (name === 'loras') {
+    const missing = reuseLoras(parameters.loras);
+    if (missing.length) return toast(`This server does not have ${missing.join(', ')}`);
+  } else if (name === 'size') reuseSize(parameters);
   else if (!reuseOne(name, parameters[name])) return toast(`This page has no field for ${label(name)}`);
   changed();
   toast(`${label(name)} is in use`);
 }
 
 export function useAll(parameters) {
-  const rest = reuse(parameters);
-  if (parameters.loras) reuseLoras(parameters.loras);
-  toast(rest.length ? `In use, except ${rest.map(label).join(', ')}` : 'All parameters are in use');
+  // Without LoRAs in its parameters, a picture was made with none.
+  const rest = [...reuse(parameters).map(label), ...reuseLoras(parameters.loras ?? [])];
+  toast(rest.length ? `In use, except ${rest.join(', ')}` : 'All parameters are in use');
 }
 
 function row([name, value], parameters) {

@@ -61,25 +61,8 @@ export function toast(text) {
   toastTimer = setTimeout(() => show($('toast'), false), 2500);
 }
 
-/** Asks before something is lost. Resolves to whether it may be. */
-export function confirm(question, yes) {
-  const dialog = $('confirm');
-  setText('confirm-text', question);
-  setText('confirm-yes', yes);
-  dialog.returnValue = 'no';
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
-  });
+/** Brings something into sight, if it is not; smoothly, for those who like motion. */
+export function reveal(element, block = 'nearest') {
+  const isCalm = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  element.scrollIntoView({ block, behavior: isCalm ? 'instant' : 'smooth' });
 }
-
-/** Dialogs close by their button and by a click beside them; Escape is the browser's. */
-export function wireDialogs() {
-  for (const dialog of document.querySelectorAll('dialog')) {
-    dialog.addEventListener('click', (event) => {
-      if (event.target === dialog || event.target.closest('[data-close]')) dialog.close();
-    });
-  }
-}
-
-export const isDialogOpen = () => document.querySelector('dialog[open]') !== null;

@@ -2,23 +2,29 @@
 
 import { call, relative } from './api.js';
 import { describe } from './details.js';
-import { $, button, confirm, make, setText, show, toast } from './dom.js';
+import { confirm, openDialog } from './dialogs.js';
+import { $, button, make, setText, show, toast } from './dom.js';
+import { wanted } from './key.js';
 
 const PAGE = 24;
 let entries = [];
 let total = 0;
 let opened = null;
 
-export async function load() {
+/** Asks for the newest pictures; older ones stay, unless there may be some between. */
+export async function refresh() {
   try {
-    take(await call('GET', `api/history?limit=${PAGE}`), []);
+    const answer = await call('GET', `api/history?limit=${PAGE}`);
+    const oldest = answer.history.at(-1)?.id ?? 0;
+    const isJoined = answer.history.some(({ id }) => entries.some((one) => one.id === id));
+    take(answer, [], isJoined ? entries.filter((one) => one.id < oldest) : []);
   } catch (problem) {
-    entries = [];
-    setText('history-hint', problem.detail);
+    if (!entries.length) setText('history-hint', problem.detail);
   }
 }
 
 async function more() {
+  wanted();
   const last = entries.at(-1);
   try {
     take(await call('GET', `api/history?limit=${PAGE}&before=${last.id}`), entries);
@@ -27,8 +33,8 @@ async function more() {
   }
 }
 
-function take(answer, before) {
-  entries = [...before, ...answer.history];
+function take(answer, before, after = []) {
+  entries = [...before, ...answer.history, ...after];
   total = answer.total;
   draw();
 }
@@ -74,7 +80,7 @@ function openEntry(entry) {
   const at = entries.indexOf(entry);
   $('details-newer').disabled = at <= 0;
   $('details-older').disabled = at === entries.length - 1 && entries.length >= total;
-  if (!$('details').open) $('details').showModal();
+  openDialog($('details'));
 }
 
 async function step(by) {
@@ -85,19 +91,36 @@ async function step(by) {
 
 async function remove() {
   const entry = opened;
+  wanted();
   if (!await confirm('Delete this image?', 'Delete')) return;
   try {
     await call('DELETE', `api/history/${entry.id}`);
   } catch (problem) {
     if (problem.status !== 404) return toast(problem.detail);
   }
+  drop(entry);
+}
+
+function drop(entry) {
   $('details').close();
   entries = entries.filter((one) => one !== entry);
   total -= 1;
   draw();
 }
 
+/** The opened picture has no image: others share the history and may have deleted it. */
+async function explain() {
+  const entry = opened;
+  try {
+    await call('GET', `api/history/${entry.id}`);
+  } catch (problem) {
+    if (problem.isGone && entries.includes(entry)) drop(entry);
+    toast(problem.isGone ? 'This image was deleted' : problem.detail);
+  }
+}
+
 async function clear() {
+  wanted();
   const pictures = total === 1 ? 'the one picture' : `all ${total} pictures`;
   if (!await confirm(`Delete ${pictures} of the history?`, 'Delete all')) return;
   try {
@@ -113,6 +136,7 @@ const KEYS = { ArrowLeft: -1, ArrowRight: 1 };
 export function wire() {
   $('history-more').onclick = more;
   $('history-clear').onclick = clear;
+  $('details-image').onerror = explain;
   $('details-newer').onclick = () => step(-1);
   $('details-older').onclick = () => step(1);
   $('details').onkeydown = (event) => { if (KEYS[event.key]) step(KEYS[event.key]); };

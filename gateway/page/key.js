@@ -1,13 +1,40 @@
 // A gateway with keys asks for one; a cookie then stands for it, for pictures and events as well.
 
+import { openDialog } from './dialogs.js';
 import { $, setText, show } from './dom.js';
+import { wake } from './health.js';
 
 let asking = null;
+/** The person has put it off: nothing asks again until they do something that needs a key. */
+let isPutOff = false;
+/** How many keys were taken so far. */
+let taken = 0;
+const listeners = [];
 
-/** Asks the person for a key. Resolves to whether the gateway took one. All who ask at once share the dialog. */
-export function askForKey() {
+/** Calls `listener` with whether a key is missing, when that changes. */
+export const onKey = (listener) => listeners.push(listener);
+
+/** The person wants something, so they may be asked again. */
+export const wanted = () => { isPutOff = false; };
+
+/** To be handed to `askForKey` by a request that was sent at this time. */
+export const keysTaken = () => taken;
+
+/**
+ * Asks the person for a key. Resolves to whether the gateway took one, which may have been after the
+ * request was sent. All who ask at once share the dialog.
+ */
+export async function askForKey(before = taken) {
+  if (taken !== before) return true;
+  if (isPutOff) return false;
   asking ??= ask().finally(() => { asking = null; });
   return asking;
+}
+
+/** For the person's own button: there is no request that waits for the key. */
+export function enterKey() {
+  wanted();
+  return askForKey();
 }
 
 function ask() {
@@ -15,18 +42,24 @@ function ask() {
   show($('key-problem'), false);
   input.value = '';
   return new Promise((resolve) => {
-    let taken = false;
+    let isTaken = false;
     form.onsubmit = async (event) => {
       event.preventDefault();
       const problem = await begin(input.value);
-      taken = problem === null;
-      if (taken) return dialog.close();
+      isTaken = problem === null;
+      if (isTaken) return dialog.close();
       setText('key-problem', problem);
       show($('key-problem'));
       input.select();
     };
-    dialog.addEventListener('close', () => resolve(taken), { once: true });
-    dialog.showModal();
+    dialog.addEventListener('close', () => {
+      isPutOff = !isTaken;
+      if (isTaken) taken += 1;
+      resolve(isTaken);
+      listeners.forEach((listener) => listener(!isTaken));
+      if (isTaken) wake();
+    }, { once: true });
+    openDialog(dialog);
   });
 }
 

@@ -1,60 +1,75 @@
-// LoRAs of the diffusion service. What is ticked here holds for the pictures made here, and
-// changes nothing for others.
+// LoRAs of the diffusion service. The server has a default set, which others can change; what is
+// ticked here holds for the pictures made here, and changes nothing for others.
 
 import { call } from './api.js';
-import { $, fillSlider, make, setText } from './dom.js';
-import { recall, remember } from './store.js';
+import { $, fillSlider, make, setText, show } from './dom.js';
+import { own } from './store.js';
 
+const KEY = 'loras';
 let known = [];
-let chosen = new Map();
+let defaults = [];
+/** This person's choice, by name; null while they leave it to the server. */
+let chosen = null;
 
-/** As a request wants them: exactly these. Nothing where the service has none. */
-export const loras = () => known.length ? [...chosen].map(([name, one]) => ({ name, ...one })) : undefined;
+/** As a request wants them: exactly these, or nothing for the server's default set. */
+export const loras = () => known.length && chosen ? listed() : undefined;
+
+const listed = () => [...chosen].map(([name, one]) => ({ name, ...one }));
 
 export async function load() {
   try {
-    known = (await call('GET', 'api/loras')).loras;
+    const answer = await call('GET', 'api/loras');
+    known = answer.loras;
+    defaults = answer.active;
   } catch (problem) {
     known = [];
-    setText('loras-hint', problem.status === 501 ? `Not set up: ${problem.detail}` : problem.detail);
+    draw(problem.status === 501 ? `Not set up: ${problem.detail}` : problem.detail);
     return;
   }
-  restore();
-  draw();
-}
-
-/** The last choice, or at first what the service itself has in use. */
-function restore() {
-  const saved = recall('loras');
   const names = new Set(known.filter((one) => !one.problem).map((one) => one.name));
-  const active = known.filter((one) => one.active).map((one) => ({ name: one.name, scale: one.scale ?? 1, trigger_words: one.trigger_words ?? '' }));
-  set((saved ?? active).filter((one) => names.has(one.name)));
+  set(own.recall(KEY)?.list?.filter((one) => names.has(one.name)) ?? null);
+  draw();
 }
 
 function set(list) {
-  chosen = new Map(list.map(({ name, scale = 1, trigger_words }) => [name, trigger_words ? { scale, trigger_words } : { scale }]));
+  const entry = ({ name, scale = 1, trigger_words: words }) => [name, words ? { scale, trigger_words: words } : { scale }];
+  chosen = list && new Map(list.map(entry));
 }
 
+/** Takes over the LoRAs of a picture. Returns the names of those that this server does not have. */
 export function reuse(list = []) {
-  if (!known.length) return;
   const names = new Set(known.map((one) => one.name));
-  set(list.filter((one) => names.has(one.name)));
-  keep();
+  if (known.length) choose(list.filter((one) => names.has(one.name)));
+  return list.map((one) => one.name).filter((name) => !names.has(name));
 }
 
-function keep() {
-  remember('loras', [...chosen].map(([name, one]) => ({ name, ...one })));
+/** Leaves the choice to the server again. */
+export const reset = () => choose(null);
+
+function choose(list) {
+  set(list);
+  keep();
   draw();
 }
 
-function draw() {
-  setText('loras-hint', known.length ? '' : 'The folder for LoRAs is empty.');
-  setText('loras-text', chosen.size ? String(chosen.size) : '');
+const keep = () => own.remember(KEY, { list: chosen && listed() });
+
+function draw(problem = '') {
+  setText('loras-hint', problem || (known.length ? '' : 'The folder for LoRAs is empty.'));
+  setText('loras-text', chosen?.size ? String(chosen.size) : !chosen && defaults.length && known.length ? 'server default' : '');
+  drawDefault();
   $('loras-list').replaceChildren(...known.map(row));
 }
 
+/** The server's set is told as the server's; with none, there is nothing to choose between. */
+function drawDefault() {
+  show($('loras-default-row'), known.length > 0 && defaults.length > 0);
+  $('loras-default').checked = !chosen;
+  setText('loras-default-text', defaults.map(({ name, scale }) => `${name} ${scale ?? 1}`).join(', '));
+}
+
 function row(one) {
-  const on = chosen.has(one.name);
+  const on = chosen?.has(one.name);
   const tick = make('input', { type: 'checkbox', checked: on, disabled: Boolean(one.problem), onchange: () => toggle(one) });
   const about = one.problem ?? `rank ${one.rank ?? '?'}, ${one.modules} modules`;
   return make('li', {}, make('label', { className: 'check' }, tick, make('span', {}, one.name,
@@ -62,16 +77,18 @@ function row(one) {
 }
 
 function toggle(one) {
+  chosen ??= new Map();
   if (chosen.has(one.name)) chosen.delete(one.name);
   else chosen.set(one.name, one.trigger_words ? { scale: 1, trigger_words: one.trigger_words } : { scale: 1 });
   keep();
+  draw();
   $('loras-list').children[known.indexOf(one)].querySelector('input').focus();
 }
 
 function controls(name) {
   const change = (more) => {
     chosen.set(name, { ...chosen.get(name), ...more });
-    remember('loras', [...chosen].map(([key, value]) => ({ name: key, ...value })));
+    keep();
   };
   const { scale, trigger_words: words = '' } = chosen.get(name);
   const number = make('input', { type: 'number', step: '0.05', value: scale, 'aria-label': `Scale of ${name}` });
@@ -87,4 +104,10 @@ function controls(name) {
   const text = make('input', { value: words, placeholder: 'trigger words', 'aria-label': `Trigger words of ${name}` });
   text.oninput = () => change({ trigger_words: text.value || undefined });
   return make('div', { className: 'controls' }, make('div', { className: 'slide' }, range, number), text);
+}
+
+export function wire() {
+  $('loras-default').onchange = (event) => choose(event.target.checked ? null : []);
+  // Others may have changed the default set.
+  $('loras').addEventListener('toggle', () => { if ($('loras').open && known.length) load(); });
 }

@@ -5,7 +5,7 @@ import { Problem } from './api.js';
 import { $, fillSlider, icon, make, setText, show } from './dom.js';
 import { fieldProblem } from './problems.js';
 import { presets, same } from './size.js';
-import { recall, remember } from './store.js';
+import { own } from './store.js';
 
 export { fieldProblem };
 
@@ -179,18 +179,18 @@ function roll() {
 function save() {
   const values = controls().map((one) => [one.name, valueOf(one)]);
   const open = SECTIONS.filter((id) => $(id).open);
-  remember('settings', { values: Object.fromEntries(values), size: hasSource ? '' : wanted, isLocked, open });
+  own.remember('settings', { values: Object.fromEntries(values), size: hasSource ? '' : wanted, isLocked, open });
 }
 
 function restore() {
-  const saved = recall('settings');
+  const saved = own.recall('settings');
   for (const [name, value] of Object.entries(saved?.values ?? {})) if (control(name)) set(control(name), value);
   wanted = saved?.size ?? '';
   lock(saved?.isLocked ?? false);
   for (const id of SECTIONS) $(id).open = saved?.open?.includes(id) ?? false;
 }
 
-function reset() {
+export function reset() {
   const prompt = control('prompt').value;
   reuse({ prompt });
 }
@@ -322,6 +322,5 @@ export function wire() {
   $('dice').onclick = roll;
   $('lock').onclick = () => { lock(!isLocked); changed(); };
   $('swap').onclick = swap;
-  $('defaults').onclick = reset;
   for (const id of SECTIONS) $(id).addEventListener('toggle', save);
 }

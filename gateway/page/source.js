@@ -1,5 +1,6 @@
 // The picture to start from: dropped, pasted, chosen, or one made before.
 
+import { UNREACHABLE, request } from './api.js';
 import { $, setText, show, toast } from './dom.js';
 import { changed, fieldProblem, setSourceSize } from './settings.js';
 
@@ -44,7 +45,7 @@ function use(url, text) {
   changed();
 }
 
-function clear() {
+export function clear() {
   $('source-image').removeAttribute('src');
   $('file').value = '';
   use(null, '');
@@ -62,12 +63,11 @@ function readAsUrl(file) {
 /** Starts from a picture of the gateway's. */
 export async function startFrom(url) {
   try {
-    const response = await fetch(url);
-    if (!response.ok) throw new Error('gone');
+    const response = await request('GET', url, undefined, { headers: { Accept: 'image/*' } });
     await take(await response.blob());
     toast('Set as init image');
-  } catch {
-    toast('This image is no longer available');
+  } catch (problem) {
+    toast(problem.isGone ? 'This image was deleted' : problem.detail ?? UNREACHABLE.detail);
   }
 }
 

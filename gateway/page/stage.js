@@ -1,8 +1,11 @@
 // The picture: none yet, under way, done, or why it failed.
 
-import { relative } from './api.js';
+import { KEY_NEEDED } from './api.js';
 import { describe } from './details.js';
-import { $, announce, setText, show } from './dom.js';
+import { openDialog } from './dialogs.js';
+import { $, announce, reveal, setText, show } from './dom.js';
+import { locate } from './picture.js';
+import { titleOf } from './problems.js';
 
 const NAME = document.title;
 let done = null;
@@ -26,9 +29,11 @@ function setShape({ width, height }) {
   style.setProperty('--widest', `${Math.max(width, Math.min(width * 2.5, (640 * width) / Math.max(width, height)))}px`);
 }
 
+export const isEmpty = () => $('stage').dataset.state === 'empty';
+
 /** The last picture of this visit, or nothing. */
 export function rest() {
-  if (done) finish(done);
+  if (done) present(done);
   else enter('empty');
 }
 
@@ -38,8 +43,14 @@ export function start(size) {
   $('picture').alt = '';
   enter('running');
   progress({ stage: 'encoding', step: 0, steps: 0, queue_position: null, seconds_left: null });
-  const { top } = $('stage').getBoundingClientRect();
-  if (top > innerHeight * 0.6) $('stage').scrollIntoView({ block: 'start' });
+  if (!isInSight()) reveal($('stage'), 'start');
+}
+
+/** Whether the person sees what happens: the progress is below the frame. */
+function isInSight() {
+  const { top } = $('frame').getBoundingClientRect();
+  const { bottom } = $('running').getBoundingClientRect();
+  return top >= 0 && bottom <= innerHeight;
 }
 
 function textOf({ stage, step, steps, queue_position: ahead }) {
@@ -47,6 +58,24 @@ function textOf({ stage, step, steps, queue_position: ahead }) {
   if (stage === 'queued') return ahead ? `Queued, ${ahead} ${ahead === 1 ? 'image' : 'images'} ahead` : 'Queued, next in line';
   if (stage === 'decoding') return 'Decoding the image';
   return `Step ${step} of ${steps}`;
+}
+
+/** There is no place yet; the next try will be the nth. */
+export function queueing({ title, detail }, tries) {
+  const what = title === 'Busy' || title === 'Too Many Requests' ? 'a place in the queue' : 'the server';
+  hold(`Waiting for ${what} (try ${tries})`, detail);
+}
+
+/** The connection is lost, or the server has something else to do first. */
+export function waiting(problem) {
+  hold(problem?.status === KEY_NEEDED ? 'Waiting for an API key' : 'Connection lost; reconnecting');
+}
+
+function hold(text, more = '') {
+  setText('running-text', text);
+  setText('running-left', more);
+  $('progress').removeAttribute('value');
+  announce(text);
 }
 
 function leftText(seconds) {
@@ -81,40 +110,33 @@ export function preview({ media_type: type, image }) {
   $('picture').src = `data:${type};base64,${image}`;
 }
 
-export function waiting() {
-  setText('running-text', 'Connection lost; reconnecting');
-  setText('running-left', '');
+/** Shows a finished picture. Rejects with a `Problem` when there is none, and when `signal` is aborted. */
+export async function finish(result, signal) {
+  // The preview stays until the picture can be drawn.
+  const source = await locate(result, signal, () => hold('The image is finished; waiting for the server'));
+  done = { source, result };
+  present(done);
 }
 
-export async function finish(result) {
-  const { parameters, image_url: url } = result;
-  done = result;
+function present({ source, result }) {
+  const { parameters } = result;
   setShape(parameters);
-  const image = new Image();
-  image.src = relative(url);
-  try {
-    // The preview stays until the picture can be drawn.
-    await image.decode();
-  } catch {
-    done = null;
-    return failed({ title: 'The image was deleted', detail: 'The gateway no longer has it.' });
-  }
-  $('picture').src = image.src;
+  $('picture').src = source;
   $('picture').alt = parameters.prompt;
-  $('outcome').replaceChildren(...describe(result));
+  $('outcome').replaceChildren(...describe({ ...result, image_url: source }));
   enter('done');
-  return result;
 }
 
-export function failed({ title, detail }) {
-  setText('failure-title', title);
-  setText('failure-text', detail);
+export function failed(problem) {
+  setText('failure-title', titleOf(problem));
+  setText('failure-text', problem.detail);
+  setText('failure-id', problem.requestId && problem.status >= 500 ? `Request id: ${problem.requestId}` : '');
   enter('failed');
 }
 
 export function zoom(src, alt) {
   Object.assign($('full-image'), { src, alt });
-  $('full').showModal();
+  openDialog($('full'));
 }
 
 export function wire() {

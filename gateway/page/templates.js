@@ -1,6 +1,7 @@
 // The template picker: a search, categories, a list, and what the chosen one makes of the prompt.
 
 import { call } from './api.js';
+import { openDialog } from './dialogs.js';
 import { $, debounce, make, setText, show } from './dom.js';
 import { changed, setTemplate, template } from './settings.js';
 import { countText, format, showChat } from './tokens.js';
@@ -21,14 +22,15 @@ function drawCategories() {
     make('input', { type: 'radio', name: 'category', value: name, checked: name === '' }),
     label, make('span', { className: 'value' }, String(count)));
   const chips = names.map((name) => chip(name, name, all.filter((one) => one.category === name).length));
-  $('picker-categories').append(chip('', 'all', all.length), ...chips);
+  const legend = $('picker-categories').querySelector('legend');
+  $('picker-categories').replaceChildren(legend, chip('', 'all', all.length), ...chips);
 }
 
 function open() {
   active = all.find((one) => one.name === template()) ?? null;
   $('picker-search').value = '';
   choose('');
-  $('picker').showModal();
+  openDialog($('picker'));
   $('picker-search').focus();
   reveal();
 }

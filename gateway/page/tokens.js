@@ -7,7 +7,7 @@ import { texts } from './settings.js';
 const PARTS = { system: 'system', user: 'prompt', thinking: 'thinking', assistant: 'assistant', frame: 'frame' };
 
 /** Asks for the chat around the current prompt; `more` goes over the form's own texts. */
-export const format = (more = {}, signal) => call('POST', 'api/format-prompt', { ...texts(), ...more }, signal);
+export const format = (more = {}, signal) => call('POST', 'api/format-prompt', { ...texts(), ...more }, { signal });
 
 /** Shows a formatted prompt, with its special tokens set apart. */
 export function showChat(pre, text) {

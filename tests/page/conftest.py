@@ -18,7 +18,7 @@ import fake
 
 SERVER = os.environ.get("LLM_DIT_SERVER")
 # A real server has no switches.
-collect_ignore = ["test_fake.py"] if SERVER else []
+collect_ignore = ["test_fake.py", "test_fake_away.py"] if SERVER else []
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
@@ -31,6 +31,8 @@ class Site:
     """Where the page is, and its API for the test's own use."""
 
     world = None
+    process = None
+    folder = None
 
     def __init__(self, base):
         self.base = base
@@ -53,6 +55,20 @@ class Site:
                 self.world.pace = 0
                 self.world.go(10_000)
 
+    def stop(self):
+        """As SIGTERM does it: unfinished jobs are kept for the next start."""
+        if self.world:
+            self.world.stop()
+        else:
+            self.process.terminate()
+            self.process.wait(PATIENCE)
+
+    def start(self):
+        if self.world:
+            self.world.start()
+        else:
+            self.process = start_server(self.folder, urlsplit(self.base).port)
+
     def finish(self):
         """Waits until no job is under way, however long it takes while there is progress."""
         before, patience = None, PATIENCE
@@ -68,11 +84,14 @@ class Site:
     def reset(self):
         if self.world:
             self.world.switches = dict(fake.SWITCHES)
-        for job in self.call("GET", "api/jobs")["jobs"]:
-            self.call("DELETE", f"api/jobs/{job['id']}")
+        # The first time cancels what runs, the second removes it.
+        for _ in range(2):
+            for job in self.call("GET", "api/jobs")["jobs"]:
+                self.call("DELETE", f"api/jobs/{job['id']}")
         self.call("DELETE", "api/history")
         if self.world:
             self.world.pace, self.world.permits, self.world.requests = 0, 0, []
+            self.world.keys = {}
 
 
 def free_port():
@@ -81,16 +100,15 @@ def free_port():
         return one.getsockname()[1]
 
 
-def start_server(folder):
+def start_server(folder, port):
     """`llm-dit serve` with the demo model; it picks free ports for its services itself."""
-    port = free_port()
     log = open(Path(folder) / "log", "w+")
     command = [SERVER, "serve", "--port", str(port), "--history", f"{folder}/history"]
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     for _ in range(600):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
-            return process, f"http://127.0.0.1:{port}/"
+            return process
         except OSError:
             if process.poll() is not None:
                 break
@@ -104,10 +122,11 @@ def start_server(folder):
 def the_site():
     if SERVER:
         with tempfile.TemporaryDirectory() as folder:
-            process, base = start_server(folder)
-            yield Site(base)
-            process.terminate()
-            process.wait(30)
+            port = free_port()
+            site = Site(f"http://127.0.0.1:{port}/")
+            site.folder, site.process = folder, start_server(folder, port)
+            yield site
+            site.stop()
     else:
         server = fake.serve(pace=0)
         site = Site(f"http://127.0.0.1:{server.server_address[1]}/")
@@ -137,7 +156,7 @@ def watch(page, base, wrong):
     def console(message):
         # The browser reports answers of 4xx and 5xx by itself; what the page makes of them is tested.
         is_answer = message.text.startswith("Failed to load resource")
-        if message.type in ("error", "warning") and not (is_answer and "/api/" in message.location["url"]):
+        if message.type in ("error", "warning") and not (is_answer and re.search("/api/|/health$", message.location["url"])):
             wrong.append(f"console: {message.text}")
 
     def request(one):
@@ -154,11 +173,15 @@ def open_page(site, browser):
     """Opens the page in a browser that knows nothing yet, and in the end asks whether all was well."""
     contexts, wrong = [], []
 
-    def open_one(width=1280, height=900, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, locale="en-GB", **options)
-        contexts.append(context)
+    def open_one(width=1280, height=900, context=None, before=None, **options):
+        """In a new browser, or in another tab of `context`, in which the script `before` is run first."""
+        if context is None:
+            context = browser.new_context(viewport={"width": width, "height": height}, locale="en-GB", **options)
+            contexts.append(context)
         page = context.new_page()
         watch(page, site.base, wrong)
+        if before:
+            page.add_init_script(before)
         page.goto(site.base)
         expect(page.locator("#sizes input").first).to_be_attached()
         expect(page.locator("#tokens")).to_have_text(re.compile(r"\d+ of \d+ tokens"))

@@ -40,16 +40,18 @@ LORAS = [
      "active": False, "scale": None, "trigger_words": None},
     {"name": "broken.safetensors", "bytes": 12, "modules": 0, "rank": None, "alpha": None,
      "problem": "the header is cut off", "active": False, "scale": None, "trigger_words": None}]
+ABOUT = json.loads((ROOT / "models/demo/about.json").read_text())
 # What a test can change.
 SWITCHES = {"loras": False, "history": True, "fail": None, "busy": False, "queue": 0, "model": True,
-            "encoders": ["local"], "wide_seed": False, "cut": False, "hang_up": False, "key": None}
+            "encoders": ["local"], "wide_seed": False, "cut": False, "hang_up": False, "key": None, "down": False,
+            "lost_image": None, "about": ABOUT, "no_stream": None}
 # More than a double holds: the page must not round it.
 WIDE_SEED = 18446744073709551557
 
 
 class Problem(Exception):
-    TITLES = {400: "Bad request", 401: "Key needed", 404: "Not found", 405: "Method not allowed", 409: "Conflict", 499: "Cancelled",
-              501: "Not set up", 502: "A service was lost", 503: "Busy"}
+    TITLES = {400: "Bad request", 401: "Key needed", 404: "Not found", 405: "Method not allowed", 409: "Conflict", 410: "Gone", 422: "Key used before", 499: "Cancelled",
+              500: "Internal error", 501: "Not set up", 502: "A service was lost", 503: "Busy", 507: "Out of memory"}
 
     def __init__(self, status, detail, **headers):
         super().__init__(detail)
@@ -87,6 +89,10 @@ def encode_image(image, kind):
     return out.getvalue()
 
 
+class Restarted(Exception):
+    """The server was stopped in the middle of a job, and does it again."""
+
+
 class World:
     """All that the server knows; `lock` guards it and wakes who waits."""
 
@@ -97,7 +103,8 @@ class World:
         self.templates = load_templates()
         self.switches = dict(SWITCHES)
         self.permits = 0
-        self.requests = []
+        self.starts = 0
+        self.requests, self.keys = [], {}
         index = json.loads((ROOT / "tests/goldens/pictures/index.json").read_text())
         self.goldens = [(one["prompt"], ROOT / "tests/goldens/pictures" / one["file"]) for one in index["pictures"]]
 
@@ -113,14 +120,30 @@ class World:
             self.permits += steps
             self.lock.notify_all()
 
+    def stop(self):
+        """From now on nothing is answered, and open streams end."""
+        with self.lock:
+            self.switches["down"] = True
+            self.lock.notify_all()
+
+    def start(self):
+        """Answers again, and does unfinished jobs from the beginning."""
+        with self.lock:
+            self.switches["down"] = False
+            self.starts += 1
+            self.lock.notify_all()
+
     def step(self, job):
         """Waits until the next step may be made; False when the job was cancelled."""
+        is_over = lambda: job.cancelled or job.start != self.starts
         with self.lock:
             if self.pace is None:
-                self.lock.wait_for(lambda: self.permits > 0 or job.cancelled)
-                self.permits -= 0 if job.cancelled else 1
+                self.lock.wait_for(lambda: self.permits > 0 or is_over())
+                self.permits -= 0 if is_over() else 1
             else:
-                self.lock.wait_for(lambda: job.cancelled, timeout=self.pace)
+                self.lock.wait_for(is_over, timeout=self.pace)
+            if job.start != self.starts:
+                raise Restarted
             return not job.cancelled
 
     def template(self, name):
@@ -149,7 +172,8 @@ class Job:
         self.id, self.created = str(uuid.uuid4()), now()
         self.status, self.result, self.error, self.file = "running", None, None, None
         self.cancelled = False
-        self.events = []
+        self.start = world.starts
+        self.events, self.next_event = [], 0
         self.progress = None
         self.tell_progress("encoding")
         threading.Thread(target=self.run, daemon=True).start()
@@ -158,7 +182,8 @@ class Job:
         with self.world.lock:
             if name == "preview":
                 self.events = [event for event in self.events if event[1] != "preview"]
-            self.events.append((self.events[-1][0] + 1 if self.events else 0, name, data))
+            self.events.append((self.next_event, name, data))
+            self.next_event += 1
             self.world.lock.notify_all()
 
     def tell_progress(self, stage, queue=None, step=0, left=None):
@@ -169,6 +194,10 @@ class Job:
     def run(self):
         try:
             self.draw()
+        except Restarted:
+            self.start, self.events = self.world.starts, []
+            self.tell_progress("encoding")
+            self.run()
         except Problem as problem:
             self.error = problem.body
             self.status = "cancelled" if problem.status == 499 else "failed"
@@ -191,7 +220,7 @@ class Job:
             self.tell_progress("denoising", step=step, left=left)
             self.pass_step()
             if world.switches["fail"] and step == 2:
-                raise Problem(502, world.switches["fail"])
+                raise world.switches["fail"]
             share = 1 - (step + 1) / body["steps"]
             small = Image.blend(image.filter(ImageFilter.GaussianBlur(8 * share)), noise, 0.75 * share)
             small.thumbnail((128, 128))
@@ -204,6 +233,9 @@ class Job:
         kind = self.body.get("output_format", "png")
         self.file, media = encode_image(image, kind.upper()), f"image/{kind}"
         parameters = {name: value for name, value in self.body.items() if name != "image"}
+        if self.world.switches["loras"]:
+            parameters.setdefault("loras", [{"name": one["name"], "scale": one["scale"]} for one in LORAS if one["active"]])
+            parameters = {name: value for name, value in parameters.items() if name != "loras" or value}
         text, _ = self.world.format(self.body)
         entry = {"timestamp": now(), "media_type": media, "bytes": len(self.file), "generation_time": round(seconds, 3),
                  "formatted_prompt": text, "parameters": parameters, "file": self.file}
@@ -299,6 +331,9 @@ class Handler(BaseHTTPRequestHandler):
         return json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
 
     def handle_any(self):
+        if self.world.switches["down"]:
+            self.close_connection = True
+            return
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         try:
@@ -328,6 +363,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Set-Cookie", "llm-dit-session=00ff; Path=/; HttpOnly; SameSite=Strict")
             self.end_headers()
             return True
+        if path == "/health":
+            return False
         if key and "llm-dit-session=00ff" not in self.headers.get("Cookie", ""):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             raise Problem(401, "an API key is required", WWW_Authenticate="Bearer")
@@ -343,13 +380,17 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def health(self):
-        self.answer(200, {"status": "ok", "version": "0.1.0"})
+        if self.world.switches["model"]:
+            self.answer(200, {"status": "ok", "version": "0.1.0"})
+        else:
+            self.answer(503, {"status": "unavailable"})
 
     def model(self):
         if not self.world.switches["model"]:
             raise Problem(503, "no diffusion service can be reached", Retry_After=1)
         self.answer(200, {"model": "demo", "device": "cpu", "dtype": "f32", "version": "0.1.0", "defaults": DEFAULTS,
-                          "limits": LIMITS, "encoders": self.world.switches["encoders"], "previews": True})
+                          "limits": LIMITS, "encoders": self.world.switches["encoders"], "previews": True,
+                          **self.world.switches["about"]})
 
     def list_templates(self):
         self.answer(200, {"templates": self.world.templates})
@@ -372,9 +413,14 @@ class Handler(BaseHTTPRequestHandler):
             raise ConnectionResetError
         self.world.requests.append({name: value for name, value in body.items() if name != "image"})
         if self.world.switches["busy"]:
-            raise Problem(503, "64 pictures are being made, which is all that this gateway takes", Retry_After=5)
+            raise Problem(503, "the gateway is busy with 64 images; try again later", Retry_After=5)
+        key = self.headers.get("Idempotency-Key")
+        if key in self.world.keys:
+            return self.answer(202, self.world.jobs[self.world.keys[key]].describe())
         job = Job(self.world, check(self.world, body))
         self.world.jobs[job.id] = job
+        if key:
+            self.world.keys[key] = job.id
         self.answer(202, job.describe(), Location=f"/api/jobs/{job.id}")
 
     def generate(self):
@@ -387,7 +433,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def find_job(self, known):
         if known not in self.world.jobs:
-            raise Problem(404, "there is no such job; a restart forgets all jobs")
+            raise Problem(404, "there is no such job; old finished jobs are forgotten")
         return self.world.jobs[known]
 
     def get_job(self, known):
@@ -408,12 +454,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def job_image(self, known):
         job = self.find_job(known)
+        if self.world.switches["lost_image"]:
+            raise self.world.switches["lost_image"]
         if not job.file:
             raise Problem(409, "the image is not finished; /events reports when it is")
         self.answer(200, job.file, job.result["media_type"])
 
     def job_events(self, known):
         job = self.find_job(known)
+        if self.world.switches["no_stream"]:
+            raise self.world.switches["no_stream"]
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -423,7 +473,9 @@ class Handler(BaseHTTPRequestHandler):
         told = int(self.headers.get("Last-Event-ID", -1))
         while True:
             with self.world.lock:
-                self.world.lock.wait_for(lambda: job.events[-1][0] > told)
+                self.world.lock.wait_for(lambda: self.world.switches["down"] or (job.events and job.events[-1][0] > told))
+                if self.world.switches["down"]:
+                    return
                 news = [event for event in job.events if event[0] > told]
             for number, name, data in news:
                 self.wfile.write(f"id: {number}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode())

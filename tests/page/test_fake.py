@@ -1,4 +1,6 @@
-"""What only a server can show that does as the test says: the queue, failures, LoRAs, lost connections."""
+"""What only a server can show that does as the test says: the queue, failures, LoRAs, what a model says."""
+
+import json
 
 import pytest
 from playwright.sync_api import expect
@@ -37,7 +39,7 @@ def test_the_queue_the_steps_and_the_time_left_are_shown(page, site):
 
 
 def test_a_failure_is_told_where_the_picture_would_be(page, site):
-    site.world.switches["fail"] = "the diffusion service was lost"
+    site.world.switches["fail"] = fake.Problem(502, "the diffusion service was lost")
     begin(page)
     expect(page.locator("#failure-text")).to_have_text("the diffusion service was lost")
     expect(page.locator("#generate")).to_be_visible()
@@ -45,16 +47,46 @@ def test_a_failure_is_told_where_the_picture_would_be(page, site):
     generate(page)
 
 
-def test_a_full_server_is_told_below_the_button(page, site):
-    site.world.switches["busy"] = True
+@pytest.mark.parametrize("status, title", [(400, "These settings do not work"), (502, "A part of the server was lost"),
+                                           (500, "The server made a mistake")])
+def test_a_failure_has_a_title_in_a_persons_words(page, site, status, title):
+    problem = fake.Problem(status, "loras: ink.safetensors does not fit this model")
+    problem.body["request_id"] = "0b5e9c0e"
+    site.world.switches["fail"] = problem
     begin(page)
-    expect(page.locator("#form-problem")).to_contain_text("all that this gateway takes. Try again in 5 s.")
-    expect(page.locator("#generate")).to_be_visible()
+    expect(page.locator("#failure-title")).to_have_text(title)
+    expect(page.locator("#failure-text")).to_have_text(problem.body["detail"])
+    # Whoever asks the operator needs it; a mistake of one's own does not.
+    expect(page.locator("#failure-id")).to_have_text("Request id: 0b5e9c0e" if status >= 500 else "")
 
 
 def test_without_loras_the_panel_says_why(page):
     page.click("#loras > summary")
     expect(page.locator("#loras-hint")).to_contain_text("--loras-dir")
+
+
+def test_the_default_set_of_the_server_is_not_shown_as_a_choice(page, site):
+    site.world.switches["loras"] = True
+    page.reload()
+    page.click("#loras > summary")
+    boxes = page.locator("#loras-list input[type=checkbox]")
+    expect(boxes).to_have_count(3)
+    assert [box.is_checked() for box in boxes.all()] == [False, False, False]
+    expect(page.locator("#loras-default")).to_be_checked()
+    expect(page.locator("#loras-default-row")).to_contain_text("The server’s default set")
+    expect(page.locator("#loras-default-row")).to_contain_text("ink.safetensors 0.8")
+    expect(page.locator("#loras-text")).to_have_text("server default")
+    generate(page)
+    assert "loras" not in site.world.requests[-1]
+    expect(parameter(page, "loras")).to_contain_text("ink.safetensors 0.8")
+    page.uncheck("#loras-default")
+    generate(page)
+    assert site.world.requests[-1]["loras"] == []
+    expect(parameter(page, "loras")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#loras-default")).not_to_be_checked()
+    page.click("#defaults")
+    expect(page.locator("#loras-default")).to_be_checked()
 
 
 def test_loras_go_with_the_request_exactly_as_they_are_ticked(page, site):
@@ -63,13 +95,14 @@ def test_loras_go_with_the_request_exactly_as_they_are_ticked(page, site):
     page.click("#loras > summary")
     boxes = page.locator("#loras-list input[type=checkbox]")
     expect(boxes).to_have_count(3)
-    expect(boxes.nth(0)).to_be_checked()
     expect(boxes.nth(2)).to_be_disabled()
+    boxes.nth(0).check()
+    expect(page.locator("#loras-default")).not_to_be_checked()
     boxes.nth(1).check()
     page.get_by_role("spinbutton", name="Scale of pixel.safetensors").fill("0.5")
     generate(page)
     assert site.world.requests[-1]["loras"] == [
-        {"name": "ink.safetensors", "scale": 0.8, "trigger_words": "ink wash"}, {"name": "pixel.safetensors", "scale": 0.5}]
+        {"name": "ink.safetensors", "scale": 1, "trigger_words": "ink wash"}, {"name": "pixel.safetensors", "scale": 0.5}]
     boxes.nth(0).uncheck()
     boxes.nth(1).uncheck()
     generate(page)
@@ -77,6 +110,21 @@ def test_loras_go_with_the_request_exactly_as_they_are_ticked(page, site):
     page.locator("#gallery button").nth(1).click()
     parameter(page, "loras", "#details-body").click()
     expect(boxes.nth(1)).to_be_checked(checked=True)
+    page.keyboard.press("Escape")
+    # The newest was made without.
+    page.locator("#gallery button").nth(0).click()
+    page.locator("#details").get_by_role("button", name="Use all").click()
+    expect(boxes.nth(1)).not_to_be_checked()
+    expect(page.locator("#loras-default")).not_to_be_checked()
+
+
+def test_loras_that_the_server_does_not_have_are_named(page, site):
+    site.world.switches["loras"] = True
+    site.call("POST", "api/generate", {"prompt": APPLE, "loras": [{"name": "gone.safetensors"}, {"name": "pixel.safetensors"}]})
+    page.reload()
+    page.locator("#gallery button").first.click()
+    page.get_by_role("button", name="Use all").click()
+    expect(page.locator("#toast")).to_have_text("In use, except gone.safetensors")
 
 
 def test_a_seed_wider_than_a_double_is_not_rounded(page, site):
@@ -114,45 +162,29 @@ def test_without_a_history_the_page_says_so(page, site):
     site.world.switches["history"] = True
 
 
-def test_a_service_that_comes_later_is_waited_for(page, site):
-    site.world.switches["model"] = False
-    page.reload()
-    expect(page.locator("#model")).to_contain_text("not ready")
-    site.world.switches["model"] = True
-    expect(page.locator("#model")).to_contain_text("demo")
-
-
-def test_a_lost_connection_is_taken_up_again(page, site):
-    site.world.switches["cut"] = True
+def test_a_copy_of_a_tab_leaves_the_job_to_the_tab(page, site, open_page):
     start_long(page, site)
-    site.release()
-    expect(page.locator("#outcome")).to_be_visible()
-
-
-def test_a_job_that_the_server_forgot_leaves_the_page_empty(page):
-    page.evaluate("localStorage.setItem('llm-dit.job', '\"00000000-0000-0000-0000-000000000000\"')")
+    job = page.evaluate("sessionStorage.getItem('llm-dit.job')")
+    copy = open_page(context=page.context, before=f"sessionStorage.setItem('llm-dit.job', {json.dumps(job)})")
+    expect(copy.locator("#generate")).to_be_visible()
+    expect(copy.locator("#empty")).to_be_visible()
+    copy.keyboard.press("Escape")
+    assert [one.status for one in site.world.jobs.values()] == ["running"]
     page.reload()
-    expect(page.locator("#empty")).to_be_visible()
-    expect(page.locator("#generate")).to_be_visible()
+    expect(page.locator("#cancel")).to_be_visible()
 
 
-def test_a_gateway_that_went_away_is_named(page, site):
-    site.world.switches["hang_up"] = True
-    begin(page)
-    expect(page.locator("#form-problem")).to_contain_text("does not answer")
-    site.world.switches["hang_up"] = False
-    generate(page)
-
-
-def test_a_gateway_with_keys_asks_for_one(page, site):
-    site.world.switches["key"] = "sesame-0123456789abcdef"
-    begin(page)
-    dialog = page.locator("#key")
-    expect(dialog).to_be_visible()
-    page.fill("#key-input", "sesame")
-    page.press("#key-input", "Enter")
-    expect(page.locator("#key-problem")).to_have_text("The gateway does not know this key.")
-    page.fill("#key-input", "sesame-0123456789abcdef")
-    page.click("#key button.primary")
-    expect(dialog).to_be_hidden()
-    expect(page.locator("#outcome")).to_be_visible()
+def test_a_model_says_what_it_can_draw(page, site):
+    about = fake.ABOUT
+    expect(page.locator("#empty-about")).to_have_text(about["description"])
+    expect(page.locator("#ideas button")).to_have_text(about["examples"])
+    page.click("#about-open")
+    expect(page.locator("#about")).to_contain_text(about["description"])
+    page.click(f"#about-examples button:has-text('{about['examples'][1]}')")
+    expect(page.locator("#about")).to_be_hidden()
+    expect(page.locator("#prompt")).to_have_value(about["examples"][1])
+    site.world.switches["about"] = {"description": None, "examples": []}
+    page.reload()
+    expect(page.locator("#ideas button")).not_to_have_count(0)
+    expect(page.locator("#about-open")).to_be_hidden()
+    expect(page.locator("#empty-about")).to_have_text("")

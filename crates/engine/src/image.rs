@@ -1,5 +1,6 @@
 //! The interface between the service and an image model, in plain data: no tensor type crosses it.
 
+mod about;
 mod batch;
 mod checked;
 mod engines;
@@ -12,6 +13,7 @@ use std::{ops::ControlFlow, time::Duration};
 use llm_dit_params::{GenerateParams, Limits, ModelDefaults};
 use llm_dit_proto::{DType, Tensor};
 
+pub use self::about::About;
 pub use self::batch::{BatchKey, BatchLimit, Member};
 pub use self::checked::CheckedJob;
 pub use self::engines::{Engines, EnginesError};
@@ -25,6 +27,7 @@ use crate::{DeviceId, MemoryReader};
 pub struct ModelInfo {
     /// The checkpoint's label.
     pub model: String,
+    pub about: About,
     /// Width of the embeddings it takes.
     pub cap_feat_dim: usize,
     pub latent_channels: usize,

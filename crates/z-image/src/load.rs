@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::Device;
-use llm_dit_engine::image::{ImageGenerator, LatentMap, LoraChoice};
+use llm_dit_engine::image::{About, ImageGenerator, LatentMap, LoraChoice};
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
@@ -26,6 +26,9 @@ use crate::{
 
 /// Stem of the weight files that diffusers writes.
 const STEM: &str = "diffusion_pytorch_model";
+
+/// In a model folder.
+const ABOUT: &str = "about.json";
 
 /// What to load and where.
 #[derive(Clone, Debug, Default)]
@@ -125,12 +128,12 @@ pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
     let preview = preview(options, &vae_config)?;
     let label = || model_label(options.dit_path.as_deref().unwrap_or(&options.model_path));
     let label = options.name.clone().unwrap_or_else(label);
-    let defaults = defaults(options)?;
+    let (defaults, about) = (defaults(options)?, about(options)?);
     let weights = weights.with_overlay(Arc::new(overlay));
     let dit = Transformer::new(residency, options.load, config, weights, device)?;
     let autoencoder =
         Autoencoder::new(residency, options.load, vae_config, vae_weights, options.vae_tiling)?;
-    Ok(ZImage { label, dit, autoencoder, defaults, preview, loras, residency })
+    Ok(ZImage { label, about, dit, autoencoder, defaults, preview, loras, residency })
 }
 
 /// A model of this shape with random weights, to measure with. Paths of `options` are not read.
@@ -147,6 +150,7 @@ pub fn synthetic_model(
     let vae_weights = synthetic(path, &vae_device, options.vae_compute_dtype(&vae_device));
     Ok(ZImage {
         label: label.to_owned(),
+        about: About::default(),
         dit: Transformer::new(residency, options.load, config, weights, device)?,
         autoencoder: Autoencoder::new(
             residency,
@@ -214,6 +218,17 @@ fn preview(
         Some(_) if is_flux(config) => Ok(Some(LatentMap::flux())),
         _ => latent_map(&options.model_path.join("vae"), config),
     }
+}
+
+/// What the folder says of its model: of its transformer, so nothing of another one.
+fn about(options: &DiffusionOptions) -> Result<About, LoadError> {
+    let path = options.model_path.join(ABOUT);
+    if options.dit_path.is_some() || !path.is_file() {
+        return Ok(About::default());
+    }
+    let about: About = read_config(&path)?;
+    about.check().map_err(|cause| LoadError::Invalid { path, cause })?;
+    Ok(about)
 }
 
 impl DiffusionOptions {

@@ -11,8 +11,8 @@ use llm_dit_device::{device_id, meter::memory_reader};
 use llm_dit_engine::{
     MemoryReader,
     image::{
-        ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap, LoraChoice,
-        LoraReport, Member, ModelInfo, Picture, SetLorasError,
+        About, ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap,
+        LoraChoice, LoraReport, Member, ModelInfo, Picture, SetLorasError,
     },
 };
 use llm_dit_params::{Limits, ModelDefaults};
@@ -32,6 +32,7 @@ use crate::{
 /// Z-Image, loaded.
 pub struct ZImage {
     pub label: String,
+    pub about: About,
     pub dit: Transformer,
     pub autoencoder: Autoencoder,
     pub defaults: ModelDefaults,
@@ -52,6 +53,7 @@ impl ImageGenerator for ZImage {
         let limits = Limits::default();
         ModelInfo {
             model: self.label.clone(),
+            about: self.about.clone(),
             cap_feat_dim: config.cap_feat_dim,
             latent_channels: config.in_channels,
             vae_scale_factor: scale_factor,

@@ -46,6 +46,11 @@ pub(crate) struct SchedulerBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelBody {
     model: String,
+    /// What the model says of itself: what it can and cannot draw.
+    #[schema(required = true)]
+    description: Option<String>,
+    /// Prompts that suit the model.
+    examples: Vec<String>,
     device: String,
     /// Compute dtype of the transformer.
     #[schema(required = true)]
@@ -122,6 +127,8 @@ pub(crate) async fn model(State(state): Shared) -> Result<Json<ModelBody>, Probl
     let Model { defaults, limits, .. } = model;
     Ok(Json(ModelBody {
         model: model.name,
+        description: Some(model.description).filter(|text| !text.is_empty()),
+        examples: model.examples,
         device: model.device,
         dtype: model.dtype.map(|dtype| dtype.to_string()),
         version: model.version,

@@ -12,6 +12,8 @@ const MAX_WIDTH: u32 = 65_536;
 const MAX_CAPTION_TOKENS: u32 = 65_536;
 /// Of a model, a version or a device.
 const MAX_NAME_BYTES: usize = 1024;
+/// Of what a model says of itself, all together.
+const MAX_ABOUT_BYTES: usize = 64 << 10;
 
 /// Checked.
 #[derive(Clone, Debug)]
@@ -28,6 +30,10 @@ pub(crate) struct Model {
     pub active: Vec<ActiveLora>,
     /// The checkpoint's label.
     pub name: String,
+    /// What the model says of itself to people; empty if nothing.
+    pub description: String,
+    /// Prompts that suit it.
+    pub examples: Vec<String>,
     pub device: String,
     pub dtype: Option<DType>,
     pub version: String,
@@ -98,6 +104,8 @@ impl TryFrom<DiffusionDescription> for Model {
             loras,
             active: description.loras,
             name: description.model,
+            description: description.description,
+            examples: description.examples,
             device: description.device,
             dtype: DType::from_wire(description.dtype).ok().flatten(),
             version: description.version,
@@ -122,6 +130,9 @@ fn is_plausible(description: &DiffusionDescription) -> bool {
         && description.model.len() <= MAX_NAME_BYTES
         && description.version.len() <= MAX_NAME_BYTES
         && description.device.len() <= MAX_NAME_BYTES
+        && description.examples.iter().map(String::len).sum::<usize>()
+            + description.description.len()
+            <= MAX_ABOUT_BYTES
 }
 
 /// The default set of a service, as a request takes it.

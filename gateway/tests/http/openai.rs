@@ -101,7 +101,10 @@ async fn previews_are_partial_images_spread_over_the_steps() {
     };
     let diffusion = Server::fast_diffusion(fake).await;
     let gateway = Gateway::start(Some(&encoder.url), &diffusion.url).await;
-    assert_eq!(gateway.json("/api/model").await["previews"], true);
+    let model = gateway.json("/api/model").await;
+    assert_eq!(model["previews"], true);
+    // A model that says nothing of itself.
+    assert_eq!((&model["description"], &model["examples"]), (&json!(null), &json!([])));
     let body = json!({
         "prompt": "x", "steps": 8, "seed": 1, "size": "96x64", "stream": true, "partial_images": 3,
     });

@@ -113,6 +113,8 @@ async fn what_can_be_chosen_is_listed() {
     assert_eq!(ids, ["flow_euler", "flow_heun", "dpm_solver", "unipc"]);
     let model = stack.gateway.json("/api/model").await;
     assert_eq!((&model["model"], &model["defaults"]["steps"]), (&json!("fake-dit"), &json!(3)));
+    assert_eq!(model["description"], "A fake.");
+    assert_eq!(model["examples"], json!(["a fake apple"]));
     assert_eq!(
         (&model["limits"]["side_multiple"], &model["encoders"]),
         (&json!(16), &json!(["local"]))

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use diffusion_service::{
     DiffusionHandle, Event, ServiceLimits,
-    engine::{Engines, GenerateJob, Generated, ImageGenerator, ModelInfo, Step},
+    engine::{About, Engines, GenerateJob, Generated, ImageGenerator, ModelInfo, Step},
 };
 use llm_dit_fault::Fault;
 use llm_dit_params::GenerateOptions;
@@ -139,4 +139,51 @@ async fn a_service_lists_its_models_and_refuses_others() {
         panic!("it was accepted");
     };
     assert!(matches!(&error, Fault::NotFound(why) if why.contains("'demo' or 'tiny'")), "{error}");
+}
+
+/// The demo model's folder with other words about the model, and nothing else of its own.
+fn demo_that_says(about: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for part in std::fs::read_dir(repository("models/demo")).expect("the demo model") {
+        let part = part.expect("a part");
+        if part.file_name() != "about.json" {
+            std::os::unix::fs::symlink(part.path(), folder.path().join(part.file_name()))
+                .expect("a link");
+        }
+    }
+    std::fs::write(folder.path().join("about.json"), about).expect("written");
+    folder
+}
+
+#[test]
+fn a_model_says_of_itself_what_its_folder_says() {
+    let about = load(&options()).expect("the demo model").info().about;
+    assert!(about.description.contains("toy"), "{about:?}");
+    assert!(about.examples.len() >= 4, "{about:?}");
+    let tiny = DiffusionOptions { model_path: Goldens::tiny(), ..options() };
+    assert_eq!(load(&tiny).expect("a model").info().about, About::default());
+    let other =
+        DiffusionOptions { dit_path: Some(repository("models/demo/transformer")), ..options() };
+    let about = load(&other).expect("a model").info().about;
+    assert_eq!(about, About::default(), "the words are the folder's transformer's");
+}
+
+#[test]
+fn words_about_a_model_that_no_page_can_show_are_refused_by_name() {
+    let long = "x".repeat(1001);
+    for (about, expected) in [
+        (r#"{"description": 1}"#.to_owned(), "description"),
+        (r#"{"describtion": "x"}"#.to_owned(), "describtion"),
+        (format!(r#"{{"description": "{long}"}}"#), "description has 1001 characters"),
+        (r#"{"examples": ["a cat", " "]}"#.to_owned(), "examples[1]"),
+        (format!(r#"{{"examples": [{}]}}"#, ["\"a\""; 17].join(",")), "examples has 17 prompts"),
+        ("{".to_owned(), "about.json"),
+    ] {
+        let folder = demo_that_says(&about);
+        let options = DiffusionOptions { model_path: folder.path().to_owned(), ..options() };
+        let error = load(&options).err().expect("refused").to_string();
+        assert!(error.contains("about.json"), "{error}");
+        // The wrong type is told by its place.
+        assert!(error.contains(expected) || error.contains("line 1"), "{about}: {error}");
+    }
 }

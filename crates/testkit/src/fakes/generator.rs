@@ -5,8 +5,9 @@ use std::{ops::ControlFlow, path::Path, sync::mpsc, thread, time::Duration};
 use llm_dit_engine::{
     DeviceId, Memory, MemoryReader,
     image::{
-        ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap, LoraChoice,
-        LoraReport, LoraSummary, Member, ModelInfo, Picture, SetLorasError, Step, X0Prediction,
+        About, ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap,
+        LoraChoice, LoraReport, LoraSummary, Member, ModelInfo, Picture, SetLorasError, Step,
+        X0Prediction,
     },
 };
 use llm_dit_params::{Limits, ModelDefaults, Scheduler};
@@ -74,6 +75,10 @@ impl FakeGenerator {
         let (see, seen) = unbounded_channel();
         let info = ModelInfo {
             model: "fake-dit".to_owned(),
+            about: About {
+                description: "A fake.".to_owned(),
+                examples: vec!["a fake apple".to_owned()],
+            },
             cap_feat_dim,
             latent_channels: 4,
             vae_scale_factor: 8,

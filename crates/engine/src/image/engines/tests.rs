@@ -1,5 +1,5 @@
 use super::*;
-use crate::image::{ActiveLora, LoraChoice, LoraReport, Member, SetLorasError};
+use crate::image::{About, ActiveLora, LoraChoice, LoraReport, Member, SetLorasError};
 
 use llm_dit_device::DeviceId;
 use llm_dit_params::{Limits, ModelDefaults};
@@ -16,6 +16,7 @@ impl ImageGenerator for Weighed {
     fn info(&self) -> ModelInfo {
         ModelInfo {
             model: self.name.to_owned(),
+            about: About::default(),
             cap_feat_dim: 1,
             latent_channels: 1,
             vae_scale_factor: 8,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use candle_core::Result;
 use llm_dit_engine::DeviceId;
-use llm_dit_engine::image::{CheckedJob, GenerateJob, Generated, ModelInfo, StepSink};
+use llm_dit_engine::image::{About, CheckedJob, GenerateJob, Generated, ModelInfo, StepSink};
 use llm_dit_params::{GenerateOptions, Limits, ModelDefaults};
 
 use super::*;
@@ -69,6 +69,7 @@ impl Denoiser for Constant {
 fn job(x0: f32, change: impl FnOnce(&mut GenerateOptions)) -> CheckedJob {
     let info = ModelInfo {
         model: "constant".to_owned(),
+        about: About::default(),
         cap_feat_dim: 1,
         latent_channels: SHAPE[0],
         vae_scale_factor: 8,
