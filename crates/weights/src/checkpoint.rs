@@ -1,8 +1,7 @@
 //! One part of a model: the tensors of its source under the model's own names.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,7 +9,6 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use llm_dit_kernels::Matrix;
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
 
 use crate::{
     LoadError, Naming, Overlay, PartFiles,
@@ -147,13 +145,10 @@ impl Weights {
     pub fn finish(&self, unused: impl Fn(&str) -> bool) -> Result<(), LoadError> {
         let checkpoint = &*self.checkpoint;
         let taken = checkpoint.taken.lock();
-        let extra: Vec<&str> = checkpoint
-            .source
-            .entries()
-            .keys()
-            .map(String::as_str)
-            .filter(|name| !taken.contains_key(*name) && !unused(name))
-            .collect();
+        let entries = checkpoint.source.entries().iter();
+        let extra = entries.filter(|(name, _)| !taken.contains_key(*name) && !unused(name));
+        // By the file's names, of which one may be several of the model's.
+        let extra: BTreeSet<&str> = extra.map(|(_, span)| &*span.name).collect();
         if extra.is_empty() {
             return self.done();
         }
@@ -233,12 +228,4 @@ impl Weights {
     pub fn path(&self) -> &Path {
         &self.checkpoint.path
     }
-}
-
-/// Reads `folder/config.json` or another JSON file of a model.
-pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
-    let text =
-        fs::read_to_string(path).map_err(|cause| LoadError::Io { path: path.to_owned(), cause })?;
-    serde_json::from_str(&text)
-        .map_err(|e| LoadError::Invalid { path: path.to_owned(), cause: e.to_string() })
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Read as _, Seek as _, SeekFrom},
     path::Path,
 };
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use safetensors::tensor::Metadata;
 
 use super::{DEVICE, LoraError};
+use crate::foreign::{self, START};
 
 /// As the format itself limits it.
 const MAX_HEADER: u64 = 100_000_000;
@@ -52,29 +53,39 @@ impl Header {
             _ => LoraError::Io { file: label.to_owned(), cause },
         };
         let invalid = |cause: String| LoraError::Invalid { file: label.to_owned(), cause };
-        let mut file = File::open(path).map_err(io)?;
-        let about = file.metadata().map_err(io)?;
+        // Before it is opened: opening a FIFO waits for somebody to write.
+        let about = fs::metadata(path).map_err(io)?;
         if !about.is_file() {
             return Err(invalid("it is not a regular file".into()));
         }
+        let mut file = File::open(path).map_err(io)?;
         let pickled = |e: &str| ["bin", "pt", "pth", "ckpt"].contains(&e.to_lowercase().as_str());
         if path.extension().and_then(|e| e.to_str()).is_some_and(pickled) {
             return Err(LoraError::Pickle { file: label.to_owned() });
         }
         let bytes = about.len();
-        let mut length = [0; LENGTH as usize];
-        file.read_exact(&mut length).map_err(|_| invalid("it is too short".into()))?;
-        let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER || length > bytes - LENGTH {
+        let mut start = Vec::new();
+        (&file).take(START as u64).read_to_end(&mut start).map_err(io)?;
+        if let Some(what) = foreign::format(&start) {
+            return Err(invalid(what.into()));
+        }
+        let length = start.first_chunk().ok_or_else(|| invalid("it is too short".into()))?;
+        let length = u64::from_le_bytes(*length);
+        file.seek(SeekFrom::Start(LENGTH)).map_err(io)?;
+        if length > MAX_HEADER || length > bytes.saturating_sub(LENGTH) {
             return Err(invalid("it has no safetensors header".into()));
         }
         let mut text = vec![0; length as usize];
         file.read_exact(&mut text).map_err(io)?;
         let parsed: Metadata =
-            serde_json::from_slice(&text).map_err(|e| invalid(format!("its header: {e}")))?;
+            serde_json::from_slice(&text).map_err(|e| invalid(header_problem(&text, &e)))?;
         let data = LENGTH + length;
         let mut tensors = BTreeMap::new();
         for (name, info) in parsed.tensors() {
+            // Marks that some programs leave.
+            if info.shape.contains(&0) {
+                continue;
+            }
             let (start, end) = info.data_offsets;
             let dtype = DType::try_from(info.dtype)
                 .map_err(|_| invalid(format!("'{name}' has the type {:?}", info.dtype)))?;
@@ -151,5 +162,38 @@ impl Header {
     /// The error for a file that is not as the format demands.
     pub fn invalid(&self, cause: String) -> LoraError {
         LoraError::Invalid { file: self.label.clone(), cause }
+    }
+}
+
+/// What is wrong with a header, in words that its writer can act on.
+fn header_problem(text: &[u8], error: &serde_json::Error) -> String {
+    let header: serde_json::Value = match serde_json::from_slice(text) {
+        Ok(header) => header,
+        Err(error) => return format!("its header is not JSON ({error})"),
+    };
+    let metadata = header.get("__metadata__").and_then(serde_json::Value::as_object);
+    let odd = metadata.into_iter().flatten().find(|(_, value)| !value.is_string());
+    match odd {
+        Some((key, value)) => {
+            let value = llm_dit_params::excerpt(&value.to_string());
+            format!(
+                "'{key}' in its metadata is {value}, but metadata must be text; save the file again with str() around it"
+            )
+        }
+        None if !header.is_object() => "its header is not a JSON object".into(),
+        // An entry of a tensor: its type, its shape, its place.
+        None => {
+            let odd = header.as_object().into_iter().flatten().find(|(_, entry)| {
+                let entry: Result<safetensors::tensor::TensorInfo, _> =
+                    serde_json::from_value((*entry).clone());
+                entry.is_err()
+            });
+            match odd {
+                Some((key, _)) => format!(
+                    "the entry of '{key}' in its header is not a known dtype, a shape and data_offsets"
+                ),
+                None => format!("its header is not one of safetensors ({error})"),
+            }
+        }
     }
 }
