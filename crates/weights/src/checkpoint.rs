@@ -123,6 +123,16 @@ impl Weights {
         self.take(&parts, |source, parts, target| source.matrix(parts, target))
     }
 
+    /// Whether [`Self::get`] would find the tensor, without reading it.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::get`].
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), LoadError> {
+        let wanted = Wanted { name: self.pp(name).prefix, shape };
+        self.checkpoint.source.check(&wanted)
+    }
+
     fn take<T>(
         &self,
         parts: &[(&str, &[usize])],

@@ -150,6 +150,10 @@ impl TensorSource for SafetensorsSource {
         &self.entries
     }
 
+    fn check(&self, wanted: &Wanted<'_>) -> Result<(), LoadError> {
+        self.span(wanted).map(drop)
+    }
+
     fn tensor(&self, parts: &[Wanted<'_>], target: &Target<'_>) -> Result<Tensor, LoadError> {
         let parts = parts
             .iter()

@@ -17,6 +17,13 @@ pub(crate) trait TensorSource: Send + Sync {
     /// The tensors that there are. None for a source that makes up what it is asked for.
     fn entries(&self) -> &BTreeMap<String, TensorSpan>;
 
+    /// Whether a tensor can be read in this shape, without reading it.
+    ///
+    /// # Errors
+    ///
+    /// Where it is missing or has another shape.
+    fn check(&self, wanted: &Wanted<'_>) -> Result<(), LoadError>;
+
     /// Tensors as one, one after the other along the first axis; their other axes agree. There is at
     /// least one.
     ///

@@ -109,6 +109,7 @@ pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
         &vae_device,
         options.vae_compute_dtype(&vae_device),
     )?;
+    vae::check_encoder(&vae_config, &vae_weights)?;
     let (made, read) = (config.in_channels, vae_config.latent_channels);
     if made != read {
         let cause = format!("transformer/ works on {made} latent channels, vae/ on {read}");

@@ -283,6 +283,27 @@ fn what_is_wrong_with_a_tensor_is_said() {
     assert!(said.contains("'layers.3.attention.to_q.weight'") && said.contains("I8"), "{said}");
 }
 
+/// The half of the VAE that is loaded when the first picture comes is looked for at once.
+#[test]
+fn half_a_vae_is_refused_by_the_tensor_that_is_missing() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("decoder.safetensors");
+    let whole = State::read(&demo_file("vae"));
+    for missing in ["encoder.", "encoder.mid_block.attentions.0.to_k.bias", "decoder.conv_in."] {
+        let mut vae = whole.clone();
+        vae.0.retain(|name, _| !name.starts_with(missing));
+        vae.write(&path);
+        let options = DiffusionOptions {
+            model_path: repository("models/demo"),
+            vae_path: Some(path.clone()),
+            device: DeviceChoice::Cpu,
+            ..Default::default()
+        };
+        let said = llm_dit_z_image::load(&options).err().expect(missing).to_string();
+        assert!(said.contains(&format!("'{missing}")) && said.contains("decoder."), "{said}");
+    }
+}
+
 /// Weights of other programs' tools, told by what lies beside them.
 #[test]
 fn quantized_weights_are_named_as_such() {
