@@ -12,6 +12,7 @@ mod embedded;
 mod error;
 mod files;
 mod foreign;
+mod header;
 mod loading;
 mod locate;
 pub mod lora;

@@ -8,11 +8,15 @@ use std::{
 };
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
-use safetensors::{SafeTensors, tensor::TensorView};
+use safetensors::{
+    SafeTensors,
+    tensor::{Metadata, TensorView},
+};
 
 use crate::{
     LoadError,
     foreign::{self, START},
+    header,
     source::TensorSpan,
 };
 
@@ -54,14 +58,18 @@ impl Mapped {
             return Err(invalid(what.into()));
         }
         let not_ours = |e: safetensors::SafeTensorError| {
-            invalid(format!("it is not a whole safetensors file ({e})"))
+            let text = header::text(&map).unwrap_or_default();
+            match serde_json::from_slice::<Metadata>(text) {
+                Err(error) if !text.is_empty() => invalid(header::problem(text, &error)),
+                _ => invalid(format!("it is not a whole safetensors file ({e})")),
+            }
         };
         // Checks that the tensors lie inside the file, too.
         SafeTensors::deserialize(&map).map_err(not_ours)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(not_ours)?;
         // The header's length itself takes eight bytes.
         let start = header + 8;
-        let tensors = metadata
+        let mut tensors: Vec<TensorSpan> = metadata
             .tensors()
             .into_iter()
             // Marks that some programs leave, such as `v_pred`.
@@ -73,6 +81,8 @@ impl Mapped {
                 TensorSpan { name, file, dtype, whole, bytes, rows: None }
             })
             .collect();
+        // The library has no order; messages about the first of something need one.
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
         let keys = metadata.metadata().iter().flatten().map(|(key, _)| key);
         let quantized = keys.into_iter().find_map(|key| foreign::quantized_metadata(key));
         Ok((Self { path: path.to_owned(), map, file: opened, quantized }, tensors))

@@ -50,7 +50,8 @@ impl SafetensorsSource {
                 let rows = *rows;
                 let span = TensorSpan { rows, ..span.clone() };
                 if let Some(first) = entries.insert(canonical.clone(), span) {
-                    let cause = format!("'{}' and '{name}' are the same tensor", first.name);
+                    let cause =
+                        format!("'{}' and '{name}' are two names of one tensor", first.name);
                     return Err(LoadError::Invalid { path: part.path().to_owned(), cause });
                 }
             }

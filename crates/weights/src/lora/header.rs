@@ -15,7 +15,10 @@ use parking_lot::Mutex;
 use safetensors::tensor::Metadata;
 
 use super::{DEVICE, LoraError};
-use crate::foreign::{self, START};
+use crate::{
+    foreign::{self, START},
+    header,
+};
 
 /// As the format itself limits it.
 const MAX_HEADER: u64 = 100_000_000;
@@ -78,7 +81,7 @@ impl Header {
         let mut text = vec![0; length as usize];
         file.read_exact(&mut text).map_err(io)?;
         let parsed: Metadata =
-            serde_json::from_slice(&text).map_err(|e| invalid(header_problem(&text, &e)))?;
+            serde_json::from_slice(&text).map_err(|e| invalid(header::problem(&text, &e)))?;
         let data = LENGTH + length;
         let mut tensors = BTreeMap::new();
         for (name, info) in parsed.tensors() {
@@ -162,38 +165,5 @@ impl Header {
     /// The error for a file that is not as the format demands.
     pub fn invalid(&self, cause: String) -> LoraError {
         LoraError::Invalid { file: self.label.clone(), cause }
-    }
-}
-
-/// What is wrong with a header, in words that its writer can act on.
-fn header_problem(text: &[u8], error: &serde_json::Error) -> String {
-    let header: serde_json::Value = match serde_json::from_slice(text) {
-        Ok(header) => header,
-        Err(error) => return format!("its header is not JSON ({error})"),
-    };
-    let metadata = header.get("__metadata__").and_then(serde_json::Value::as_object);
-    let odd = metadata.into_iter().flatten().find(|(_, value)| !value.is_string());
-    match odd {
-        Some((key, value)) => {
-            let value = llm_dit_params::excerpt(&value.to_string());
-            format!(
-                "'{key}' in its metadata is {value}, but metadata must be text; save the file again with str() around it"
-            )
-        }
-        None if !header.is_object() => "its header is not a JSON object".into(),
-        // An entry of a tensor: its type, its shape, its place.
-        None => {
-            let odd = header.as_object().into_iter().flatten().find(|(_, entry)| {
-                let entry: Result<safetensors::tensor::TensorInfo, _> =
-                    serde_json::from_value((*entry).clone());
-                entry.is_err()
-            });
-            match odd {
-                Some((key, _)) => format!(
-                    "the entry of '{key}' in its header is not a known dtype, a shape and data_offsets"
-                ),
-                None => format!("its header is not one of safetensors ({error})"),
-            }
-        }
     }
 }
