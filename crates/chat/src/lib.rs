@@ -31,7 +31,7 @@ pub enum ChatError {
     #[error("cannot read {path}: {cause}")]
     Io { path: PathBuf, cause: std::io::Error },
     #[error(
-        "no tokenizer in {path}: it has no tokenizer.json, and without {lacks} there is none to make of vocab.json, merges.txt and the added tokens of tokenizer_config.json or added_tokens.json; download tokenizer.json from the model's repository"
+        "no tokenizer in {path}: there is no tokenizer.json, and to make one of vocab.json, merges.txt and the added tokens (in tokenizer_config.json or added_tokens.json), {lacks} missing; download tokenizer.json from the model's repository"
     )]
     NoTokenizer { path: PathBuf, lacks: &'static str },
     #[error("{path} is not a tokenizer: {cause}")]

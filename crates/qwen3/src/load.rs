@@ -74,8 +74,8 @@ struct Qwen3Encoder {
 pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), LoadError> {
     check_index(&options.model_path, &INDEX, |key| key == TOKENIZER)?;
     let folder = options.model_path.join(TOKENIZER);
-    let tokenizer = ChatTokenizer::from_folder(&folder)
-        .map_err(|e| LoadError::Invalid { path: folder, cause: e.to_string() })?;
+    let tokenizer =
+        ChatTokenizer::from_folder(&folder).map_err(|e| LoadError::Tokenizer(e.to_string()))?;
     Ok((load_encoder(options)?, tokenizer))
 }
 

@@ -43,6 +43,9 @@ pub enum LoadError {
         "{path} has tensors that this model does not have: {names}; it may belong to another model"
     )]
     ExtraTensors { path: PathBuf, names: String },
+    /// Another crate's, with its file in it.
+    #[error("{0}")]
+    Tokenizer(String),
     #[error("with the LoRAs, tensor '{name}' has NaN or infinite values; lower their scales")]
     Overflow { name: String },
     #[error(transparent)]

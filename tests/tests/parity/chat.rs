@@ -325,8 +325,11 @@ fn what_a_tokenizer_lacks_is_named_with_the_fix() {
         copied(folder.path(), &files);
         let error = ChatTokenizer::from_folder(folder.path()).expect_err(lacks).to_string();
         assert!(error.contains("download tokenizer.json"), "{error}");
-        let named = if lacks == "tokenizer_config.json" { "added_tokens.json" } else { lacks };
-        assert!(error.contains(&format!("without {named}")), "{error}");
+        let said = match lacks {
+            "tokenizer_config.json" => "the added tokens are missing".to_owned(),
+            file => format!("{file} is missing"),
+        };
+        assert!(error.contains(&said), "{error}");
     }
     let folder = tempfile::tempdir().expect("temporary folder");
     copied(folder.path(), &every);

@@ -20,11 +20,11 @@ const CLASSES: [&str; 2] = ["Qwen2Tokenizer", "Qwen2TokenizerFast"];
 /// [`ChatError`] that names the file that is missing or wrong.
 pub(super) fn assemble(folder: &Path) -> Result<Value, ChatError> {
     let no = |lacks: &'static str| ChatError::NoTokenizer { path: folder.to_owned(), lacks };
-    let vocab = object(folder, "vocab.json")?.ok_or_else(|| no("vocab.json"))?;
-    let merges = text(folder, "merges.txt")?.ok_or_else(|| no("merges.txt"))?;
+    let vocab = object(folder, "vocab.json")?.ok_or_else(|| no("vocab.json is"))?;
+    let merges = text(folder, "merges.txt")?.ok_or_else(|| no("merges.txt is"))?;
     Ok(json!({
         "version": "1.0",
-        "added_tokens": added_tokens(folder)?.ok_or_else(|| no("added_tokens.json"))?,
+        "added_tokens": added_tokens(folder)?.ok_or_else(|| no("the added tokens are"))?,
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": false},
