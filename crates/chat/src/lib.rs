@@ -30,6 +30,10 @@ use std::path::PathBuf;
 pub enum ChatError {
     #[error("cannot read {path}: {cause}")]
     Io { path: PathBuf, cause: std::io::Error },
+    #[error(
+        "no tokenizer in {path}: there is no tokenizer.json, and to make one of vocab.json, merges.txt and the added tokens (in tokenizer_config.json or added_tokens.json), {lacks} missing; download tokenizer.json from the model's repository"
+    )]
+    NoTokenizer { path: PathBuf, lacks: &'static str },
     #[error("{path} is not a tokenizer: {cause}")]
     Invalid { path: PathBuf, cause: String },
     #[error("{path} has no token '{token}', so it is not the tokenizer of a Qwen3 chat model")]

@@ -1,6 +1,7 @@
 //! Turns pieces into ids, within a budget.
 
 mod file;
+mod parts;
 
 use std::{path::Path, sync::OnceLock};
 
@@ -48,13 +49,14 @@ struct Tokens {
 }
 
 impl ChatTokenizer {
-    /// Reads `tokenizer.json` of a model's `tokenizer/` folder.
+    /// Reads `tokenizer.json` of a model's `tokenizer/` folder, or what there was before it:
+    /// `vocab.json`, `merges.txt` and the added tokens of `tokenizer_config.json`.
     ///
     /// # Errors
     ///
     /// Fails if the file cannot be read or is not a tokenizer that this crate supports.
     pub fn from_folder(folder: &Path) -> Result<Self, ChatError> {
-        let (text, specials) = file::read(&folder.join("tokenizer.json"))?;
+        let (text, specials) = file::read(folder)?;
         Ok(Self { text, raw: OnceLock::new(), specials })
     }
 

@@ -20,7 +20,7 @@ pub use lora::{
 };
 pub use model::choose_model;
 pub use nearest::nearest;
-pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed};
+pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, SHIFT_RANGE, random_seed};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
 pub use scheduler::{Scheduler, scheduler_id};
 

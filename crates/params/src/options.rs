@@ -53,6 +53,9 @@ pub struct GenerateParams {
 /// As diffusers' `ZImageImg2ImgPipeline`.
 pub const DEFAULT_STRENGTH: f64 = 0.6;
 
+/// The time shifts that are accepted.
+pub const SHIFT_RANGE: (f64, f64) = (0.01, 100.0);
+
 /// 53 bits, so that the seed survives a trip through JSON readers that know only doubles.
 pub fn random_seed() -> u64 {
     rand::random::<u64>() >> 11
@@ -112,7 +115,8 @@ impl GenerateOptions {
             .map(|t| number("cfg_truncation", t, 0.0, 1.0))
             .transpose()?
             .filter(|&t| t < 1.0);
-        let shift = number("shift", self.shift.unwrap_or(defaults.shift), 0.01, 100.0)?;
+        let (min, max) = SHIFT_RANGE;
+        let shift = number("shift", self.shift.unwrap_or(defaults.shift), min, max)?;
         let strength = number("strength", self.strength.unwrap_or(DEFAULT_STRENGTH), 0.0, 1.0)?;
         Ok(GenerateParams {
             model: None,

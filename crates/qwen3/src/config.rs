@@ -1,6 +1,6 @@
 //! `text_encoder/config.json`, or the shapes of the tensors without one.
 
-use llm_dit_weights::{LoadError, PartConfig, Weights};
+use llm_dit_weights::{Kind, Library, LoadError, PartConfig, Rule, Schema, Weights};
 use serde::Deserialize;
 
 /// `text_encoder/config.json`.
@@ -18,16 +18,30 @@ pub struct Config {
     rope_theta: Option<f64>,
     /// Where transformers 5 keeps it.
     rope_parameters: Option<RopeParameters>,
+    /// The same under its old name.
+    rope_scaling: Option<RopeParameters>,
     pub max_position_embeddings: usize,
-    #[serde(default)]
-    attention_bias: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct RopeParameters {
     rope_theta: Option<f64>,
-    rope_type: Option<String>,
 }
+
+/// The rotation that Qwen3 was trained with. Others stretch it to longer texts.
+static ROPE: Schema = Schema {
+    keys: &[
+        ("rope_theta", Rule::Read(Kind::Number)),
+        ("rope_type", Rule::Only(&["\"default\"", "null"])),
+        ("type", Rule::Only(&["\"default\"", "null"])),
+    ],
+    library: Library::None,
+};
+
+/// The library's own base, for a configuration that names none.
+const DEFAULT_THETA: f64 = 1e4;
+/// Likewise the width of a head.
+const DEFAULT_HEAD_DIM: usize = 128;
 
 impl Config {
     /// Qwen3-4B, Z-Image's text encoder.
@@ -43,24 +57,61 @@ impl Config {
             rms_norm_eps: 1e-6,
             rope_theta: Some(1e6),
             rope_parameters: None,
+            rope_scaling: None,
             max_position_embeddings: 40_960,
-            attention_bias: false,
         }
     }
 
-    /// Width of one attention head. Without a value in the configuration it is `hidden_size /
-    /// num_attention_heads`.
+    /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+        self.head_dim.unwrap_or(DEFAULT_HEAD_DIM)
     }
 
     /// Base of the rotation.
     pub fn theta(&self) -> f64 {
-        self.rope_parameters.as_ref().and_then(|p| p.rope_theta).or(self.rope_theta).unwrap_or(1e6)
+        self.thetas().next().unwrap_or(DEFAULT_THETA)
+    }
+
+    /// Wherever it is named.
+    fn thetas(&self) -> impl Iterator<Item = f64> {
+        let tables = [&self.rope_scaling, &self.rope_parameters].into_iter().flatten();
+        tables.filter_map(|table| table.rope_theta).chain(self.rope_theta)
     }
 }
 
 impl PartConfig for Config {
+    /// `Qwen3Config` of transformers.
+    const SCHEMA: Schema = Schema {
+        keys: &[
+            ("model_type", Rule::Only(&["\"qwen3\""])),
+            ("vocab_size", Rule::Needed(Kind::Whole)),
+            ("hidden_size", Rule::Needed(Kind::Whole)),
+            ("intermediate_size", Rule::Needed(Kind::Whole)),
+            ("num_hidden_layers", Rule::Needed(Kind::Whole)),
+            ("num_attention_heads", Rule::Needed(Kind::Whole)),
+            ("num_key_value_heads", Rule::Needed(Kind::Whole)),
+            ("head_dim", Rule::Read(Kind::Whole)),
+            ("hidden_act", Rule::Only(&["\"silu\"", "\"swish\""])),
+            ("max_position_embeddings", Rule::Needed(Kind::Whole)),
+            ("rms_norm_eps", Rule::Needed(Kind::Number)),
+            ("rope_theta", Rule::Read(Kind::Number)),
+            ("rope_parameters", Rule::Read(Kind::Table(&ROPE))),
+            ("rope_scaling", Rule::Read(Kind::Table(&ROPE))),
+            ("attention_bias", Rule::Only(&["false", "null"])),
+            ("use_sliding_window", Rule::Only(&["false", "null"])),
+            ("layer_types", Rule::Each(&["\"full_attention\""])),
+            // Without a sliding window, these two say nothing.
+            ("sliding_window", Rule::Ignored),
+            ("max_window_layers", Rule::Ignored),
+            // About training, about speed, and about the head that writes text.
+            ("attention_dropout", Rule::Ignored),
+            ("initializer_range", Rule::Ignored),
+            ("use_cache", Rule::Ignored),
+            ("tie_word_embeddings", Rule::Ignored),
+        ],
+        library: Library::Transformers,
+    };
+
     /// What no shape tells is as in Qwen3-4B.
     fn of(weights: &Weights) -> Result<Self, LoadError> {
         let shape = |name: &str, axis: usize| {
@@ -82,8 +133,8 @@ impl PartConfig for Config {
             rms_norm_eps: 1e-6,
             rope_theta: Some(1e6),
             rope_parameters: None,
+            rope_scaling: None,
             max_position_embeddings: 40_960,
-            attention_bias: false,
         })
     }
 
@@ -106,14 +157,14 @@ impl PartConfig for Config {
         {
             return Err("num_hidden_layers must be positive and head_dim even".into());
         }
-        if self.attention_bias {
-            return Err("attention_bias is not supported; Qwen3 has none".into());
+        let theta = self.theta();
+        if let Some(other) = self.thetas().find(|other| *other != theta) {
+            return Err(format!("it has two values of rope_theta, {theta} and {other}; keep one"));
         }
-        match self.rope_parameters.as_ref().and_then(|p| p.rope_type.as_deref()) {
-            None | Some("default") => Ok(()),
-            Some(other) => {
-                Err(format!("rope_type '{other}' is not supported; Qwen3 uses 'default'"))
-            }
+        if theta.is_finite() && theta > 0.0 {
+            Ok(())
+        } else {
+            Err(format!("rope_theta is {theta}; it must be above 0"))
         }
     }
 }

@@ -14,15 +14,34 @@ use llm_dit_engine::{
 };
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Resident, Weights, compute_dtype,
-    model_label, part_config, synthetic, wire_dtype,
+    Checkpoint, DeviceChoice, Kind, Library, LoadError, PartFiles, Residency, Resident, Rule,
+    Schema, Weights, check_index, compute_dtype, model_label, part_config, synthetic, wire_dtype,
 };
 
 use crate::{config::Config, model::Qwen3, names};
 
 /// Where a model's folder has the text encoder, and the stem of its files there.
 const FOLDER: &str = "text_encoder";
+const TOKENIZER: &str = "tokenizer";
 const STEM: &str = "model";
+
+/// What `model_index.json` may say of what is loaded here. Tokenizers have had several classes.
+const INDEX: Schema = Schema {
+    keys: &[
+        (FOLDER, Rule::Read(Kind::Class(&["Qwen3Model", "Qwen3ForCausalLM"]))),
+        (
+            TOKENIZER,
+            Rule::Read(Kind::Class(&[
+                "Qwen2Tokenizer",
+                "Qwen2TokenizerFast",
+                "PreTrainedTokenizerFast",
+                "TokenizersBackend",
+                "AutoTokenizer",
+            ])),
+        ),
+    ],
+    library: Library::Diffusers,
+};
 
 /// What to load and where.
 #[derive(Clone, Debug, Default)]
@@ -53,9 +72,10 @@ struct Qwen3Encoder {
 /// [`LoadError`] if a file is missing or invalid, if the tensors do not fit the configuration, or
 /// if the device cannot be opened.
 pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), LoadError> {
-    let folder = options.model_path.join("tokenizer");
-    let tokenizer = ChatTokenizer::from_folder(&folder)
-        .map_err(|e| LoadError::Invalid { path: folder, cause: e.to_string() })?;
+    check_index(&options.model_path, &INDEX, |key| key == TOKENIZER)?;
+    let folder = options.model_path.join(TOKENIZER);
+    let tokenizer =
+        ChatTokenizer::from_folder(&folder).map_err(|e| LoadError::Tokenizer(e.to_string()))?;
     Ok((load_encoder(options)?, tokenizer))
 }
 
@@ -66,6 +86,7 @@ pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatToken
 /// As [`load`], without the tokenizer.
 pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, LoadError> {
     let (model_path, instead) = (&options.model_path, options.text_encoder_path.as_deref());
+    check_index(model_path, &INDEX, |key| key == FOLDER && instead.is_none())?;
     let device = options.device.open()?;
     let dtype = compute_dtype(options.dtype, &device);
     let part = options.files();

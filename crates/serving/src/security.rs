@@ -41,6 +41,5 @@ pub enum SecurityError {
 
 /// A whole text file.
 fn read(path: &std::path::Path) -> Result<String, SecurityError> {
-    std::fs::read_to_string(path)
-        .map_err(|cause| SecurityError::File { path: path.to_owned(), cause })
+    llm_dit_text::read(path).map_err(|cause| SecurityError::File { path: path.to_owned(), cause })
 }

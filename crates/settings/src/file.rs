@@ -2,10 +2,7 @@
 
 mod loras;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use toml::{
     Spanned,
@@ -48,7 +45,7 @@ struct Reader<'a> {
 
 /// Reads `profile` of the file, or its `[default]`, and checks every key of every profile.
 pub(crate) fn read(path: &Path, profile: Option<&str>) -> Result<FileValues, SettingsError> {
-    let text = fs::read_to_string(path)
+    let text = llm_dit_text::read(path)
         .map_err(|cause| SettingsError::Io { path: path.to_owned(), cause })?;
     let table = DeTable::parse(&text).map_err(|e| SettingsError::Toml {
         path: path.to_owned(),

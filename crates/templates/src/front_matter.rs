@@ -28,7 +28,6 @@ const KNOWN: [&str; 6] =
 
 /// The front matter, empty if there is none, and the body.
 pub(crate) fn split(text: &str) -> Result<(&str, &str), Flaw> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = text.split_inclusive('\n');
     let is_fence = |line: &str| line.trim_end() == "---";
     let Some(opening) = lines.next().filter(|line| is_fence(line)) else {

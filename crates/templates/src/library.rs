@@ -40,7 +40,8 @@ impl Library {
         let mut library = Self::default();
         for file in SHIPPED.files() {
             let path = Path::new("templates/z_image").join(file.path());
-            let text = file.contents_utf8().ok_or_else(|| not_text(&path))?;
+            let text = llm_dit_text::decode(file.contents())
+                .map_err(|e| not_text(&path, e.to_string()))?;
             library.insert(Template::parse(&path, text)?)?;
         }
         Ok(library)
@@ -84,7 +85,7 @@ impl Library {
         let mut library = Self::default();
         for path in paths {
             let bytes = fs::read(&path).map_err(io(&path))?;
-            let text = std::str::from_utf8(&bytes).map_err(|_| not_text(&path))?;
+            let text = llm_dit_text::decode(&bytes).map_err(|e| not_text(&path, e.to_string()))?;
             library.insert(Template::parse(&path, text)?)?;
         }
         if library.templates.is_empty() {
@@ -132,8 +133,8 @@ impl Library {
     }
 }
 
-fn not_text(path: &Path) -> TemplateError {
-    TemplateError::Invalid { path: path.to_owned(), line: 1, cause: "it is not UTF-8 text".into() }
+fn not_text(path: &Path, cause: String) -> TemplateError {
+    TemplateError::Invalid { path: path.to_owned(), line: 1, cause }
 }
 
 fn hint(nearest: Option<&str>, known: usize) -> String {
@@ -184,7 +185,7 @@ mod tests {
         let error = Library::open(path).expect_err("nothing there").to_string();
         assert!(error.contains("contains no templates"), "{error}");
         write(path, "noir.md", "Mine.");
-        write(path, "brass.md", "---\ncategory: metal\n---\nBrass.");
+        write(path, "brass.md", "\u{feff}---\ncategory: metal\n---\nBrass.");
         write(path, "README.md", "About these.");
         write(path, "notes.txt", "Not one.");
         assert_eq!(Library::open(path).expect("valid").iter().count(), 2);
@@ -201,7 +202,7 @@ mod tests {
         assert!(error.contains("second.md, line"), "{error}");
         fs::write(path.join("second.md"), [0xff, 0xfe]).expect("written");
         let error = Library::load(Some(path)).expect_err("broken").to_string();
-        assert!(error.contains("not UTF-8"), "{error}");
+        assert!(error.contains("save it as UTF-8"), "{error}");
         let error = Library::load(Some(&path.join("nowhere"))).expect_err("missing").to_string();
         assert!(error.contains("nowhere"), "{error}");
     }

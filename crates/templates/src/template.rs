@@ -118,7 +118,7 @@ Then stop.
 
     #[test]
     fn a_file_is_front_matter_and_a_body() {
-        for text in [TEXT.to_owned(), TEXT.replace('\n', "\r\n"), format!("\u{feff}{TEXT}")] {
+        for text in [TEXT.to_owned(), TEXT.replace('\n', "\r\n")] {
             let found = template(&text).expect("valid");
             assert_eq!((found.name.as_str(), found.short_name()), ("z_image_test", "test"));
             assert_eq!(found.description, "a: b");

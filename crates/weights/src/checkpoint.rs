@@ -1,8 +1,7 @@
 //! One part of a model: the tensors of its source under the model's own names.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,7 +9,6 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use llm_dit_kernels::Matrix;
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
 
 use crate::{
     LoadError, Naming, Overlay, PartFiles,
@@ -125,6 +123,16 @@ impl Weights {
         self.take(&parts, |source, parts, target| source.matrix(parts, target))
     }
 
+    /// Whether [`Self::get`] would find the tensor, without reading it.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::get`].
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), LoadError> {
+        let wanted = Wanted { name: self.pp(name).prefix, shape };
+        self.checkpoint.source.check(&wanted)
+    }
+
     fn take<T>(
         &self,
         parts: &[(&str, &[usize])],
@@ -147,13 +155,10 @@ impl Weights {
     pub fn finish(&self, unused: impl Fn(&str) -> bool) -> Result<(), LoadError> {
         let checkpoint = &*self.checkpoint;
         let taken = checkpoint.taken.lock();
-        let extra: Vec<&str> = checkpoint
-            .source
-            .entries()
-            .keys()
-            .map(String::as_str)
-            .filter(|name| !taken.contains_key(*name) && !unused(name))
-            .collect();
+        let entries = checkpoint.source.entries().iter();
+        let extra = entries.filter(|(name, _)| !taken.contains_key(*name) && !unused(name));
+        // By the file's names, of which one may be several of the model's.
+        let extra: BTreeSet<&str> = extra.map(|(_, span)| &*span.name).collect();
         if extra.is_empty() {
             return self.done();
         }
@@ -233,12 +238,4 @@ impl Weights {
     pub fn path(&self) -> &Path {
         &self.checkpoint.path
     }
-}
-
-/// Reads `folder/config.json` or another JSON file of a model.
-pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
-    let text =
-        fs::read_to_string(path).map_err(|cause| LoadError::Io { path: path.to_owned(), cause })?;
-    serde_json::from_str(&text)
-        .map_err(|e| LoadError::Invalid { path: path.to_owned(), cause: e.to_string() })
 }

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::{LoadError, PartFiles, Weights, read_config};
+use crate::{LoadError, PartFiles, Schema, Weights, config_file::read_config};
 
 /// Hyperparameters of a part.
 pub trait PartConfig: DeserializeOwned {
+    /// What its `config.json` may say.
+    const SCHEMA: Schema;
+
     /// The configuration that the tensors' shapes show, with the released model's values for the
     /// rest.
     ///
@@ -62,5 +65,5 @@ fn read<C: PartConfig>(folder: &Path) -> Result<(C, PathBuf), LoadError> {
         return Err(LoadError::NotAModel { path: folder.to_owned(), what });
     }
     let path = folder.join(CONFIG);
-    Ok((read_config(&path)?, path))
+    Ok((read_config(&path, &C::SCHEMA)?, path))
 }

@@ -32,9 +32,20 @@ pub enum LoadError {
     #[error("tensor '{name}' in {path} has shape {found:?}, but {expected:?} is expected")]
     Shape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error(
+        "tensor '{name}' in {path} has the type {dtype}; weights are read in F32, F16, BF16, F64, F8_E4M3 and F8_E5M2"
+    )]
+    Type { path: PathBuf, name: String, dtype: String },
+    #[error(
+        "{path} has quantized weights ({sort}; tensor '{tensor}'), which are not read; use the file in bf16, f16 or f32, or in fp8 without scales"
+    )]
+    Quantized { path: PathBuf, tensor: String, sort: &'static str },
+    #[error(
         "{path} has tensors that this model does not have: {names}; it may belong to another model"
     )]
     ExtraTensors { path: PathBuf, names: String },
+    /// Another crate's, with its file in it.
+    #[error("{0}")]
+    Tokenizer(String),
     #[error("with the LoRAs, tensor '{name}' has NaN or infinite values; lower their scales")]
     Overflow { name: String },
     #[error(transparent)]

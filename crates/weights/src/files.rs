@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{LoadError, read_config};
+use crate::{Kind, Library, LoadError, Rule, Schema, config_file::read_config};
 
 /// A part of a model on disk: a folder as diffusers writes it, or one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,11 @@ pub enum PartFiles {
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
+
+const INDEX: Schema = Schema {
+    keys: &[("metadata", Rule::Ignored), ("weight_map", Rule::Needed(Kind::Texts))],
+    library: Library::None,
+};
 
 impl PartFiles {
     /// The part's folder `name` in a model's folder, or what is given instead: such a folder, the
@@ -66,7 +71,8 @@ fn shards(folder: &Path, stem: &str) -> Result<Vec<PathBuf>, LoadError> {
     if !index.is_file() {
         return Err(missing(format!("{stem}.safetensors (or its .index.json)")));
     }
-    let shards: BTreeSet<String> = read_config::<Index>(&index)?.weight_map.into_values().collect();
+    let shards: BTreeSet<String> =
+        read_config::<Index>(&index, &INDEX)?.weight_map.into_values().collect();
     shards
         .into_iter()
         .map(|shard| {

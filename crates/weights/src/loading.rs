@@ -2,11 +2,11 @@
 
 use std::{path::Path, time::Instant};
 
-use candle_core::{Device, Tensor, safetensors::Load as _};
+use candle_core::{Device, Tensor};
 use llm_dit_device::device_id;
 use safetensors::tensor::TensorView;
 
-use crate::LoadError;
+use crate::{LoadError, read::load};
 
 /// From the first tensor of a part to its last. The next load of the part begins anew.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Loading {
                 return Ok(tensor);
             }
         }
-        view.load(device)
+        load(view, device)
     }
 
     /// All is read: waits until it is on the device, and says how long that took.

@@ -17,7 +17,10 @@ use self::{
     header::{FileSpan, Header},
     key::{Key, Role},
 };
-pub use self::{error::LoraError, key::flat};
+pub use self::{
+    error::LoraError,
+    key::{Whole, flat},
+};
 use crate::overlay::is_finite;
 
 /// A LoRA file whose header has been read and checked; factors are read when asked for.
@@ -25,6 +28,7 @@ use crate::overlay::is_finite;
 pub struct LoraFile {
     header: Header,
     modules: Vec<LoraModule>,
+    differences: Vec<Difference>,
     unknown_keys: Vec<String>,
 }
 
@@ -44,6 +48,17 @@ pub struct LoraModule {
     pub scale: f64,
     up: String,
     down: String,
+}
+
+/// What a file adds to a whole tensor, such as a norm's weight.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// The module's name, as [`LoraModule::name`].
+    pub name: String,
+    pub of: Whole,
+    /// The file's own key.
+    pub key: String,
+    pub shape: Vec<usize>,
 }
 
 /// What was found of one module, by key.
@@ -67,6 +82,7 @@ impl LoraFile {
         let config = AdapterConfig::of(path, &header)?;
         let mut found: BTreeMap<String, Found> = BTreeMap::new();
         let mut unknown_keys = Vec::new();
+        let mut differences: BTreeMap<(String, Whole), Difference> = BTreeMap::new();
         for key in header.keys() {
             match key::parse(key) {
                 Key::Factor { module, role } => {
@@ -78,6 +94,14 @@ impl LoraFile {
                         Role::Alpha => &mut entry.alpha,
                     };
                     if let Some(first) = slot.replace(key.to_owned()) {
+                        return Err(header.invalid(format!("'{first}' and '{key}' say the same")));
+                    }
+                }
+                Key::Difference { module: name, of } => {
+                    let (id, shape) = ((key::flat(&name), of), header.span(key)?.shape.clone());
+                    let difference = Difference { name, of, key: key.to_owned(), shape };
+                    if let Some(Difference { key: first, .. }) = differences.insert(id, difference)
+                    {
                         return Err(header.invalid(format!("'{first}' and '{key}' say the same")));
                     }
                 }
@@ -102,7 +126,8 @@ impl LoraFile {
                 }
             }
         }
-        Ok(Self { header, modules, unknown_keys })
+        let differences = differences.into_values().collect();
+        Ok(Self { header, modules, differences, unknown_keys })
     }
 
     /// What messages call this file.
@@ -113,6 +138,11 @@ impl LoraFile {
     /// The linear layers that it changes, by the names of the file.
     pub fn modules(&self) -> &[LoraModule] {
         &self.modules
+    }
+
+    /// The whole tensors that it changes, likewise.
+    pub fn differences(&self) -> &[Difference] {
+        &self.differences
     }
 
     /// Keys that are no part of a change of the image model: a text encoder's, or unknown ones.
@@ -143,18 +173,31 @@ impl LoraFile {
     /// [`LoraError`] if the file cannot be read or if a value is not finite.
     pub fn factors(&self, module: &LoraModule) -> Result<(Tensor, Tensor), LoraError> {
         let read = |key: &str, rows: usize, cols: usize| {
-            let tensor = self.header.tensor(key)?;
             let backend = |e: candle_core::Error| LoraError::Backend(e.to_string());
-            if is_finite(&tensor).map_err(backend)? {
-                tensor.reshape((rows, cols)).map_err(backend)
-            } else {
-                Err(LoraError::NotFinite { file: self.label().into(), key: key.into() })
-            }
+            self.finite(key)?.reshape((rows, cols)).map_err(backend)
         };
         Ok((
             read(&module.up, module.outs, module.rank)?,
             read(&module.down, module.rank, module.ins)?,
         ))
+    }
+
+    /// The values of one of this file's differences, finite.
+    ///
+    /// # Errors
+    ///
+    /// As [`LoraFile::factors`].
+    pub fn values(&self, difference: &Difference) -> Result<Tensor, LoraError> {
+        self.finite(&difference.key)
+    }
+
+    fn finite(&self, key: &str) -> Result<Tensor, LoraError> {
+        let tensor = self.header.tensor(key)?;
+        if is_finite(&tensor).map_err(|e| LoraError::Backend(e.to_string()))? {
+            Ok(tensor)
+        } else {
+            Err(LoraError::NotFinite { file: self.label().into(), key: key.into() })
+        }
     }
 }
 

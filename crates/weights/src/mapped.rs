@@ -1,16 +1,24 @@
 //! One safetensors file mapped into memory, and the reading of its tensors.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::ErrorKind,
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
-use safetensors::{SafeTensors, tensor::TensorView};
+use safetensors::{
+    SafeTensors,
+    tensor::{Metadata, TensorView},
+};
 
-use crate::{LoadError, source::TensorSpan};
+use crate::{
+    LoadError,
+    foreign::{self, START},
+    header,
+    source::TensorSpan,
+};
 
 /// A mapped file. Pages that were read are given back, so that a model that is loaded lies in
 /// memory once and not a second time as the file's pages.
@@ -19,49 +27,65 @@ pub(crate) struct Mapped {
     map: Mmap,
     /// To ask for its length: pages behind the end of a file that became shorter end the process.
     file: File,
+    /// What its metadata say of quantized weights.
+    pub quantized: Option<&'static str>,
 }
 
 impl Mapped {
-    /// The file, and its tensors by name; it is the part's file number `file`.
+    /// The file, and its tensors that have values; it is the part's file number `file`.
     ///
     /// # Errors
     ///
     /// [`LoadError`] if the file cannot be opened or mapped, or is not a complete safetensors file.
-    pub fn open(path: &Path, file: usize) -> Result<(Self, Vec<(String, TensorSpan)>), LoadError> {
+    pub fn open(path: &Path, file: usize) -> Result<(Self, Vec<TensorSpan>), LoadError> {
         check_extension(path)?;
         let io = |cause: std::io::Error| match cause.kind() {
             ErrorKind::NotFound => LoadError::NoFile { path: path.to_owned() },
             _ => LoadError::Io { path: path.to_owned(), cause },
         };
         let invalid = |cause: String| LoadError::Invalid { path: path.to_owned(), cause };
-        let opened = File::open(path).map_err(io)?;
-        if !opened.metadata().map_err(io)?.is_file() {
+        // Before it is opened: opening a FIFO waits for somebody to write.
+        if !fs::metadata(path).map_err(io)?.is_file() {
             return Err(invalid("it is not a regular file".into()));
         }
+        let opened = File::open(path).map_err(io)?;
         // SAFETY: the file is mapped read-only. A program that changes a checkpoint while it is
         // being read can make us see torn values, or end the process if the file shrinks; weights
         // are written once and replaced by renaming, which leaves our mapping alone.
         #[expect(unsafe_code, reason = "mapping a file is unsafe; this is the one place that does")]
         let map = unsafe { Mmap::map(&opened) }.map_err(io)?;
+        if let Some(what) = foreign::format(&map[..map.len().min(START)]) {
+            return Err(invalid(what.into()));
+        }
         let not_ours = |e: safetensors::SafeTensorError| {
-            invalid(format!("it is not a whole safetensors file ({e})"))
+            let text = header::text(&map).unwrap_or_default();
+            match serde_json::from_slice::<Metadata>(text) {
+                Err(error) if !text.is_empty() => invalid(header::problem(text, &error)),
+                _ => invalid(format!("it is not a whole safetensors file ({e})")),
+            }
         };
         // Checks that the tensors lie inside the file, too.
         SafeTensors::deserialize(&map).map_err(not_ours)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(not_ours)?;
         // The header's length itself takes eight bytes.
         let start = header + 8;
-        let tensors = metadata
+        let mut tensors: Vec<TensorSpan> = metadata
             .tensors()
             .into_iter()
+            // Marks that some programs leave, such as `v_pred`.
+            .filter(|(_, info)| !info.shape.contains(&0))
             .map(|(name, info)| {
                 let (from, to) = info.data_offsets;
                 let bytes = start + from..start + to;
-                let (dtype, whole) = (info.dtype, info.shape.clone());
-                (name, TensorSpan { file, dtype, whole, bytes, rows: None })
+                let (name, dtype, whole) = (name.into(), info.dtype, info.shape.clone());
+                TensorSpan { name, file, dtype, whole, bytes, rows: None }
             })
             .collect();
-        Ok((Self { path: path.to_owned(), map, file: opened }, tensors))
+        // The library has no order; messages about the first of something need one.
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let keys = metadata.metadata().iter().flatten().map(|(key, _)| key);
+        let quantized = keys.into_iter().find_map(|key| foreign::quantized_metadata(key));
+        Ok((Self { path: path.to_owned(), map, file: opened, quantized }, tensors))
     }
 
     /// Looks at a tensor, under a shape of as many values.
@@ -152,7 +176,7 @@ mod tests {
         let tensors = HashMap::from([("x".to_owned(), view)]);
         serialize_to_file(&tensors, None, &path).expect("written");
         let (mapped, tensors) = Mapped::open(&path, 0).expect("opens");
-        let span = &tensors[0].1;
+        let span = &tensors[0];
         let read = || mapped.read(span, &[values.len()], |view| Ok(view.data().to_vec()));
         assert_eq!(read().expect("is whole"), values);
         let whole = fs::read(&path).expect("reads");

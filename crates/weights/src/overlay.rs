@@ -1,4 +1,4 @@
-//! Low-rank changes on top of a checkpoint's tensors.
+//! Changes on top of a checkpoint's tensors.
 //!
 //! The files stay as they are. A tensor that has changes is read from its file, summed in f32 and
 //! rounded once, so taking the changes away and reading it again gives the original bits.
@@ -19,14 +19,50 @@ pub struct LowRank {
     pub scale: f64,
 }
 
+/// One thing to be added to a tensor.
+#[derive(Clone, Debug)]
+pub enum Change {
+    LowRank(LowRank),
+    /// `scale * values`; as many values as the tensor has.
+    Full {
+        values: Tensor,
+        scale: f64,
+    },
+}
+
+impl Change {
+    fn scale(&self) -> f64 {
+        match self {
+            Self::LowRank(LowRank { scale, .. }) | Self::Full { scale, .. } => *scale,
+        }
+    }
+
+    /// What it adds to a tensor of this shape on this device, in f32.
+    fn sum(&self, like: &Tensor) -> candle_core::Result<Tensor> {
+        let wide = |x: &Tensor| x.to_device(like.device())?.to_dtype(DType::F32);
+        let values = match self {
+            Self::LowRank(LowRank { up, down, .. }) => wide(up)?.matmul(&wide(down)?)?,
+            Self::Full { values, .. } => wide(values)?.reshape(like.shape())?,
+        };
+        values * self.scale()
+    }
+}
+
+impl From<LowRank> for Change {
+    fn from(change: LowRank) -> Self {
+        Self::LowRank(change)
+    }
+}
+
 /// Changes by the name of the tensor they belong to, in the order in which they are summed.
 #[derive(Clone, Debug, Default)]
-pub struct Overlay(BTreeMap<String, Vec<LowRank>>);
+pub struct Overlay(BTreeMap<String, Vec<Change>>);
 
 impl Overlay {
     /// A change whose scale is 0 changes nothing and is left out.
-    pub fn add(&mut self, tensor: impl Into<String>, change: LowRank) {
-        if change.scale != 0.0 {
+    pub fn add(&mut self, tensor: impl Into<String>, change: impl Into<Change>) {
+        let change = change.into();
+        if change.scale() != 0.0 {
             self.0.entry(tensor.into()).or_default().push(change);
         }
     }
@@ -59,10 +95,8 @@ impl Overlay {
             return Ok(base.to_dtype(dtype)?);
         };
         let mut sum = base.to_dtype(DType::F32)?;
-        for LowRank { up, down, scale } in changes {
-            let factor = |x: &Tensor| x.to_device(sum.device())?.to_dtype(DType::F32);
-            let product = factor(up)?.matmul(&factor(down)?)?;
-            sum = (sum + (product * *scale)?)?;
+        for change in changes {
+            sum = (&sum + change.sum(&sum)?)?;
         }
         let rounded = sum.to_dtype(dtype)?;
         if is_finite(&rounded)? {
@@ -108,6 +142,17 @@ mod tests {
         assert_eq!(fused[0], 1.0 + 2f32.powi(-7));
         let other = overlay.fuse("v", base.clone(), DType::F32).expect("as it is");
         assert_eq!(other.to_vec2::<f32>().expect("values"), vec![vec![1.0; 2]; 2]);
+    }
+
+    #[test]
+    fn a_full_change_is_added_with_its_scale() {
+        let mut overlay = Overlay::default();
+        let values = Tensor::from_slice(&[1.0f32, 2.0, -3.0, 0.5], 4, &Device::Cpu).expect("four");
+        overlay.add("w", Change::Full { values, scale: 0.5 });
+        overlay.add("w", change(1.0, 1.0, 1.0));
+        let fused = overlay.fuse("w", matrix(&[1.0; 4], 2), DType::F32).expect("finite");
+        let expected = vec![vec![2.5, 1.0], vec![1.5, -0.75]];
+        assert_eq!(fused.to_vec2::<f32>().expect("values"), expected);
     }
 
     #[test]

@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use candle_core::{DType, Device, Tensor, safetensors::Load as _};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use safetensors::tensor::TensorView;
+use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{
-    LoadError, Naming, PartFiles,
+    LoadError, Naming, PartFiles, foreign,
     mapped::Mapped,
     names::Part,
     overlay::Overlay,
-    read::{Value, append, append_tensor},
+    read::{Value, append, append_tensor, load},
     source::{Target, TensorSource, TensorSpan, Wanted, cat},
 };
 
@@ -30,21 +30,28 @@ impl SafetensorsSource {
     /// [`LoadError`] if a file cannot be opened, or if two tensors map to one name of the model.
     pub fn open(part: &PartFiles, naming: Naming) -> Result<Self, LoadError> {
         let mut files = Vec::new();
-        let mut found: Vec<(String, TensorSpan)> = Vec::new();
+        let mut found: Vec<TensorSpan> = Vec::new();
         for path in part.paths()? {
             let (file, tensors) = Mapped::open(&path, files.len())?;
             found.extend(tensors);
             files.push(file);
         }
-        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = found.iter().map(|span| &*span.name).collect();
         let parts = naming(&names);
-        let mut entries = BTreeMap::new();
-        for ((name, span), parts) in found.iter().zip(parts) {
+        let own = || found.iter().zip(&parts).filter(|(_, parts)| !parts.is_empty());
+        if let Some((sort, span)) = own().find_map(|(span, _)| Some((sort(span, &files)?, span))) {
+            let (path, tensor) = (files[span.file].path.clone(), span.name.to_string());
+            return Err(LoadError::Quantized { path, tensor, sort });
+        }
+        let mut entries: BTreeMap<String, TensorSpan> = BTreeMap::new();
+        for (span, parts) in own() {
+            let name = &span.name;
             for Part { name: canonical, rows } in parts {
+                let rows = *rows;
                 let span = TensorSpan { rows, ..span.clone() };
-                if entries.insert(canonical.clone(), span).is_some() {
+                if let Some(first) = entries.insert(canonical.clone(), span) {
                     let cause =
-                        format!("'{name}' is a second tensor for the model's '{canonical}'");
+                        format!("'{}' and '{name}' are two names of one tensor", first.name);
                     return Err(LoadError::Invalid { path: part.path().to_owned(), cause });
                 }
             }
@@ -53,15 +60,24 @@ impl SafetensorsSource {
     }
 
     fn span(&self, wanted: &Wanted<'_>) -> Result<&TensorSpan, LoadError> {
-        let (path, name) = (|| self.path.clone(), || wanted.name.clone());
-        let expected = wanted.shape.to_vec();
-        match self.entries.get(&wanted.name) {
-            None => Err(LoadError::MissingTensor { path: path(), name: name(), expected }),
-            Some(span) if !span.fits(wanted.shape) => {
-                Err(LoadError::Shape { path: path(), name: name(), found: span.shape(), expected })
+        let mut expected = wanted.shape.to_vec();
+        let Some(span) = self.entries.get(&wanted.name) else {
+            let (path, name) = (self.path.clone(), wanted.name.clone());
+            return Err(LoadError::MissingTensor { path, name, expected });
+        };
+        let (path, name) = (|| self.files[span.file].path.clone(), || span.name.to_string());
+        if !span.fits(wanted.shape) {
+            if let (Some(rows), Some(first)) = (span.rows, expected.first_mut()) {
+                *first *= rows.of;
             }
-            Some(span) => Ok(span),
+            let found = span.whole.clone();
+            return Err(LoadError::Shape { path: path(), name: name(), found, expected });
         }
+        if !is_float(span.dtype) {
+            let dtype = format!("{:?}", span.dtype);
+            return Err(LoadError::Type { path: path(), name: name(), dtype });
+        }
+        Ok(span)
     }
 
     fn read<T>(
@@ -83,7 +99,7 @@ impl SafetensorsSource {
         let mut values: Vec<T> = Vec::with_capacity(counts.sum());
         for (Wanted { name, shape }, span) in parts {
             if overlay.changes(name) {
-                let base = self.read(span, shape, |view| view.load(&Device::Cpu))?;
+                let base = self.read(span, shape, |view| load(view, &Device::Cpu))?;
                 append_tensor(&overlay.fuse(name, base, T::DTYPE)?, &mut values)?;
             } else {
                 self.read(span, shape, |view| append(view, &mut values))?;
@@ -114,9 +130,29 @@ impl SafetensorsSource {
     }
 }
 
+/// The types that are read. Whole numbers are the packed form of something else.
+fn is_float(dtype: Dtype) -> bool {
+    matches!(
+        dtype,
+        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2
+    )
+}
+
+/// The sort of quantized weights that this tensor is a part of. What a file's metadata say counts
+/// for its small types only: a file may hold several models.
+fn sort(span: &TensorSpan, files: &[Mapped]) -> Option<&'static str> {
+    let small = !matches!(span.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
+    let file = || files[span.file].quantized.filter(|_| small);
+    foreign::quantized(&span.name).or_else(file)
+}
+
 impl TensorSource for SafetensorsSource {
     fn entries(&self) -> &BTreeMap<String, TensorSpan> {
         &self.entries
+    }
+
+    fn check(&self, wanted: &Wanted<'_>) -> Result<(), LoadError> {
+        self.span(wanted).map(drop)
     }
 
     fn tensor(&self, parts: &[Wanted<'_>], target: &Target<'_>) -> Result<Tensor, LoadError> {

@@ -3,7 +3,7 @@
 //! Implementations: safetensors files (`safetensors_source.rs`) and random numbers (`synthetic.rs`).
 //! A format that packs its weights answers [`TensorSource::matrix`] with them packed.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use llm_dit_kernels::Matrix;
@@ -16,6 +16,13 @@ use crate::{LoadError, Overlay, Rows, loading::Loading};
 pub(crate) trait TensorSource: Send + Sync {
     /// The tensors that there are. None for a source that makes up what it is asked for.
     fn entries(&self) -> &BTreeMap<String, TensorSpan>;
+
+    /// Whether a tensor can be read in this shape, without reading it.
+    ///
+    /// # Errors
+    ///
+    /// Where it is missing or has another shape.
+    fn check(&self, wanted: &Wanted<'_>) -> Result<(), LoadError>;
 
     /// Tensors as one, one after the other along the first axis; their other axes agree. There is at
     /// least one.
@@ -48,6 +55,8 @@ pub(crate) struct Target<'a> {
 /// Where a tensor of the model lies: a tensor of a file, or a share of its rows.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorSpan {
+    /// What the file calls the tensor, whole.
+    pub name: Arc<str>,
     /// Which of the part's files.
     pub file: usize,
     pub dtype: Dtype,
@@ -84,8 +93,9 @@ impl TensorSpan {
         self.bytes.start + rows.start * row..self.bytes.start + rows.end * row
     }
 
-    /// True when the file's tensor is what the model's is to be, if need be under another shape:
-    /// a 1x1 convolution is a matrix.
+    /// True when the file's tensor is what the model's is to be, if need be under another shape with
+    /// the same values in the same order: a 1x1 convolution is a matrix, and some tools drop an axis
+    /// of one value.
     pub fn fits(&self, expected: &[usize]) -> bool {
         let divides = match (self.rows, self.whole.first()) {
             (Some(rows), Some(first)) => first.is_multiple_of(rows.of),
@@ -93,8 +103,17 @@ impl TensorSpan {
             (None, _) => true,
         };
         let shape = self.shape();
-        divides && (shape == expected || squeezed(&shape) == expected)
+        let same = match self.rows {
+            Some(_) => squeezed(&shape) == expected,
+            None => wide(&shape).eq(wide(expected)),
+        };
+        divides && (shape == expected || same)
     }
+}
+
+/// The axes of more or fewer than one value.
+fn wide(shape: &[usize]) -> impl Iterator<Item = usize> {
+    shape.iter().copied().filter(|n| *n != 1)
 }
 
 /// Tensors one after the other along the first axis.
@@ -117,7 +136,8 @@ mod tests {
 
     fn span(whole: &[usize], rows: Option<Rows>) -> TensorSpan {
         let bytes = 100..100 + 4 * whole.iter().product::<usize>();
-        TensorSpan { file: 0, dtype: Dtype::F32, whole: whole.to_vec(), bytes, rows }
+        let (name, whole) = ("x".into(), whole.to_vec());
+        TensorSpan { name, file: 0, dtype: Dtype::F32, whole, bytes, rows }
     }
 
     #[test]
@@ -135,5 +155,12 @@ mod tests {
         assert!(tap.fits(&[4, 3]) && tap.fits(&[4, 3, 1, 1]) && !tap.fits(&[12]));
         assert_eq!(tap.range(), 100..148);
         assert_eq!(span(&[], None).range(), 100..104);
+    }
+
+    #[test]
+    fn an_axis_of_one_value_may_be_missing_or_more() {
+        assert!(span(&[192], None).fits(&[1, 192]) && span(&[1, 192], None).fits(&[192]));
+        assert!(span(&[1, 1, 192], None).fits(&[1, 192]) && span(&[], None).fits(&[1]));
+        assert!(!span(&[192, 2], None).fits(&[2, 192]) && !span(&[191], None).fits(&[1, 192]));
     }
 }

@@ -29,7 +29,7 @@ use forward::{pad_each, split};
 pub use layout::MULTIPLE;
 use layout::{Layout, RopeTables};
 use modulation::Made;
-pub use modules::{linear_layers, native_layers};
+pub use modules::{linear_layers, native_modules, tensors};
 use replay::GraphCache;
 
 /// The transformer's weights.
@@ -77,7 +77,6 @@ impl Dit {
     /// [`LoadError`] if a tensor is missing or has another shape, or if tensors remain that the
     /// model does not know.
     pub fn load(config: Config, weights: &Weights) -> std::result::Result<Self, LoadError> {
-        let dim = config.dim;
         let blocks = |name: &str, count: usize, modulated: bool| {
             let weights = weights.pp(name);
             (0..count)
@@ -86,14 +85,16 @@ impl Dit {
         };
         let (final_modulation, final_linear) = Self::load_final_layer(&config, weights)?;
         let t_embedder = weights.pp("t_embedder");
+        let (cap_norm, cap_embedder) = Self::load_cap_embedder(&config, weights)?;
+        let (x_pad_token, cap_pad_token) = Self::load_pads(&config, weights)?;
         let dit = Self {
             device: weights.device().clone(),
             dtype: weights.dtype(),
             x_embedder: Self::load_x_embedder(&config, weights)?,
-            x_pad_token: weights.get("x_pad_token", &[1, dim])?,
-            cap_norm: weights.get("cap_embedder.0.weight", &[config.cap_feat_dim])?,
-            cap_embedder: Self::load_cap_embedder(&config, weights)?,
-            cap_pad_token: weights.get("cap_pad_token", &[1, dim])?,
+            x_pad_token,
+            cap_norm,
+            cap_embedder,
+            cap_pad_token,
             t_embedder: TimestepEmbedder::load(config.adaln_dim(), config.t_scale, &t_embedder)?,
             noise_refiner: blocks("noise_refiner", config.n_refiner_layers, true)?,
             context_refiner: blocks("context_refiner", config.n_refiner_layers, false)?,
@@ -114,8 +115,19 @@ impl Dit {
         linear(&weights.pp("all_x_embedder.2-1"), config.dim, config.patch_dim())
     }
 
-    fn load_cap_embedder(config: &Config, weights: &Weights) -> Loaded<Linear> {
-        linear(&weights.pp("cap_embedder.1"), config.dim, config.cap_feat_dim)
+    /// Norm and projection.
+    fn load_cap_embedder(config: &Config, weights: &Weights) -> Loaded<(Tensor, Linear)> {
+        let at = weights.pp("cap_embedder");
+        Ok((
+            at.get("0.weight", &[config.cap_feat_dim])?,
+            linear(&at.pp("1"), config.dim, config.cap_feat_dim)?,
+        ))
+    }
+
+    /// Of images and of captions.
+    fn load_pads(config: &Config, weights: &Weights) -> Loaded<(Tensor, Tensor)> {
+        let pad = |name| weights.get(name, &[1, config.dim]);
+        Ok((pad("x_pad_token")?, pad("cap_pad_token")?))
     }
 
     /// Modulation and projection.

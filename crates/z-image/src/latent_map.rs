@@ -6,12 +6,21 @@
 use std::path::Path;
 
 use llm_dit_engine::image::LatentMap;
-use llm_dit_weights::{LoadError, read_config};
+use llm_dit_weights::{Kind, Library, LoadError, Rule, Schema, read_config};
 
 use crate::vae;
 
 /// In a `vae/` folder.
 const FILE: &str = "latent_preview.json";
+
+const SCHEMA: Schema = Schema {
+    keys: &[
+        ("source", Rule::Ignored),
+        ("factors", Rule::Needed(Kind::Rows(3))),
+        ("bias", Rule::Needed(Kind::Numbers(3))),
+    ],
+    library: Library::None,
+};
 
 /// The map of a `vae/` folder, if it has one or is a VAE that we have one for.
 ///
@@ -22,7 +31,7 @@ pub fn latent_map(folder: &Path, config: &vae::Config) -> Result<Option<LatentMa
     if !path.is_file() {
         return Ok(is_flux(config).then(LatentMap::flux));
     }
-    let map: LatentMap = read_config(&path)?;
+    let map: LatentMap = read_config(&path, &SCHEMA)?;
     let cause = if map.channels() != config.latent_channels {
         let (has, needed) = (map.channels(), config.latent_channels);
         format!("factors for {has} latent channels, but config.json says {needed}")

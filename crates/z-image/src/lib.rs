@@ -10,10 +10,12 @@ mod guidance;
 mod latent_map;
 mod load;
 mod lora;
+mod model_index;
 pub mod noise;
 pub mod parts;
 mod pipeline;
 pub mod schedule;
+mod scheduler_config;
 mod source_latents;
 pub mod vae;
 

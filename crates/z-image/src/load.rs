@@ -10,17 +10,18 @@ use llm_dit_engine::image::{About, ImageGenerator, LatentMap, LoraChoice};
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Weights, compute_dtype, model_label,
-    part_config, read_config, synthetic,
+    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Weights, check_index, compute_dtype,
+    model_label, part_config, read_object, synthetic,
 };
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     dit::{self, Dit},
     latent_map::{is_flux, latent_map},
-    lora,
+    lora, model_index,
     parts::{Autoencoder, Load, Transformer},
     pipeline::ZImage,
+    scheduler_config,
     vae::{self, Tiling},
 };
 
@@ -60,20 +61,6 @@ pub struct DiffusionOptions {
     pub loras: Vec<LoraChoice>,
 }
 
-/// `scheduler/scheduler_config.json`, as far as it matters.
-#[derive(Deserialize)]
-struct SchedulerConfig {
-    shift: f64,
-    #[serde(default)]
-    use_dynamic_shifting: bool,
-}
-
-/// The part of `vae/config.json` that tells the size a model was trained for.
-#[derive(Deserialize)]
-struct SampleSize {
-    sample_size: Option<u32>,
-}
-
 /// Loads everything but the text encoder.
 pub fn load(options: &DiffusionOptions) -> Result<Box<dyn ImageGenerator>, LoadError> {
     Ok(Box::new(load_model(options)?))
@@ -109,6 +96,11 @@ pub fn load_all(
 /// [`load`], for a caller that uses the parts alone.
 pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
     let residency = options.residency;
+    check_index(&options.model_path, &model_index::SCHEMA, |key| match key {
+        "transformer" => options.dit_path.is_none(),
+        "vae" => options.vae_path.is_none(),
+        _ => true,
+    })?;
     let (device, vae_device) = options.open_devices()?;
     let (config, weights) =
         open_dit(&options.dit_files(), &options.model_path, &device, options.dtype)?;
@@ -120,6 +112,7 @@ pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
         &vae_device,
         options.vae_compute_dtype(&vae_device),
     )?;
+    vae::check_encoder(&vae_config, &vae_weights)?;
     let (made, read) = (config.in_channels, vae_config.latent_channels);
     if made != read {
         let cause = format!("transformer/ works on {made} latent channels, vae/ on {read}");
@@ -264,24 +257,25 @@ pub fn defaults(options: &DiffusionOptions) -> Result<ModelDefaults, LoadError> 
     let turbo = ModelDefaults::z_image_turbo();
     let path = options.model_path.join("scheduler").join("scheduler_config.json");
     // A transformer from a single file may come without one.
-    let shift = if path.is_file() || options.dit_path.is_none() {
-        let scheduler: SchedulerConfig = read_config(&path)?;
-        if scheduler.use_dynamic_shifting {
-            let cause = "use_dynamic_shifting is not supported; Z-Image has a fixed shift".into();
-            return Err(LoadError::Invalid { path, cause });
-        }
-        scheduler.shift
+    let (scheduler, shift) = if path.is_file() || options.dit_path.is_none() {
+        scheduler_config::read(&path)?
     } else {
-        turbo.shift
+        (turbo.scheduler, turbo.shift)
     };
     let path = options.model_path.join("vae").join("config.json");
     let sample = if path.is_file() || options.vae_path.is_none() {
-        read_config::<SampleSize>(&path)?.sample_size
+        read_object(&path)?.get("sample_size").and_then(first_side)
     } else {
         None
     };
     // Z-Image ships 1024; a model that was trained smaller says so.
     let side = sample.filter(|s| (64..=2048).contains(s) && s.is_multiple_of(16));
     let side = side.unwrap_or(turbo.width);
-    Ok(ModelDefaults { width: side, height: side, shift, ..turbo })
+    Ok(ModelDefaults { width: side, height: side, shift, scheduler, ..turbo })
+}
+
+/// The size that a model was trained for: a number, or the first of a list.
+fn first_side(sample_size: &Value) -> Option<u32> {
+    let side = sample_size.as_array().map_or(Some(sample_size), |sides| sides.first())?;
+    u32::try_from(side.as_u64()?).ok()
 }

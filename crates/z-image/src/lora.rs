@@ -43,7 +43,7 @@ pub fn read_loras(
         let active = ActiveLora {
             choice: choice.clone(),
             rank: file.rank(),
-            matrices: fits.iter().map(|fit| fit.parts.len()).sum(),
+            matrices: fits.count(),
             unmatched,
         };
         tracing::info!(
@@ -65,7 +65,7 @@ pub fn summary(path: &Path, name: String) -> LoraSummary {
     match LoraFile::open(path, &name) {
         Ok(file) => LoraSummary {
             bytes: file.bytes(),
-            modules: file.modules().len(),
+            modules: file.modules().len() + file.differences().len(),
             rank: file.rank(),
             alpha: file.alpha(),
             problem: None,
@@ -109,6 +109,7 @@ fn refused(error: LoraError) -> SetLorasError {
         | LoraError::Incomplete { .. }
         | LoraError::NotFinite { .. }
         | LoraError::Shape { .. }
+        | LoraError::Difference { .. }
         | LoraError::Twice { .. }
         | LoraError::NoMatch { .. }
         | LoraError::Scale { .. } => SetLorasError::Bad(message),

@@ -6,6 +6,7 @@
 mod blocks;
 mod config;
 pub mod names;
+mod tensors;
 mod tiling;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -14,6 +15,7 @@ use llm_dit_weights::{LoadError, Weights};
 
 use blocks::{DownBlock, MidBlock, UpBlock, conv3x3, group_norm};
 pub use config::Config;
+pub use tensors::check_encoder;
 pub use tiling::Tiling;
 
 /// Latents to pixels.

@@ -1,4 +1,7 @@
-//! The folder that callers from the network may choose LoRAs from, and nothing outside it.
+//! The folder that callers from the network may choose LoRAs from, and nothing beside it.
+//!
+//! Links are followed wherever they lead: who may put one there decides what callers may choose.
+//! Downloads of the Hugging Face hub are folders of links.
 
 use std::{
     fs,
@@ -51,7 +54,7 @@ impl LorasFolder {
         }
     }
 
-    /// The file of this name. Links are followed, but not out of the folder.
+    /// The file of this name. A name leads out of the folder only through a link in it.
     ///
     /// # Errors
     ///
@@ -65,25 +68,24 @@ impl LorasFolder {
         // A NUL in the name, a missing folder and a missing file are all the same to the caller.
         let path = self.root.join(name).canonicalize();
         path.ok()
-            .filter(|path| path.starts_with(&self.root) && path.is_file())
+            .filter(|path| path.is_file())
             .ok_or_else(|| LorasFolderError::NotFound(name.to_owned()))
     }
 
     /// All safetensors files, by name. Reads their headers.
     pub fn list(&self) -> Vec<LoraSummary> {
         let mut names = Vec::new();
-        collect(&self.root, "", MAX_DEPTH, &mut names);
+        collect(std::slice::from_ref(&self.root), "", &mut names);
         names.sort();
-        names
-            .into_iter()
-            // Leaves out links that lead outside.
-            .filter_map(|name| Some((self.find(&name).ok()?, name)))
-            .map(|(path, name)| (self.inspect)(&path, name))
-            .collect()
+        // A link that leads nowhere is listed too, with that as its problem.
+        names.into_iter().map(|name| (self.inspect)(&self.root.join(&name), name)).collect()
     }
 }
 
-fn collect(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) {
+/// The files below the last of `folders`, which lies in the others. A link back to one of them is
+/// not followed.
+fn collect(folders: &[PathBuf], prefix: &str, names: &mut Vec<String>) {
+    let Some(folder) = folders.last() else { return };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
@@ -92,17 +94,21 @@ fn collect(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) {
         }
     };
     for entry in entries.flatten() {
-        let (Ok(kind), Ok(file)) = (entry.file_type(), entry.file_name().into_string()) else {
-            continue;
-        };
+        let Ok(file) = entry.file_name().into_string() else { continue };
         if names.len() >= MAX_FILES {
             tracing::warn!(MAX_FILES, "the LoRA folder has too many files; some are not listed");
             return;
         }
-        if kind.is_dir() && depth > 0 {
-            collect(&entry.path(), &format!("{prefix}{file}/"), depth - 1, names);
-        } else if !kind.is_dir() && file.ends_with(".safetensors") {
-            names.push(format!("{prefix}{file}"));
+        let path = entry.path();
+        if !path.is_dir() {
+            if file.ends_with(".safetensors") {
+                names.push(format!("{prefix}{file}"));
+            }
+        } else if folders.len() <= MAX_DEPTH
+            && let Ok(inner) = path.canonicalize()
+            && !folders.contains(&inner)
+        {
+            collect(&[folders, &[inner]].concat(), &format!("{prefix}{file}/"), names);
         }
     }
 }

@@ -96,6 +96,7 @@ fn chat_fault(error: ChatError) -> Fault {
         ChatError::NoRoom { .. } => Fault::BadRequest(error.to_string()),
         ChatError::Io { .. }
         | ChatError::Invalid { .. }
+        | ChatError::NoTokenizer { .. }
         | ChatError::MissingToken { .. }
         | ChatError::Tokenizer(_) => {
             tracing::error!(%error, "tokenizing failed");

@@ -269,6 +269,94 @@ fn a_folder_without_the_right_tokens_is_named() {
     assert!(error.to_string().contains("'<think>'"), "{error}");
 }
 
+/// Copies these files of the demo model's tokenizer.
+fn copied(folder: &std::path::Path, files: &[&str]) {
+    for file in files {
+        let from = repository().join("models/demo/tokenizer").join(file);
+        fs::copy(from, folder.join(file)).expect("copied");
+    }
+}
+
+#[test]
+fn the_files_before_tokenizer_json_give_the_same_ids() {
+    let texts: Vec<String> = goldens().cases.into_iter().map(|case| case.prompt).collect();
+    let chats = || {
+        let odd = ["caf\u{e9} cafe\u{301}", "  a\n\n b\t", "<think>x</think>", "1234 it's 猫🦊"];
+        let texts = texts.iter().map(String::as_str).chain(odd);
+        texts.flat_map(|text| {
+            [false, true].map(|raw_special_tokens| Chat { raw_special_tokens, ..Chat::user(text) })
+        })
+    };
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let same = |form: &str| {
+        let (whole, parts) = (tokenizer(), ChatTokenizer::from_folder(folder.path()).expect(form));
+        for chat in chats() {
+            let ids = |tokenizer: &ChatTokenizer| tokenizer.tokenize(&chat, 512).expect("fits").ids;
+            assert_eq!(ids(&parts), ids(&whole), "{form}: {chat:?}");
+        }
+    };
+    copied(folder.path(), &["vocab.json", "merges.txt", "tokenizer_config.json"]);
+    same("tokenizer_config.json");
+    // As an editor on Windows writes it.
+    for file in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+        let text = fs::read_to_string(folder.path().join(file)).expect("text");
+        fs::write(folder.path().join(file), format!("\u{feff}{text}")).expect("written");
+    }
+    same("byte order marks");
+    // Where older programs keep the added tokens.
+    let config = fs::read_to_string(repository().join("models/demo/tokenizer/tokenizer.json"));
+    let whole: serde_json::Value = serde_json::from_str(&config.expect("text")).expect("JSON");
+    let tokens = whole["added_tokens"].as_array().expect("a list").iter();
+    let tokens: serde_json::Map<_, _> = tokens
+        .map(|token| (token["content"].as_str().expect("text").to_owned(), token["id"].clone()))
+        .collect();
+    fs::remove_file(folder.path().join("tokenizer_config.json")).expect("removed");
+    let path = folder.path().join("added_tokens.json");
+    fs::write(path, serde_json::Value::from(tokens).to_string()).expect("written");
+    same("added_tokens.json");
+}
+
+#[test]
+fn what_a_tokenizer_lacks_is_named_with_the_fix() {
+    let every = ["vocab.json", "merges.txt", "tokenizer_config.json"];
+    for lacks in every {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let files: Vec<&str> = every.into_iter().filter(|file| *file != lacks).collect();
+        copied(folder.path(), &files);
+        let error = ChatTokenizer::from_folder(folder.path()).expect_err(lacks).to_string();
+        assert!(error.contains("download tokenizer.json"), "{error}");
+        let said = match lacks {
+            "tokenizer_config.json" => "the added tokens are missing".to_owned(),
+            file => format!("{file} is missing"),
+        };
+        assert!(error.contains(&said), "{error}");
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    copied(folder.path(), &every);
+    for (file, text, words) in [
+        ("tokenizer_config.json", r#"{"tokenizer_class": "LlamaTokenizer"}"#, "LlamaTokenizer"),
+        ("merges.txt", "#version: 0.2\na b c\n", "line 2"),
+        ("vocab.json", "[]", "not a JSON object"),
+    ] {
+        let path = folder.path().join(file);
+        let before = fs::read(&path).expect("is there");
+        fs::write(&path, text).expect("written");
+        let error = ChatTokenizer::from_folder(folder.path()).expect_err(file).to_string();
+        assert!(error.contains(file) && error.contains(words), "{error}");
+        fs::write(&path, before).expect("written");
+    }
+    copied(folder.path(), &["tokenizer.json"]);
+    let path = folder.path().join("tokenizer.json");
+    let whole = fs::read_to_string(&path).expect("text");
+    fs::write(&path, whole.replacen("\"NFC\"", "\"NFX\"", 1)).expect("written");
+    let error = ChatTokenizer::from_folder(folder.path()).expect_err("another kind").to_string();
+    assert!(error.contains("its normalizer is of no known kind"), "{error}");
+    fs::write(&path, whole.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
+        .expect("written");
+    let error = ChatTokenizer::from_folder(folder.path()).expect_err("wide text").to_string();
+    assert!(error.contains("UTF-16"), "{error}");
+}
+
 /// Long text of every kind is cut within a moment: nothing is quadratic.
 #[test]
 fn long_prompts_are_fast() {

@@ -13,6 +13,7 @@ use llm_dit_tests::{
 };
 use llm_dit_weights::{DeviceChoice, Residency};
 use llm_dit_z_image::DiffusionOptions;
+use safetensors::Dtype;
 use tempfile::TempDir;
 
 /// Where the parts come from.
@@ -97,6 +98,25 @@ fn every_form_draws_the_same() {
     let mut bare = State(bare.collect());
     bare.0.insert("lm_head.weight".into(), vector(192));
 
+    // As fine-tunes are merged: one model keeps its names, the others get a prefix.
+    let merged = native_dit
+        .clone()
+        .and(vae.prefixed("first_stage_model."))
+        .and(text_encoder.prefixed("text_encoders.qwen_3_4b.transformer."))
+        .and(mark("text_encoders.qwen_3_4b.logit_scale", &[]));
+    let merged = write("m1.safetensors", &merged);
+    let merged_vae =
+        native_vae.clone().and(dit.prefixed("diffusion_model.")).and(mark("te.logit_scale", &[]));
+    let merged_encoder =
+        text_encoder.clone().and(dit.prefixed("transformer.")).and(vae.prefixed("vae."));
+    let mut flat_pads = native_dit.clone();
+    for (name, stored) in &mut flat_pads.0 {
+        if name.ends_with("pad_token") {
+            stored.shape = vec![192];
+        }
+    }
+    let marked = native_dit.clone().and(mark("v_pred", &[0])).and(mark("scaled_fp8", &[0]));
+
     let forms = [
         (
             "native transformer",
@@ -112,6 +132,30 @@ fn every_form_draws_the_same() {
                 dit: write("d3.safetensors", &dit.prefixed("transformer.")),
                 ..Default::default()
             },
+        ),
+        (
+            "a merged file whose transformer has no prefix",
+            Paths { dit: merged.clone(), ..Default::default() },
+        ),
+        (
+            "a merged file whose VAE has no prefix",
+            Paths { vae: write("m2.safetensors", &merged_vae), ..Default::default() },
+        ),
+        (
+            "a merged file whose text encoder has no prefix",
+            Paths { text_encoder: write("m3.safetensors", &merged_encoder), ..Default::default() },
+        ),
+        (
+            "the text encoder of a merged file, under another name",
+            Paths { text_encoder: merged, ..Default::default() },
+        ),
+        (
+            "pad tokens of one axis",
+            Paths { dit: write("p1.safetensors", &flat_pads), ..Default::default() },
+        ),
+        (
+            "a tensor without values",
+            Paths { dit: write("z1.safetensors", &marked), ..Default::default() },
         ),
         ("native VAE", Paths { vae: write("v1.safetensors", &native_vae), ..Default::default() }),
         ("diffusers' VAE in one file", Paths { vae: Some(demo_file("vae")), ..Default::default() }),
@@ -217,14 +261,127 @@ fn what_is_wrong_with_a_tensor_is_said() {
     assert!(said.contains("'layers.3.attention.to_z.weight'"), "{said}");
 
     let said = refusal(|dit| drop(dit.0.insert("x_embedder.bias".into(), vector(192))));
-    assert!(said.contains("a second tensor for the model's 'all_x_embedder.2-1.bias'"), "{said}");
+    assert!(said.contains("'all_x_embedder.2-1.bias' and 'x_embedder.bias'"), "{said}");
 
     let said = refusal(|dit| {
         *dit = dit.native(&NativeNames::open().dit);
         dit.0.insert("layers.3.attention.qkv.weight".into(), vector(577));
     });
-    assert!(said.contains("'layers.3.attention.to_q.weight'"), "{said}");
-    assert!(said.contains("[192, 192] is expected"), "{said}");
+    assert!(said.contains("'layers.3.attention.qkv.weight'"), "{said}");
+    assert!(said.contains("[577], but [576, 192] is expected"), "{said}");
+
+    let said = refusal(|dit| {
+        *dit = dit.native(&NativeNames::open().dit).prefixed("model.diffusion_model.");
+        dit.0.insert("model.diffusion_model.layers.3.attention.qkv.bias".into(), vector(576));
+    });
+    assert!(said.contains("'model.diffusion_model.layers.3.attention.qkv.bias'; "), "{said}");
+
+    let said = refusal(|dit| {
+        let stored = dit.0.get_mut("layers.3.attention.to_q.weight").expect("is there");
+        (stored.dtype, stored.data) = (Dtype::I8, vec![1; 192 * 192]);
+    });
+    assert!(said.contains("'layers.3.attention.to_q.weight'") && said.contains("I8"), "{said}");
+}
+
+/// The half of the VAE that is loaded when the first picture comes is looked for at once.
+#[test]
+fn half_a_vae_is_refused_by_the_tensor_that_is_missing() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("decoder.safetensors");
+    let whole = State::read(&demo_file("vae"));
+    for missing in ["encoder.", "encoder.mid_block.attentions.0.to_k.bias", "decoder.conv_in."] {
+        let mut vae = whole.clone();
+        vae.0.retain(|name, _| !name.starts_with(missing));
+        vae.write(&path);
+        let options = DiffusionOptions {
+            model_path: repository("models/demo"),
+            vae_path: Some(path.clone()),
+            device: DeviceChoice::Cpu,
+            ..Default::default()
+        };
+        let said = llm_dit_z_image::load(&options).err().expect(missing).to_string();
+        assert!(said.contains(&format!("'{missing}")) && said.contains("decoder."), "{said}");
+    }
+}
+
+/// Weights of other programs' tools, told by what lies beside them.
+#[test]
+fn quantized_weights_are_named_as_such() {
+    for (name, sort) in [
+        ("layers.0.attention.qkv.scale_weight", "fp8 with scales"),
+        ("layers.0.attention.qkv.comfy_quant", "ComfyUI"),
+        ("layers.0.attention.qkv.weight_scale", "with scales"),
+        ("layers.0.attention.qkv.weight_scale_2", "nvfp4"),
+        ("layers.0.attention.to_qkv.wscales", "SVDQuant"),
+        ("layers.0.feed_forward.w1.weight.absmax", "bitsandbytes"),
+        ("layers.0.feed_forward.w1.weight.quant_state.bitsandbytes__nf4", "bitsandbytes"),
+    ] {
+        for prefix in ["", "model.diffusion_model."] {
+            let name = format!("{prefix}{name}");
+            let said = refusal(|dit| {
+                *dit = dit.native(&NativeNames::open().dit).prefixed(prefix);
+                dit.0.insert(name.clone(), vector(1));
+            });
+            assert!(said.contains(&format!("'{name}'")), "{said}");
+            assert!(said.contains("quantized weights") && said.contains(sort), "{said}");
+            assert!(said.contains("dit.safetensors") && said.contains("bf16"), "{said}");
+        }
+    }
+    // Those of a model that is not asked for are its own matter.
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("dit.safetensors");
+    let mut dit = State::read(&demo_file("transformer"));
+    dit.0
+        .insert("text_encoders.qwen3_4b.model.layers.0.mlp.up_proj.scale_weight".into(), vector(1));
+    dit.write(&path);
+    let options = DiffusionOptions {
+        model_path: repository("models/demo"),
+        dit_path: Some(path.clone()),
+        device: DeviceChoice::Cpu,
+        ..Default::default()
+    };
+    llm_dit_z_image::load(&options).expect("loads");
+    let options = EncoderOptions {
+        model_path: repository("models/demo"),
+        text_encoder_path: Some(path),
+        device: DeviceChoice::Cpu,
+        ..Default::default()
+    };
+    let said = llm_dit_qwen3::load(&options).err().expect("is refused").to_string();
+    assert!(said.contains("fp8 with scales") && said.contains("up_proj.scale_weight"), "{said}");
+}
+
+/// 8 bits without scales are values like others.
+#[test]
+fn small_floats_are_what_their_bits_say() {
+    let folder = TempDir::new().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let dit = State::read(&demo_file("transformer"));
+    let (mut small, mut wide) = (dit.clone(), dit);
+    for (name, stored) in &mut small.0 {
+        if stored.shape.len() != 2 || name.ends_with("pad_token") {
+            continue;
+        }
+        // The upper half of an f16 is an f8 of this kind.
+        let halves: Vec<half::f16> = match stored.dtype {
+            Dtype::BF16 => stored
+                .data
+                .chunks_exact(2)
+                .map(|b| half::f16::from_f32(half::bf16::from_le_bytes([b[0], b[1]]).to_f32()))
+                .collect(),
+            other => panic!("the demo model is bf16, not {other:?}"),
+        };
+        let bytes: Vec<u8> = halves.iter().map(|half| half.to_le_bytes()[1]).collect();
+        let same = |byte: &u8| half::f16::from_bits(u16::from(*byte) << 8).to_f32();
+        let values = bytes.iter().flat_map(|byte| same(byte).to_le_bytes()).collect();
+        let wide = wide.0.get_mut(name).expect("the same names");
+        (wide.dtype, wide.data) = (Dtype::F32, values);
+        (stored.dtype, stored.data) = (Dtype::F8_E5M2, bytes);
+    }
+    small.write(&at("small.safetensors"));
+    wide.write(&at("wide.safetensors"));
+    let draw = |name: &str| Paths { dit: Some(at(name)), ..Default::default() }.draw();
+    assert!(draw("small.safetensors") == draw("wide.safetensors"));
 }
 
 #[test]
@@ -239,6 +396,10 @@ fn what_is_no_checkpoint_is_said() {
     for (path, said) in [
         (folder.path().join("absent.safetensors"), "there is no file"),
         (at("a.gguf", b"GGUF"), "GGUF files are not supported"),
+        (at("gguf.safetensors", b"GGUF\x03\0\0\0 and so on"), "it is a GGUF file"),
+        (at("torch.safetensors", b"PK\x03\x04 and so on, for long"), "pickled"),
+        (at("lfs.safetensors", b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
+        (at("page.safetensors", b"<!DOCTYPE html><html></html>"), "it is a web page"),
         (at("a.pth", b"PK"), "can run code"),
         (at("empty.safetensors", b""), "not a whole safetensors file"),
         (at("text.safetensors", b"no weights, but some text"), "not a whole safetensors file"),
@@ -254,6 +415,13 @@ fn what_is_no_checkpoint_is_said() {
 
 fn vector(len: usize) -> Stored {
     Stored { dtype: safetensors::Dtype::BF16, shape: vec![len], data: vec![0; 2 * len] }
+}
+
+/// One tensor of this name.
+fn mark(name: &str, shape: &[usize]) -> State {
+    let data = vec![0; 4 * shape.iter().product::<usize>()];
+    let stored = Stored { dtype: Dtype::F32, shape: shape.to_vec(), data };
+    State([(name.to_owned(), stored)].into())
 }
 
 /// The attention's matrices as the 1x1 convolutions that they are in native files.

@@ -255,6 +255,128 @@ fn a_file_for_another_model_is_refused_by_name() {
     assert!(matches!(twice, LoraError::Twice { .. }), "{twice}");
 }
 
+/// The same change under other spellings of its keys.
+#[test]
+fn spellings_with_more_underscores_and_prefixes_are_the_same_change() {
+    let goldens = Goldens::open("lora.safetensors");
+    let room = tempfile::tempdir().expect("a folder");
+    let mut dit = dit();
+    let mut out = |name: &str, prefix: &str, module: &str| {
+        let key = |factor: &str| format!("{prefix}{module}.{factor}.weight");
+        let (down, up) = (key("lora_down"), key("lora_up"));
+        let file = write(&room, name, &[(&down, &[2, 48], 0.1), (&up, &[48, 2], 0.2)]);
+        let active = apply(&mut dit, &[choice(file, 1.0)]).expect(&down);
+        assert_eq!((active[0].matrices, &active[0].unmatched), (1, &vec![]), "{down}");
+        forward(&dit, &goldens)
+    };
+    let expected = out("plain.safetensors", "", "layers.0.attention.to_q");
+    for (prefix, module) in [
+        ("lora_unet__", "layers_0_attention_to_q"),
+        ("lora_unet__", "layers__0__attention__to_q"),
+        ("lora_transformer__", "layers_0_attention_to_q"),
+        ("lycoris__", "layers_0_attention_to_q"),
+        ("base_model.model.transformer.", "layers.0.attention.to_q"),
+        ("base_model.model.diffusion_model.", "layers.0.attention.to_q"),
+        ("lora_unet_model_diffusion_model_", "layers_0_attention_to_q"),
+        ("_orig_mod.", "layers.0.attention.to_q"),
+        ("module.", "layers.0.attention.to_q"),
+        ("unet.", "layers.0.attention.to.q"),
+    ] {
+        let name = format!("x{}.safetensors", prefix.len() + module.len());
+        assert!(out(&name, prefix, module) == expected, "{prefix}{module}");
+    }
+}
+
+/// Differences of whole tensors, against a checkpoint that has them in it.
+#[test]
+fn differences_are_added_to_any_tensor() {
+    let goldens = Goldens::open("lora.safetensors");
+    let room = tempfile::tempdir().expect("a folder");
+    let step = |name: &str, value: f32, shape: &[usize]| {
+        // Not the same everywhere, and no sum that f32 would round.
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f32> = (0..count).map(|i| value * (i % 3) as f32).collect();
+        (name.to_owned(), Tensor::from_vec(values, shape, &Device::Cpu).expect("a tensor"))
+    };
+    let changes = [
+        ("diffusion_model.layers.0.attention_norm1.diff", "layers.0.attention_norm1.weight", 48),
+        ("lora_unet__layers_1_attention_q_norm.diff", "layers.1.attention.norm_q.weight", 24),
+        ("transformer.noise_refiner.0.ffn_norm2.w_norm", "noise_refiner.0.ffn_norm2.weight", 48),
+        ("lora_unet_cap_embedder_0.diff", "cap_embedder.0.weight", 40),
+        ("diffusion_model.cap_embedder.1.diff_b", "cap_embedder.1.bias", 48),
+        ("diffusion_model.final_layer.linear.diff_b", "all_final_layer.2-1.linear.bias", 64),
+        ("diffusion_model.x_pad_token.diff", "x_pad_token", 48),
+    ];
+    let mut file: Vec<(String, Tensor)> =
+        changes.iter().map(|(key, _, width)| step(key, 0.25, &[*width])).collect();
+    file.push(step("diffusion_model.layers.0.attention.qkv.diff", 0.125, &[144, 48]));
+    file.push(step("diffusion_model.layers.2.feed_forward.w2.diff", 0.125, &[48, 128]));
+    let path = room.path().join("differences.safetensors");
+    safetensors::serialize_to_file(file.clone(), None, &path).expect("writes");
+
+    // The same, baked in with half the scale.
+    let from = Goldens::tiny().join("transformer");
+    let mut state = candle_core::safetensors::load(
+        from.join("diffusion_pytorch_model.safetensors"),
+        &Device::Cpu,
+    )
+    .expect("the tiny model");
+    let mut bake = |name: &str, change: &Tensor| {
+        let base = &state[name];
+        let change = change.reshape(base.shape()).expect("fits");
+        let sum = (base.to_dtype(DType::F32).expect("f32") + (change * 0.5).expect("half"))
+            .expect("a sum");
+        state.insert(name.to_owned(), sum);
+    };
+    for ((_, name, _), (_, change)) in changes.iter().zip(&file) {
+        bake(name, change);
+    }
+    for (index, name) in ["to_q", "to_k", "to_v"].into_iter().enumerate() {
+        let rows = file[7].1.narrow(0, 48 * index, 48).expect("a third");
+        bake(&format!("layers.0.attention.{name}.weight"), &rows);
+    }
+    bake("layers.2.feed_forward.w2.weight", &file[8].1);
+    let baked = room.path().join("transformer");
+    fs::create_dir(&baked).expect("a folder");
+    fs::copy(from.join("config.json"), baked.join("config.json")).expect("copied");
+    candle_core::safetensors::save(&state, baked.join("diffusion_pytorch_model.safetensors"))
+        .expect("written");
+    let baked = load_dit(&baked, &Device::Cpu, Some(Wire::F32)).expect("baked");
+
+    let mut dit = dit();
+    let before = forward(&dit, &goldens);
+    let active = apply(&mut dit, &[choice(path, 0.5)]).expect("fits");
+    assert_eq!((active[0].matrices, &active[0].unmatched), (7 + 3 + 1, &vec![]));
+    let changed = forward(&dit, &goldens);
+    assert!(changed == forward(&baked, &goldens), "to the last bit");
+    assert!(relative_error(&changed, &before) > 100.0 * BOUND, "would pass unread");
+    clear(&mut dit);
+    assert_eq!(forward(&dit, &goldens), before);
+}
+
+/// A pair and a norm's difference in one file: the case of `lora-with-norm-diff`.
+#[test]
+fn a_difference_does_not_cost_the_pairs_beside_it() {
+    let room = tempfile::tempdir().expect("a folder");
+    let pair = |more: (&str, &[usize], f32)| {
+        let name = format!("x{}.safetensors", more.0.len() + more.1[0]);
+        let (a, b) =
+            ("layers.0.attention.to_q.lora_A.weight", "layers.0.attention.to_q.lora_B.weight");
+        write(&room, &name, &[(a, &[2, 48], 0.1), (b, &[48, 2], 0.1), more])
+    };
+    let apply = |more| apply(&mut dit(), &[choice(pair(more), 1.0)]);
+    let both = apply(("layers.0.attention_norm1.diff", &[48], 0.1)).expect("both");
+    assert_eq!((both[0].matrices, &both[0].unmatched), (2, &vec![]));
+    let stranger = apply(("layers.0.attention.to_q.diff_b", &[48], 0.1)).expect("the pair");
+    assert_eq!(stranger[0].matrices, 1, "to_q has no bias");
+    assert_eq!(stranger[0].unmatched, ["layers.0.attention.to_q.diff_b"]);
+    let error = apply(("layers.0.attention_norm1.diff", &[47], 0.1)).expect_err("too short");
+    let error = error.to_string();
+    for words in ["'layers.0.attention_norm1.diff'", "[47]", "[48]"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+}
+
 /// Every matrix that a checkpoint has is one that a LoRA can change, and under our name for it.
 #[test]
 fn the_list_of_layers_is_the_checkpoints() {

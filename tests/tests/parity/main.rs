@@ -6,6 +6,7 @@
 
 mod batches;
 mod chat;
+mod configs;
 mod convergence;
 mod forms;
 mod loras;

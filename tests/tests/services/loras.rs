@@ -130,25 +130,45 @@ async fn the_folder_is_listed_with_what_headers_say() {
     fs::write(folder.path().join("broken.safetensors"), b"no").expect("writes");
     fs::write(folder.path().join("readme.txt"), b"no LoRA").expect("writes");
     let outside = tempfile::tempdir().expect("a folder");
-    copy("kohya", &outside.path().join("secret.safetensors"));
+    copy("kohya", &outside.path().join("kept.safetensors"));
     #[cfg(unix)]
-    std::os::unix::fs::symlink(
-        outside.path().join("secret.safetensors"),
-        folder.path().join("link.safetensors"),
-    )
-    .expect("links");
+    {
+        use std::os::unix::fs::symlink;
+        let elsewhere = outside.path();
+        symlink(elsewhere.join("kept.safetensors"), folder.path().join("link.safetensors"))
+            .expect("links");
+        symlink(elsewhere.join("gone.safetensors"), folder.path().join("nowhere.safetensors"))
+            .expect("links");
+        symlink(elsewhere, folder.path().join("hub")).expect("links");
+        // Round and round.
+        symlink(folder.path(), elsewhere.join("back")).expect("links");
+    }
     let mut service = Service::tiny(folder).await;
     let listed = service.client.list_loras(ListLorasRequest {}).await.expect("well").into_inner();
     let names: Vec<&str> = listed.files.iter().map(|file| file.name.as_str()).collect();
-    assert_eq!(names, ["broken.safetensors", "kohya.safetensors", "styles/diffusers.safetensors"]);
+    let links: &[&str] = if cfg!(unix) {
+        &["hub/kept.safetensors", "link.safetensors", "nowhere.safetensors"]
+    } else {
+        &[]
+    };
+    let files = ["broken.safetensors", "kohya.safetensors", "styles/diffusers.safetensors"];
+    let mut expected: Vec<&str> = files.iter().chain(links).copied().collect();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    let file = |name: &str| listed.files.iter().find(|file| file.name == name).expect("listed");
+    if cfg!(unix) {
+        assert_eq!(file("link.safetensors").problem, None);
+        let problem = file("nowhere.safetensors").problem.as_ref().expect("why");
+        assert!(problem.contains("nowhere.safetensors"), "{problem}");
+    }
     assert!(listed.active.is_empty());
-    assert!(listed.files[0].problem.as_ref().expect("why").contains("not valid"));
-    let kohya = &listed.files[1];
+    assert!(file("broken.safetensors").problem.as_ref().expect("why").contains("not valid"));
+    let kohya = file("kohya.safetensors");
     let size = fs::metadata(service.loras.path().join("kohya.safetensors")).expect("there").len();
     assert_eq!((kohya.bytes, kohya.rank, kohya.alpha), (size, 2, Some(1.0)));
     // Five blocks of 7, four of them modulated, and 6 at the ends.
     assert_eq!((kohya.modules, kohya.problem.as_deref()), (45, None));
-    assert_eq!(listed.files[2].alpha, None);
+    assert_eq!(file("styles/diffusers.safetensors").alpha, None);
 
     service.apply(&[("kohya.safetensors", 0.5)]).await.expect("fits");
     let listed = service.client.list_loras(ListLorasRequest {}).await.expect("well").into_inner();
@@ -221,20 +241,12 @@ async fn names_do_not_lead_out_of_the_folder() {
     let room = tempfile::tempdir().expect("a folder");
     copy("kohya", &room.path().join("secret.safetensors"));
     let inside = tempfile::tempdir_in(room.path()).expect("a folder");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::symlink;
-        symlink("../secret.safetensors", inside.path().join("link.safetensors")).expect("links");
-        symlink(room.path(), inside.path().join("up")).expect("links");
-    }
     let absolute = room.path().join("secret.safetensors").display().to_string();
     let mut service = Service::tiny(inside).await;
     for name in [
         "../secret.safetensors",
         "./../secret.safetensors",
         "up/../../secret.safetensors",
-        "up/secret.safetensors",
-        "link.safetensors",
         "secret.safetensors\0",
         "/etc/passwd",
         &absolute,
@@ -245,6 +257,23 @@ async fn names_do_not_lead_out_of_the_folder() {
         assert!(!status.message().contains("rank"), "{name} was read: {status}");
     }
     assert!(service.active().await.is_empty());
+}
+
+/// As `hf download` lays files out: the folder that a person names holds links into another.
+#[cfg(unix)]
+#[tokio::test]
+async fn links_in_the_folder_are_followed() {
+    use std::os::unix::fs::symlink;
+    let blobs = tempfile::tempdir().expect("a folder");
+    copy("kohya", &blobs.path().join("8f3a"));
+    let folder = tempfile::tempdir().expect("a folder");
+    symlink(blobs.path().join("8f3a"), folder.path().join("link.safetensors")).expect("links");
+    symlink(blobs.path().join("gone"), folder.path().join("nowhere.safetensors")).expect("links");
+    let mut service = Service::tiny(folder).await;
+    service.apply(&[("link.safetensors", 1.0)]).await.expect("is read");
+    assert_eq!(service.active().await, ["link.safetensors"]);
+    let status = service.apply(&[("nowhere.safetensors", 1.0)]).await.expect_err("leads nowhere");
+    assert_eq!(status.code(), Code::NotFound, "{status}");
 }
 
 #[tokio::test]

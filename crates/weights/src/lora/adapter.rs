@@ -3,12 +3,12 @@
 //! diffusers writes them into the file's own header, PEFT into `adapter_config.json` beside it.
 //! They hold the alpha of a file that has no `.alpha` keys.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::ErrorKind, path::Path};
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::{LoraError, header::Header};
+use crate::schema::{Kind, Library, Rule, Schema, parse};
 
 /// Where diffusers writes them.
 const METADATA_KEY: &str = "lora_adapter_metadata";
@@ -28,6 +28,20 @@ pub(super) struct AdapterConfig {
     use_dora: bool,
 }
 
+/// `LoraConfig` of PEFT, as far as it changes what the factors mean.
+const SCHEMA: Schema = Schema {
+    keys: &[
+        ("peft_type", Rule::Only(&["\"LORA\"", "null"])),
+        ("lora_alpha", Rule::Read(Kind::Number)),
+        ("alpha_pattern", Rule::Read(Kind::NumbersByName)),
+        ("use_rslora", Rule::Read(Kind::Switch)),
+        ("use_dora", Rule::Read(Kind::Switch)),
+        ("use_qalora", Rule::Only(&["false", "null"])),
+        ("layer_replication", Rule::Only(&["null"])),
+    ],
+    library: Library::Peft,
+};
+
 impl AdapterConfig {
     /// Settings in the header, or beside the file, or none.
     ///
@@ -36,17 +50,14 @@ impl AdapterConfig {
     /// [`LoraError`] if the settings are not valid JSON or describe an unsupported adapter, such as
     /// DoRA.
     pub fn of(path: &Path, header: &Header) -> Result<Self, LoraError> {
-        let invalid = |e: serde_json::Error| header.invalid(format!("its adapter settings: {e}"));
+        let invalid = |e: String| header.invalid(format!("its adapter settings: {e}"));
         let settings: Self = if let Some(text) = header.metadata(METADATA_KEY) {
-            let all: Map<String, Value> = serde_json::from_str(text).map_err(invalid)?;
+            let all = parse(text).map_err(invalid)?.into_iter();
             let own = all
-                .into_iter()
                 .filter_map(|(key, value)| Some((key.strip_prefix(COMPONENT)?.to_owned(), value)));
-            serde_json::from_value(Value::Object(own.collect())).map_err(invalid)?
-        } else if path.file_name().is_some_and(|name| name == "adapter_model.safetensors")
-            && let Ok(text) = std::fs::read(path.with_file_name("adapter_config.json"))
-        {
-            serde_json::from_slice(&text).map_err(invalid)?
+            SCHEMA.read(&own.collect()).map_err(invalid)?
+        } else if let Some(text) = beside(path, header)? {
+            parse(&text).and_then(|object| SCHEMA.read(&object)).map_err(invalid)?
         } else {
             Self::default()
         };
@@ -79,5 +90,17 @@ impl AdapterConfig {
     pub fn scale(&self, module: &str, rank: usize) -> f64 {
         let rank = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
         self.alpha(module).map_or(1.0, |alpha| alpha / rank)
+    }
+}
+
+/// The settings in a file beside one of PEFT's.
+fn beside(path: &Path, header: &Header) -> Result<Option<String>, LoraError> {
+    if path.file_name().is_none_or(|name| name != "adapter_model.safetensors") {
+        return Ok(None);
+    }
+    match llm_dit_text::read(&path.with_file_name("adapter_config.json")) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(header.invalid(format!("adapter_config.json beside it: {error}"))),
     }
 }

@@ -13,7 +13,9 @@ pub enum LoraError {
     Pickle { file: String },
     #[error("LoRA {file} is not valid: {cause}")]
     Invalid { file: String, cause: String },
-    #[error("LoRA {file} has '{key}', which is {kind}; only plain LoRA factors are supported")]
+    #[error(
+        "LoRA {file} has '{key}', which is {kind}; plain LoRA factors and differences of whole tensors (.diff, .diff_b) are supported"
+    )]
     Kind { file: String, key: String, kind: &'static str },
     #[error("LoRA {file} has '{key}', but its other factor, {lacks}, is missing")]
     Incomplete { file: String, key: String, lacks: &'static str },
@@ -23,6 +25,8 @@ pub enum LoraError {
         "LoRA {file}: '{key}' changes a matrix of {found:?}, but '{tensor}' is {expected:?}; it was trained for another model"
     )]
     Shape { file: String, key: String, tensor: String, found: [usize; 2], expected: [usize; 2] },
+    #[error("LoRA {file}: '{key}' is a difference of {misfit}; it was trained for another model")]
+    Difference { file: String, key: String, misfit: String },
     #[error("LoRA {file}: '{first}' and '{second}' both change '{tensor}'")]
     Twice { file: String, first: String, second: String, tensor: String },
     #[error(

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Read as _, Seek as _, SeekFrom},
     path::Path,
 };
@@ -15,6 +15,10 @@ use parking_lot::Mutex;
 use safetensors::tensor::Metadata;
 
 use super::{DEVICE, LoraError};
+use crate::{
+    foreign::{self, START},
+    header,
+};
 
 /// As the format itself limits it.
 const MAX_HEADER: u64 = 100_000_000;
@@ -52,29 +56,39 @@ impl Header {
             _ => LoraError::Io { file: label.to_owned(), cause },
         };
         let invalid = |cause: String| LoraError::Invalid { file: label.to_owned(), cause };
-        let mut file = File::open(path).map_err(io)?;
-        let about = file.metadata().map_err(io)?;
+        // Before it is opened: opening a FIFO waits for somebody to write.
+        let about = fs::metadata(path).map_err(io)?;
         if !about.is_file() {
             return Err(invalid("it is not a regular file".into()));
         }
+        let mut file = File::open(path).map_err(io)?;
         let pickled = |e: &str| ["bin", "pt", "pth", "ckpt"].contains(&e.to_lowercase().as_str());
         if path.extension().and_then(|e| e.to_str()).is_some_and(pickled) {
             return Err(LoraError::Pickle { file: label.to_owned() });
         }
         let bytes = about.len();
-        let mut length = [0; LENGTH as usize];
-        file.read_exact(&mut length).map_err(|_| invalid("it is too short".into()))?;
-        let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER || length > bytes - LENGTH {
+        let mut start = Vec::new();
+        (&file).take(START as u64).read_to_end(&mut start).map_err(io)?;
+        if let Some(what) = foreign::format(&start) {
+            return Err(invalid(what.into()));
+        }
+        let length = start.first_chunk().ok_or_else(|| invalid("it is too short".into()))?;
+        let length = u64::from_le_bytes(*length);
+        file.seek(SeekFrom::Start(LENGTH)).map_err(io)?;
+        if length > MAX_HEADER || length > bytes.saturating_sub(LENGTH) {
             return Err(invalid("it has no safetensors header".into()));
         }
         let mut text = vec![0; length as usize];
         file.read_exact(&mut text).map_err(io)?;
         let parsed: Metadata =
-            serde_json::from_slice(&text).map_err(|e| invalid(format!("its header: {e}")))?;
+            serde_json::from_slice(&text).map_err(|e| invalid(header::problem(&text, &e)))?;
         let data = LENGTH + length;
         let mut tensors = BTreeMap::new();
         for (name, info) in parsed.tensors() {
+            // Marks that some programs leave.
+            if info.shape.contains(&0) {
+                continue;
+            }
             let (start, end) = info.data_offsets;
             let dtype = DType::try_from(info.dtype)
                 .map_err(|_| invalid(format!("'{name}' has the type {:?}", info.dtype)))?;

@@ -7,6 +7,11 @@ pub(super) enum Key {
         module: String,
         role: Role,
     },
+    /// What is added to a whole tensor of the module.
+    Difference {
+        module: String,
+        of: Whole,
+    },
     /// A way of changing a module that is not the product of two matrices.
     Unsupported(&'static str),
     /// A text encoder's, or nothing that we know.
@@ -20,37 +25,75 @@ pub(super) enum Role {
     Alpha,
 }
 
+/// A tensor of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Whole {
+    /// The weight, or the module itself if it is one tensor.
+    Weight,
+    Bias,
+}
+
 /// What goes before a module's name: PEFT's wrapper, ComfyUI's, diffusers', adapters' names,
-/// kohya's and LyCORIS'.
-const PREFIXES: [&str; 8] = [
-    "base_model.model.",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "transformer.",
-    "default.",
-    "lora_unet_",
-    "lora_transformer_",
-    "lycoris_",
+/// kohya's, LyCORIS', and those of torch. Each is a word of names; where a name has dots or any
+/// number of underscores between words, all of them mean the same.
+const PREFIXES: [&str; 14] = [
+    "base_model_model",
+    "model_diffusion_model",
+    "diffusion_model",
+    "transformer",
+    "default",
+    "lora_unet",
+    "lora_transformer",
+    "lora_dit",
+    "lora_model",
+    "lycoris",
+    "unet",
+    "dit",
+    "module",
+    "orig_mod",
 ];
 
 /// Prefixes of other models that a file may change as well.
-const TEXT_ENCODERS: [&str; 6] =
-    ["text_encoder", "text_encoders.", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_"];
+const TEXT_ENCODERS: [&str; 11] = [
+    "text_encoder",
+    "text_encoders",
+    "text_encoder_2",
+    "text_model",
+    "lora_te",
+    "lora_te1",
+    "lora_te2",
+    "lora_te3",
+    "lora_text_encoder",
+    "lycoris_text_encoder",
+    "te",
+];
 
 /// What stands between a module's name and `weight`.
 const MARKERS: [(&str, Role); 8] = [
-    (".lora_A.", Role::Down),
-    (".lora_B.", Role::Up),
-    (".lora_down.", Role::Down),
-    (".lora_up.", Role::Up),
-    (".lora.down.", Role::Down),
-    (".lora.up.", Role::Up),
-    (".lora_linear_layer.down.", Role::Down),
-    (".lora_linear_layer.up.", Role::Up),
+    (".lora_A", Role::Down),
+    (".lora_B", Role::Up),
+    (".lora_down", Role::Down),
+    (".lora_up", Role::Up),
+    (".lora.down", Role::Down),
+    (".lora.up", Role::Up),
+    (".lora_linear_layer.down", Role::Down),
+    (".lora_linear_layer.up", Role::Up),
+];
+
+/// Ends of keys that are differences of whole tensors, as ComfyUI reads them. Norms have names of
+/// their own in some files.
+const DIFFERENCES: [(&str, Whole); 4] = [
+    (".diff", Whole::Weight),
+    (".diff_b", Whole::Bias),
+    (".w_norm", Whole::Weight),
+    (".b_norm", Whole::Bias),
 ];
 
 /// Parts of keys by which other methods are known.
-const OTHERS: [(&str, &str); 8] = [
+const OTHERS: [(&str, &str); 11] = [
+    (".set_weight", "a replacement of weights"),
+    (".glora_", "GLoRA"),
+    ("boft_", "BOFT"),
     ("dora_scale", "DoRA"),
     ("lora_magnitude_vector", "DoRA"),
     (".lokr_", "LoKr"),
@@ -62,8 +105,8 @@ const OTHERS: [(&str, &str); 8] = [
 ];
 
 pub(super) fn parse(key: &str) -> Key {
-    let bare = key.strip_prefix("base_model.model.").unwrap_or(key);
-    if TEXT_ENCODERS.iter().any(|prefix| bare.starts_with(prefix)) {
+    let bare = after(key, "base_model_model").unwrap_or(key);
+    if TEXT_ENCODERS.iter().any(|prefix| after(bare, prefix).is_some()) {
         return Key::Unknown;
     }
     if let Some((_, kind)) = OTHERS.iter().find(|(part, _)| key.contains(part)) {
@@ -75,30 +118,53 @@ pub(super) fn parse(key: &str) -> Key {
     }
     for (marker, role) in MARKERS {
         let Some((module, rest)) = key.split_once(marker) else { continue };
-        // PEFT puts the adapter's name before `weight`.
-        let rest = rest.rsplit_once('.').map_or(rest, |(_adapter, last)| last);
-        return match rest {
-            "weight" => factor(module, role),
+        if !rest.is_empty() && !rest.starts_with('.') {
+            continue;
+        }
+        // PEFT puts the adapter's name before `weight`; a tensor of its own has neither.
+        let last = rest.rsplit_once('.').map_or(rest, |(_adapter, last)| last);
+        return match last {
+            "weight" | "" => factor(module, role),
             "bias" => Key::Unsupported("a LoRA with biases"),
             _ => Key::Unknown,
         };
     }
-    if key.ends_with(".diff") || key.ends_with(".diff_b") {
-        return Key::Unsupported("a full difference of weights");
+    let difference = DIFFERENCES.iter().find_map(|(end, of)| Some((key.strip_suffix(end)?, *of)));
+    match difference {
+        Some((module, of)) => Key::Difference { module: strip(module).to_owned(), of },
+        None => Key::Unknown,
     }
-    Key::Unknown
 }
 
 /// One spelling for names that differ in dots and underscores only.
 pub fn flat(module: &str) -> String {
-    module.replace('.', "_")
+    let words: Vec<&str> = module.split(is_separator).filter(|word| !word.is_empty()).collect();
+    words.join("_")
 }
 
-fn strip(mut module: &str) -> &str {
-    while let Some(rest) = PREFIXES.iter().find_map(|prefix| module.strip_prefix(prefix)) {
+fn is_separator(c: char) -> bool {
+    matches!(c, '.' | '_')
+}
+
+fn strip(module: &str) -> &str {
+    let mut module = module.trim_start_matches(is_separator);
+    while let Some(rest) = PREFIXES.iter().find_map(|prefix| after(module, prefix)) {
         module = rest;
     }
     module.strip_suffix(".default").unwrap_or(module)
+}
+
+/// The rest of a name that begins with these words.
+fn after<'a>(name: &'a str, words: &str) -> Option<&'a str> {
+    let mut rest = name;
+    for word in words.split('_') {
+        let next = rest.strip_prefix(word)?;
+        rest = next.trim_start_matches(is_separator);
+        if rest.len() == next.len() {
+            return None;
+        }
+    }
+    Some(rest).filter(|rest| !rest.is_empty())
 }
 
 #[cfg(test)]
@@ -122,6 +188,30 @@ mod tests {
             ("layers.0.attention.to_q.default.lora_A.weight", to_q(Role::Down)),
             ("layers.0.attention.to_q.lora_up.weight", to_q(Role::Up)),
             ("layers.0.attention.to_q.lora.down.weight", to_q(Role::Down)),
+            ("module.layers.0.attention.to_q.lora_A.weight", to_q(Role::Down)),
+            ("_orig_mod.transformer.layers.0.attention.to_q.lora_A.weight", to_q(Role::Down)),
+            ("layers.0.attention.to_q.lora_A", to_q(Role::Down)),
+            ("unet.layers.0.attention.to_q.lora.up.weight", to_q(Role::Up)),
+            (
+                "lora_unet__layers_0_attention_to_q.lora_down.weight",
+                factor("layers_0_attention_to_q", Role::Down),
+            ),
+            (
+                "lora_unet__layers__0__attention__to_q.lora_up.weight",
+                factor("layers__0__attention__to_q", Role::Up),
+            ),
+            (
+                "lora_transformer__layers_0_attention_to_q.alpha",
+                factor("layers_0_attention_to_q", Role::Alpha),
+            ),
+            (
+                "lycoris_layers_0_attention_to_q.lora_down.weight",
+                factor("layers_0_attention_to_q", Role::Down),
+            ),
+            (
+                "lora_unet_diffusion_model_layers_0_attention_to_q.lora_down.weight",
+                factor("layers_0_attention_to_q", Role::Down),
+            ),
             (
                 "lora_unet_layers_0_attention_to_q.lora_down.weight",
                 factor("layers_0_attention_to_q", Role::Down),
@@ -136,12 +226,39 @@ mod tests {
     }
 
     #[test]
+    fn differences_are_of_weights_or_biases() {
+        for (key, module, of) in [
+            (
+                "diffusion_model.layers.0.attention_norm1.diff",
+                "layers.0.attention_norm1",
+                Whole::Weight,
+            ),
+            ("lora_unet__cap_embedder_1.diff_b", "cap_embedder_1", Whole::Bias),
+            ("x_pad_token.diff", "x_pad_token", Whole::Weight),
+            ("layers.0.ffn_norm1.w_norm", "layers.0.ffn_norm1", Whole::Weight),
+        ] {
+            assert_eq!(parse(key), Key::Difference { module: module.into(), of }, "{key}");
+        }
+    }
+
+    #[test]
+    fn spellings_are_one() {
+        for name in
+            ["layers.0.attention.to_q", "layers_0_attention_to_q", "layers__0__attention.to.q"]
+        {
+            assert_eq!(flat(name), "layers_0_attention_to_q");
+        }
+        assert_eq!(strip("transformer"), "transformer", "nothing would be left");
+        assert_eq!(strip("transformers.x"), "transformers.x", "another word");
+    }
+
+    #[test]
     fn other_methods_are_named_and_strangers_told_apart() {
         for (key, kind) in [
             ("diffusion_model.layers.0.attention.to_q.dora_scale", "DoRA"),
             ("lora_unet_layers_0_attention_to_q.lokr_w1", "LoKr"),
             ("lora_unet_layers_0_attention_to_q.hada_w1_a", "LoHa"),
-            ("diffusion_model.layers.0.attention.to_q.diff_b", "a full difference of weights"),
+            ("diffusion_model.layers.0.attention.to_q.set_weight", "a replacement of weights"),
             ("transformer.layers.0.attention.to_q.lora_B.bias", "a LoRA with biases"),
         ] {
             assert_eq!(parse(key), Key::Unsupported(kind), "{key}");
@@ -149,6 +266,10 @@ mod tests {
         for key in [
             "text_encoder.layers.0.self_attn.q_proj.lora_A.weight",
             "lora_te_layers_0_mlp.alpha",
+            "lora_te__layers_0_mlp.lora_down.weight",
+            "lora_te1_text_model_encoder_layers_0_mlp.lokr_w1",
+            "text_encoders.qwen3_4b.transformer.model.layers.0.mlp.lora_A.weight",
+            "text_encoder.layers.0.mlp.diff",
             "step",
             "layers.0.attention.to_q.weight",
         ] {

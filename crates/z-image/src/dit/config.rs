@@ -1,6 +1,6 @@
 //! `transformer/config.json`, or the shapes of the tensors without one.
 
-use llm_dit_weights::{LoadError, PartConfig, Weights};
+use llm_dit_weights::{Kind, Library, LoadError, PartConfig, Rule, Schema, Weights};
 use serde::Deserialize;
 
 /// Width of the modulation's input, unless the model itself is narrower.
@@ -24,10 +24,7 @@ pub struct Config {
     pub n_heads: usize,
     pub n_kv_heads: usize,
     pub norm_eps: f64,
-    #[serde(default = "yes")]
-    qk_norm: bool,
     pub cap_feat_dim: usize,
-    siglip_feat_dim: Option<usize>,
     pub rope_theta: f64,
     pub t_scale: f64,
     pub axes_dims: Vec<usize>,
@@ -40,10 +37,6 @@ fn patch_sizes() -> Vec<usize> {
 
 fn f_patch_sizes() -> Vec<usize> {
     vec![1]
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Config {
@@ -59,9 +52,7 @@ impl Config {
             n_heads: 30,
             n_kv_heads: 30,
             norm_eps: 1e-5,
-            qk_norm: true,
             cap_feat_dim: 2560,
-            siglip_feat_dim: None,
             rope_theta: 256.0,
             t_scale: 1000.0,
             axes_dims: vec![32, 48, 48],
@@ -92,6 +83,31 @@ impl Config {
 }
 
 impl PartConfig for Config {
+    /// `ZImageTransformer2DModel` of diffusers.
+    const SCHEMA: Schema = Schema {
+        keys: &[
+            ("_class_name", Rule::Only(&["\"ZImageTransformer2DModel\""])),
+            ("all_patch_size", Rule::Read(Kind::Wholes)),
+            ("all_f_patch_size", Rule::Read(Kind::Wholes)),
+            ("in_channels", Rule::Needed(Kind::Whole)),
+            ("dim", Rule::Needed(Kind::Whole)),
+            ("n_layers", Rule::Needed(Kind::Whole)),
+            ("n_refiner_layers", Rule::Needed(Kind::Whole)),
+            ("n_heads", Rule::Needed(Kind::Whole)),
+            ("n_kv_heads", Rule::Needed(Kind::Whole)),
+            ("norm_eps", Rule::Needed(Kind::Number)),
+            ("qk_norm", Rule::Only(&["true"])),
+            ("cap_feat_dim", Rule::Needed(Kind::Whole)),
+            // Of Z-Image-Omni, which reads pictures through SigLIP.
+            ("siglip_feat_dim", Rule::Only(&["null"])),
+            ("rope_theta", Rule::Needed(Kind::Number)),
+            ("t_scale", Rule::Needed(Kind::Number)),
+            ("axes_dims", Rule::Needed(Kind::Wholes)),
+            ("axes_lens", Rule::Needed(Kind::Wholes)),
+        ],
+        library: Library::Diffusers,
+    };
+
     /// What no shape tells is as in every Z-Image that was released.
     fn of(weights: &Weights) -> Result<Self, LoadError> {
         let shape = |name: &str| {
@@ -117,9 +133,7 @@ impl PartConfig for Config {
             n_heads,
             n_kv_heads: n_heads,
             norm_eps: 1e-5,
-            qk_norm: true,
             cap_feat_dim,
-            siglip_feat_dim: None,
             rope_theta: 256.0,
             t_scale: 1000.0,
             axes_dims: vec![time, side, side],
@@ -152,9 +166,6 @@ impl PartConfig for Config {
                 "{} and {} heads for width {}",
                 self.n_heads, self.n_kv_heads, self.dim
             ));
-        }
-        if !self.qk_norm || self.siglip_feat_dim.is_some() {
-            return no("qk_norm false or a siglip_feat_dim is not supported".into());
         }
         if self.axes_dims.len() != 3
             || self.axes_lens.len() != 3

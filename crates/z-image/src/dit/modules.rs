@@ -1,4 +1,4 @@
-//! The transformer's linear layers, which a LoRA can change.
+//! The transformer's tensors, which a LoRA can change.
 
 use std::collections::BTreeMap;
 
@@ -37,13 +37,41 @@ pub fn linear_layers(config: &Config) -> BTreeMap<String, [usize; 2]> {
     layers
 }
 
-/// Names of the same layers in the native tree, where they differ from diffusers'. What each is
-/// there, [`names::canonical`] knows.
-pub fn native_layers(config: &Config) -> Vec<String> {
+/// All tensors by name, with their shapes.
+pub fn tensors(config: &Config) -> BTreeMap<String, Vec<usize>> {
+    let layers = linear_layers(config).into_iter();
+    let mut tensors: BTreeMap<String, Vec<usize>> = layers
+        .flat_map(|(name, [outs, ins])| {
+            // The projections of a block have no bias.
+            let is_plain = name.contains(".attention.") || name.contains(".feed_forward.");
+            let bias = (!is_plain).then(|| (format!("{name}.bias"), vec![outs]));
+            [(format!("{name}.weight"), vec![outs, ins])].into_iter().chain(bias)
+        })
+        .collect();
+    let mut add = |name: String, shape| tensors.insert(name, shape);
+    add("cap_embedder.0.weight".to_owned(), vec![config.cap_feat_dim]);
+    for pad in ["x_pad_token", "cap_pad_token"] {
+        add(pad.to_owned(), vec![1, config.dim]);
+    }
+    for (block, _) in blocks(config) {
+        for norm in ["attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2"] {
+            add(format!("{block}.{norm}.weight"), vec![config.dim]);
+        }
+        for norm in ["norm_q", "norm_k"] {
+            add(format!("{block}.attention.{norm}.weight"), vec![config.head_dim()]);
+        }
+    }
+    tensors
+}
+
+/// Names of modules in the native tree, where they differ from diffusers'. What each is there,
+/// [`names::canonical`] knows.
+pub fn native_modules(config: &Config) -> Vec<String> {
     let top = ["x_embedder", "final_layer.adaLN_modulation.1", "final_layer.linear"];
     let mut native: Vec<String> = top.map(str::to_owned).into();
     for (block, _) in blocks(config) {
-        native.extend(["qkv", "out"].map(|name| format!("{block}.attention.{name}")));
+        let inner = ["qkv", "out", "q_norm", "k_norm"];
+        native.extend(inner.map(|name| format!("{block}.attention.{name}")));
     }
     debug_assert!(native.iter().all(|name| names::canonical(name)[0].name != *name));
     native

@@ -13,6 +13,7 @@ use super::{Dit, block::Block, embed::TimestepEmbedder};
 enum Part {
     XEmbedder,
     CapEmbedder,
+    Pads,
     TEmbedder,
     FinalLayer,
     NoiseRefiner(usize),
@@ -71,7 +72,7 @@ impl Dit {
     }
 
     fn parts(&self) -> Vec<Part> {
-        [Part::XEmbedder, Part::CapEmbedder, Part::TEmbedder, Part::FinalLayer]
+        [Part::XEmbedder, Part::CapEmbedder, Part::Pads, Part::TEmbedder, Part::FinalLayer]
             .into_iter()
             .chain((0..self.noise_refiner.len()).map(Part::NoiseRefiner))
             .chain((0..self.context_refiner.len()).map(Part::ContextRefiner))
@@ -86,7 +87,13 @@ impl Dit {
         };
         match part {
             Part::XEmbedder => self.x_embedder = Self::load_x_embedder(config, weights)?,
-            Part::CapEmbedder => self.cap_embedder = Self::load_cap_embedder(config, weights)?,
+            Part::CapEmbedder => {
+                let (norm, linear) = Self::load_cap_embedder(config, weights)?;
+                (self.cap_norm, self.cap_embedder) = (norm, linear);
+            }
+            Part::Pads => {
+                (self.x_pad_token, self.cap_pad_token) = Self::load_pads(config, weights)?;
+            }
             Part::TEmbedder => {
                 let at = weights.pp("t_embedder");
                 self.t_embedder = TimestepEmbedder::load(config.adaln_dim(), config.t_scale, &at)?;
@@ -109,9 +116,11 @@ impl Part {
     /// The part that a tensor belongs to, if it is one that changes.
     fn of(tensor: &str) -> Option<Self> {
         let mut names = tensor.split('.');
-        let (first, second) = (names.next()?, names.next()?);
-        let index = || second.parse().ok();
+        let first = names.next()?;
+        let second = names.next();
+        let index = || second?.parse().ok();
         Some(match first {
+            "x_pad_token" | "cap_pad_token" => Self::Pads,
             "all_x_embedder" => Self::XEmbedder,
             "cap_embedder" => Self::CapEmbedder,
             "t_embedder" => Self::TEmbedder,
@@ -132,7 +141,7 @@ mod tests {
     use llm_dit_proto::DType;
 
     use super::*;
-    use crate::load_dit;
+    use crate::{dit::tensors, load_dit};
 
     /// As after a panic between two parts.
     #[test]
@@ -158,13 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn every_matrix_belongs_to_a_part() {
-        for name in [
-            "all_x_embedder.2-1.weight",
-            "cap_embedder.1.weight",
-            "t_embedder.mlp.2.weight",
-            "all_final_layer.2-1.linear.weight",
-        ] {
+    fn every_tensor_belongs_to_a_part() {
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/tiny");
+        let dit = load_dit(&tiny.join("transformer"), &Device::Cpu, None).expect("the tiny model");
+        let tensors = tensors(dit.config());
+        assert_eq!(tensors, dit.weights.asked(), "what the model reads");
+        for name in tensors.keys() {
             assert!(Part::of(name).is_some(), "{name}");
         }
         assert_eq!(Part::of("layers.29.feed_forward.w1.weight"), Some(Part::Layer(29)));
@@ -172,6 +180,6 @@ mod tests {
             Part::of("context_refiner.1.attention.to_q.weight"),
             Some(Part::ContextRefiner(1))
         );
-        assert_eq!(Part::of("x_pad_token"), None);
+        assert_eq!(Part::of("norm_final.weight"), None);
     }
 }

@@ -1,13 +1,18 @@
-//! Matches a file's modules with the transformer's matrices.
+//! Matches a file's modules with the transformer's tensors.
 
 use std::collections::{BTreeMap, HashMap};
 
+use candle_core::Tensor;
 use llm_dit_weights::{
-    LowRank, Overlay, Part,
-    lora::{LoraError, LoraFile, LoraModule, flat},
+    Change, LowRank, Overlay, Part, Rows,
+    lora::{Difference, LoraError, LoraFile, LoraModule, Whole, flat},
 };
 
-use crate::dit::{self, linear_layers, names::canonical, native_layers};
+use crate::dit::{self, linear_layers, names::canonical, native_modules, tensors};
+
+/// Ends of tensors' names.
+const WEIGHT: &str = ".weight";
+const BIAS: &str = ".bias";
 
 /// How many names a message lists.
 const FEW: usize = 3;
@@ -20,58 +25,147 @@ pub(super) struct Fit<'a> {
     pub parts: Vec<Part>,
 }
 
+/// A whole tensor of a file that is known to fit.
+#[derive(Debug)]
+pub(super) struct WholeFit<'a> {
+    difference: &'a Difference,
+    /// Tensors of the transformer: one, or three for a fused projection.
+    pub parts: Vec<Part>,
+}
+
+/// What a file changes.
+#[derive(Debug)]
+pub(super) struct Fits<'a> {
+    modules: Vec<Fit<'a>>,
+    differences: Vec<WholeFit<'a>>,
+}
+
+impl Fits<'_> {
+    /// Tensors of the transformer that are changed.
+    pub fn count(&self) -> usize {
+        let modules = self.modules.iter().map(|fit| fit.parts.len());
+        modules.chain(self.differences.iter().map(|fit| fit.parts.len())).sum()
+    }
+}
+
 /// Finds what every module of a file changes, and which keys fit nothing. Reads no factors.
 pub(super) fn fit<'a>(
     file: &'a LoraFile,
     config: &dit::Config,
-) -> Result<(Vec<Fit<'a>>, Vec<String>), LoraError> {
+) -> Result<(Fits<'a>, Vec<String>), LoraError> {
     let layers = linear_layers(config);
     // Kohya's tools write underscores for dots, which names have too. So names are not taken
     // apart: they are looked up among all there are, every dot read as an underscore.
     let spellings: HashMap<String, Vec<Part>> = layers
         .keys()
         .map(|name| (flat(name), vec![Part::whole(name.as_str())]))
-        .chain(native_layers(config).iter().map(|name| (flat(name), canonical(name))))
+        .chain(native_modules(config).iter().map(|name| (flat(name), canonical(name))))
         .collect();
 
     let mut unmatched: Vec<String> = file.unknown_keys().to_vec();
     let mut fits: Vec<Fit<'a>> = Vec::new();
     for module in file.modules() {
         match spellings.get(&flat(&module.name)) {
-            Some(parts) => fits.push(Fit { module, parts: parts.clone() }),
-            None => unmatched.push(module.key.clone()),
+            Some(parts) if parts.iter().all(|part| layers.contains_key(&part.name)) => {
+                fits.push(Fit { module, parts: parts.clone() });
+            }
+            _ => unmatched.push(module.key.clone()),
         }
     }
-    if fits.is_empty() {
+    let differences = fit_differences(file, config, &mut unmatched)?;
+    if fits.is_empty() && differences.is_empty() {
         return Err(no_match(file, &unmatched, &layers));
     }
     for fit in &fits {
         fit.check_shape(file, &layers)?;
     }
-    Ok((without_repeats(file, fits)?, unmatched))
+    Ok((Fits { modules: without_repeats(file, fits)?, differences }, unmatched))
+}
+
+/// Finds the tensors that the differences of a file belong to.
+fn fit_differences<'a>(
+    file: &'a LoraFile,
+    config: &dit::Config,
+    unmatched: &mut Vec<String>,
+) -> Result<Vec<WholeFit<'a>>, LoraError> {
+    let tensors = tensors(config);
+    let mut spellings: HashMap<(String, Whole), Vec<Part>> = HashMap::new();
+    for name in tensors.keys() {
+        let (module, of) = match name.strip_suffix(BIAS) {
+            Some(module) => (module, Whole::Bias),
+            None => (name.strip_suffix(WEIGHT).unwrap_or(name), Whole::Weight),
+        };
+        spellings.insert((flat(module), of), vec![Part::whole(name.as_str())]);
+    }
+    for module in native_modules(config) {
+        for (of, suffix) in [(Whole::Weight, WEIGHT), (Whole::Bias, BIAS)] {
+            let parts = canonical(&format!("{module}{suffix}"));
+            if parts.iter().all(|part| tensors.contains_key(&part.name)) {
+                spellings.insert((flat(&module), of), parts);
+            }
+        }
+    }
+    let mut taken: HashMap<String, &str> = HashMap::new();
+    let mut fits = Vec::new();
+    for difference in file.differences() {
+        let Some(parts) = spellings.get(&(flat(&difference.name), difference.of)) else {
+            unmatched.push(difference.key.clone());
+            continue;
+        };
+        for Part { name, rows } in parts {
+            let mut expected = tensors[name].clone();
+            expected[0] *= rows.map_or(1, |rows| rows.of);
+            let wide = |shape: &[usize]| -> Vec<usize> {
+                shape.iter().copied().filter(|side| *side != 1).collect()
+            };
+            if wide(&difference.shape) != wide(&expected) {
+                let found = &difference.shape;
+                return Err(LoraError::Difference {
+                    file: file.label().to_owned(),
+                    key: difference.key.clone(),
+                    misfit: format!("{found:?}, but '{name}' is {expected:?}"),
+                });
+            }
+            if let Some(first) = taken.insert(name.clone(), &difference.key) {
+                return Err(LoraError::Twice {
+                    file: file.label().to_owned(),
+                    first: first.to_owned(),
+                    second: difference.key.clone(),
+                    tensor: name.clone(),
+                });
+            }
+        }
+        fits.push(WholeFit { difference, parts: parts.clone() });
+    }
+    Ok(fits)
 }
 
 /// The changes that these modules are.
-pub(super) fn overlay(file: &LoraFile, fits: &[Fit<'_>], scale: f32) -> Result<Overlay, LoraError> {
-    let backend = |e: candle_core::Error| LoraError::Backend(e.to_string());
+pub(super) fn overlay(file: &LoraFile, fits: &Fits<'_>, scale: f32) -> Result<Overlay, LoraError> {
     let mut overlay = Overlay::default();
-    for Fit { module, parts } in fits {
+    for Fit { module, parts } in &fits.modules {
         let (up, down) = file.factors(module)?;
         let scale = module.scale * f64::from(scale);
         for part in parts {
-            let up = match part.rows {
-                None => up.clone(),
-                Some(share) => {
-                    let rows = module.outs / share.of;
-                    let up = up.narrow(0, share.index * rows, rows).map_err(backend)?;
-                    up.contiguous().map_err(backend)?
-                }
-            };
-            let change = LowRank { up, down: down.clone(), scale };
-            overlay.add(format!("{}.weight", part.name), change);
+            let change = LowRank { up: share(&up, part.rows)?, down: down.clone(), scale };
+            overlay.add(format!("{}{WEIGHT}", part.name), change);
+        }
+    }
+    for WholeFit { difference, parts } in &fits.differences {
+        let values = file.values(difference)?;
+        for part in parts {
+            let values = share(&values, part.rows)?;
+            overlay.add(&*part.name, Change::Full { values, scale: f64::from(scale) });
         }
     }
     Ok(overlay)
+}
+
+/// The rows of a fused projection that belong to one of its parts.
+fn share(tensor: &Tensor, rows: Option<Rows>) -> Result<Tensor, LoraError> {
+    let Some(Rows { index, of }) = rows else { return Ok(tensor.clone()) };
+    let share = tensor.chunk(of, 0).and_then(|shares| shares[index].contiguous());
+    share.map_err(|e| LoraError::Backend(e.to_string()))
 }
 
 impl Fit<'_> {

@@ -1,10 +1,12 @@
 //! `vae/config.json`, or the shapes of the tensors without one.
 
-use llm_dit_weights::{LoadError, PartConfig, Weights};
-use serde::Deserialize;
+use llm_dit_weights::{Kind, Library, LoadError, PartConfig, Rule, Schema, Weights};
+use serde::{Deserialize, Deserializer};
 
 /// More than any autoencoder has: each halves the sides.
 const MAX_LEVELS: usize = 8;
+
+const SCALED: &str = "Z-Image's latents have one scaling_factor and one shift_factor";
 
 /// `vae/config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -18,18 +20,22 @@ pub struct Config {
     pub scaling_factor: f64,
     pub shift_factor: f64,
     /// Pixels along the pictures that it was trained on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "side")]
     pub sample_size: Option<usize>,
-    #[serde(default = "yes")]
-    mid_block_add_attention: bool,
-    #[serde(default = "yes")]
-    use_quant_conv: bool,
-    #[serde(default = "yes")]
-    use_post_quant_conv: bool,
 }
 
-fn yes() -> bool {
-    true
+/// Of a size that is a list, diffusers reads the first.
+fn side<'de, D: Deserializer<'de>>(value: D) -> Result<Option<usize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Side {
+        One(usize),
+        Each(Vec<usize>),
+    }
+    Ok(match Side::deserialize(value)? {
+        Side::One(side) => Some(side),
+        Side::Each(sides) => sides.first().copied(),
+    })
 }
 
 impl Config {
@@ -45,9 +51,6 @@ impl Config {
             scaling_factor: 0.3611,
             shift_factor: 0.1159,
             sample_size: Some(1024),
-            mid_block_add_attention: true,
-            use_quant_conv: false,
-            use_post_quant_conv: false,
         }
     }
 
@@ -58,6 +61,34 @@ impl Config {
 }
 
 impl PartConfig for Config {
+    /// `AutoencoderKL` of diffusers, as far as Z-Image's is one.
+    const SCHEMA: Schema = Schema {
+        keys: &[
+            ("_class_name", Rule::Only(&["\"AutoencoderKL\""])),
+            ("in_channels", Rule::Needed(Kind::Whole)),
+            ("out_channels", Rule::Needed(Kind::Whole)),
+            ("down_block_types", Rule::Each(&["\"DownEncoderBlock2D\""])),
+            ("up_block_types", Rule::Each(&["\"UpDecoderBlock2D\""])),
+            ("block_out_channels", Rule::Needed(Kind::Wholes)),
+            ("layers_per_block", Rule::Needed(Kind::Whole)),
+            // Two names of one function.
+            ("act_fn", Rule::Only(&["\"silu\"", "\"swish\""])),
+            ("latent_channels", Rule::Needed(Kind::Whole)),
+            ("norm_num_groups", Rule::Needed(Kind::Whole)),
+            ("sample_size", Rule::Read(Kind::Side)),
+            ("scaling_factor", Rule::Needed(Kind::Number)),
+            ("shift_factor", Rule::Needed(Kind::Number)),
+            ("latents_mean", Rule::Never(SCALED)),
+            ("latents_std", Rule::Never(SCALED)),
+            // About f16, for which there is `--vae-dtype`.
+            ("force_upcast", Rule::Ignored),
+            ("use_quant_conv", Rule::Must(&["false"])),
+            ("use_post_quant_conv", Rule::Must(&["false"])),
+            ("mid_block_add_attention", Rule::Only(&["true"])),
+        ],
+        library: Library::Diffusers,
+    };
+
     /// What no shape tells is as in the autoencoder that Z-Image was released with.
     fn of(weights: &Weights) -> Result<Self, LoadError> {
         let shape = |name: &str, axis: usize| {
@@ -84,9 +115,6 @@ impl PartConfig for Config {
             scaling_factor: 0.3611,
             shift_factor: 0.1159,
             sample_size: Some(1024),
-            mid_block_add_attention: true,
-            use_quant_conv: false,
-            use_post_quant_conv: false,
         })
     }
 
@@ -99,13 +127,6 @@ impl PartConfig for Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.use_quant_conv || self.use_post_quant_conv || !self.mid_block_add_attention {
-            return Err(
-                "only autoencoders without quant convolutions and with attention in the middle \
-                        block are supported, as Z-Image's is"
-                    .into(),
-            );
-        }
         let groups = self.norm_num_groups;
         if self.block_out_channels.len() > MAX_LEVELS {
             return Err(format!("{} levels are too many", self.block_out_channels.len()));
