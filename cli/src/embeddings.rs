@@ -38,7 +38,7 @@ pub struct Sidecar {
 /// The device and the model that made embeddings.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// Device, or another machine's URL.
+    /// What it computes on; `heylookitsanllm` if that server does.
     pub device: String,
     pub model_path: String,
 }

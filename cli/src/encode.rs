@@ -43,6 +43,7 @@ fn run(args: &EncodeArgs) -> Result<(), CliError> {
     });
     let (tensors, encoder) = match args.api.encoder().map_err(CliError::usage)? {
         Some(encoder) => {
+            let encoder = encoder.with_dtype(args.model.encoder_dtype());
             let tensors = named_chats
                 .map(|(name, chat)| {
                     Ok((name, api::encode_chat(&encoder, &chat, &args.chat, &progress)?))

@@ -1,5 +1,6 @@
 //! `llm-dit serve`: runs the three services in one process, each on its own loopback port, so that
-//! requests take the same path as between machines.
+//! requests take the same path as between machines. With `--api-url` there is no encoder service: the
+//! gateway asks the other machine.
 
 use std::{
     future::Future,
@@ -11,7 +12,10 @@ use diffusion_service::{
     BatchArgs, DiffusionHandle, LoraArgs, ModelsArgs, ServiceLimits, engine::Engines,
 };
 use encoder_service::{EncoderHandle, EncoderLimits};
-use gateway::{AccessArgs, AccessOptions, EncoderTarget, GatewayOptions, KeepArgs, KeepOptions};
+use gateway::{
+    AccessArgs, AccessOptions, EncoderTarget, Gateway, GatewayOptions, KeepArgs, KeepOptions,
+    ModelAlias, OpenAiArgs, Storage,
+};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{
@@ -36,6 +40,8 @@ pub struct ServeArgs {
     models: ModelsArgs,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    openai: OpenAiArgs,
     #[command(flatten)]
     batch: BatchArgs,
     #[command(flatten)]
@@ -63,6 +69,9 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     // Binds first: a port in use is reported before gigabytes are read.
     let bound = args.listen.bind().await.map_err(CliError::failed)?;
     let (scheme, address) = (bound.scheme(), bound.address().map_err(CliError::failed)?);
+    // So is a history that cannot be used.
+    let keep = KeepOptions::from(args.keep);
+    let storage = Storage::open(&keep).map_err(CliError::failed)?;
     // The text encoder is the default model's; all models of a service share it.
     let model_path = match args.models.models.first() {
         Some(model) => model.path.clone(),
@@ -71,18 +80,21 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     let loras = args.lora.choices().map_err(CliError::usage)?;
     let loras_folder = args.lora.folder(llm_dit_z_image::summary).map_err(CliError::usage)?;
     tracing::info!(path = %model_path.display(), device = %args.model.device, "loading");
-    let limits = EncoderLimits::default();
-    let encoder = match args.api.encoder().map_err(CliError::usage)? {
-        Some(elsewhere) => EncoderHandle::heylook(elsewhere, limits),
+    // The gateway asks heylookitsanllm itself, as the program `gateway` does.
+    let heylook = args.api.encoder().map_err(CliError::usage)?;
+    let heylook = heylook.map(|encoder| encoder.with_dtype(args.model.encoder_dtype()));
+    let encoder = match &heylook {
+        Some(_) => None,
         None => {
             let options = args.model.encoder(&model_path);
             let (engine, tokenizer) = load(move || llm_dit_qwen3::load(&options)).await?;
-            EncoderHandle::spawn(engine, tokenizer, limits)
+            let handle = EncoderHandle::spawn(engine, tokenizer, EncoderLimits::default());
+            Some(handle.map_err(CliError::failed)?)
         }
     };
     // All services of this process share it.
     let memory = args.memory.budget();
-    let encoder = encoder.map_err(CliError::failed)?.with_memory(memory.clone());
+    let encoder = encoder.map(|encoder| encoder.with_memory(memory.clone()));
     let diffusion_options = args.model.diffusion(&model_path, loras);
     let models = args.models.named();
     let budget = args.models.model_memory;
@@ -95,40 +107,52 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
         .with_loras_folder(loras_folder)
         .with_memory(memory.clone());
 
+    let description = diffusion.describe();
+    let others = description.others.iter().map(|other| other.model.as_str());
+    let names: Vec<&str> = std::iter::once(&*description.model).chain(others).collect();
+    let model_aliases = args.openai.model_aliases;
+    ModelAlias::check(&model_aliases, &names).map_err(CliError::usage)?;
+
     let stop = shutdown::on_signal().map_err(CliError::failed)?;
     let services = Services::start(encoder, diffusion, &stop).await?;
-    println!("llm-dit is ready: {scheme}://{address}");
     let options = GatewayOptions {
         access: args.access.into(),
+        model_aliases,
+        heylook,
         grace: args.grace,
         memory,
-        ..services.gateway(args.keep.into())
+        ..services.gateway(keep)
     };
-    let answered = gateway::run(bound, options, stop).await;
+    let served = async {
+        let gateway = Gateway::open(bound, options, storage).await?;
+        // Only now: whoever waits for this line may ask at once.
+        println!("llm-dit is ready: {scheme}://{address}");
+        gateway.run(stop).await
+    };
+    let served = served.await;
     services.end().await?;
-    answered.map_err(CliError::failed)
+    served.map_err(CliError::failed)
 }
 
 /// Encoder and diffusion services on loopback ports. They require an API key that only this process
 /// knows, because other users of this machine can connect too. They run until the gateway has
 /// answered all requests.
 pub struct Services {
-    encoder_url: String,
+    encoder_url: Option<String>,
     diffusion_url: String,
     key: Key,
-    tasks: [JoinHandle<Result<(), CliError>>; 2],
+    tasks: Vec<JoinHandle<Result<(), CliError>>>,
     end: CancellationToken,
 }
 
 impl Services {
-    /// A service that ends early fires `stop`.
+    /// Without `encoder`, the gateway gets embeddings elsewhere. A service that ends early fires `stop`.
     pub async fn start(
-        encoder: EncoderHandle,
+        encoder: Option<EncoderHandle>,
         diffusion: DiffusionHandle,
         stop: &CancellationToken,
     ) -> Result<Self, CliError> {
         let end = CancellationToken::new();
-        let (encoder_url, encoder_listener) = loopback().await?;
         let (diffusion_url, diffusion_listener) = loopback().await?;
         let key = Key::random();
         let bound = |listener| {
@@ -138,21 +162,27 @@ impl Services {
                 ..BoundListener::from(listener)
             }
         };
-        let tasks = [
-            spawn(encoder_service::run(bound(encoder_listener), encoder, end.clone()), stop),
-            spawn(diffusion_service::run(bound(diffusion_listener), diffusion, end.clone()), stop),
-        ];
+        let serving = diffusion_service::run(bound(diffusion_listener), diffusion, end.clone());
+        let mut tasks = vec![spawn(serving, stop)];
+        let mut encoder_url = None;
+        if let Some(encoder) = encoder {
+            let (url, listener) = loopback().await?;
+            let serving = encoder_service::run(bound(listener), encoder, end.clone());
+            tasks.push(spawn(serving, stop));
+            encoder_url = Some(url);
+        }
         Ok(Self { encoder_url, diffusion_url, key, tasks, end })
     }
 
     /// Options of a gateway in front of these services.
     pub fn gateway(&self, keep: KeepOptions) -> GatewayOptions {
         GatewayOptions {
-            encoders: vec![EncoderTarget::local(self.encoder_url.clone())],
+            encoders: self.encoder_url.iter().cloned().map(EncoderTarget::local).collect(),
             diffusion: vec![self.diffusion_url.clone()],
             heylook: None,
             keep,
             access: AccessOptions::default(),
+            in_process: true,
             credentials: Credentials { key: Some(self.key.clone()), ..Credentials::default() },
             grace: Grace::default(),
             ..GatewayOptions::default()

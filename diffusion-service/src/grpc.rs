@@ -14,7 +14,7 @@ use futures::{
 use llm_dit_fault::Fault;
 use llm_dit_params::GenerateParams;
 use llm_dit_proto::{
-    tensor,
+    Tensor, tensor,
     v1::{
         self, Accepted, ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest,
         ClearLorasResponse, DescribeDiffusionRequest, DiffusionDescription, Finished,
@@ -140,6 +140,9 @@ impl Service {
                 (pulled, took)
             }
         };
+        let tokens = |tensor: &Tensor| tensor.shape().first().map_or(0, |n| *n as u32);
+        let prompt_tokens = tokens(&pulled.embeddings);
+        let negative_prompt_tokens = pulled.negative_embeddings.as_ref().map_or(0, tokens);
         let loras = upload.loras.iter().map(v1::LoraSelection::from).collect();
         let job = GenerateJob {
             params: upload.params.clone(),
@@ -165,6 +168,8 @@ impl Service {
             preview: upload.preview,
             truncated_tokens: pulled.truncated_tokens,
             negative_truncated_tokens: pulled.negative_truncated_tokens,
+            prompt_tokens,
+            negative_prompt_tokens,
         };
         Ok(context.translate(timer.explain(events)))
     }
@@ -185,6 +190,8 @@ struct Context {
     preview: Option<PreviewOptions>,
     truncated_tokens: u32,
     negative_truncated_tokens: u32,
+    prompt_tokens: u32,
+    negative_prompt_tokens: u32,
 }
 
 impl Context {
@@ -214,6 +221,8 @@ impl Context {
                 params: Some(self.params()),
                 truncated_tokens: self.truncated_tokens,
                 negative_truncated_tokens: self.negative_truncated_tokens,
+                prompt_tokens: self.prompt_tokens,
+                negative_prompt_tokens: self.negative_prompt_tokens,
             })],
             Event::Queued { position } => {
                 vec![Wire::Queued(Queued { position: position as u32 })]

@@ -92,6 +92,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     };
     let handle = match args.api.encoder()? {
         Some(encoder) => {
+            let encoder = encoder.with_dtype(args.dtype);
             tokio::spawn(introduce(encoder.clone()));
             EncoderHandle::heylook(encoder, limits)?
         }

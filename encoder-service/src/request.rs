@@ -2,7 +2,7 @@
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
-use llm_dit_params::{MAX_PROMPT_BYTES, ParamError};
+use llm_dit_params::{MAX_PROMPT_BYTES, ParamError, bounds::MAX_TOKENS};
 use llm_dit_proto::DType;
 use llm_dit_serving::Grace;
 
@@ -27,7 +27,7 @@ impl Default for EncoderLimits {
         Self {
             max_prompts: 64,
             default_max_tokens: 512,
-            max_tokens: 1504,
+            max_tokens: MAX_TOKENS as usize,
             queue_capacity: 64,
             grace: Grace::default(),
         }

@@ -84,8 +84,13 @@ impl Backends {
         }
         let mut encoders = Vec::new();
         for (name, urls) in names {
-            let pool =
-                Pool::new("encoder", encoder_server::SERVICE_NAME, &urls, &options.credentials)?;
+            let pool = Pool::new(
+                "encoder",
+                encoder_server::SERVICE_NAME,
+                &urls,
+                &options.credentials,
+                options.in_process,
+            )?;
             encoders.push(NamedEncoder { name, kind: EncoderKind::Grpc(pool) });
         }
         encoders.extend(options.heylook.iter().map(|encoder| NamedEncoder {
@@ -99,6 +104,7 @@ impl Backends {
             diffusion_server::SERVICE_NAME,
             urls,
             &options.credentials,
+            options.in_process,
         )?;
         let (has_encoder, loras) = (AtomicBool::new(false), DefaultLoras::default());
         Ok(Self { diffusion, encoders, encoder_is_open, has_encoder, loras })

@@ -15,6 +15,7 @@ use prost::Message as _;
 use crate::{
     backends::{Choice, EncoderKind, Lease, NamedEncoder, Pool, Tried},
     error::Error,
+    options::HEYLOOK,
     records::request::Ask,
 };
 
@@ -65,6 +66,8 @@ async fn from_service(
         max_tokens: Some(ask.max_tokens),
         ..Default::default()
     });
+    let device = described.device.clone();
+    let described = stable(described);
     let identity = Identity { name, epoch: pool.epoch(), described: &described };
     let slots: Vec<Slot> = requests
         .map(|request| {
@@ -84,7 +87,16 @@ async fn from_service(
         ..Default::default()
     };
     let frames = lease.answer(client.encode(ask.deadline.request(request))).await?;
-    Pipe::coming(slots, lease, frames, Arc::clone(cache), ask.max_tokens).await
+    Pipe::coming(slots, lease, frames, Arc::clone(cache), ask.max_tokens, device).await
+}
+
+/// What an encoder says of itself, without what it only supposes until it has encoded something: of
+/// heylookitsanllm, width, layers and dtype. The same prompt would have another key then.
+fn stable(described: EncoderDescription) -> EncoderDescription {
+    if described.device != HEYLOOK {
+        return described;
+    }
+    EncoderDescription { hidden_size: 0, layers: 0, dtype: 0, ..described }
 }
 
 async fn from_heylook(
@@ -96,7 +108,7 @@ async fn from_heylook(
 ) -> Result<Pipe, Error> {
     let described = EncoderDescription {
         model: server.model().to_owned(),
-        device: server.url().to_owned(),
+        device: HEYLOOK.to_owned(),
         ..Default::default()
     };
     let identity = Identity { name, epoch: 0, described: &described };
@@ -127,6 +139,7 @@ async fn from_heylook(
             // How many is not known.
             truncated: encoded.hit_limit.into(),
             model: server.model().to_owned(),
+            device: HEYLOOK.to_owned(),
         });
         cache.put(key, &embedding);
         slots.push(Slot::Fresh(embedding));

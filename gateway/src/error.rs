@@ -29,6 +29,8 @@ pub enum Error {
     Templates(#[from] TemplateError),
     #[error("{0}")]
     History(String),
+    #[error("{0}")]
+    Alias(String),
     #[error("the listening socket failed: {0}")]
     Socket(io::Error),
 }

@@ -2,17 +2,24 @@
 
 mod sessions;
 
-use axum::extract::Request;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, Request};
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use llm_dit_fault::Fault;
 use llm_dit_serving::security::{Keys, Security, keys::Denied};
 
 pub(crate) use self::sessions::Sessions;
-use crate::{hosts, options::AccessOptions, records::problem::Problem};
+use crate::{
+    forwarded::{Place, TrustedProxy},
+    hosts,
+    options::AccessOptions,
+    records::problem::Problem,
+};
 
 /// What a browser's session is kept in.
 const COOKIE: &str = "llm-dit-session";
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
 /// The access rules that every request must meet.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
@@ -22,6 +29,8 @@ pub(crate) struct Guard {
     origins: Vec<HeaderValue>,
     /// Accepted names of this gateway, beside those that cannot be registered.
     hosts: Vec<String>,
+    /// Proxies whose word counts for where clients reach us.
+    proxies: Vec<TrustedProxy>,
     encrypted: bool,
 }
 
@@ -37,11 +46,13 @@ impl Guard {
             sessions: Sessions::default(),
             origins: access.cors_origins.clone(),
             hosts: access.allowed_hosts.clone(),
+            proxies: access.trusted_proxies.clone(),
             encrypted: security.tls.is_some(),
         }
     }
 
-    /// Lets a request pass, with [`Known`] among its extensions; to an `open` path without a key too.
+    /// Lets a request pass, with [`Known`] and [`Place`] among its extensions; to an `open` path without
+    /// a key too.
     ///
     /// # Errors
     ///
@@ -55,24 +66,22 @@ impl Guard {
             request.headers_mut().insert(header::HOST, host);
         }
         let headers = request.headers();
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+        let place = Place::of(headers, peer, &self.proxies, self.encrypted);
         self.check_host(headers)?;
-        self.check_origin(request.method(), headers)?;
+        self.check_origin(request.method(), headers, &place)?;
         let known = match self.check_key(headers) {
             Err(denied) if !open => return Err(Fault::Unauthenticated(denied.to_string()).into()),
             known => known.is_ok(),
         };
         request.extensions_mut().insert(Known(known));
+        request.extensions_mut().insert(place);
         Ok(())
     }
 
-    /// Of addresses that lead here.
-    pub fn scheme(&self) -> &'static str {
-        if self.encrypted { "https" } else { "http" }
-    }
-
-    /// `Set-Cookie` for the owner of this key.
-    pub fn session(&self, key: &str) -> Option<HeaderValue> {
-        HeaderValue::try_from(self.cookie(&self.sessions.begin(key), "")).ok()
+    /// `Set-Cookie` for the owner of this key, who reaches us at `place`.
+    pub fn session(&self, key: &str, place: &Place) -> Option<HeaderValue> {
+        HeaderValue::try_from(cookie(&self.sessions.begin(key), place, "")).ok()
     }
 
     /// Ends the session of a request's cookie. Returns what is to be stored of it, if it had one.
@@ -81,15 +90,8 @@ impl Guard {
     }
 
     /// `Set-Cookie` that ends a session.
-    pub fn no_session(&self) -> Option<HeaderValue> {
-        HeaderValue::try_from(self.cookie("", "; Max-Age=0")).ok()
-    }
-
-    /// The cookie is hidden from scripts and is sent only to this gateway and only by its own
-    /// pages.
-    fn cookie(&self, value: &str, end: &str) -> String {
-        let secure = if self.encrypted { "; Secure" } else { "" };
-        format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{end}")
+    pub fn no_session(&self, place: &Place) -> Option<HeaderValue> {
+        HeaderValue::try_from(cookie("", place, "; Max-Age=0")).ok()
     }
 
     fn check_key(&self, headers: &HeaderMap) -> Result<(), Denied> {
@@ -120,11 +122,16 @@ impl Guard {
 
     /// A page of another origin could make its visitor's browser send requests here; the `Origin`
     /// header then names that page.
-    fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check_origin(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        place: &Place,
+    ) -> Result<(), Problem> {
         let Some(origin) = headers.get(header::ORIGIN).filter(|_| !method.is_safe()) else {
             return Ok(());
         };
-        if self.origins.contains(origin) || is_ours(origin, headers) {
+        if self.origins.contains(origin) || is_ours(origin, headers, place) {
             return Ok(());
         }
         let shown = origin.to_str().unwrap_or("elsewhere");
@@ -135,13 +142,19 @@ impl Guard {
 }
 
 /// Whether a page was loaded from here, perhaps through a proxy.
-fn is_ours(origin: &HeaderValue, headers: &HeaderMap) -> bool {
-    let authority = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-    let authority = authority.and_then(|uri| uri.authority().cloned());
-    let hosts = [headers.get(header::HOST), headers.get(FORWARDED_HOST)];
-    authority.is_some_and(|authority| {
-        hosts.into_iter().flatten().any(|host| host.as_bytes() == authority.as_str().as_bytes())
-    })
+fn is_ours(origin: &HeaderValue, headers: &HeaderMap, place: &Place) -> bool {
+    let uri = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    let Some(authority) = uri.as_ref().and_then(Uri::authority) else { return false };
+    let host = headers.get(header::HOST);
+    place.authority() == authority.as_str()
+        || host.is_some_and(|host| host.as_bytes() == authority.as_str().as_bytes())
+}
+
+/// The cookie is hidden from scripts and is sent only to this gateway and only by its own pages.
+fn cookie(value: &str, place: &Place, end: &str) -> String {
+    let secure = if place.is_encrypted() { "; Secure" } else { "" };
+    let path = place.path("/");
+    format!("{COOKIE}={value}; Path={path}; HttpOnly; SameSite=Strict{secure}{end}")
 }
 
 fn session(headers: &HeaderMap) -> Option<&str> {
@@ -153,6 +166,8 @@ fn session(headers: &HeaderMap) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -168,7 +183,10 @@ mod tests {
         let access = AccessOptions { cors_origins, ..AccessOptions::default() };
         let guard = Guard::new(&Security::default(), &access);
         let may = |method: Method, pairs: &[(&'static str, &str)]| {
-            guard.check_origin(&method, &headers(pairs)).is_ok()
+            let headers = headers(pairs);
+            let proxy = [TrustedProxy::Network("10.0.0.1/32".parse().expect("valid"))];
+            let place = Place::of(&headers, "10.0.0.1".parse().ok(), &proxy, false);
+            guard.check_origin(&method, &headers, &place).is_ok()
         };
         let here = ("host", "127.0.0.1:7860");
         assert!(may(Method::POST, &[here]), "no browser");
@@ -177,6 +195,11 @@ mod tests {
         assert!(may(
             Method::POST,
             &[here, ("x-forwarded-host", "pics.example"), ("origin", "https://pics.example")]
+        ));
+        // An origin leaves the usual port out.
+        assert!(may(
+            Method::POST,
+            &[here, ("x-forwarded-host", "pics.example:80"), ("origin", "http://pics.example")]
         ));
         for origin in
             ["http://evil.example", "null", "http://127.0.0.1:7861", "http://x@evil.example"]

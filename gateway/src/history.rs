@@ -47,6 +47,8 @@ const LINE: usize = 64;
 pub(crate) struct History {
     line: mpsc::Sender<Work>,
     next_id: AtomicU64,
+    /// Images that are kept at most.
+    max_entries: usize,
     /// Turns to make a thumbnail: a picture takes much more memory than its file.
     thumbnails: Arc<Semaphore>,
     /// Why the last change failed, until one succeeds.
@@ -78,7 +80,7 @@ impl History {
             },
         };
         match Store::open(&folder, keep.history_max, keep.history_bytes) {
-            Ok(store) => Ok(Some(Self::on(store)?)),
+            Ok(store) => Ok(Some(Self::on(store, keep.history_max)?)),
             Err(error) if must => Err(Error::History(error.to_string())),
             Err(error) => {
                 tracing::warn!(%error, "no history; set a folder with --history, or pass --no-history");
@@ -87,7 +89,7 @@ impl History {
         }
     }
 
-    fn on(mut store: Store) -> Result<Self, Error> {
+    fn on(mut store: Store, max_entries: usize) -> Result<Self, Error> {
         let (line, mut works) = mpsc::channel::<Work>(LINE);
         let next_id = AtomicU64::new(store.next_id());
         let trouble = store.trouble();
@@ -104,9 +106,15 @@ impl History {
         Ok(Self {
             line,
             next_id,
+            max_entries,
             thumbnails: Arc::new(Semaphore::new(thumbnails::AT_ONCE)),
             trouble,
         })
+    }
+
+    /// Images that are kept at most.
+    pub fn max_entries(&self) -> usize {
+        self.max_entries
     }
 
     /// The error of the last change, while the disk refuses changes.

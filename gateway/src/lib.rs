@@ -11,6 +11,7 @@ mod backends;
 mod deadlines;
 mod encode;
 mod error;
+mod forwarded;
 mod guard;
 mod history;
 mod hosts;
@@ -23,8 +24,9 @@ mod serve;
 mod state;
 
 pub use error::Error;
+pub use forwarded::TrustedProxy;
 pub use options::{
     AccessArgs, AccessOptions, BadTarget, DEFAULT_DIFFUSION, DEFAULT_ENCODER, EncoderTarget,
-    GatewayOptions, History, JobArgs, JobLimits, KeepArgs, KeepOptions,
+    GatewayOptions, History, JobArgs, JobLimits, KeepArgs, KeepOptions, ModelAlias, OpenAiArgs,
 };
-pub use serve::{routes, run};
+pub use serve::{Gateway, Storage, routes, run};

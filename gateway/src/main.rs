@@ -3,7 +3,9 @@
 use std::{error::Error, process::ExitCode};
 
 use clap::Parser;
-use gateway::{AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, run};
+use gateway::{
+    AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, OpenAiArgs, run,
+};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{
@@ -36,6 +38,8 @@ struct Args {
     keep: KeepArgs,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    openai: OpenAiArgs,
     #[command(flatten)]
     listen: ListenArgs<7860>,
     #[command(flatten)]
@@ -95,6 +99,8 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         heylook: args.api.encoder()?,
         keep: args.keep.into(),
         access: args.access.into(),
+        model_aliases: args.openai.model_aliases,
+        in_process: false,
         credentials: args.credentials.read(&args.listen.identity)?,
         grace: args.grace,
         memory: args.memory.budget(),

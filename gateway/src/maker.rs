@@ -178,23 +178,28 @@ impl Maker {
         let cached = pipe.as_ref().is_some_and(|pipe| pipe.cached);
         let begun = Instant::now();
         let drawing = async {
-            let (mut events, truncated) = send(lease, wire, pipe, request, model).await?;
+            let (mut events, tokens) = send(lease, wire, pipe, request, model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
             let png = events.picture(&accepted, &params, reporter).await?;
-            let image = Checked::new(png, &params, lease.url())
+            let image = Checked::new(png, &params, &lease.remote.place())
                 .map_err(|error| Failure::of_answer(reporter, error))?;
-            Ok::<_, Failure>((image, accepted, truncated))
+            Ok::<_, Failure>((image, accepted, tokens))
         };
         let span = tracing::info_span!("draw", url = lease.url());
-        let (image, accepted, truncated) = drawing.instrument(span).await?;
+        let (image, accepted, tokens) = drawing.instrument(span).await?;
         stage("draw", begun.elapsed());
-        let cut = [accepted.truncated_tokens, accepted.negative_truncated_tokens];
-        let truncated = [truncated[0].max(cut[0]), truncated[1].max(cut[1])];
+        // Who fetched the embeddings knows what was cut.
+        let theirs = [
+            (accepted.prompt_tokens, accepted.truncated_tokens),
+            (accepted.negative_prompt_tokens, accepted.negative_truncated_tokens),
+        ];
+        let larger = |i: usize| (tokens[i].0.max(theirs[i].0), tokens[i].1.max(theirs[i].1));
+        let tokens = [larger(0), larger(1)];
         let seed = accepted.params.and_then(|params| params.seed);
         if seed.is_some_and(|seed| seed != params.seed) {
             tracing::warn!(seed, asked = params.seed, "the diffusion service used another seed");
         }
-        Ok(Drawn { image, params, truncated, cached, chat, memory })
+        Ok(Drawn { image, params, tokens, cached, chat, memory })
     }
 
     /// The set that a request names, or that `/api/loras/apply` left; `None` leaves it to the service.

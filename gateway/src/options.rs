@@ -1,9 +1,16 @@
 //! The options of a gateway.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
 use http::HeaderValue;
+use ipnet::{Ipv4Net, Ipv6Net};
 use llm_dit_heylook::HeylookEncoder;
 use llm_dit_memory::MemoryBudget;
 use llm_dit_serving::{
@@ -11,7 +18,7 @@ use llm_dit_serving::{
     client::{BadUrl, service_url},
 };
 
-use crate::hosts;
+use crate::{forwarded::TrustedProxy, hosts};
 
 /// URL of the encoder if none is configured.
 pub const DEFAULT_ENCODER: &str = "http://127.0.0.1:50051";
@@ -38,6 +45,10 @@ pub struct GatewayOptions {
     pub heylook: Option<HeylookEncoder>,
     pub keep: KeepOptions,
     pub access: AccessOptions,
+    /// Other names of models for clients of OpenAI's API.
+    pub model_aliases: Vec<ModelAlias>,
+    /// The services run in this process, so that their URLs say nothing to a client.
+    pub in_process: bool,
     /// Credentials for calls to the services.
     pub credentials: Credentials,
     pub grace: Grace,
@@ -46,7 +57,7 @@ pub struct GatewayOptions {
 }
 
 /// Access rules and time limits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessOptions {
     /// Origins of other pages that may call this gateway from a browser, such as
     /// `https://studio.example`.
@@ -54,6 +65,8 @@ pub struct AccessOptions {
     /// Additional accepted host names, in lower case. Checked only on a gateway without keys and
     /// TLS, where a registered domain could be pointed at it (DNS rebinding).
     pub allowed_hosts: Vec<String>,
+    /// Proxies whose `X-Forwarded-*` and `Forwarded` headers say where clients reach this gateway.
+    pub trusted_proxies: Vec<TrustedProxy>,
     /// Time limit for one image, queueing included. `None`: no limit.
     pub request_timeout: Option<Duration>,
 }
@@ -70,6 +83,12 @@ pub struct AccessArgs {
     /// .localhost, .internal and .home.arpa
     #[arg(long = "allowed-host", value_name = "NAME", value_delimiter = ',', value_parser = host)]
     pub allowed_hosts: Vec<String>,
+    /// Address or network (CIDR) of a reverse proxy whose X-Forwarded-Proto, -Host, -Port and -Prefix
+    /// or Forwarded headers are used in URLs and cookies; none trusts no proxy. Repeatable or
+    /// comma-separated
+    #[arg(long = "trusted-proxy", value_name = "ADDRESS", value_delimiter = ',',
+        default_values_t = AccessOptions::default().trusted_proxies)]
+    pub trusted_proxies: Vec<TrustedProxy>,
     /// Time limit in seconds for one image, queueing included. Clients can set a shorter one with
     /// X-Request-Timeout [default: no limit]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -78,8 +97,99 @@ pub struct AccessArgs {
 
 impl From<AccessArgs> for AccessOptions {
     fn from(args: AccessArgs) -> Self {
-        let AccessArgs { cors_origins, allowed_hosts, request_timeout } = args;
-        Self { cors_origins, allowed_hosts, request_timeout }
+        let AccessArgs { cors_origins, allowed_hosts, trusted_proxies, request_timeout } = args;
+        Self { cors_origins, allowed_hosts, trusted_proxies, request_timeout }
+    }
+}
+
+impl Default for AccessOptions {
+    /// The defaults of the flags: a proxy may run on this machine.
+    fn default() -> Self {
+        let loopback = [
+            Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+            Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+        ];
+        Self {
+            cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            trusted_proxies: loopback.map(TrustedProxy::Network).into(),
+            request_timeout: None,
+        }
+    }
+}
+
+/// The flags for clients that were written for OpenAI's API.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OpenAiArgs {
+    /// Another name of a model for clients of /v1, such as gpt-image-1=Z-Image-Turbo. Repeatable or
+    /// comma-separated
+    #[arg(long = "model-alias", value_name = "NAME=MODEL", value_delimiter = ',')]
+    pub model_aliases: Vec<ModelAlias>,
+}
+
+/// A name under which clients of OpenAI's API may ask for a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelAlias {
+    pub name: String,
+    pub model: String,
+}
+
+impl ModelAlias {
+    /// Checks that no name stands for two models.
+    ///
+    /// # Errors
+    ///
+    /// A message for the operator.
+    pub(crate) fn check_names(aliases: &[Self]) -> Result<(), String> {
+        for (index, Self { name, model }) in aliases.iter().enumerate() {
+            if aliases[..index].iter().any(|other| other.name == *name) {
+                return Err(format!("--model-alias {name}={model}: '{name}' is given twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the aliases of a server that has these models.
+    ///
+    /// # Errors
+    ///
+    /// A message for the operator: a name is given twice or is a model's, or there is no such model.
+    pub fn check(aliases: &[Self], models: &[&str]) -> Result<(), String> {
+        Self::check_names(aliases)?;
+        for Self { name, model } in aliases {
+            if models.contains(&name.as_str()) {
+                return Err(format!(
+                    "--model-alias {name}={model}: '{name}' is the name of a model"
+                ));
+            }
+            if !models.contains(&model.as_str()) {
+                let known = models.join("' or '");
+                return Err(format!(
+                    "--model-alias {name}={model}: there is no model '{model}'; use '{known}'"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `NAME=MODEL`.
+impl FromStr for ModelAlias {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, model)) if !name.is_empty() && !model.is_empty() => {
+                Ok(Self { name: name.to_owned(), model: model.to_owned() })
+            }
+            _ => Err("write it as NAME=MODEL, such as gpt-image-1=Z-Image-Turbo".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for ModelAlias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.model)
     }
 }
 
@@ -317,6 +427,27 @@ mod tests {
         );
         for bad in ["*", "null", "studio.example", "https://a/", "https://a/b", "https://x@a", ""] {
             assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_alias_stands_for_a_model_that_exists() {
+        let alias = |text: &str| text.parse::<ModelAlias>().expect("valid");
+        let check = |aliases: &[&str]| {
+            let aliases: Vec<_> = aliases.iter().map(|text| alias(text)).collect();
+            ModelAlias::check(&aliases, &["demo", "big"])
+        };
+        assert_eq!(check(&["gpt-image-1=demo", "dall-e-3=big"]), Ok(()));
+        for (aliases, words) in [
+            (&["a=other"][..], "no model 'other'; use 'demo' or 'big'"),
+            (&["demo=big"], "'demo' is the name of a model"),
+            (&["a=demo", "a=big"], "given twice"),
+        ] {
+            let error = check(aliases).expect_err("refused");
+            assert!(error.contains(words), "{error}");
+        }
+        for bad in ["", "a", "=demo", "a="] {
+            assert!(bad.parse::<ModelAlias>().expect_err("refused").contains("NAME=MODEL"));
         }
     }
 

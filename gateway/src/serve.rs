@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, extract::ConnectInfo, middleware::AddExtension};
 use axum_server::{
     Handle, Server,
     accept::{Accept, NoDelayAcceptor},
@@ -18,72 +18,121 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app::app, error::Error, guard::Guard, options::GatewayOptions, state::AppState};
+use crate::{
+    app::app,
+    error::Error,
+    guard::Guard,
+    history::History,
+    options::{GatewayOptions, KeepOptions, ModelAlias},
+    state::{AppState, data_folder},
+};
+
+/// The routes, for one connection whose peer is known.
+type Service = AddExtension<Router, ConnectInfo<SocketAddr>>;
 
 /// For the head of a request, and between two requests of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves until `shutdown` fires and the running requests and jobs are done, or the grace period is
-/// over. Until then it answers that it is not ready, and what becomes of the jobs.
-///
-/// Boxed here, so that who awaits it does not have to compile the whole gateway.
+/// What a gateway keeps on disk, opened.
+#[derive(Debug)]
+pub struct Storage(Option<Arc<History>>);
+
+/// A gateway that lacks nothing: its port is bound, its storage open, its services are known.
+#[derive(Debug)]
+pub struct Gateway {
+    bound: BoundListener,
+    options: GatewayOptions,
+    state: Arc<AppState>,
+    app: Router,
+}
+
+impl Storage {
+    /// Opens the history. Quick, so a program does it before it loads a model.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the folder cannot be used, or another gateway uses it.
+    pub fn open(keep: &KeepOptions) -> Result<Self, Error> {
+        Ok(Self(History::open(keep, data_folder().as_deref())?.map(Arc::new)))
+    }
+}
+
+impl Gateway {
+    /// Everything that can fail before the first request. Jobs that an earlier gateway left go on, so
+    /// services of this process must run already. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the storage, the templates, a service's URL or an alias cannot be used.
+    pub async fn open(
+        bound: impl Into<BoundListener>,
+        options: GatewayOptions,
+        storage: Storage,
+    ) -> Result<Self, Error> {
+        let bound = bound.into();
+        let (state, app) = Box::pin(open(&options, storage, &bound.security)).await?;
+        Ok(Self { bound, options, state, app })
+    }
+
+    /// Serves until `shutdown` fires and the running requests and jobs are done, or the grace period is
+    /// over. Until then it answers that it is not ready, and what becomes of the jobs.
+    ///
+    /// Boxed here, so that who awaits it does not have to compile the whole gateway.
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(self.answer(shutdown))
+    }
+
+    async fn answer(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { bound, options, state, app } = self;
+        let (address, scheme) = (bound.address().map_err(Error::Socket)?, bound.scheme());
+        let listener = bound.listener.into_std().map_err(Error::Socket)?;
+        let handle = Handle::new();
+        let server = axum_server::from_tcp(listener).map_err(Error::Socket)?.handle(handle.clone());
+        tracing::info!(%address, scheme, diffusion = ?options.diffusion, "serving HTTP");
+        let first_request = bound.connections.first_request();
+        let counting = Counting(bound.connections);
+        let serving = async {
+            match bound.security.tls {
+                Some(tls) => {
+                    let config = RustlsConfig::from_config(tls.http());
+                    let acceptor = RustlsAcceptor::new(config).acceptor(counting);
+                    serve(server.acceptor(acceptor), first_request, app).await
+                }
+                None => serve(server.acceptor(counting), first_request, app).await,
+            }
+        };
+        let drain = async {
+            shutdown.cancelled().await;
+            let over = tokio::time::Instant::now() + options.grace.duration();
+            // Connections are accepted until then, for clients that ask for the state of their jobs.
+            let _ = tokio::time::timeout_at(over, state.admissions.drain()).await;
+            handle.graceful_shutdown(None);
+            tokio::time::sleep_until(over).await;
+        };
+        let ended = tokio::select! {
+            result = serving => result.map_err(Error::Socket),
+            () = drain => {
+                let seconds = options.grace.grace;
+                tracing::warn!(seconds, "the grace period is over; unfinished requests are aborted");
+                Ok(())
+            }
+        };
+        state.close().await;
+        ended
+    }
+}
+
+/// [`Gateway::open`] and [`Gateway::run`].
 pub fn run(
     bound: impl Into<BoundListener>,
     options: GatewayOptions,
     shutdown: CancellationToken,
 ) -> BoxFuture<'static, Result<(), Error>> {
-    boxed(bound.into(), options, shutdown)
-}
-
-fn boxed(
-    bound: BoundListener,
-    options: GatewayOptions,
-    shutdown: CancellationToken,
-) -> BoxFuture<'static, Result<(), Error>> {
-    Box::pin(answer(bound, options, shutdown))
-}
-
-async fn answer(
-    bound: BoundListener,
-    options: GatewayOptions,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let (state, app) = open(&options, &bound.security).await?;
-    let (address, scheme) = (bound.address().map_err(Error::Socket)?, bound.scheme());
-    let listener = bound.listener.into_std().map_err(Error::Socket)?;
-    tracing::info!(%address, scheme, diffusion = ?options.diffusion, "serving HTTP");
-    let handle = Handle::new();
-    let server = axum_server::from_tcp(listener).map_err(Error::Socket)?.handle(handle.clone());
-    let first_request = bound.connections.first_request();
-    let counting = Counting(bound.connections);
-    let serving = async {
-        match bound.security.tls {
-            Some(tls) => {
-                let config = RustlsConfig::from_config(tls.http());
-                let acceptor = RustlsAcceptor::new(config).acceptor(counting);
-                serve(server.acceptor(acceptor), first_request, app).await
-            }
-            None => serve(server.acceptor(counting), first_request, app).await,
-        }
-    };
-    let drain = async {
-        shutdown.cancelled().await;
-        let over = tokio::time::Instant::now() + options.grace.duration();
-        // Connections are accepted until then, for clients that ask for the state of their jobs.
-        let _ = tokio::time::timeout_at(over, state.admissions.drain()).await;
-        handle.graceful_shutdown(None);
-        tokio::time::sleep_until(over).await;
-    };
-    let ended = tokio::select! {
-        result = serving => result.map_err(Error::Socket),
-        () = drain => {
-            let seconds = options.grace.grace;
-            tracing::warn!(seconds, "the grace period is over; unfinished requests are aborted");
-            Ok(())
-        }
-    };
-    state.close().await;
-    ended
+    let bound = bound.into();
+    Box::pin(async move {
+        let storage = Storage::open(&options.keep)?;
+        Gateway::open(bound, options, storage).await?.run(shutdown).await
+    })
 }
 
 /// Every route, for a program with a server of its own. Nothing is drained or requeued at the end.
@@ -91,15 +140,20 @@ pub fn routes<'a>(
     options: &'a GatewayOptions,
     security: &'a Security,
 ) -> BoxFuture<'a, Result<Router, Error>> {
-    Box::pin(async move { open(options, security).await.map(|(_, app)| app) })
+    Box::pin(async move {
+        let storage = Storage::open(&options.keep)?;
+        open(options, storage, security).await.map(|(_, app)| app)
+    })
 }
 
 async fn open(
     options: &GatewayOptions,
+    storage: Storage,
     security: &Security,
 ) -> Result<(Arc<AppState>, Router), Error> {
+    ModelAlias::check_names(&options.model_aliases).map_err(Error::Alias)?;
     let guard = Guard::new(security, &options.access);
-    let state = AppState::open(options, Arc::new(guard)).await?;
+    let state = AppState::open(options, storage.0, Arc::new(guard)).await?;
     let app = app(Arc::clone(&state), &options.access.cors_origins);
     Ok((state, app))
 }
@@ -110,7 +164,7 @@ async fn serve<A>(
     app: Router,
 ) -> io::Result<()>
 where
-    A: Accept<TcpStream, Router> + Clone + Send + Sync + 'static,
+    A: Accept<TcpStream, Service> + Clone + Send + Sync + 'static,
     A::Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
     A::Service: axum_server::service::SendService<http::Request<hyper::body::Incoming>> + Send,
     A::Future: Send,
@@ -132,7 +186,8 @@ where
             errors.lock().add(error);
         }
     });
-    server.first_request_timeout(first_request).serve(app.into_make_service()).await
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    server.first_request_timeout(first_request).serve(service).await
 }
 
 /// Takes connections as long as there is room.

@@ -16,7 +16,7 @@ use crate::{
     history::{EmbeddedJobStore, History},
     jobs::{InMemoryJobStore, Jobs, store::JobStore},
     maker::Maker,
-    options::GatewayOptions,
+    options::{GatewayOptions, ModelAlias},
 };
 
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct AppState {
     /// `None`: there is no place for files.
     pub embeddings_dir: Option<PathBuf>,
     pub guard: Arc<Guard>,
+    /// Other names of models for clients of OpenAI's API.
+    pub aliases: Vec<ModelAlias>,
     /// What a request gets at most.
     pub patience: Deadlines,
     pub admissions: Arc<Admissions>,
@@ -44,12 +46,14 @@ impl AppState {
     ///
     /// # Errors
     ///
-    /// [`Error`] if the history, the templates or a service's URL cannot be used.
-    pub async fn open(options: &GatewayOptions, guard: Arc<Guard>) -> Result<Arc<Self>, Error> {
+    /// [`Error`] if the stored jobs, the templates or a service's URL cannot be used.
+    pub async fn open(
+        options: &GatewayOptions,
+        history: Option<Arc<History>>,
+        guard: Arc<Guard>,
+    ) -> Result<Arc<Self>, Error> {
         let keep = &options.keep;
-        let data = dirs::data_dir().map(|folder| folder.join("llm-dit"));
         let failed = |fault: Fault| Error::History(format!("cannot load the stored jobs: {fault}"));
-        let history = History::open(keep, data.as_deref())?.map(Arc::new);
         let store = match &history {
             Some(history) => {
                 let store = EmbeddedJobStore::open(Arc::clone(history)).await;
@@ -92,8 +96,9 @@ impl AppState {
             embeddings_dir: keep
                 .embeddings_dir
                 .clone()
-                .or_else(|| data.map(|folder| folder.join("embeddings"))),
+                .or_else(|| data_folder().map(|folder| folder.join("embeddings"))),
             guard,
+            aliases: options.model_aliases.clone(),
             patience: Deadlines::new(options.access.request_timeout),
             admissions,
             memory,
@@ -107,6 +112,11 @@ impl AppState {
             history.flush().await;
         }
     }
+}
+
+/// Where the gateways of this user keep what was given no other place.
+pub(crate) fn data_folder() -> Option<PathBuf> {
+    dirs::data_dir().map(|folder| folder.join("llm-dit"))
 }
 
 /// Sessions outlast a restart, and so do their ends.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use llm_dit_chat::{Chat, ChatOptions};
-use llm_dit_params::Prompt;
+use llm_dit_params::{Prompt, bounds::TOKENS};
 use llm_dit_templates::{Library, Template};
 
 use crate::error::CliError;
@@ -78,8 +78,11 @@ impl ChatArgs {
     ///
     /// # Errors
     ///
-    /// As [`PartArgs::chat`].
+    /// As [`PartArgs::chat`], or if the limit of tokens is out of bounds.
     pub fn chat(&self, prompt: Prompt) -> Result<Chat, CliError> {
+        if !TOKENS.allows(self.max_tokens as u64) {
+            return Err(CliError::Usage(TOKENS.out_of_range(self.max_tokens)));
+        }
         self.parts.chat(prompt)
     }
 }

@@ -66,13 +66,18 @@ impl ModelArgs {
             .map_err(CliError::failed)
     }
 
+    /// What the flags say of the dtype of embeddings, wherever they are computed.
+    pub fn encoder_dtype(&self) -> Option<DType> {
+        self.text_encoder_dtype.or(self.dtype)
+    }
+
     /// Options of the model folder's text encoder.
     pub fn encoder(&self, folder: &Path) -> EncoderOptions {
         EncoderOptions {
             model_path: folder.to_owned(),
             text_encoder_path: self.text_encoder_path.clone(),
             device: self.text_encoder_device.unwrap_or(self.device),
-            dtype: self.text_encoder_dtype.or(self.dtype),
+            dtype: self.encoder_dtype(),
             residency: self.offload.residency(),
         }
     }

@@ -130,7 +130,7 @@ pub fn here(engine: &dyn TextEncoder, folder: &Path) -> Encoder {
 
 /// One on another machine, likewise.
 pub fn elsewhere(encoder: &HeylookEncoder) -> Encoder {
-    Encoder { device: encoder.url().to_string(), model_path: encoder.model().to_owned() }
+    Encoder { device: "heylookitsanllm".to_owned(), model_path: encoder.model().to_owned() }
 }
 
 fn save(

@@ -1,13 +1,17 @@
 //! Embeddings from heylookitsanllm: the same picture as with the encoder in this process.
 
 use llm_dit_proto::{DType, Tensor};
-use llm_dit_testkit::fakes::{
-    FakeHeylook,
-    heylook::{Reply, body, hidden_states, recorded_response, response},
+use llm_dit_testkit::{
+    fakes::{
+        FakeHeylook,
+        heylook::{Reply, body, hidden_states, recorded_response, response},
+    },
+    http,
 };
 use safetensors::SafeTensors;
+use serde_json::json;
 
-use crate::support::Room;
+use crate::{serve::Server, support::Room};
 
 const MODEL: &str = "Qwen3-4B";
 
@@ -62,6 +66,58 @@ async fn the_same_embeddings_with_the_encoder_elsewhere() {
     room.succeed(&["encode", "a red apple", "-o", "here.safetensors"]);
     room.succeed(&["encode", "a red apple", "-o", "there.safetensors", "--api-url", &fake.url]);
     assert_eq!(read(&room, "here.safetensors"), read(&room, "there.safetensors"));
+    // Of the type that was asked for.
+    for (flag, name) in [("--dtype", "F16"), ("--text-encoder-dtype", "BF16")] {
+        let value = name.to_lowercase();
+        let words = ["encode", "a red apple", "-o", "typed.safetensors", "--api-url", &fake.url];
+        room.succeed(&[&words[..], &[flag, &value]].concat());
+        let file = room.read("typed.safetensors");
+        let file = SafeTensors::deserialize(&file).expect("safetensors");
+        let dtype = file.tensor("embeddings").expect("the first prompt's").dtype();
+        assert_eq!(format!("{dtype:?}"), name);
+    }
+}
+
+/// `serve` is a gateway that asks heylookitsanllm itself: it notices when that is gone, says so with its
+/// address, and still has what it remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_knows_how_the_encoder_elsewhere_is() {
+    let room = Room::new();
+    let fake = server(&room, &["a red apple"]).await;
+    let models = json!({"data": [{"id": MODEL, "capabilities": ["hidden_states"]}]}).to_string();
+    let models = response("200 OK", "content-type: application/json\r\n", &models);
+    fake.add("GET /v1/models", b"", Reply::Bytes(models));
+    fake.add("GET /v1/capabilities", b"", Reply::Bytes(recorded_response("capabilities")));
+    let model = ["--api-model", MODEL, "--api-url", &fake.url];
+    let served = Server::with(&room, &model);
+    let get = async |path: &str| {
+        let answer = http().get(format!("{}{path}", served.url)).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<serde_json::Value>().await.expect("JSON"))
+    };
+    let draw = async |prompt: &str| {
+        let body = json!({"prompt": prompt, "seed": 1, "width": 64, "height": 64, "steps": 1});
+        let request = http().post(format!("{}/api/generate", served.url)).json(&body);
+        let answer = request.send().await.expect("an answer");
+        (
+            answer.status().as_u16(),
+            String::from_utf8_lossy(&answer.bytes().await.expect("a body")).into_owned(),
+        )
+    };
+    let (status, health) = get("/health").await;
+    assert_eq!((status, &health["encoders"][0]["name"]), (200, &json!("heylookitsanllm")));
+    assert_eq!(get("/api/model").await.1["encoders"], json!(["heylookitsanllm"]));
+    assert_eq!(draw("a red apple").await.0, 200);
+    let asked =
+        fake.requests().iter().filter(|request| request.line.contains("hidden_states")).count();
+    let url = fake.url.clone();
+    drop(fake);
+    assert_eq!(get("/health").await.0, 503);
+    assert_eq!(draw("a red apple").await.0, 200, "it is remembered");
+    assert_eq!(asked, 1, "in f32, too");
+    let (status, said) = draw("a wizard").await;
+    assert_eq!(status, 503, "{said}");
+    assert!(said.contains(&url), "{said}");
+    assert_eq!(said.matches("http://").count(), 1, "no port of our own: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use llm_dit_testkit::http;
+
 use crate::support::{Room, png_size};
 
 pub struct Server {
@@ -18,7 +20,11 @@ impl Server {
     }
 
     pub fn with(room: &Room, more: &[&str]) -> Self {
-        let words = ["serve", "--port", "0", "--log-filter", "warn", "--no-history"];
+        Self::run(room, &[&["--no-history"], more].concat())
+    }
+
+    pub fn run(room: &Room, more: &[&str]) -> Self {
+        let words = ["serve", "--port", "0", "--log-filter", "warn"];
         let mut command = room.command(&[&words, more].concat());
         let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let mut line = String::new();
@@ -42,6 +48,35 @@ impl Drop for Server {
         // Has ended already unless the test failed.
         let _ = self.child.kill();
     }
+}
+
+/// Scripts believe the line: it comes when everything that can fail has not.
+#[tokio::test]
+async fn it_is_ready_when_it_says_so() {
+    let room = Room::new();
+    std::fs::write(room.path("file"), "x").expect("our own folder");
+    let server = Server::run(&room, &["--history", "held"]);
+    let health = http().get(format!("{}/health", server.url)).send().await;
+    assert_eq!(health.expect("an answer").status(), 200);
+    let port = server.url.rsplit(':').next().expect("a port");
+    for (status, words, said) in [
+        (1, &["--port", "0", "--history", "held"][..], "is in use by another gateway"),
+        (1, &["--port", "0", "--history", "file"], "file"),
+        (1, &["--port", "0", "--history", "file/inside"], "file/inside"),
+        (1, &["--port", port, "--no-history"], "cannot listen on"),
+        (1, &["--port", "0", "--no-history", "--templates-dir", "nowhere"], "nowhere"),
+        (1, &["--port", "0", "--no-history", "--model-path", "nowhere"], "nowhere"),
+        (64, &["--port", "0", "--no-history", "--model-alias", "gpt-image-1=x"], "use 'demo'"),
+        (64, &["--port", "0", "--no-history", "--model-alias", "gpt-image-1"], "NAME=MODEL"),
+        (64, &["--port", "0", "--no-history", "--trusted-proxy", "nas"], "10.0.0.0/8"),
+    ] {
+        let output = room.run(&[&["serve"], words].concat());
+        let error = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(status), "{words:?}: {error}");
+        assert!(error.contains(said), "{words:?}: {error}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{words:?}");
+    }
+    assert_eq!(server.stop("-TERM"), Some(0));
 }
 
 #[test]

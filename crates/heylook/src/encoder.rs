@@ -45,6 +45,7 @@ pub struct Encoded {
 struct Configured {
     hidden_size: Option<usize>,
     layers: Option<usize>,
+    dtype: Option<DType>,
 }
 
 /// The shape that was observed in the answers.
@@ -100,7 +101,13 @@ impl HeylookEncoder {
 
     /// For a model that is not Qwen3-4B. Embeddings of another width are refused.
     pub fn with_shape(mut self, hidden_size: Option<usize>, layers: Option<usize>) -> Self {
-        self.configured = Configured { hidden_size, layers };
+        self.configured = Configured { hidden_size, layers, ..self.configured };
+        self
+    }
+
+    /// Embeddings of this type, unless a request says another. `None`: what the model computed in.
+    pub fn with_dtype(mut self, dtype: Option<DType>) -> Self {
+        self.configured.dtype = dtype;
         self
     }
 
@@ -124,8 +131,12 @@ impl HeylookEncoder {
         }
     }
 
-    /// What the model computes in; bf16 until an answer has said otherwise.
+    /// What embeddings have: what we were configured, else what the model computes in, which is bf16
+    /// until an answer has said otherwise.
     pub fn dtype(&self) -> DType {
+        if let Some(dtype) = self.configured.dtype {
+            return dtype;
+        }
         self.observed.dtype.get().copied().unwrap_or(DType::Bf16)
     }
 
@@ -183,7 +194,7 @@ impl HeylookEncoder {
         self.check_width(&tensor)?;
         let computed_in = *self.observed.dtype.get_or_init(|| answer.computed_in());
         let hit_limit = tensor.shape()[0] == max_length;
-        let tensor = round(tensor, dtype.unwrap_or(computed_in))?;
+        let tensor = round(tensor, dtype.or(self.configured.dtype).unwrap_or(computed_in))?;
         Ok(Encoded { tensor, hidden_layer: layer.index, hit_limit })
     }
 

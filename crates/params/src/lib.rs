@@ -3,6 +3,7 @@
 //! HTTP, gRPC, flags and files all build a [`GenerateOptions`]; [`GenerateOptions::resolve`] is the
 //! only way to a [`GenerateParams`], so limits and messages cannot differ by door.
 
+pub mod bounds;
 mod excerpt;
 mod fields;
 mod limits;
@@ -11,8 +12,10 @@ mod model;
 mod nearest;
 mod options;
 pub mod prompt;
+mod reword;
 mod scheduler;
 
+pub use bounds::Bound;
 pub use excerpt::excerpt;
 pub use limits::{Limits, ModelDefaults};
 pub use lora::{
@@ -20,8 +23,9 @@ pub use lora::{
 };
 pub use model::choose_model;
 pub use nearest::nearest;
-pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, SHIFT_RANGE, random_seed};
+pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
+pub use reword::reword;
 pub use scheduler::{Scheduler, scheduler_id};
 
 /// Why a request was refused; the message says what would be accepted.

@@ -14,15 +14,18 @@ pub struct Limits {
     pub max_steps: u32,
 }
 
+/// Z-Image's.
+pub(crate) const DEFAULT_LIMITS: Limits = Limits {
+    side_multiple: 16,
+    min_side: 64,
+    max_side: 8192,
+    max_pixels: 2048 * 2048,
+    max_steps: 200,
+};
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            side_multiple: 16,
-            min_side: 64,
-            max_side: 8192,
-            max_pixels: 2048 * 2048,
-            max_steps: 200,
-        }
+        DEFAULT_LIMITS
     }
 }
 

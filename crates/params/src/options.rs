@@ -1,6 +1,10 @@
 //! Parameters before and after the model's defaults have filled the gaps.
 
-use crate::{Limits, LoraSet, ModelDefaults, ParamError, Scheduler, generation_fields};
+use crate::{
+    Limits, LoraSet, ModelDefaults, ParamError, Scheduler,
+    bounds::{self, Bound, Range},
+    generation_fields,
+};
 
 macro_rules! options {
     (generation {
@@ -53,9 +57,6 @@ pub struct GenerateParams {
 /// As diffusers' `ZImageImg2ImgPipeline`.
 pub const DEFAULT_STRENGTH: f64 = 0.6;
 
-/// The time shifts that are accepted.
-pub const SHIFT_RANGE: (f64, f64) = (0.01, 100.0);
-
 /// 53 bits, so that the seed survives a trip through JSON readers that know only doubles.
 pub fn random_seed() -> u64 {
     rand::random::<u64>() >> 11
@@ -98,26 +99,21 @@ impl GenerateOptions {
             let (value, max) = (steps.into(), limits.max_steps.into());
             return Err(ParamError::OutOfRange { name: "steps", value, min: 1, max });
         }
-        let guidance_scale = number(
-            "guidance_scale",
-            self.guidance_scale.unwrap_or(defaults.guidance_scale),
-            0.0,
-            100.0,
-        )?;
+        let guidance_scale =
+            number(bounds::GUIDANCE_SCALE, self.guidance_scale.unwrap_or(defaults.guidance_scale))?;
         // 0 and 1 are the wire's and the Python program's ways of saying "off".
         let cfg_normalization = self
             .cfg_normalization
-            .map(|k| number("cfg_normalization", k, 0.0, 100.0))
+            .map(|k| number(bounds::CFG_NORMALIZATION, k))
             .transpose()?
             .filter(|&k| k > 0.0);
         let cfg_truncation = self
             .cfg_truncation
-            .map(|t| number("cfg_truncation", t, 0.0, 1.0))
+            .map(|t| number(bounds::CFG_TRUNCATION, t))
             .transpose()?
             .filter(|&t| t < 1.0);
-        let (min, max) = SHIFT_RANGE;
-        let shift = number("shift", self.shift.unwrap_or(defaults.shift), min, max)?;
-        let strength = number("strength", self.strength.unwrap_or(DEFAULT_STRENGTH), 0.0, 1.0)?;
+        let shift = number(bounds::SHIFT, self.shift.unwrap_or(defaults.shift))?;
+        let strength = number(bounds::STRENGTH, self.strength.unwrap_or(DEFAULT_STRENGTH))?;
         Ok(GenerateParams {
             model: None,
             loras: None,
@@ -209,13 +205,12 @@ fn sigmas(sigmas: &[f64], steps: Option<u32>, scheduler: Scheduler) -> Result<u3
     Ok(count)
 }
 
-fn number<T: Copy + Into<f64>>(
-    name: &'static str,
-    value: T,
-    min: f64,
-    max: f64,
-) -> Result<T, ParamError> {
-    let wide: f64 = value.into();
+fn number<T: Copy + Into<f64>>(bound: Bound, value: T) -> Result<T, ParamError> {
+    let (min, max) = match bound.range {
+        Range::Whole(min, max) => (min as f64, max as f64),
+        Range::Number(min, max) => (min, max),
+    };
+    let (name, wide): (_, f64) = (bound.name, value.into());
     if wide.is_finite() && wide >= min && wide <= max {
         Ok(value)
     } else {

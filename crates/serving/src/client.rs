@@ -38,6 +38,8 @@ pub type Link = Carrying<WithKey>;
 pub struct Remote {
     service: &'static str,
     url: String,
+    /// It runs in this process: its URL says nothing to anybody outside.
+    is_inner: bool,
     channel: WithKey,
 }
 
@@ -134,7 +136,24 @@ impl Remote {
         let header = credentials.key.as_ref().map(Key::header).transpose();
         let header = header.map_err(|error| bad(error.to_string()))?.flatten();
         let channel = WithKey { header, inner: endpoint.connect_lazy() };
-        Ok(Self { service, url: url.to_owned(), channel })
+        Ok(Self { service, url: url.to_owned(), is_inner: false, channel })
+    }
+
+    /// The same, of a service that runs in this process.
+    #[must_use]
+    pub fn inner(mut self) -> Self {
+        self.is_inner = true;
+        self
+    }
+
+    /// The service, as a message to a client names it.
+    pub fn place(&self) -> String {
+        let Self { service, url, .. } = self;
+        if self.is_inner {
+            format!("the {service} of this server")
+        } else {
+            format!("the {service} at {url}")
+        }
     }
 
     /// The service's URL.
@@ -157,25 +176,21 @@ impl Remote {
     /// that HTTP/2 does not allow is [`Fault::Internal`]: it ends this call alone, and would be the
     /// same if the call were repeated.
     pub fn fault(&self, status: Status) -> Fault {
-        let Self { service, url, .. } = self;
+        let place = self.place();
         // A status that arrived over the wire has no source; one that tonic made up here has.
         if let Some(source) = status.source() {
             let cause = root_cause(source);
             if is_bad_answer(source) {
-                return Fault::Internal(format!(
-                    "the {service} at {url} sent an invalid HTTP/2 answer: {cause}"
-                ));
+                return Fault::Internal(format!("{place} sent an invalid HTTP/2 answer: {cause}"));
             }
-            return Fault::Unavailable(format!(
-                "the {service} at {url} cannot be reached: {cause}"
-            ));
+            return Fault::Unavailable(format!("{place} cannot be reached: {cause}"));
         }
         match Fault::from(status) {
             Fault::Unauthenticated(message) => {
-                Fault::Unavailable(format!("the {service} at {url} refuses access: {message}"))
+                Fault::Unavailable(format!("{place} refuses access: {message}"))
             }
             Fault::Unavailable(message) => {
-                Fault::Unavailable(format!("the {service} at {url} is unavailable: {message}"))
+                Fault::Unavailable(format!("{place} is unavailable: {message}"))
             }
             fault => fault,
         }

@@ -144,7 +144,7 @@ impl GrpcServer {
         let routes = instrument(routes.layer(Guard::new(security.keys)));
         let routes = Routes::from(routes.layer(middleware::map_request(admitted)));
 
-        tracing::info!(%address, services = ?names, "serving gRPC");
+        let served = names.clone();
         let drain = {
             let shutdown = shutdown.clone();
             async move {
@@ -168,6 +168,7 @@ impl GrpcServer {
             server = server.tls_config(tls.grpc())?;
         }
         let router = server.add_routes(routes);
+        tracing::info!(%address, services = ?served, "serving gRPC");
         let serving = serve_until(router, connections.admit(incoming(listener)), drain);
         let overtime = async {
             shutdown.cancelled().await;

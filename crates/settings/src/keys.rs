@@ -131,6 +131,8 @@ pub const KEYS: &[Key] = &[
     key("server.max_memory", Text, Flag("max_memory")),
     key("server.cors_origins", Texts, Flag("cors_origins")),
     key("server.allowed_hosts", Texts, Flag("allowed_hosts")),
+    key("server.trusted_proxies", Texts, Flag("trusted_proxies")),
+    key("server.model_aliases", Texts, Flag("model_aliases")),
     key("server.request_timeout", Number, Flag("request_timeout")),
 ];
 

@@ -54,6 +54,10 @@ pub(crate) struct ResultBody {
     pub generation_time: f64,
     pub truncated_tokens: u32,
     pub truncated_negative_tokens: u32,
+    /// Why the file does not hold its parameters, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub parameters_omitted: Option<String>,
     /// True if the embeddings came from the cache.
     pub embeddings_cached: bool,
 }
@@ -128,6 +132,7 @@ impl ResultBody {
             generation_time: (about.seconds * 1e6).round() / 1e6,
             truncated_tokens,
             truncated_negative_tokens,
+            parameters_omitted: about.parameters_omitted.clone(),
             embeddings_cached: about.cached,
         }
     }
@@ -160,13 +165,26 @@ pub(crate) fn file(about: &About, file: Bytes) -> Response {
     if let Some(id) = about.history_id {
         headers.insert("x-history-id", id.into());
     }
+    truncated(headers, about.truncated);
+    omitted(headers, about.parameters_omitted.as_deref());
+    response
+}
+
+/// How many tokens were cut from the prompt and the negative prompt, if any were.
+pub(crate) fn truncated(headers: &mut HeaderMap, truncated: [u32; 2]) {
     let names = ["x-truncated-tokens", "x-truncated-negative-tokens"];
-    for (name, tokens) in names.into_iter().zip(about.truncated) {
+    for (name, tokens) in names.into_iter().zip(truncated) {
         if tokens > 0 {
             headers.insert(HeaderName::from_static(name), tokens.into());
         }
     }
-    response
+}
+
+/// Why a file does not hold its parameters, if it does not.
+pub(crate) fn omitted(headers: &mut HeaderMap, why: Option<&str>) {
+    if let Some(value) = why.and_then(|why| HeaderValue::from_str(why).ok()) {
+        headers.insert("x-parameters-omitted", value);
+    }
 }
 
 /// Progress and previews as server-sent events.

@@ -1,5 +1,7 @@
 //! Reading a JSON body: bounded, and every refusal a [`Problem`].
 
+mod members;
+
 use std::time::Duration;
 
 use axum::{
@@ -11,9 +13,12 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use llm_dit_fault::Fault;
 use llm_dit_memory::{MemoryBudget, Reservation};
-use llm_dit_params::{excerpt, nearest};
+use llm_dit_params::{excerpt, nearest, reword};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::time;
+
+use self::members::Members;
 
 use crate::{admission::Admissions, records::problem::Problem, state::AppState};
 
@@ -49,8 +54,16 @@ pub(crate) async fn json_with_picture<T: DeserializeOwned>(
     request: Request,
     fields: &[&str],
 ) -> Result<(T, Reservation), Problem> {
-    let (bytes, memory) = read_json(&state.memory, request, Some(&state.admissions)).await?;
+    let (bytes, memory) = bytes_with_picture(state, request).await?;
     Ok((parse(&bytes, fields)?, memory))
+}
+
+/// The text of such a body, with the memory that it takes.
+pub(crate) async fn bytes_with_picture(
+    state: &AppState,
+    request: Request,
+) -> Result<(Bytes, Reservation), Problem> {
+    read_json(&state.memory, request, Some(&state.admissions)).await
 }
 
 /// The bytes of a body that says that it is JSON. With a place it may be as large as a picture.
@@ -70,17 +83,55 @@ async fn read_json(
 
 /// JSON as a `T`, whose fields are named `fields`.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], fields: &[&str]) -> Result<T, Problem> {
+    parse_members(bytes, fields, |_| true)
+}
+
+/// Likewise, of those members of an object that `keep` says. The places in messages are those of the
+/// whole text.
+pub(crate) fn parse_members<T: DeserializeOwned>(
+    bytes: &[u8],
+    fields: &[&str],
+    keep: impl Fn(&str) -> bool,
+) -> Result<T, Problem> {
+    let text = text(bytes)?;
     // serde would fill a struct's fields from an array in order.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
+    if text.trim_ascii_start().starts_with('[') {
         return Err(Fault::BadRequest("the body is an array; send a JSON object".into()).into());
     }
-    check_breadth(bytes)?;
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut reader)
+    check_breadth(text.as_bytes())?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let members = Members { inner: &mut reader, keep };
+    let parsed = serde_path_to_error::deserialize(members)
         .map_err(|error| explain(&error, fields))
-        .and_then(|value| reader.end().map(|()| value).map_err(|error| error.to_string()));
-    parsed
-        .map_err(|why| Fault::BadRequest(format!("the body is not a valid request: {why}")).into())
+        .and_then(|value| reader.end().map(|()| value).map_err(|e| reword(&e.to_string(), None)));
+    parsed.map_err(|why| invalid(&why))
+}
+
+/// The members of an object that was not written as JSON.
+pub(crate) fn from_members<T: DeserializeOwned>(
+    members: Map<String, Value>,
+    fields: &[&str],
+) -> Result<T, Problem> {
+    let parsed = serde_path_to_error::deserialize(Value::Object(members));
+    parsed.map_err(|error| invalid(&explain(&error, fields)))
+}
+
+fn invalid(why: &str) -> Problem {
+    Fault::BadRequest(format!("the body is not a valid request: {why}")).into()
+}
+
+/// The text of a body, without the byte order mark that some editors write.
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, Fault> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        let why = "the body is UTF-16 text at line 1 column 1; send UTF-8";
+        return Err(Fault::BadRequest(why.to_owned()));
+    }
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let before = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n');
+        let (line, column) = before.fold((0, 0), |(line, _), text| (line + 1, text.len() + 1));
+        Fault::BadRequest(format!("the body is not UTF-8 text at line {line} column {column}"))
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 /// Refuses JSON of so many values that they would take far more memory than their text.
@@ -178,7 +229,8 @@ async fn drain(chunks: &mut BodyDataStream) {
     let _ = time::timeout(DRAIN_TIME, rest).await;
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+/// Whether a request says that its body is JSON.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let Some(Ok(value)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else {
         return false;
     };
@@ -204,17 +256,17 @@ fn brief(message: &str) -> String {
 /// Names the field, and for an unknown one the nearest that exists.
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>, fields: &[&str]) -> String {
     // Both repeat what the client wrote.
-    let (path, inner) = (excerpt(&error.path().to_string()), brief(&error.inner().to_string()));
-    if !inner.starts_with("unknown field") {
-        return if path == "." { inner } else { format!("{path}: {inner}") };
+    let path = excerpt(&error.path().to_string());
+    let inner = brief(&error.inner().to_string());
+    let (is_inner, is_unknown) = (path.contains(['.', '[']), inner.starts_with("unknown field"));
+    if is_unknown && (path == "." || !is_inner) {
+        let unknown = &excerpt(inner.split('`').nth(1).unwrap_or(&path));
+        return match nearest(unknown, fields.iter().copied()) {
+            Some(field) => format!("unknown field '{unknown}'; did you mean '{field}'?"),
+            None => format!("unknown field '{unknown}'; known are {}", fields.join(", ")),
+        };
     }
-    if path.contains(['.', '[']) && path != "." {
-        // A field of something inside, whose own fields the message lists.
-        return format!("{path}: {inner}");
-    }
-    let unknown = &excerpt(inner.split('`').nth(1).unwrap_or(&path));
-    match nearest(unknown, fields.iter().copied()) {
-        Some(field) => format!("unknown field '{unknown}'; did you mean '{field}'?"),
-        None => format!("unknown field '{unknown}'; known are {}", fields.join(", ")),
-    }
+    let field = path.rsplit('.').next().map(|name| name.split('[').next().unwrap_or(name));
+    let words = reword(&inner, field);
+    if path == "." { words } else { format!("{path}: {words}") }
 }

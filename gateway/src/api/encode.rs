@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::{Shared, problem::Problems};
 use crate::{
     api::body,
-    backends::{Choice, EncoderKind, NamedEncoder, Tried},
+    backends::{Choice, Tried},
     encode::{self, Embedding},
     error::Error,
     records::problem::Problem,
@@ -95,9 +95,7 @@ pub(crate) struct Tokens {
 struct Encoded {
     embedding: Arc<Embedding>,
     chat: Chat,
-    /// Who did it, and where.
     encoder: String,
-    device: String,
     cached: bool,
     seconds: f64,
 }
@@ -213,19 +211,9 @@ async fn encode_prompt(state: &AppState, body: &EncodeBody) -> Result<Encoded, E
         embedding,
         chat,
         encoder: encoder.name.clone(),
-        device: device(encoder),
         cached,
         seconds: begun.elapsed().as_secs_f64(),
     })
-}
-
-fn device(encoder: &NamedEncoder) -> String {
-    match &encoder.kind {
-        EncoderKind::Grpc(pool) => {
-            pool.all().first().map(|backend| backend.url().to_owned()).unwrap_or_default()
-        }
-        EncoderKind::Heylook(server) => server.url().to_owned(),
-    }
 }
 
 impl From<CountResponse> for Tokens {

@@ -176,7 +176,11 @@ async fn encoder(encoder: &NamedEncoder) -> EncoderHealth {
         }
         EncoderKind::Heylook(server) => {
             let (status, detail) = match time::timeout(AT_ONCE, server.about()).await {
-                Ok(Ok(about)) => (Condition::Serving, about.objection(server.model())),
+                Ok(Ok(about)) => match about.objection(server.model()) {
+                    None => (Condition::Serving, None),
+                    // It answers, but not with embeddings.
+                    objection => (Condition::NotServing, objection),
+                },
                 Ok(Err(error)) => (Condition::Unreachable, Some(error.to_string())),
                 // It answers nothing while it computes.
                 Err(_) => (Condition::Unknown, Some("it is busy, or does not answer".to_owned())),

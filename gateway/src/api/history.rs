@@ -1,25 +1,27 @@
 //! `/api/history`: pictures that were generated before.
 
 use axum::{
-    Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    Extension, Json,
+    extract::{Path, Query, State},
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
 use llm_dit_fault::Fault;
-use serde::{Deserialize, Serialize};
+use llm_dit_params::excerpt;
+use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Shared, problem::Problems};
+use super::{Shared, answer, problem::Problems};
 use crate::{
+    forwarded::Place,
     history::{Entry, History, Page},
     records::problem::Problem,
     records::request::GenerateBody,
     state::AppState,
 };
 
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 200;
+const DEFAULT_LIMIT: u64 = 50;
+const MAX_LIMIT: u64 = 200;
 
 /// A picture that was made before.
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,6 +39,10 @@ pub(crate) struct EntryBody {
     formatted_prompt: String,
     /// As a new request, they generate the same image.
     parameters: GenerateBody,
+    /// Why the file does not hold its parameters, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    parameters_omitted: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -58,31 +64,56 @@ pub(crate) struct ClearedBody {
     cleared: u64,
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Part {
     /// Default: 50.
     #[param(minimum = 1, maximum = 200)]
-    #[serde(default)]
-    limit: Option<usize>,
+    limit: Option<u64>,
     /// Only entries with smaller ids.
-    #[serde(default)]
     before: Option<u64>,
 }
 
+impl Part {
+    /// Of a query string, whose mistakes are told by name.
+    fn read(query: &[(String, String)]) -> Result<Self, Fault> {
+        let mut part = Self::default();
+        for (name, value) in query {
+            let place = match name.as_str() {
+                "limit" => &mut part.limit,
+                "before" => &mut part.before,
+                _ => {
+                    let name = excerpt(name);
+                    return Err(Fault::BadRequest(format!(
+                        "unknown query parameter '{name}'; known are limit and before"
+                    )));
+                }
+            };
+            let number = value.parse().map_err(|_| {
+                let value = excerpt(value);
+                Fault::BadRequest(format!("{name}: '{value}' is not a whole number from 0 up"))
+            })?;
+            if place.replace(number).is_some() {
+                return Err(Fault::BadRequest(format!("{name} comes twice; give it once")));
+            }
+        }
+        Ok(part)
+    }
+}
+
 impl EntryBody {
-    fn new(id: u64, entry: Entry) -> Self {
+    fn new(id: u64, entry: Entry, place: &Place) -> Self {
         Self {
             id,
             timestamp: entry.timestamp,
             media_type: entry.media_type,
             bytes: entry.bytes,
-            image_url: format!("/api/history/{id}/image"),
-            thumbnail_url: format!("/api/history/{id}/thumbnail"),
+            image_url: place.path(&image_path(id)),
+            thumbnail_url: place.path(&format!("/api/history/{id}/thumbnail")),
             generation_time: entry.generation_time,
             formatted_prompt: entry.formatted_prompt,
             parameters: entry.parameters,
+            parameters_omitted: entry.parameters_omitted,
         }
     }
 }
@@ -91,16 +122,18 @@ impl EntryBody {
 #[utoipa::path(get, path = "/api/history", tag = "history", params(Part), responses((status = 200, body = HistoryBody), Problems))]
 pub(crate) async fn list(
     State(state): Shared,
-    part: Result<Query<Part>, QueryRejection>,
+    Extension(place): Extension<Place>,
+    Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<HistoryBody>, Problem> {
-    let Query(part) = part.map_err(|error| Fault::BadRequest(error.body_text()))?;
+    let part = Part::read(&query)?;
     let limit = part.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         let why = format!("limit {limit} is out of range; use 1 to {MAX_LIMIT}");
         return Err(Fault::BadRequest(why).into());
     }
-    let Page { entries, total } = history(&state)?.page(limit, part.before).await?;
-    let entries = entries.into_iter().map(|(id, entry)| EntryBody::new(id, entry)).collect();
+    let Page { entries, total } = history(&state)?.page(limit as usize, part.before).await?;
+    let entries =
+        entries.into_iter().map(|(id, entry)| EntryBody::new(id, entry, &place)).collect();
     Ok(Json(HistoryBody { history: entries, total }))
 }
 
@@ -117,11 +150,12 @@ pub(crate) async fn clear(State(state): Shared) -> Result<Json<ClearedBody>, Pro
 )]
 pub(crate) async fn get(
     State(state): Shared,
+    Extension(place): Extension<Place>,
     Path(id): Path<String>,
 ) -> Result<Json<EntryBody>, Problem> {
     let id = number(&id)?;
     let entry = history(&state)?.entry(id).await?.ok_or_else(|| missing(id))?;
-    Ok(Json(EntryBody::new(id, entry)))
+    Ok(Json(EntryBody::new(id, entry, &place)))
 }
 
 /// Deletes an image from the history.
@@ -154,7 +188,9 @@ pub(crate) async fn image(
 ) -> Result<Response, Problem> {
     let id = number(&id)?;
     let picture = history(&state)?.picture(id).await?.ok_or_else(|| missing(id))?;
-    Ok(unchanging(picture.file, &picture.media_type))
+    let mut response = unchanging(picture.file, &picture.media_type);
+    answer::omitted(response.headers_mut(), picture.parameters_omitted.as_deref());
+    Ok(response)
 }
 
 /// A thumbnail of an image.
@@ -175,6 +211,11 @@ fn history(state: &AppState) -> Result<&History, Fault> {
     state.history.as_deref().ok_or_else(|| {
         Fault::Unsupported("this gateway has no history; its log has the reason".to_owned())
     })
+}
+
+/// Where an image of the history is.
+pub(crate) fn image_path(id: u64) -> String {
+    format!("/api/history/{id}/image")
 }
 
 /// What an id stands for never changes, since none is used twice.

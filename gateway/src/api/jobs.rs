@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     api::body,
+    forwarded::Place,
     jobs::{Job, Outcome},
     records::{
         job::{IdempotencyKey, JobState},
@@ -75,7 +76,7 @@ pub(crate) struct JobsBody {
 }
 
 impl JobBody {
-    fn of(job: &Job) -> Self {
+    fn of(job: &Job, place: &Place) -> Self {
         let record = job.record();
         let (status, result, error) = match record.state {
             JobState::Queued => (Status::Queued, None, None),
@@ -83,7 +84,7 @@ impl JobBody {
             JobState::Cancelled => (Status::Cancelled, None, Some(Problem::cancelled())),
             JobState::Failed(problem) => (Status::Failed, None, Some(problem)),
             JobState::Done(about) => {
-                (Status::Done, Some(ResultBody::at(&about, image_url(job))), None)
+                (Status::Done, Some(ResultBody::at(&about, image_url(job, place))), None)
             }
         };
         Self {
@@ -109,7 +110,11 @@ impl JobBody {
     params(("Idempotency-Key" = Option<String>, Header, description = "Key chosen by the client for this request")),
     responses((status = 202, description = "The accepted job", body = JobBody), Problems)
 )]
-pub(crate) async fn create(State(state): Shared, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn create(
+    State(state): Shared,
+    Extension(place): Extension<Place>,
+    request: Request,
+) -> Result<Response, Problem> {
     let key = key(request.headers())?;
     let (body, memory): (GenerateBody, _) =
         body::json_with_picture(&state, request, GenerateBody::FIELDS).await?;
@@ -122,7 +127,7 @@ pub(crate) async fn create(State(state): Shared, request: Request) -> Result<Res
     if let Some(key) = &key
         && let Some(known) = state.jobs.with_key(key).await?
     {
-        return Ok(accepted(&known, true));
+        return Ok(accepted(&known, true, &place));
     }
     let mut request = body.check(&state.templates)?;
     request.hold(memory);
@@ -133,13 +138,14 @@ pub(crate) async fn create(State(state): Shared, request: Request) -> Result<Res
     request.loras = params.loras;
     request.previews = true;
     let (job, again) = state.jobs.accept(request, key, admission).await?;
-    Ok(accepted(&job, again))
+    Ok(accepted(&job, again, &place))
 }
 
 /// `again`: it had been accepted before, under the same key.
-fn accepted(job: &Job, again: bool) -> Response {
-    let location = [(header::LOCATION, format!("/api/jobs/{}", job.id))];
-    let mut response = (StatusCode::ACCEPTED, location, Json(JobBody::of(job))).into_response();
+fn accepted(job: &Job, again: bool, place: &Place) -> Response {
+    let location = [(header::LOCATION, place.path(&format!("/api/jobs/{}", job.id)))];
+    let body = Json(JobBody::of(job, place));
+    let mut response = (StatusCode::ACCEPTED, location, body).into_response();
     if again {
         let replayed = HeaderName::from_static("idempotent-replayed");
         response.headers_mut().insert(replayed, HeaderValue::from_static("true"));
@@ -161,8 +167,12 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// All remembered jobs.
 #[utoipa::path(get, path = "/api/jobs", tag = "jobs", responses((status = 200, body = JobsBody), Problems))]
-pub(crate) async fn list(State(state): Shared) -> Json<JobsBody> {
-    Json(JobsBody { jobs: state.jobs.all().iter().map(|job| JobBody::of(job)).collect() })
+pub(crate) async fn list(
+    State(state): Shared,
+    Extension(place): Extension<Place>,
+) -> Json<JobsBody> {
+    let jobs = state.jobs.all();
+    Json(JobsBody { jobs: jobs.iter().map(|job| JobBody::of(job, &place)).collect() })
 }
 
 /// One job.
@@ -172,9 +182,10 @@ pub(crate) async fn list(State(state): Shared) -> Json<JobsBody> {
 )]
 pub(crate) async fn get(
     State(state): Shared,
+    Extension(place): Extension<Place>,
     Path(id): Path<String>,
 ) -> Result<Json<JobBody>, Problem> {
-    Ok(Json(JobBody::of(&*find(&state, &id)?)))
+    Ok(Json(JobBody::of(&*find(&state, &id)?, &place)))
 }
 
 /// Cancels a job, or removes a finished one.
@@ -184,6 +195,7 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn delete(
     State(state): Shared,
+    Extension(place): Extension<Place>,
     Path(id): Path<String>,
 ) -> Result<Json<JobBody>, Problem> {
     let job = find(&state, &id)?;
@@ -201,7 +213,7 @@ pub(crate) async fn delete(
             return Err(Fault::Unavailable(why).into());
         }
     }
-    Ok(Json(JobBody::of(&job)))
+    Ok(Json(JobBody::of(&job, &place)))
 }
 
 /// The image of a finished job.
@@ -244,23 +256,25 @@ pub(crate) async fn image(
 pub(crate) async fn events(
     State(state): Shared,
     Path(id): Path<String>,
+    Extension(place): Extension<Place>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job = find(&state, &id)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
     let from = last.map_or(0, |last| last.saturating_add(1));
     let changes = job.watch()?;
-    Ok(answer::stream(follow(job, from, changes)))
+    Ok(answer::stream(follow(job, from, changes, place)))
 }
 
 fn follow(
     job: Arc<Job>,
     from: u64,
     changes: watch::Receiver<u64>,
+    place: Place,
 ) -> impl Stream<Item = axum::response::sse::Event> + Send + 'static {
     use futures::StreamExt as _;
-    let batches = stream::unfold(Some((job, from, changes)), async |state| {
-        let (job, mut from, mut changes) = state?;
+    let batches = stream::unfold(Some((job, from, changes, place)), async |state| {
+        let (job, mut from, mut changes, place) = state?;
         loop {
             // Seen as of now; what comes later wakes us again.
             changes.borrow_and_update();
@@ -275,7 +289,7 @@ fn follow(
                     return None;
                 }
                 let result = match outcome {
-                    Outcome::Done(about) => Ok(ResultBody::at(&about, image_url(&job))),
+                    Outcome::Done(about) => Ok(ResultBody::at(&about, image_url(&job, &place))),
                     Outcome::Failed(problem) => Err(problem),
                     Outcome::Cancelled => Err(Problem::cancelled()),
                 };
@@ -286,7 +300,7 @@ fn follow(
                 from = number + 1;
             }
             if !batch.is_empty() {
-                return Some((batch, Some((job, from, changes))));
+                return Some((batch, Some((job, from, changes, place))));
             }
             changes.changed().await.ok()?;
         }
@@ -306,6 +320,6 @@ fn find(state: &AppState, id: &str) -> Result<Arc<Job>, Problem> {
     })
 }
 
-fn image_url(job: &Job) -> String {
-    format!("/api/jobs/{}/image", job.id)
+fn image_url(job: &Job, place: &Place) -> String {
+    place.path(&format!("/api/jobs/{}/image", job.id))
 }

@@ -6,6 +6,7 @@ mod edits;
 mod error;
 mod generations;
 mod models;
+mod usage;
 
 pub(crate) use self::{
     edits::{__path_edit, edit},

@@ -15,7 +15,8 @@ use crate::records::problem::Problem;
 /// Makes every refusal a problem, also those of the framework, which are plain text, and gives those
 /// under `/v1` the member `error`. A middleware of all routes.
 pub(crate) async fn everywhere(request: Request, next: Next) -> Response {
-    let openai = request.uri().path().starts_with("/v1/");
+    let path = request.uri().path();
+    let openai = path == "/v1" || path.starts_with("/v1/");
     let (mut parts, body) = next.run(request).await.into_parts();
     let problem = match parts.extensions.remove::<Problem>() {
         Some(problem) if openai => problem,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::problem::Problems;
-use crate::{api::body, records::problem::Problem, state::AppState};
+use crate::{api::body, forwarded::Place, records::problem::Problem, state::AppState};
 
 /// Who begins a session.
 #[derive(Deserialize, ToSchema)]
@@ -30,12 +31,13 @@ pub(crate) async fn begin(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let place = request.extensions().get::<Place>().cloned();
     let SessionBody { key } = body::json(&state.memory, request, &["key"]).await?;
     let Some(keys) = &state.guard.keys else { return Ok(answer(None)) };
     let name = keys.check_key(key.trim());
     let name = name.map_err(|denied| Fault::Unauthenticated(denied.to_string()))?;
     tracing::info!(caller = &*name, "started a session");
-    Ok(answer(state.guard.session(key.trim())))
+    Ok(answer(place.and_then(|place| state.guard.session(key.trim(), &place))))
 }
 
 /// Ends the session: its cookie is not accepted any more.
@@ -43,14 +45,18 @@ pub(crate) async fn begin(
     delete, path = "/api/session", tag = "session",
     responses((status = 204, description = "The session is over and the cookie removed"), Problems)
 )]
-pub(crate) async fn end(State(state): State<Arc<AppState>>, headers: HeaderMap) -> Response {
+pub(crate) async fn end(
+    State(state): State<Arc<AppState>>,
+    Extension(place): Extension<Place>,
+    headers: HeaderMap,
+) -> Response {
     if let Some(ended) = state.guard.end_session(&headers)
         && let Some(history) = &state.history
         && let Err(fault) = history.keep_sessions(ended).await
     {
         tracing::error!(%fault, "failed to store the end of a session; after a restart its cookie would be accepted");
     }
-    answer(state.guard.no_session())
+    answer(state.guard.no_session(&place))
 }
 
 fn answer(cookie: Option<HeaderValue>) -> Response {

@@ -77,7 +77,8 @@ impl Condition {
 }
 
 impl Backend {
-    /// A service whose health is checked from now on. Must be called inside a tokio runtime.
+    /// A service whose health is checked from now on; `is_inner`: it runs in this process. Must be
+    /// called inside a tokio runtime.
     ///
     /// # Errors
     ///
@@ -87,9 +88,11 @@ impl Backend {
         service: &'static str,
         address: &Address,
         credentials: &Credentials,
+        is_inner: bool,
     ) -> Result<Arc<Self>, Error> {
+        let remote = Remote::named(what, &address.url, &address.host, credentials)?;
         let backend = Arc::new(Self {
-            remote: Remote::named(what, &address.url, &address.host, credentials)?,
+            remote: if is_inner { remote.inner() } else { remote },
             service,
             state: watch::Sender::new(State {
                 condition: Condition::Unknown,
@@ -201,15 +204,15 @@ impl Backend {
                 (Condition::Serving, None)
             }
             Ok(Err(status)) if status.code() == tonic::Code::NotFound => {
-                let detail = format!("there is no {} at {}", self.service, self.url());
+                let detail = format!("{} is no {}", self.remote.place(), self.service);
                 (Condition::NotServing, Some(detail))
             }
             Ok(Err(status)) => {
                 (Condition::Unreachable, Some(self.remote.fault(status).to_string()))
             }
             Err(_) => {
-                let detail =
-                    format!("{} did not answer within {} s", self.url(), PATIENCE.as_secs());
+                let (place, seconds) = (self.remote.place(), PATIENCE.as_secs());
+                let detail = format!("{place} did not answer within {seconds} s");
                 (Condition::Unreachable, Some(detail))
             }
         };

@@ -38,6 +38,7 @@ pub(super) struct Names {
     pub service: &'static str,
     pub urls: Vec<String>,
     pub credentials: Credentials,
+    pub is_inner: bool,
     pub list: Arc<Mutex<Vec<Arc<Backend>>>>,
     pub pace: Pace,
 }
@@ -96,7 +97,8 @@ impl Names {
                 continue;
             }
             let known = list.iter().find(|backend| backend.url() == url).cloned();
-            let new = || Backend::new(self.what, self.service, address, &self.credentials);
+            let new =
+                || Backend::new(self.what, self.service, address, &self.credentials, self.is_inner);
             let backend = known.map_or_else(new, Ok);
             match backend {
                 Ok(backend) => next.push(backend),
@@ -131,6 +133,7 @@ mod tests {
             service: SERVICE_NAME,
             urls: urls.iter().map(|url| (*url).to_owned()).collect(),
             credentials: Credentials::default(),
+            is_inner: false,
             list: Arc::clone(&list),
             pace: Pace { interval: MOMENT, retry: MOMENT, timeout: MOMENT },
         };

@@ -57,17 +57,19 @@ pub(crate) struct Tried {
 }
 
 impl Pool {
-    /// Must be called inside a tokio runtime.
+    /// `is_inner`: they run in this process. Must be called inside a tokio runtime.
     pub fn new(
         what: &'static str,
         service: &'static str,
         urls: &[String],
         credentials: &Credentials,
+        is_inner: bool,
     ) -> Result<Self, Error> {
         let mut first: Vec<Arc<Backend>> = Vec::new();
         for url in urls {
             if first.iter().all(|backend| backend.url() != url) {
-                first.push(Backend::new(what, service, &Address::of(url), credentials)?);
+                let address = Address::of(url);
+                first.push(Backend::new(what, service, &address, credentials, is_inner)?);
             }
         }
         let list = Arc::new(Mutex::new(first));
@@ -77,6 +79,7 @@ impl Pool {
             service,
             urls: urls.to_vec(),
             credentials: credentials.clone(),
+            is_inner,
             list: Arc::clone(&list),
             pace: Pace::default(),
         };
@@ -130,9 +133,8 @@ impl Pool {
         let what = self.what;
         let said = |backend: &Arc<Backend>| {
             let state = backend.state();
-            state.detail.unwrap_or_else(|| {
-                format!("the {what} at {} is not accepting requests", backend.url())
-            })
+            let place = backend.remote.place();
+            state.detail.unwrap_or_else(|| format!("{place} is not accepting requests"))
         };
         let all: Vec<String> = left.iter().map(said).collect();
         Fault::Unavailable(if all.is_empty() {
@@ -200,7 +202,7 @@ impl Lease {
         loop {
             let state = states.borrow_and_update().clone();
             if state.is_silent && self.has_alternative() {
-                let silent = || format!("{} does not answer", self.backend.url());
+                let silent = || format!("{} does not answer", self.backend.remote.place());
                 return Fault::Unavailable(state.detail.unwrap_or_else(silent));
             }
             if states.changed().await.is_err() {
@@ -298,8 +300,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_gets_the_same_machine_twice() {
         let (a, b) = ("http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned());
-        let pool =
-            Pool::new("encoder", SERVICE_NAME, &[a, b], &Credentials::default()).expect("valid");
+        let pool = Pool::new("encoder", SERVICE_NAME, &[a, b], &Credentials::default(), false)
+            .expect("valid");
         let mut tried = Tried::default();
         let mut been = Vec::new();
         for _ in 0..2 {
@@ -315,8 +317,8 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_crashes_services_does_not_get_to_all_of_them() {
         let urls = [1, 2, 3].map(|port| format!("http://127.0.0.1:{port}"));
-        let pool =
-            Pool::new("encoder", SERVICE_NAME, &urls, &Credentials::default()).expect("valid");
+        let pool = Pool::new("encoder", SERVICE_NAME, &urls, &Credentials::default(), false)
+            .expect("valid");
         let mut tried = Tried::until_crashes(2);
         let mut note = |error: Error| {
             let lease = pool.try_pick(&tried).expect("one that was not tried");
@@ -337,8 +339,8 @@ mod tests {
     #[tokio::test]
     async fn a_call_to_a_silent_backend_moves_only_to_a_usable_one() {
         let (a, b) = ("http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned());
-        let pool =
-            Pool::new("encoder", SERVICE_NAME, &[a, b], &Credentials::default()).expect("valid");
+        let pool = Pool::new("encoder", SERVICE_NAME, &[a, b], &Credentials::default(), false)
+            .expect("valid");
         let lease = pool.try_pick(&Tried::default()).expect("one");
         let mut list = pool.all();
         list.retain(|backend| !Arc::ptr_eq(backend, lease.backend()));

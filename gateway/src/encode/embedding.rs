@@ -12,4 +12,14 @@ pub(crate) struct Embedding {
     pub truncated: u32,
     /// The checkpoint's label.
     pub model: String,
+    /// What the encoder computed on: `cpu`, `cuda:0`, or `heylookitsanllm`.
+    pub device: String,
+}
+
+impl Embedding {
+    /// Tokens that there are, and tokens that were cut.
+    pub fn tokens(&self) -> (u32, u32) {
+        let tokens = self.header.shape.first().copied().unwrap_or_default();
+        (u32::try_from(tokens).unwrap_or(u32::MAX), self.truncated)
+    }
 }

@@ -46,8 +46,8 @@ pub(super) enum Slot {
 pub(crate) struct Pipe {
     slots: std::vec::IntoIter<Slot>,
     source: Option<Source>,
-    /// How much of each prompt was cut, by prompt.
-    truncated: Vec<u32>,
+    /// Tokens of each prompt, and how many were cut from it, by prompt.
+    tokens: Vec<(u32, u32)>,
     /// Every prompt's embeddings were remembered.
     pub cached: bool,
 }
@@ -64,6 +64,8 @@ struct Source {
     cache: Arc<Cache>,
     /// Tokens of each prompt at most.
     max_tokens: u32,
+    /// What the encoder computes on.
+    device: String,
 }
 
 /// A tensor on its way through.
@@ -79,7 +81,7 @@ impl Pipe {
     /// Nothing is to come.
     pub(super) fn remembered(slots: Vec<Slot>) -> Self {
         let cached = slots.iter().all(|slot| matches!(slot, Slot::Ready(_)));
-        Self { slots: slots.into_iter(), source: None, truncated: Vec::new(), cached }
+        Self { slots: slots.into_iter(), source: None, tokens: Vec::new(), cached }
     }
 
     /// The slots that are coming are in `frames`, in order.
@@ -89,8 +91,9 @@ impl Pipe {
         frames: Streaming<EncodeResponse>,
         cache: Arc<Cache>,
         max_tokens: u32,
+        device: String,
     ) -> Result<Self, Error> {
-        let mut source = Source { lease, frames, first: None, begun: 0, cache, max_tokens };
+        let mut source = Source { lease, frames, first: None, begun: 0, cache, max_tokens, device };
         source.first = Some(source.next().await?);
         Ok(Self { source: Some(source), ..Self::remembered(slots) })
     }
@@ -126,7 +129,7 @@ impl Pipe {
             match slot {
                 Slot::Ready(embedding) | Slot::Fresh(embedding) => {
                     check_width(&embedding.header, &embedding.model, None, cap_feat_dim)?;
-                    self.truncated.push(embedding.truncated);
+                    self.tokens.push(embedding.tokens());
                     if !send(start(&embedding.header)).await {
                         return Ok(());
                     }
@@ -140,8 +143,8 @@ impl Pipe {
                     let Some(source) = &mut self.source else { break };
                     let mut passing = source.begin().await?;
                     let Embedding { header, model, .. } = &passing.embedding;
-                    check_width(header, model, Some(source.lease.url()), cap_feat_dim)?;
-                    self.truncated.push(passing.embedding.truncated);
+                    check_width(header, model, Some(&source.lease.remote.place()), cap_feat_dim)?;
+                    self.tokens.push(passing.embedding.tokens());
                     if !send(start(header)).await {
                         return Ok(());
                     }
@@ -192,9 +195,9 @@ impl Pipe {
         Ok((embedding, cached))
     }
 
-    /// Tokens that were cut from the prompt and the negative prompt.
-    pub fn truncated(&self) -> [u32; 2] {
-        let of = |index| self.truncated.get(index).copied().unwrap_or_default();
+    /// Tokens of the prompt and the negative prompt, each with how many were cut from it.
+    pub fn tokens(&self) -> [(u32, u32); 2] {
+        let of = |index| self.tokens.get(index).copied().unwrap_or_default();
         [of(0), of(1)]
     }
 }
@@ -220,8 +223,14 @@ impl Source {
         }
         let keep = self.cache.has_room_for(tensor.total_bytes);
         let truncated = truncated_tokens;
-        let embedding =
-            Embedding { header: tensor, chunks: Vec::new(), hidden_layer, truncated, model };
+        let embedding = Embedding {
+            header: tensor,
+            chunks: Vec::new(),
+            hidden_layer,
+            truncated,
+            model,
+            device: self.device.clone(),
+        };
         Ok(Passing { embedding, passage, kept: BytesMut::new(), keep })
     }
 
@@ -281,7 +290,7 @@ impl Source {
     }
 
     fn broke(&self, what: &str) -> Error {
-        Error::Lost(format!("the encoder at {} {what}", self.lease.url()))
+        Error::Lost(format!("{} {what}", self.lease.remote.place()))
     }
 
     fn broken(&self, error: &TensorError) -> Error {
@@ -293,14 +302,14 @@ impl Source {
 fn check_width(
     header: &TensorHeader,
     model: &str,
-    url: Option<&str>,
+    place: Option<&str>,
     cap_feat_dim: u64,
 ) -> Result<(), Error> {
     match header.shape[..] {
         [_, width] if width != cap_feat_dim => {
-            let at = url.map(|url| format!(" at {url}")).unwrap_or_default();
+            let encoder = place.unwrap_or("the encoder");
             Err(Error::Fault(Fault::Unsupported(format!(
-                "the encoder{at} runs {model}, whose embeddings are {width} wide, but the diffusion service has cap_feat_dim {cap_feat_dim}; use the text encoder that belongs to it"
+                "{encoder} runs {model}, whose embeddings are {width} wide, but the diffusion service has cap_feat_dim {cap_feat_dim}; use the text encoder that belongs to it"
             ))))
         }
         _ => Ok(()),

@@ -17,6 +17,9 @@ pub(crate) struct Entry {
     pub generation_time: f64,
     pub formatted_prompt: String,
     pub parameters: GenerateBody,
+    /// Why the file does not hold its parameters, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters_omitted: Option<String>,
 }
 
 /// A picture's file.
@@ -24,6 +27,8 @@ pub(crate) struct Entry {
 pub(crate) struct Picture {
     pub file: Bytes,
     pub media_type: String,
+    /// Likewise.
+    pub parameters_omitted: Option<String>,
 }
 
 /// Entries with their ids, newest first.
@@ -45,6 +50,7 @@ impl Entry {
             generation_time: about.seconds,
             formatted_prompt: about.formatted_prompt.clone(),
             parameters: about.parameters.clone(),
+            parameters_omitted: about.parameters_omitted.clone(),
         }
     }
 }

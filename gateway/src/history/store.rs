@@ -171,12 +171,13 @@ impl Store {
     ///
     /// [`StoreError`] if the database fails.
     pub fn picture(&mut self, id: u64) -> Result<Option<Picture>, StoreError> {
-        let Some(Entry { media_type, .. }) = self.entry(id)? else { return Ok(None) };
+        let Some(entry) = self.entry(id)? else { return Ok(None) };
+        let Entry { media_type, parameters_omitted, .. } = entry;
         let file = self.read(|transaction| {
             let file = transaction.open_table(PICTURES)?.get(id)?;
             Ok(file.map(|file| Bytes::copy_from_slice(file.value())))
         })?;
-        Ok(file.map(|file| Picture { file, media_type }))
+        Ok(file.map(|file| Picture { file, media_type, parameters_omitted }))
     }
 
     /// A small JPEG of a picture, if one was stored.

@@ -36,7 +36,9 @@ fn done(bytes: usize) -> Option<(JobState, usize)> {
         parameters: Default::default(),
         formatted_prompt: String::new(),
         seconds: 0.0,
+        tokens: [0, 0],
         truncated: [0, 0],
+        parameters_omitted: None,
         cached: false,
         history_id: None,
     };

@@ -15,15 +15,15 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// Looks at every chunk of the file, and at its size. `url` is the service's.
+    /// Looks at every chunk of the file, and at its size. `place` names the service.
     ///
     /// # Errors
     ///
     /// [`Error::Lost`] if the service sent something else than the image that it was asked for.
-    pub fn new(png: Bytes, params: &GenerateParams, url: &str) -> Result<Self, Error> {
+    pub fn new(png: Bytes, params: &GenerateParams, place: &str) -> Result<Self, Error> {
         let broken = |why: String| {
             let what = "sent an image that cannot be used";
-            Error::Lost(format!("the diffusion service at {url} {what}: {why}"))
+            Error::Lost(format!("{place} {what}: {why}"))
         };
         let recipe = llm_dit_recipe::read(png.clone()).map_err(|e| broken(e.to_string()))?;
         let (width, height) = size(&png).map_err(|e| broken(e.to_string()))?;

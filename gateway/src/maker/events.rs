@@ -179,6 +179,6 @@ impl<'a> Events<'a> {
     }
 
     fn broke(&self, what: &str) -> Error {
-        Error::Lost(format!("the diffusion service at {} {what}", self.lease.url()))
+        Error::Lost(format!("{} {what}", self.lease.remote.place()))
     }
 }

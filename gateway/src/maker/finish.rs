@@ -24,12 +24,15 @@ const MAX_METADATA_BYTES: u64 = 1 << 20;
 /// `begun` is when the request was.
 pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> Result<Made, Error> {
     let finishing = Instant::now();
-    let Drawn { image: Checked { png, recipe }, params, truncated, cached, chat, memory } = drawn;
+    let Drawn { image: Checked { png, recipe }, params, tokens, cached, chat, memory } = drawn;
     let (settings, format, quality) = (request.recipe(), request.format, request.quality);
     // Moved along: a conversion goes on when the caller leaves.
-    let write = move || file(png, recipe, settings, format, quality).map(|file| memory.hold(file));
+    let write = move || {
+        let written = file(png, recipe, settings, format, quality);
+        written.map(|(file, omitted)| (memory.hold(file), omitted))
+    };
     // Only converting takes long enough to be in somebody's way.
-    let file = if format == Format::Png {
+    let (file, parameters_omitted) = if format == Format::Png {
         write()
     } else {
         let failed = |error| Error::Lost(format!("converting the image failed: {error}"));
@@ -40,7 +43,9 @@ pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> R
         parameters: request.used(&params),
         formatted_prompt: chat.render(),
         seconds: begun.elapsed().as_secs_f64(),
-        truncated,
+        tokens: tokens.map(|(used, _)| used),
+        truncated: tokens.map(|(_, cut)| cut),
+        parameters_omitted,
         cached,
         history_id: None,
     };
@@ -70,23 +75,24 @@ fn pixels(params: &GenerateParams) -> u64 {
     u64::from(params.width) * u64::from(params.height)
 }
 
+/// The file, and why its parameters are not in it if they are not.
 fn file(
     png: Bytes,
     known: Recipe,
     settings: Settings,
     format: Format,
     quality: u8,
-) -> Result<Bytes, Error> {
+) -> Result<(Bytes, Option<String>), Error> {
     let broken = |error: &dyn std::fmt::Display| {
         Error::Lost(format!("the diffusion service sent an image that cannot be read: {error}"))
     };
     let recipe = Recipe { settings: known.settings.or(settings), ..known };
     let file = format.convert(png, quality).map_err(|e| broken(&e))?;
     match llm_dit_recipe::write(file.clone(), &recipe) {
-        Ok(file) => Ok(file),
+        Ok(file) => Ok((file, None)),
         Err(error @ RecipeError::TooLong(_)) => {
-            tracing::warn!(%error, "an image is sent without its settings");
-            Ok(file)
+            tracing::warn!(%error, "an image is sent without its parameters");
+            Ok((file, Some(error.to_string())))
         }
         Err(error) => Err(broken(&error)),
     }

@@ -13,8 +13,8 @@ use crate::{backends::Backend, error::Error};
 pub(super) struct Drawn {
     pub image: Checked,
     pub params: GenerateParams,
-    /// Tokens that were cut from the prompt and the negative prompt.
-    pub truncated: [u32; 2],
+    /// Tokens of the prompt and the negative prompt, each with how many were cut from it.
+    pub tokens: [(u32, u32); 2],
     pub cached: bool,
     /// With the trigger words.
     pub chat: Chat,

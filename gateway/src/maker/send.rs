@@ -24,7 +24,7 @@ pub(super) async fn send<'a>(
     mut pipe: Option<Pipe>,
     request: &Request,
     model: &Model,
-) -> Result<(Events<'a>, [u32; 2]), Failure> {
+) -> Result<(Events<'a>, [(u32, u32); 2]), Failure> {
     let (to, requests) = mpsc::channel(CHUNKS_IN_FLIGHT);
     // There is room, and the receiver is here.
     let _ = to.try_send(GenerateRequest { part: Some(Part::Params(params)) });
@@ -70,6 +70,6 @@ pub(super) async fn send<'a>(
         None => answer.await,
     };
     let answer = answer.map_err(Failure::Diffusion)?;
-    let truncated = pipe.as_ref().map(Pipe::truncated).unwrap_or_default();
-    Ok((Events::new(lease, answer.into_inner()), truncated))
+    let tokens = pipe.as_ref().map(Pipe::tokens).unwrap_or_default();
+    Ok((Events::new(lease, answer.into_inner()), tokens))
 }

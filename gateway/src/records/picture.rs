@@ -22,8 +22,14 @@ pub(crate) struct About {
     pub formatted_prompt: String,
     /// From request to picture.
     pub seconds: f64,
-    /// Tokens that were cut from the prompt and the negative prompt.
+    /// Tokens of the prompt and the negative prompt.
+    #[serde(default)]
+    pub tokens: [u32; 2],
+    /// Tokens that were cut from them.
     pub truncated: [u32; 2],
+    /// Why the file does not hold its parameters, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters_omitted: Option<String>,
     /// True if the embeddings came from the cache.
     pub cached: bool,
     pub history_id: Option<u64>,

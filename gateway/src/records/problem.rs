@@ -84,6 +84,18 @@ impl Problem {
         self.status
     }
 
+    /// The same refusal under a status after which no client repeats the request: 501 and 507 say that
+    /// this server will not do it, but count as passing failures for clients of OpenAI's API.
+    pub fn unrepeatable(self) -> Self {
+        match self.status {
+            StatusCode::NOT_IMPLEMENTED => Self { status: StatusCode::BAD_REQUEST, ..self },
+            StatusCode::INSUFFICIENT_STORAGE => {
+                Self { status: StatusCode::UNPROCESSABLE_ENTITY, ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// Seconds to wait before a retry.
     pub fn retry_after(&self) -> Option<u64> {
         self.retry_after
@@ -150,7 +162,7 @@ impl From<Error> for Problem {
             }
             Error::BadUrl(error) => Self::internal(&error.to_string()),
             Error::Templates(error) => Self::internal(&error.to_string()),
-            Error::History(cause) => Self::internal(&cause),
+            Error::History(cause) | Error::Alias(cause) => Self::internal(&cause),
             Error::Socket(error) => Self::internal(&error.to_string()),
         }
     }

@@ -8,6 +8,7 @@ use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_memory::Reservation;
 use llm_dit_params::{
     GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
+    bounds::{COMPRESSION, TOKENS},
     generation_fields,
 };
 use llm_dit_pictures::Format;
@@ -107,7 +108,7 @@ generation_fields! { body! {
         /// Index of the text encoder's hidden state.
         hidden_layer: i32,
         /// Maximum prompt length in tokens; longer prompts are truncated.
-        #[schema(minimum = 1)]
+        #[schema(minimum = 1, maximum = 1504)]
         max_tokens: u32,
         /// Name of an encoder in `/health`.
         encoder: String,
@@ -121,9 +122,9 @@ generation_fields! { body! {
         /// `png`, `jpeg` or `webp`.
         #[schema(example = "png")]
         output_format: String,
-        /// JPEG quality.
-        #[schema(minimum = 1, maximum = 100)]
-        output_compression: u8,
+        /// JPEG quality; PNG and WebP are lossless with any value.
+        #[schema(minimum = 0, maximum = 100)]
+        output_compression: u32,
     }
 }}
 
@@ -151,7 +152,7 @@ body! {
         /// Index of the text encoder's hidden state.
         hidden_layer: i32,
         /// Maximum prompt length in tokens; longer prompts are truncated.
-        #[schema(minimum = 1)]
+        #[schema(minimum = 1, maximum = 1504)]
         max_tokens: u32,
     }
 }
@@ -244,15 +245,7 @@ impl GenerateBody {
         self.options().scheduler()?;
         let format = self.output_format.as_deref().map(str::parse).transpose();
         let format = format.map_err(|e: llm_dit_pictures::UnknownFormat| bad(e.to_string()))?;
-        let quality = match self.output_compression {
-            None => DEFAULT_QUALITY,
-            Some(quality @ 1..=100) => quality,
-            Some(other) => {
-                return Err(bad(format!(
-                    "output_compression {other} is out of range; use 1 to 100"
-                )));
-            }
-        };
+        let quality = self.quality()?;
         if image.is_none() && self.strength.is_some() {
             return Err(bad("strength needs an init image".to_owned()));
         }
@@ -270,6 +263,14 @@ impl GenerateBody {
             deadline: Deadline::NEVER,
             body: self,
         })
+    }
+}
+
+impl GenerateBody {
+    fn quality(&self) -> Result<u8, Error> {
+        let Some(given) = self.output_compression else { return Ok(DEFAULT_QUALITY) };
+        let quality = u8::try_from(given).ok().filter(|_| COMPRESSION.allows(given.into()));
+        quality.ok_or_else(|| bad(COMPRESSION.out_of_range(given)))
     }
 }
 
@@ -293,6 +294,9 @@ impl EncodeBody {
             if let Some(bytes) = text.as_ref().map(String::len).filter(|&n| n > MAX_PROMPT_BYTES) {
                 return Err(ParamError::PromptTooLong { name, bytes }.into());
             }
+        }
+        if let Some(tokens) = self.max_tokens.filter(|tokens| !TOKENS.allows(u64::from(*tokens))) {
+            return Err(bad(TOKENS.out_of_range(tokens)));
         }
         let mut around = ChatOptions {
             system: self.system_prompt.clone(),
@@ -407,5 +411,34 @@ impl Request {
             ..Settings::default()
         };
         settings.without_blanks()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llm_dit_params::bounds::{BOUNDS, Range};
+    use utoipa::PartialSchema as _;
+
+    use super::*;
+
+    #[test]
+    fn the_openapi_document_has_the_bounds() {
+        let mut seen = 0;
+        for schema in [GenerateBody::schema(), EncodeBody::schema()] {
+            let schema = serde_json::to_value(schema).expect("JSON");
+            for bound in BOUNDS {
+                let field = &schema["properties"][bound.name];
+                let Some(stated) = field["minimum"].as_f64().zip(field["maximum"].as_f64()) else {
+                    continue;
+                };
+                let range = match bound.range {
+                    Range::Whole(min, max) => (min as f64, max as f64),
+                    Range::Number(min, max) => (min, max),
+                };
+                assert_eq!(stated, range, "{}", bound.name);
+                seen += 1;
+            }
+        }
+        assert!(seen >= 8, "{seen}");
     }
 }

@@ -2,15 +2,20 @@
 
 use encoder_service::{EncoderHandle, EncoderLimits};
 use gateway::KeepOptions;
+use llm_dit_chat::Chat;
+use llm_dit_heylook::{HeylookEncoder, HeylookOptions};
 use llm_dit_proto::DType;
 use llm_dit_testkit::{
-    fakes::FakeEncoder,
+    fakes::{
+        FakeEncoder, FakeHeylook,
+        heylook::{self, Reply},
+    },
     servers::{Server, tokenizer},
 };
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::support::{Gateway, Stack, WIDTH, options};
+use crate::support::{Gateway, Stack, WIDTH, expected_embeddings, options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_prompt_is_encoded_once() {
@@ -92,4 +97,26 @@ async fn what_an_encoder_computed_is_forgotten_when_it_was_gone() {
     assert_eq!(gateway.post(&body).await.status(), 200);
     assert_eq!(jobs.recv().await.expect("encoded again").dtype, DType::F32);
     drop(diffusion);
+}
+
+/// What an encoder service says of heylookitsanllm changes with the first answer; the prompt does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_prompt_of_an_encoder_elsewhere_is_remembered() {
+    let chat = Chat::user("a red apple");
+    let fake = FakeHeylook::replaying(&[]).await;
+    // In f32, where bf16 is supposed.
+    let answer = heylook::hidden_states(&expected_embeddings(WIDTH, &chat), "Qwen3-4B", -2);
+    let head = "content-type: application/json\r\n";
+    let reply = Reply::Bytes(heylook::response("200 OK", head, &answer));
+    fake.answer(&heylook::body(&chat.render(), "Qwen3-4B", -2, 100), reply);
+    let encoder = HeylookEncoder::new(&fake.url, "Qwen3-4B", HeylookOptions::default());
+    let handle = EncoderHandle::heylook(encoder.expect("valid"), EncoderLimits::default());
+    let encoder = Server::encoder(handle.expect("a thread")).await;
+    let Stack { diffusion, control: _control, .. } = Stack::start().await;
+    let gateway = Gateway::with(options(&[&encoder.url], &[&diffusion.url])).await;
+    for _ in 0..2 {
+        let response = gateway.post(&json!({"prompt": "a red apple", "seed": 1})).await;
+        assert_eq!(response.status(), 200);
+    }
+    assert_eq!(fake.requests().len(), 1);
 }

@@ -6,7 +6,7 @@ use llm_dit_params::GenerateOptions;
 use llm_dit_testkit::{
     fakes::FastDiffusion,
     http,
-    servers::{Server, fake_encoder},
+    servers::{Server, fake_encoder, tokenizer},
 };
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -16,10 +16,11 @@ use crate::support::{Events, Gateway, Stack, WIDTH, expected_png};
 const PATH: &str = "/v1/images/generations";
 const BOUNDARY: &str = "a-boundary-that-is-in-no-file";
 
-async fn edit(gateway: &Gateway, fields: &[(&str, &[u8])]) -> Response {
+pub async fn edit(gateway: &Gateway, fields: &[(&str, &[u8])]) -> Response {
     let mut body = Vec::new();
     for (name, value) in fields {
-        let file = if name.starts_with("image") { "; filename=\"x.png\"" } else { "" };
+        let is_file = name.starts_with("image") || name.starts_with("mask");
+        let file = if is_file { "; filename=\"x.png\"" } else { "" };
         let head = format!(
             "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n"
         );
@@ -38,7 +39,7 @@ async fn edit(gateway: &Gateway, fields: &[(&str, &[u8])]) -> Response {
 }
 
 /// The words of OpenAI's error, which are those of the problem.
-async fn error(response: Response, status: u16) -> String {
+pub async fn error(response: Response, status: u16) -> String {
     assert_eq!(response.status(), status);
     let body: Value = response.json().await.expect("JSON");
     assert_eq!(body["detail"], body["error"]["message"]);
@@ -85,7 +86,10 @@ async fn a_stream_ends_with_the_completed_picture() {
     assert_eq!(last.name, "image_generation.completed");
     assert_eq!(last.data["type"], last.name);
     assert_eq!((picture_of(&last.data), &last.data["seed"]), (expected(7), &json!(7)));
-    assert_eq!(last.data["usage"]["total_tokens"], 0);
+    let tokens = tokenizer().count(&Chat::user("a fox")).expect("counts").total as u64;
+    let usage = &last.data["usage"];
+    assert_eq!((&usage["input_tokens"], &usage["output_tokens"]), (&json!(tokens), &json!(24)));
+    assert_eq!(usage["total_tokens"], json!(tokens + 24));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,14 +174,14 @@ async fn an_edit_draws_from_its_picture() {
         (&without[..], 400, "missing field `image`"),
         (&broken, 400, "not a PNG, JPEG or WebP"),
         (&number, 400, "steps: invalid type"),
-        (&mask, 501, "mask is not supported"),
+        (&mask, 400, "mask is not supported"),
         (&strong, 400, "strength"),
     ] {
         let detail = error(edit(&stack.gateway, fields).await, status).await;
         assert!(detail.contains(words), "{detail}");
     }
     let json = stack.gateway.post_to("/v1/images/edits", &json!({"prompt": "x"})).await;
-    assert!(error(json, 415).await.contains("multipart/form-data"));
+    assert!(error(json, 400).await.contains("missing field `images`"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +195,7 @@ async fn errors_are_those_that_openais_clients_read() {
         (json!({"prompt": "x", "size": "96x64", "width": 96}), 400, "not both"),
         (json!({"prompt": "x", "size": "90x64"}), 400, "80 and 96"),
         (json!({"prompt": "x", "model": "dall-e-3"}), 404, "'fake-dit'"),
-        (json!({"prompt": "x", "response_format": "url"}), 501, "history"),
+        (json!({"prompt": "x", "response_format": "url"}), 400, "history"),
         (json!({"prompt": "x", "response_format": "file"}), 400, "b64_json or url"),
         (json!({"prompt": "x", "background": "transparent"}), 400, "transparent"),
         (json!({"prompt": "x", "stream": true, "n": 2}), 400, "cannot be streamed"),

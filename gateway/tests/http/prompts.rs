@@ -88,6 +88,7 @@ async fn embeddings_are_kept_as_other_programs_read_them() {
     let about: Value = serde_json::from_slice(&about).expect("JSON");
     assert_eq!((&about["prompt"], &about["system_prompt"]), (&json!("a fox"), &json!("S")));
     assert_eq!(about["dtype"], "torch.float32");
+    assert_eq!(about["encoder_device"], "cpu", "not where the gateway found it");
     assert_eq!(json!([about["sequence_length"], about["embedding_dim"]]), saved["shape"]);
     let again = post(&gateway, "/api/save-embeddings", &body).await;
     assert_eq!(again["path"], saved["path"], "the same is not kept twice");

@@ -73,7 +73,7 @@ impl Server {
     async fn start(encoder: EncoderHandle, diffusion: DiffusionHandle) -> Result<Self, CliError> {
         let stop = CancellationToken::new();
         let (url, listener) = loopback().await?;
-        let services = Services::start(encoder, diffusion, &stop).await?;
+        let services = Services::start(Some(encoder), diffusion, &stop).await?;
         let options = services.gateway(KeepOptions::default());
         let gateway = tokio::spawn(gateway::run(listener, options, stop.clone()));
         let client = client::http(&url, &ClientTls::default()).map_err(CliError::failed)?;

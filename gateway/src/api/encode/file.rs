@@ -72,7 +72,7 @@ fn tensors(embedding: &Embedding) -> Result<Vec<u8>, Fault> {
 /// The Python program's keys.
 fn sidecar(body: &EncodeBody, encoded: &Encoded) -> serde_json::Value {
     let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-    let Encoded { embedding, chat, device, .. } = encoded;
+    let Encoded { embedding, chat, .. } = encoded;
     let [tokens, width] = embedding.header.shape[..] else { return json!({}) };
     let dtype = match dtype(embedding) {
         Ok(DType::F32) => "torch.float32",
@@ -91,7 +91,7 @@ fn sidecar(body: &EncodeBody, encoded: &Encoded) -> serde_json::Value {
         "embedding_dim": width,
         "dtype": dtype,
         "created_at": now.map(|now| now.to_string()).unwrap_or_default(),
-        "encoder_device": device,
+        "encoder_device": embedding.device,
         "model_path": embedding.model,
     })
 }

@@ -4,23 +4,27 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    http::{HeaderMap, header},
+    extract::Request,
     response::{IntoResponse as _, Response, sse},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures::{StreamExt as _, future::try_join_all};
 use jiff::Timestamp;
+use llm_dit_fault::Fault;
+use llm_dit_serving::Deadline;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{body::Images, error};
+use super::{body::Images, error, usage::Usage};
 use crate::{
     admission::Admission,
     api::{
         answer,
         generate::{Live, live, make},
+        history::image_path,
     },
     error::Error,
+    forwarded::Place,
     records::{
         picture::Made,
         progress::{Event, Preview},
@@ -38,6 +42,13 @@ pub(crate) struct ImagesAnswer {
     background: &'static str,
     quality: &'static str,
     usage: Usage,
+    /// Tokens that were cut from the prompt, if any were.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
+    truncated_tokens: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
+    truncated_negative_tokens: u32,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -50,21 +61,16 @@ pub(crate) struct ImageData {
     #[schema(nullable = false)]
     url: Option<String>,
     seed: u64,
+    /// Why the file does not hold its parameters, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    parameters_omitted: Option<String>,
 }
 
-/// Nothing is counted here; OpenAI's clients want it to be there.
-#[derive(Debug, Default, Serialize, ToSchema)]
-pub(crate) struct Usage {
-    input_tokens: u32,
-    output_tokens: u32,
-    total_tokens: u32,
-    input_tokens_details: UsageDetails,
-}
-
-#[derive(Debug, Default, Serialize, ToSchema)]
-pub(crate) struct UsageDetails {
-    image_tokens: u32,
-    text_tokens: u32,
+/// Who asks, and for how long.
+pub(super) struct Asked {
+    deadline: Deadline,
+    place: Place,
 }
 
 /// An event of a stream.
@@ -84,6 +90,12 @@ struct StreamEvent {
     seed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
+    #[serde(skip_serializing_if = "is_zero")]
+    truncated_tokens: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    truncated_negative_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters_omitted: Option<String>,
 }
 
 /// Which previews become partial images: as many as were asked for, spread over the steps.
@@ -97,16 +109,14 @@ pub(super) async fn answer(
     state: Arc<AppState>,
     mut images: Images,
     admission: Admission,
-    headers: HeaderMap,
+    asked: Asked,
     kind: &'static str,
 ) -> Result<Response, Error> {
-    images.request.deadline = state.patience.of(&headers)?;
+    images.request.deadline = asked.deadline;
     if images.stream {
         state.maker.check(&images.request).await?;
         return Ok(stream(state, images, admission, kind));
     }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let scheme = state.guard.scheme();
     let first = images.request.body.seed.unwrap_or_else(llm_dit_params::random_seed);
     let requests = (0..images.n).map(|index| {
         let mut request = images.request.clone();
@@ -119,24 +129,64 @@ pub(super) async fn answer(
         (1..images.n).map(|_| state.admissions.admit()).collect::<Result<Vec<_>, _>>()?;
     let _admission = admission;
     let made = try_join_all(requests.iter().map(|request| make(&state, request, None))).await?;
-    let data = made.iter().map(|made| {
-        let id = made.about.history_id.filter(|_| images.as_url);
-        ImageData {
+    let mut data = Vec::with_capacity(made.len());
+    for made in &made {
+        let id = if images.as_url { stored(&state, made).await? } else { None };
+        data.push(ImageData {
             b64_json: id.is_none().then(|| STANDARD.encode(&made.file)),
-            url: id.map(|id| format!("{scheme}://{host}/api/history/{id}/image")),
+            url: id.map(|id| asked.place.url(&image_path(id))),
             seed: made.about.parameters.seed.unwrap_or_default(),
-        }
-    });
-    Ok(Json(ImagesAnswer {
+            parameters_omitted: made.about.parameters_omitted.clone(),
+        });
+    }
+    // All of them have one prompt.
+    let [truncated_tokens, truncated_negative_tokens] =
+        made.first().map(|made| made.about.truncated).unwrap_or_default();
+    let mut response = Json(ImagesAnswer {
         created: Timestamp::now().as_second(),
-        data: data.collect(),
+        data,
         output_format: images.request.format.name(),
         size: made.first().map(size).unwrap_or_default(),
         background: "opaque",
         quality: "auto",
-        usage: Usage::default(),
+        usage: Usage::of(&made),
+        truncated_tokens,
+        truncated_negative_tokens,
     })
-    .into_response())
+    .into_response();
+    let omitted = made.iter().find_map(|made| made.about.parameters_omitted.as_deref());
+    let headers = response.headers_mut();
+    answer::truncated(headers, [truncated_tokens, truncated_negative_tokens]);
+    answer::omitted(headers, omitted);
+    Ok(response)
+}
+
+/// The id of an image that the history has. One that could not be stored, or was removed for newer
+/// ones, is sent itself.
+async fn stored(state: &AppState, made: &Made) -> Result<Option<u64>, Error> {
+    let Some((history, id)) = state.history.as_ref().zip(made.about.history_id) else {
+        return Ok(None);
+    };
+    Ok(history.entry(id).await?.map(|_| id))
+}
+
+impl Asked {
+    /// Of the request's headers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the time limit that they set is none.
+    pub fn of(state: &AppState, request: &Request) -> Result<Self, Error> {
+        let deadline = state.patience.of(request.headers())?;
+        let place = request.extensions().get::<Place>().cloned();
+        let place = place.ok_or_else(|| Fault::Internal("the guard is missing".to_owned()))?;
+        Ok(Self { deadline, place })
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn stream(
@@ -146,11 +196,10 @@ fn stream(
     kind: &'static str,
 ) -> Response {
     let mut partials = Partials { wanted: images.partial_images, sent: 0 };
-    let asked = (images.request.body.width, images.request.body.height);
     let events = live(state, images.request, admission).filter_map(move |live| {
         let event = match live {
             Live::Event(Event::Progress(_)) => None,
-            Live::Event(Event::Preview(preview)) => partials.event(kind, asked, &preview),
+            Live::Event(Event::Preview(preview)) => partials.event(kind, &preview),
             Live::End(result) => Some(match *result {
                 Ok(made) => completed(kind, &made),
                 Err(error) => answer::named("error", &error::event(error)),
@@ -162,12 +211,7 @@ fn stream(
 }
 
 impl Partials {
-    fn event(
-        &mut self,
-        kind: &str,
-        asked: (Option<u32>, Option<u32>),
-        preview: &Preview,
-    ) -> Option<sse::Event> {
+    fn event(&mut self, kind: &str, preview: &Preview) -> Option<sse::Event> {
         // Of n images the k-th comes when k / (n + 1) of the steps are done.
         let due = (self.sent + 1) * preview.steps <= preview.step * (self.wanted + 1);
         if self.sent >= self.wanted || !due {
@@ -175,7 +219,7 @@ impl Partials {
         }
         let index = self.sent;
         self.sent += 1;
-        let size = asked.0.zip(asked.1).map(|(w, h)| format!("{w}x{h}"));
+        let size = llm_dit_pictures::size(&preview.file).map(|(w, h)| format!("{w}x{h}")).ok();
         let name = format!("{kind}.partial_image");
         let event = StreamEvent {
             kind: name.clone(),
@@ -188,6 +232,9 @@ impl Partials {
             partial_image_index: Some(index),
             seed: None,
             usage: None,
+            truncated_tokens: 0,
+            truncated_negative_tokens: 0,
+            parameters_omitted: None,
         };
         Some(answer::named(&name, &event))
     }
@@ -195,6 +242,7 @@ impl Partials {
 
 fn completed(kind: &str, made: &Made) -> sse::Event {
     let name = format!("{kind}.completed");
+    let [truncated_tokens, truncated_negative_tokens] = made.about.truncated;
     let event = StreamEvent {
         kind: name.clone(),
         b64_json: STANDARD.encode(&made.file),
@@ -205,7 +253,10 @@ fn completed(kind: &str, made: &Made) -> sse::Event {
         output_format: made.format.name().to_owned(),
         partial_image_index: None,
         seed: made.about.parameters.seed,
-        usage: Some(Usage::default()),
+        usage: Some(Usage::of(std::slice::from_ref(made))),
+        truncated_tokens,
+        truncated_negative_tokens,
+        parameters_omitted: made.about.parameters_omitted.clone(),
     };
     answer::named(&name, &event)
 }

@@ -1,9 +1,11 @@
 //! The bodies of `/v1/images`: OpenAI's fields, and all of ours beside them.
 
-use std::mem;
-
 use llm_dit_fault::Fault;
-use llm_dit_params::excerpt;
+use llm_dit_params::{
+    Bound,
+    bounds::{PARTIAL_IMAGES, PICTURES},
+    excerpt,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{
@@ -11,6 +13,7 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
+use super::models;
 use crate::{
     api::body,
     error::{Error, bad},
@@ -18,10 +21,6 @@ use crate::{
     records::request::{self, GenerateBody},
     state::AppState,
 };
-
-/// Most pictures in one request.
-const MAX_N: u32 = 10;
-const MAX_PARTIAL_IMAGES: u32 = 3;
 
 /// OpenAI's own fields.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
@@ -104,24 +103,33 @@ impl OpenAiBody {
     ];
 }
 
-/// Tells OpenAI's fields from ours. Either may be wrong, with the nearest name of both.
-pub(super) fn split(mut all: Map<String, Value>) -> Result<(OpenAiBody, GenerateBody), Problem> {
-    // Without a copy of the init image, which is most of a large body.
-    let image = match all.get_mut("image") {
-        Some(Value::String(text)) => Some(mem::take(text)),
-        _ => None,
-    };
-    let is_theirs = |name: &str| OpenAiBody::FIELDS.contains(&name);
+fn is_theirs(name: &str) -> bool {
+    OpenAiBody::FIELDS.contains(&name)
+}
+
+/// What a body may hold, with `more`.
+fn fields(more: &[&'static str]) -> Vec<&'static str> {
+    [&OpenAiBody::FIELDS[..], GenerateBody::FIELDS, more].concat()
+}
+
+/// Tells OpenAI's fields from ours in a JSON body. Either may be wrong, with the nearest name of both.
+/// `more` are names of fields that are neither's.
+pub(super) fn read(
+    bytes: &[u8],
+    more: &[&'static str],
+) -> Result<(OpenAiBody, GenerateBody), Problem> {
+    let fields = fields(more);
+    let is_ours = |name: &str| !is_theirs(name) && !more.contains(&name);
+    let ours = body::parse_members(bytes, &fields, is_ours)?;
+    Ok((body::parse_members(bytes, &fields, is_theirs)?, ours))
+}
+
+/// Likewise, of the fields of a form.
+pub(super) fn split(all: Map<String, Value>) -> Result<(OpenAiBody, GenerateBody), Problem> {
     let (theirs, ours): (Map<_, _>, Map<_, _>) =
         all.into_iter().partition(|(name, _)| is_theirs(name));
-    let fields = [&OpenAiBody::FIELDS[..], GenerateBody::FIELDS].concat();
-    let text = |map: Map<String, Value>| Value::Object(map).to_string();
-    let theirs = body::parse(text(theirs).as_bytes(), &fields)?;
-    let mut ours: GenerateBody = body::parse(text(ours).as_bytes(), &fields)?;
-    if image.is_some() {
-        ours.image = image;
-    }
-    Ok((theirs, ours))
+    let fields = fields(&["image"]);
+    Ok((body::from_members(theirs, &fields)?, body::from_members(ours, &fields)?))
 }
 
 impl Images {
@@ -135,29 +143,18 @@ impl Images {
         theirs: OpenAiBody,
         mut ours: GenerateBody,
     ) -> Result<Self, Error> {
-        let n = theirs.n.unwrap_or(1);
-        if !(1..=MAX_N).contains(&n) {
-            return Err(bad(format!("n {n} is out of range; use 1 to {MAX_N}")));
-        }
+        let n = within(PICTURES, theirs.n.unwrap_or(1))?;
         let stream = theirs.stream.unwrap_or(false);
         if stream && n > 1 {
             return Err(bad(format!("n {n} cannot be streamed; use 1, or leave out stream")));
         }
-        let partial_images = theirs.partial_images.unwrap_or(0);
-        if partial_images > MAX_PARTIAL_IMAGES {
-            return Err(bad(format!(
-                "partial_images {partial_images} is out of range; use 0 to {MAX_PARTIAL_IMAGES}"
-            )));
-        }
+        let partial_images = within(PARTIAL_IMAGES, theirs.partial_images.unwrap_or(0))?;
         let as_url = match theirs.response_format.as_deref() {
             None | Some("b64_json") => false,
-            Some("url") if state.history.is_none() => {
-                return Err(Fault::Unsupported(
-                    "response_format url needs a history, which this gateway does not have; use b64_json".to_owned(),
-                )
-                .into());
+            Some("url") => {
+                check_urls(state, n, stream)?;
+                true
             }
-            Some("url") => true,
             Some(_) => return Err(bad("response_format must be b64_json or url".to_owned())),
         };
         if theirs.background.as_deref() == Some("transparent") {
@@ -169,18 +166,48 @@ impl Images {
             }
             (ours.width, ours.height) = (Some(width), Some(height));
         }
-        if ours.seed.is_some_and(|seed| seed.checked_add(n.into()).is_none()) {
-            return Err(bad(format!("seed is too large for {n} pictures")));
+        if ours.seed.is_some_and(|seed| seed.checked_add(u64::from(n) - 1).is_none()) {
+            return Err(bad(format!(
+                "seed is too large for {n} images, whose seeds follow each other; use at most {}",
+                u64::MAX - (u64::from(n) - 1)
+            )));
         }
         if let Some(wanted) = theirs.model {
             let model = state.backends.model().await?;
-            model.named(Some(&wanted))?;
-            ours.model = Some(wanted);
+            ours.model = Some(models::resolve(&state.aliases, &model, &wanted)?);
         }
         let mut request = ours.check(&state.templates)?;
         request.previews = stream && partial_images > 0;
         Ok(Self { request, n, stream, partial_images, as_url })
     }
+}
+
+fn within(bound: Bound, value: u32) -> Result<u32, Error> {
+    if bound.allows(value.into()) {
+        return Ok(value);
+    }
+    Err(bad(bound.out_of_range(value)))
+}
+
+/// Whether the addresses of so many images would all lead to one.
+fn check_urls(state: &AppState, n: u32, stream: bool) -> Result<(), Error> {
+    if stream {
+        return Err(bad("response_format url cannot be streamed; use b64_json".to_owned()));
+    }
+    let Some(history) = &state.history else {
+        return Err(Fault::Unsupported(
+            "response_format url needs a history, which this gateway does not have; use b64_json"
+                .to_owned(),
+        )
+        .into());
+    };
+    let max = history.max_entries();
+    if max < n as usize {
+        return Err(bad(format!(
+            "response_format url with n {n} needs a history of {n} images, but this gateway keeps {max}; use b64_json, or a smaller n"
+        )));
+    }
+    Ok(())
 }
 
 fn size(text: &str) -> Result<Option<(u32, u32)>, Error> {
@@ -209,17 +236,34 @@ mod tests {
 
     #[test]
     fn fields_are_told_apart_and_misspelled_ones_named() {
-        let split = |json: Value| {
-            let Value::Object(map) = json else { panic!("an object") };
-            super::split(map)
-        };
-        let (theirs, ours) =
-            split(serde_json::json!({"prompt": "x", "n": 2, "steps": 3})).expect("valid");
+        let read = |json: &str| read(json.as_bytes(), &[]);
+        let (theirs, ours) = read(r#"{"prompt": "x", "n": 2, "steps": 3}"#).expect("valid");
         assert_eq!((theirs.n, ours.steps), (Some(2), Some(3)));
-        let problem =
-            split(serde_json::json!({"prompt": "x", "qualty": "hd"})).expect_err("unknown");
-        assert!(problem.detail.contains("did you mean 'quality'?"), "{}", problem.detail);
-        let problem = split(serde_json::json!({"prompt": "x", "n": "two"})).expect_err("no number");
-        assert!(problem.detail.contains("n: invalid type"), "{}", problem.detail);
+        for (json, words) in [
+            (r#"{"prompt": "x", "qualty": "hd"}"#, "did you mean 'quality'?"),
+            (
+                r#"{"prompt": "x", "n": "two"}"#,
+                "n: invalid type: string \"two\"; use a whole number from 1 to 10 at line 1 column",
+            ),
+            ("{\n\"prompt\": \"x\",\n  \"seed\": -1}", "at line 3 column 12"),
+            (r#"{"prompt": "x", "n": 1, "n": 2}"#, "duplicate field `n`"),
+            (
+                r#"{"prompt": "x", "loras": [{"name": 7}]}"#,
+                "loras[0].name: invalid type: number 7; use a string",
+            ),
+            (r#"{"prompt": "x""#, "it ends in the middle of an object"),
+        ] {
+            let problem = read(json).expect_err("refused");
+            assert!(problem.detail.contains(words), "{json}: {}", problem.detail);
+        }
+        let form = |value: Value| {
+            let Value::Object(map) = value else { panic!("an object") };
+            split(map).expect_err("refused").detail
+        };
+        let detail = form(serde_json::json!({"prompt": "x", "steps": "many"}));
+        assert!(
+            detail.ends_with("steps: invalid type: string \"many\"; use a whole number"),
+            "{detail}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/images/edits`: a form with a picture to draw from.
+//! `POST /v1/images/edits`: a form with a picture to draw from, or JSON with one.
 
 use axum::{
     extract::{FromRequest as _, Multipart, Request, State, multipart::Field},
@@ -7,6 +7,8 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use llm_dit_fault::Fault;
 use llm_dit_memory::Reservation;
+use llm_dit_params::excerpt;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -14,17 +16,23 @@ use utoipa::{
 };
 
 use super::{
-    answer::{self, ImagesAnswer},
-    body::{Images, ImagesBody, split},
+    answer::{self, Asked, ImagesAnswer},
+    body::{self as fields, Images, ImagesBody, OpenAiBody, split},
     error::{OpenAiProblem, OpenAiProblems},
 };
 use crate::{
-    api::body::{MAX_BODY_BYTES, check_breadth},
-    api::{Shared, answer::SentEvent},
+    api::{
+        Shared,
+        answer::SentEvent,
+        body::{self, MAX_BODY_BYTES, check_breadth, is_json},
+    },
     error::{Error, bad},
     records::problem::Problem,
-    records::request::{MAX_SOURCE_BYTES, SourceImage},
+    records::request::{GenerateBody, MAX_SOURCE_BYTES, SourceImage},
+    state::AppState,
 };
+
+const NO_MASK: &str = "mask is not supported; leave it out and use strength";
 
 /// Fields of a form, most of which are optional.
 const MAX_FIELDS: usize = 64;
@@ -85,10 +93,58 @@ struct Form {
 /// Copies of a field's bytes in memory, while its buffer grows.
 const COPIES: u64 = 2;
 
+/// A picture in a JSON body.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageReference {
+    /// A `data:` URL in base64.
+    #[serde(default)]
+    #[schema(required = true, nullable = false)]
+    image_url: Option<String>,
+    /// Files are not stored here.
+    #[serde(default)]
+    #[schema(ignore)]
+    file_id: Option<String>,
+}
+
+/// What a JSON body has in place of the form's files.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct EditFiles {
+    /// One init image.
+    #[serde(default)]
+    images: Option<Vec<ImageReference>>,
+    /// Rejected.
+    #[serde(default)]
+    #[schema(ignore)]
+    mask: Option<IgnoredAny>,
+}
+
+/// What the OpenAPI document says of a JSON body.
+pub(crate) struct EditBody;
+
+impl PartialSchema for EditBody {
+    fn schema() -> RefOr<Schema> {
+        let mut body = ImagesBody::schema();
+        if let (RefOr::T(Schema::Object(body)), RefOr::T(Schema::Object(files))) =
+            (&mut body, EditFiles::schema())
+        {
+            body.properties.extend(files.properties);
+        }
+        body
+    }
+}
+
+impl ToSchema for EditBody {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        ImagesBody::schemas(schemas);
+        EditFiles::schemas(schemas);
+    }
+}
+
 /// Image-to-image, as in the OpenAI API.
 #[utoipa::path(
     post, path = "/v1/images/edits", tag = "OpenAI",
-    request_body(content = EditForm, content_type = "multipart/form-data"),
+    request_body(content((EditForm = "multipart/form-data"), (EditBody = "application/json"))),
     responses(
         (status = 200, content((ImagesAnswer = "application/json"), (SentEvent = "text/event-stream"))),
         OpenAiProblems,
@@ -98,19 +154,12 @@ pub(crate) async fn edit(
     State(state): Shared,
     request: Request,
 ) -> Result<Response, OpenAiProblem> {
-    let headers = request.headers().clone();
-    let upload = state.admissions.admit_upload()?;
-    let form = Multipart::from_request(request, &()).await.map_err(|error| {
-        Problem::unsupported_media_type(format!(
-            "send a form with the header Content-Type: multipart/form-data ({error})"
-        ))
-    })?;
-    let mut memory = state.memory.nothing("the form");
-    let Form { fields, image } = Form::read(form, &mut memory).await?;
-    drop(upload);
-    let image = image.ok_or_else(|| bad("missing field `image`: the init image".to_owned()))?;
-    let image = SourceImage::from_file(image)?;
-    let (theirs, mut ours) = split(fields)?;
+    let asked = Asked::of(&state, &request)?;
+    let (theirs, mut ours, image, memory) = if is_json(request.headers()) {
+        read_json(&state, request).await?
+    } else {
+        read_form(&state, request).await?
+    };
     // Checked below, once there is something that it belongs to.
     let strength = ours.strength.take();
     let mut images = Images::check(&state, theirs, ours).await?;
@@ -118,7 +167,59 @@ pub(crate) async fn edit(
     images.request.hold(memory);
     images.request.body.strength = strength;
     let admission = state.admissions.admit()?;
-    Ok(answer::answer(state, images, admission, headers, "image_edit").await?)
+    Ok(answer::answer(state, images, admission, asked, "image_edit").await?)
+}
+
+type Edit = (OpenAiBody, GenerateBody, SourceImage, Reservation);
+
+async fn read_form(state: &AppState, request: Request) -> Result<Edit, Problem> {
+    let upload = state.admissions.admit_upload()?;
+    let form = Multipart::from_request(request, &()).await.map_err(|error| {
+        Problem::unsupported_media_type(format!(
+            "send a form with the header Content-Type: multipart/form-data, or JSON with Content-Type: application/json ({error})"
+        ))
+    })?;
+    let mut memory = state.memory.nothing("the form");
+    let Form { fields, image } = Form::read(form, &mut memory).await?;
+    drop(upload);
+    let image = image.ok_or_else(|| bad("missing field `image`: the init image".to_owned()))?;
+    let image = SourceImage::from_file(image)?;
+    let (theirs, ours) = split(fields)?;
+    Ok((theirs, ours, image, memory))
+}
+
+async fn read_json(state: &AppState, request: Request) -> Result<Edit, Problem> {
+    const FILES: [&str; 2] = ["images", "mask"];
+    let (bytes, memory) = body::bytes_with_picture(state, request).await?;
+    let (theirs, mut ours) = fields::read(&bytes, &FILES)?;
+    let files: EditFiles = body::parse_members(&bytes, &FILES, |name| FILES.contains(&name))?;
+    drop(bytes);
+    if files.mask.is_some() {
+        return Err(bad(NO_MASK.to_owned()).into());
+    }
+    let image = match (ours.image.take(), files.images) {
+        (Some(image), None) => image,
+        (None, Some(images)) => one(images)?,
+        (None, None) => return Err(bad("missing field `images`: one init image".to_owned()).into()),
+        (Some(_), Some(_)) => {
+            return Err(bad("give image or images, but not both".to_owned()).into());
+        }
+    };
+    Ok((theirs, ours, SourceImage::from_text(image)?, memory))
+}
+
+fn one(images: Vec<ImageReference>) -> Result<String, Error> {
+    let mut images = images.into_iter();
+    match (images.next(), images.next()) {
+        (Some(ImageReference { image_url: Some(url), file_id: None }), None) => Ok(url),
+        (Some(ImageReference { file_id: Some(_), .. }), None) => Err(bad(
+            "images[0].file_id is not supported; send the file as a data: URL in image_url"
+                .to_owned(),
+        )),
+        (Some(_), None) => Err(bad("images[0]: missing field `image_url`".to_owned())),
+        (None, _) => Err(bad("images is empty; send one init image".to_owned())),
+        (Some(_), Some(_)) => Err(bad("several images; only one is supported".to_owned())),
+    }
 }
 
 impl Form {
@@ -140,29 +241,40 @@ impl Form {
                 "image" | "image[]" => {
                     form.image = Some(bytes(part, "image", MAX_SOURCE_BYTES, memory).await?);
                 }
-                "mask" => {
-                    let why = "mask is not supported; leave it out and use strength";
-                    return Err(Fault::Unsupported(why.to_owned()).into());
+                "mask" => return Err(bad(NO_MASK.to_owned())),
+                name if part.file_name().is_some() => {
+                    let name = excerpt(name);
+                    return Err(bad(format!(
+                        "unknown file field '{name}'; the image goes in 'image'"
+                    )));
                 }
                 name => {
                     let name = name.to_owned();
                     let text = bytes(part, &name, MAX_BODY_BYTES, memory).await?;
-                    let text = String::from_utf8(text.to_vec())
-                        .map_err(|_| bad(format!("{name:.40} is not UTF-8 text")))?;
-                    let value = if TEXTS.contains(&&*name) {
-                        Value::String(text)
-                    } else {
-                        check_breadth(text.as_bytes())?;
-                        // What is no JSON is refused with its name where its type is known.
-                        serde_json::from_str(&text).unwrap_or(Value::String(text))
-                    };
-                    if form.fields.insert(name.clone(), value).is_some() {
-                        return Err(bad(format!("{name:.40} comes twice")));
-                    }
+                    form.text(name, &text)?;
                 }
             }
         }
         Ok(form)
+    }
+
+    fn text(&mut self, name: String, bytes: &[u8]) -> Result<(), Error> {
+        let shown = excerpt(&name);
+        let text = str::from_utf8(bytes).map_err(|_| {
+            bad(format!("{shown}: it is not UTF-8 text; the image goes in 'image'"))
+        })?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let value = if TEXTS.contains(&&*name) {
+            Value::String(text.to_owned())
+        } else {
+            check_breadth(text.as_bytes())?;
+            // What is no JSON is refused with its name where its type is known.
+            serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+        };
+        if self.fields.insert(name, value).is_some() {
+            return Err(bad(format!("{shown} comes twice; give it once")));
+        }
+        Ok(())
     }
 }
 
@@ -177,7 +289,9 @@ async fn bytes(
         match part.chunk().await {
             Ok(Some(chunk)) if chunk.len() > limit - bytes.len() => {
                 let limit = limit >> 20;
-                return Err(Fault::TooLarge(format!("{name:.40} is over {limit} MiB")).into());
+                return Err(
+                    Fault::TooLarge(format!("{} is over {limit} MiB", excerpt(name))).into()
+                );
             }
             Ok(Some(chunk)) => {
                 memory.grow(chunk.len() as u64 * COPIES)?;

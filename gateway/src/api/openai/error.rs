@@ -64,7 +64,8 @@ impl<E: Into<Problem>> From<E> for OpenAiProblem {
 
 impl IntoResponse for OpenAiProblem {
     fn into_response(self) -> Response {
-        with_body(self.0, |problem| {
+        // OpenAI's clients repeat a request whose status is 500 or above.
+        with_body(self.0.unrepeatable(), |problem| {
             let error = OpenAiError::from(&problem);
             Json(OpenAiProblemBody { problem, error }).into_response()
         })
@@ -73,6 +74,6 @@ impl IntoResponse for OpenAiProblem {
 
 /// The data of an event that ends a stream badly.
 pub(super) fn event(error: Error) -> serde_json::Value {
-    let problem = Problem::from(error);
+    let problem = Problem::from(error).unrepeatable();
     serde_json::json!({ "error": OpenAiError::from(&problem) })
 }

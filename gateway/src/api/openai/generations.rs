@@ -6,14 +6,13 @@ use axum::{
 };
 
 use super::{
-    answer::{self, ImagesAnswer},
-    body::{Images, ImagesBody, split},
+    answer::{self, Asked, ImagesAnswer},
+    body::{Images, ImagesBody, read},
     error::{OpenAiProblem, OpenAiProblems},
 };
 use crate::{
     api::body,
     api::{Shared, answer::SentEvent},
-    records::request::GenerateBody,
 };
 
 /// Generates images, as in the OpenAI API.
@@ -28,11 +27,12 @@ pub(crate) async fn generate(
     State(state): Shared,
     request: Request,
 ) -> Result<Response, OpenAiProblem> {
-    let headers = request.headers().clone();
-    let (fields, memory) = body::json_with_picture(&state, request, GenerateBody::FIELDS).await?;
-    let (theirs, ours) = split(fields)?;
+    let asked = Asked::of(&state, &request)?;
+    let (bytes, memory) = body::bytes_with_picture(&state, request).await?;
+    let (theirs, ours) = read(&bytes, &[])?;
+    drop(bytes);
     let mut images = Images::check(&state, theirs, ours).await?;
     images.request.hold(memory);
     let admission = state.admissions.admit()?;
-    Ok(answer::answer(state, images, admission, headers, "image_generation").await?)
+    Ok(answer::answer(state, images, admission, asked, "image_generation").await?)
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::{OpenAiProblem, OpenAiProblems};
-use crate::api::Shared;
+use crate::{api::Shared, options::ModelAlias, records::model::Model};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelsAnswer {
@@ -27,19 +27,61 @@ pub(crate) struct ModelAnswer {
     /// Unknown, always 0.
     created: u64,
     owned_by: &'static str,
+    /// The model that this name stands for, if it is an alias.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    alias_of: Option<String>,
 }
 
 impl ModelAnswer {
     fn new(id: String) -> Self {
-        Self { id, object: "model", created: 0, owned_by: "llm-dit" }
+        Self { id, object: "model", created: 0, owned_by: "llm-dit", alias_of: None }
     }
 }
 
-/// The models of the diffusion services, the default first.
+/// The model that a name means, perhaps through an alias.
+///
+/// # Errors
+///
+/// [`Fault::NotFound`] if there is no such model.
+pub(super) fn resolve(
+    aliases: &[ModelAlias],
+    model: &Model,
+    wanted: &str,
+) -> Result<String, Fault> {
+    let is_model = |name: &str| model.names().any(|known| known == name);
+    let alias = aliases.iter().find(|alias| alias.name == wanted);
+    match alias {
+        Some(ModelAlias { model: target, .. }) if !is_model(wanted) => {
+            if is_model(target) {
+                return Ok(target.clone());
+            }
+            let known = model.names().collect::<Vec<_>>().join("' or '");
+            Err(Fault::NotFound(format!(
+                "'{wanted}' is an alias of the model '{target}', which does not exist; set --model-alias to '{known}'"
+            )))
+        }
+        _ => Ok(model.named(Some(wanted))?.name.clone()),
+    }
+}
+
+/// All names: models, the default first, then the aliases of models that exist.
+fn listed(aliases: &[ModelAlias], model: &Model) -> Vec<ModelAnswer> {
+    let is_model = |name: &str| model.names().any(|known| known == name);
+    let mut all: Vec<_> = model.names().map(|name| ModelAnswer::new(name.to_owned())).collect();
+    let aliases = aliases.iter().filter(|alias| !is_model(&alias.name) && is_model(&alias.model));
+    all.extend(aliases.map(|alias| ModelAnswer {
+        alias_of: Some(alias.model.clone()),
+        ..ModelAnswer::new(alias.name.clone())
+    }));
+    all
+}
+
+/// The models of the diffusion services, the default first, and the names that stand for them.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelsAnswer), OpenAiProblems))]
 pub(crate) async fn list(State(state): Shared) -> Result<Json<ModelsAnswer>, OpenAiProblem> {
     let model = state.backends.model().await?;
-    let data = model.names().map(|name| ModelAnswer::new(name.to_owned())).collect();
+    let data = listed(&state.aliases, &model);
     Ok(Json(ModelsAnswer { object: "list", data }))
 }
 
@@ -53,10 +95,10 @@ pub(crate) async fn get(
     Path(id): Path<String>,
 ) -> Result<Json<ModelAnswer>, OpenAiProblem> {
     let model = state.backends.model().await?;
-    if model.names().any(|name| name == id) {
-        return Ok(Json(ModelAnswer::new(id)));
-    }
-    let id = excerpt(&id);
-    let known = model.names().collect::<Vec<_>>().join("' or '");
-    Err(Fault::NotFound(format!("there is no model '{id}'; the model is '{known}'")).into())
+    let all = listed(&state.aliases, &model);
+    let known = all.iter().map(|model| &*model.id).collect::<Vec<_>>().join("' or '");
+    all.into_iter().find(|model| model.id == id).map(Json).ok_or_else(|| {
+        let id = excerpt(&id);
+        Fault::NotFound(format!("there is no model '{id}'; the model is '{known}'")).into()
+    })
 }

@@ -41,7 +41,9 @@ fn made() -> Made {
         parameters: GenerateBody::default(),
         formatted_prompt: String::new(),
         seconds: 0.5,
+        tokens: [0, 0],
         truncated: [0, 0],
+        parameters_omitted: None,
         cached: false,
         history_id: None,
     };

@@ -72,6 +72,7 @@ fn entry(prompt: &str) -> Entry {
         generation_time: 0.5,
         formatted_prompt: String::new(),
         parameters: GenerateBody { prompt: Some(prompt.into()), ..Default::default() },
+        parameters_omitted: None,
     }
 }
 
@@ -135,7 +136,9 @@ fn about() -> About {
         parameters: GenerateBody::default(),
         formatted_prompt: String::new(),
         seconds: 0.5,
+        tokens: [0, 0],
         truncated: [0, 0],
+        parameters_omitted: None,
         cached: false,
         history_id: Some(1),
     }
