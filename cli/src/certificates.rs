@@ -88,14 +88,14 @@ pub fn certificates(args: &CertificatesArgs) -> Result<(), CliError> {
     for machine in &args.machines {
         let path = folder.join(format!("{}.pem", machine.name));
         if path.exists() {
-            return Err(CliError::Failed(format!(
+            return Err(CliError::Usage(format!(
                 "{} already exists; remove it to create a new one",
                 path.display()
             )));
         }
     }
     fs::create_dir_all(folder).map_err(|cause| {
-        CliError::Failed(format!("cannot create the folder {}: {cause}", folder.display()))
+        CliError::Usage(format!("cannot create the folder {}: {cause}", folder.display()))
     })?;
     let issuer = authority(folder)?;
     for Machine { name, hosts } in &args.machines {
@@ -120,7 +120,7 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
     valid_for(&mut params, AUTHORITY_DAYS);
     let pair = match (certificate.exists(), key.exists()) {
         (true, true) => {
-            let pem = String::from_utf8(files::read(&key)?).map_err(CliError::failed)?;
+            let pem = files::read_text(&key)?;
             KeyPair::from_pem(&pem).map_err(CliError::failed)?
         }
         (false, false) => {
@@ -131,7 +131,7 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
             pair
         }
         (true, false) | (false, true) => {
-            return Err(CliError::Failed(format!(
+            return Err(CliError::Usage(format!(
                 "only one of {} and {} exists; restore the other, or choose another folder",
                 certificate.display(),
                 key.display()
@@ -187,7 +187,8 @@ fn keys(folder: &Path, what: &str, owner: &str) -> Result<(), CliError> {
 
 /// A file that only its owner can read, whole or not at all.
 fn private(path: &Path, text: &str) -> Result<(), CliError> {
-    files::stage_private(path, text.as_bytes())?.publish()
+    let staged = llm_dit_files::stage_private(path, text.as_bytes());
+    staged.and_then(llm_dit_files::Staged::publish).map_err(CliError::failed)
 }
 
 /// Which file goes where, and how it is used there.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
+use llm_dit_params::Truncation;
 use llm_dit_proto::v1::{self, DescribeEncoderRequest, EncodeRequest, EncoderDescription};
 use prost::Message as _;
 
@@ -63,6 +64,7 @@ async fn from_service(
         prompts: vec![chat.clone().into()],
         hidden_layer: Some(ask.hidden_layer),
         max_tokens: Some(ask.max_tokens),
+        truncation: wire(ask.truncation),
         ..Default::default()
     });
     let identity = Identity { name, epoch: pool.epoch(), described: &described };
@@ -81,6 +83,7 @@ async fn from_service(
         prompts,
         hidden_layer: Some(ask.hidden_layer),
         max_tokens: Some(ask.max_tokens),
+        truncation: wire(ask.truncation),
         ..Default::default()
     };
     let frames = lease.answer(client.encode(ask.deadline.request(request))).await?;
@@ -94,6 +97,7 @@ async fn from_heylook(
     chats: &[Chat],
     ask: Ask,
 ) -> Result<Pipe, Error> {
+    llm_dit_heylook::check_truncation(ask.truncation).map_err(Fault::from)?;
     let described = EncoderDescription {
         model: server.model().to_owned(),
         device: server.url().to_owned(),
@@ -107,6 +111,7 @@ async fn from_heylook(
             prompts: vec![chat.clone().into()],
             hidden_layer: Some(ask.hidden_layer),
             max_tokens: Some(ask.max_tokens),
+            truncation: wire(ask.truncation),
             ..Default::default()
         };
         let key = identity.key(&request);
@@ -132,6 +137,15 @@ async fn from_heylook(
         slots.push(Slot::Fresh(embedding));
     }
     Ok(Pipe::remembered(slots))
+}
+
+fn wire(truncation: Option<Truncation>) -> i32 {
+    let truncation = match truncation {
+        None => v1::Truncation::Unspecified,
+        Some(Truncation::Prompt) => v1::Truncation::Prompt,
+        Some(Truncation::End) => v1::Truncation::End,
+    };
+    truncation.into()
 }
 
 /// The encoder of a request, as the cache's key describes it.

@@ -11,7 +11,9 @@ mod model;
 mod nearest;
 mod options;
 pub mod prompt;
+mod same;
 mod scheduler;
+mod truncation;
 
 pub use excerpt::excerpt;
 pub use limits::{Limits, ModelDefaults};
@@ -20,9 +22,11 @@ pub use lora::{
 };
 pub use model::choose_model;
 pub use nearest::nearest;
-pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed};
+pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed, seed};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
+pub use same::same_parameter;
 pub use scheduler::{Scheduler, scheduler_id};
+pub use truncation::Truncation;
 
 /// Why a request was refused; the message says what would be accepted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -6,6 +6,8 @@ pub mod tls;
 
 use std::{io, path::PathBuf};
 
+use llm_dit_files::TextError;
+
 pub use self::{
     keys::{Key, Keys},
     tls::{ClientTls, Identity, ServerTls},
@@ -41,6 +43,10 @@ pub enum SecurityError {
 
 /// A whole text file.
 fn read(path: &std::path::Path) -> Result<String, SecurityError> {
-    std::fs::read_to_string(path)
-        .map_err(|cause| SecurityError::File { path: path.to_owned(), cause })
+    llm_dit_files::read_text(path).map_err(|error| match error {
+        TextError::Io { path, cause } => SecurityError::File { path, cause },
+        TextError::NotText { path, why } => {
+            SecurityError::File { path, cause: io::Error::other(format!("it {why}")) }
+        }
+    })
 }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use llm_dit_files::TextError;
 use llm_dit_params::nearest;
 
 /// Names the file, the line and the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("cannot read the configuration {path}: {cause}")]
-    Io { path: PathBuf, cause: std::io::Error },
+    #[error("the configuration: {0}")]
+    Text(#[from] TextError),
     #[error("{path} is not valid TOML: {cause}")]
     Toml { path: PathBuf, cause: String },
     #[error("{path}:{line}: {problem}")]

@@ -2,10 +2,7 @@
 
 mod loras;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use toml::{
     Spanned,
@@ -48,8 +45,7 @@ struct Reader<'a> {
 
 /// Reads `profile` of the file, or its `[default]`, and checks every key of every profile.
 pub(crate) fn read(path: &Path, profile: Option<&str>) -> Result<FileValues, SettingsError> {
-    let text = fs::read_to_string(path)
-        .map_err(|cause| SettingsError::Io { path: path.to_owned(), cause })?;
+    let text = llm_dit_files::read_text(path)?;
     let table = DeTable::parse(&text).map_err(|e| SettingsError::Toml {
         path: path.to_owned(),
         cause: e.to_string().trim_end().to_owned(),
@@ -159,6 +155,13 @@ impl<'a> Reader<'a> {
             let (path, needed) = (key.path, key.kind.name());
             self.problem(value.span().start, format!("{path} must be {needed}, not {found}"))
         };
+        if let DeValue::Integer(n) = value.get_ref()
+            && let Some(decimal) = decimal(n.as_str(), n.radix())
+        {
+            let (path, written) = (key.path, &self.text[value.span()]);
+            let problem = format!("{path} = {written}: write the number as {decimal}");
+            return Err(self.problem(value.span().start, problem));
+        }
         let values = match (key.kind, value.get_ref()) {
             (Kind::LoraEntries, DeValue::Array(entries)) => {
                 self.loras.at = at;
@@ -250,6 +253,11 @@ fn scalar(kind: Kind, value: &DeValue<'_>) -> Option<String> {
         (Kind::Number, DeValue::Float(x)) => Some(x.as_str().to_owned()),
         _ => None,
     }
+}
+
+/// The number of a hexadecimal, octal or binary integer in decimal digits, which flags take.
+fn decimal(digits: &str, radix: u32) -> Option<u128> {
+    (radix != 10).then(|| u128::from_str_radix(digits, radix).ok()).flatten()
 }
 
 /// Where a file is looked for when none is named.

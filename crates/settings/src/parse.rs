@@ -50,7 +50,7 @@ pub fn try_parse_from<T: Parser>(
     words: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<Parsed<T>, clap::Error> {
     let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
-    let plain = T::command().arg(config_arg()).arg(profile_arg());
+    let plain = command::<T>();
     let mut command = add_variables(plain.clone());
     let bad = |error: SettingsError| clap::Error::raw(ErrorKind::Io, format!("{error}\n"));
 
@@ -80,6 +80,11 @@ pub fn try_parse_from<T: Parser>(
     let file = path.map(|path| (path, profile.unwrap_or_else(|| DEFAULT_PROFILE.to_owned())));
     let settings = Settings::new(&command, &matches, &values, file);
     Ok(Parsed { args, settings })
+}
+
+/// The command line of a program, with the flags of this crate.
+pub fn command<T: Parser>() -> Command {
+    T::command().arg(config_arg()).arg(profile_arg())
 }
 
 /// clap blames the flag for a variable's value. When the words alone are fine, a variable is to

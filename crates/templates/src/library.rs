@@ -7,6 +7,7 @@ use std::{
 };
 
 use include_dir::{Dir, include_dir};
+use llm_dit_files::NotText;
 use llm_dit_params::{excerpt, nearest};
 
 use crate::{Template, TemplateError, template::short};
@@ -40,7 +41,8 @@ impl Library {
         let mut library = Self::default();
         for file in SHIPPED.files() {
             let path = Path::new("templates/z_image").join(file.path());
-            let text = file.contents_utf8().ok_or_else(|| not_text(&path))?;
+            let not_utf8 = || not_text(&path, NotText::Utf8 { line: 1 });
+            let text = file.contents_utf8().ok_or_else(not_utf8)?;
             library.insert(Template::parse(&path, text)?)?;
         }
         Ok(library)
@@ -84,8 +86,8 @@ impl Library {
         let mut library = Self::default();
         for path in paths {
             let bytes = fs::read(&path).map_err(io(&path))?;
-            let text = std::str::from_utf8(&bytes).map_err(|_| not_text(&path))?;
-            library.insert(Template::parse(&path, text)?)?;
+            let text = llm_dit_files::text(bytes).map_err(|why| not_text(&path, why))?;
+            library.insert(Template::parse(&path, &text)?)?;
         }
         if library.templates.is_empty() {
             return Err(TemplateError::Empty { path: folder.to_owned() });
@@ -132,8 +134,12 @@ impl Library {
     }
 }
 
-fn not_text(path: &Path) -> TemplateError {
-    TemplateError::Invalid { path: path.to_owned(), line: 1, cause: "it is not UTF-8 text".into() }
+fn not_text(path: &Path, why: NotText) -> TemplateError {
+    let line = match why {
+        NotText::Utf16 => 1,
+        NotText::Utf8 { line } => line as u64,
+    };
+    TemplateError::Invalid { path: path.to_owned(), line, cause: format!("it {why}") }
 }
 
 fn hint(nearest: Option<&str>, known: usize) -> String {
@@ -201,7 +207,10 @@ mod tests {
         assert!(error.contains("second.md, line"), "{error}");
         fs::write(path.join("second.md"), [0xff, 0xfe]).expect("written");
         let error = Library::load(Some(path)).expect_err("broken").to_string();
-        assert!(error.contains("not UTF-8"), "{error}");
+        assert!(error.contains("is UTF-16 text; save it as UTF-8"), "{error}");
+        fs::write(path.join("second.md"), b"a\n\xe9").expect("written");
+        let error = Library::load(Some(path)).expect_err("broken").to_string();
+        assert!(error.contains("line 2") && error.contains("not UTF-8"), "{error}");
         let error = Library::load(Some(&path.join("nowhere"))).expect_err("missing").to_string();
         assert!(error.contains("nowhere"), "{error}");
     }

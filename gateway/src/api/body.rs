@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use llm_dit_fault::Fault;
 use llm_dit_memory::{MemoryBudget, Reservation};
-use llm_dit_params::{excerpt, nearest};
+use llm_dit_params::{excerpt, nearest, same_parameter};
 use serde::de::DeserializeOwned;
 use tokio::time;
 
@@ -205,6 +205,9 @@ fn brief(message: &str) -> String {
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>, fields: &[&str]) -> String {
     // Both repeat what the client wrote.
     let (path, inner) = (excerpt(&error.path().to_string()), brief(&error.inner().to_string()));
+    if let Some(twice) = same_parameter(&inner) {
+        return twice;
+    }
     if !inner.starts_with("unknown field") {
         return if path == "." { inner } else { format!("{path}: {inner}") };
     }

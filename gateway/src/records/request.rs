@@ -8,7 +8,7 @@ use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_memory::Reservation;
 use llm_dit_params::{
     GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
-    generation_fields,
+    Truncation, generation_fields,
 };
 use llm_dit_pictures::Format;
 use llm_dit_proto::v1;
@@ -109,6 +109,10 @@ generation_fields! { body! {
         /// Maximum prompt length in tokens; longer prompts are truncated.
         #[schema(minimum = 1)]
         max_tokens: u32,
+        /// Where a longer prompt is truncated: `prompt`, at the end of the prompt (the default), or
+        /// `end`, at the end of the chat, as in diffusers.
+        #[schema(example = "prompt")]
+        truncate: String,
         /// Name of an encoder in `/health`.
         encoder: String,
         /// Name of the model, as in `/api/model`.
@@ -153,6 +157,10 @@ body! {
         /// Maximum prompt length in tokens; longer prompts are truncated.
         #[schema(minimum = 1)]
         max_tokens: u32,
+        /// Where a longer prompt is truncated: `prompt`, at the end of the prompt (the default), or
+        /// `end`, at the end of the chat, as in diffusers.
+        #[schema(example = "prompt")]
+        truncate: String,
     }
 }
 
@@ -179,6 +187,7 @@ pub(crate) struct LoraBody {
 pub(crate) struct Ask {
     pub hidden_layer: i32,
     pub max_tokens: u32,
+    pub truncation: Option<Truncation>,
     pub deadline: Deadline,
 }
 
@@ -236,6 +245,7 @@ impl GenerateBody {
             template: self.template.clone(),
             hidden_layer: self.hidden_layer,
             max_tokens: self.max_tokens,
+            truncate: self.truncate.clone(),
             ..EncodeBody::default()
         };
         let chat = around.chat(templates, false)?;
@@ -260,7 +270,7 @@ impl GenerateBody {
         Ok(Request {
             chat,
             negative_prompt: negative.into_string(),
-            ask: around.ask(),
+            ask: around.ask()?,
             loras,
             image,
             format: format.unwrap_or_default(),
@@ -308,12 +318,18 @@ impl EncodeBody {
         Ok(around.chat(prompt))
     }
 
-    pub fn ask(&self) -> Ask {
-        Ask {
+    /// What is asked of the encoder.
+    ///
+    /// # Errors
+    ///
+    /// `truncate` is not known.
+    pub fn ask(&self) -> Result<Ask, Error> {
+        Ok(Ask {
             hidden_layer: self.hidden_layer.unwrap_or(DEFAULT_HIDDEN_LAYER),
             max_tokens: self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+            truncation: self.truncate.as_deref().map(str::parse).transpose()?,
             deadline: Deadline::NEVER,
-        }
+        })
     }
 }
 
@@ -404,6 +420,7 @@ impl Request {
             raw_special_tokens: Some(chat.raw_special_tokens),
             hidden_layer: self.body.hidden_layer,
             max_tokens: self.body.max_tokens.map(|n| n as usize),
+            truncate: self.body.truncate.clone(),
             ..Settings::default()
         };
         settings.without_blanks()
