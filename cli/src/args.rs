@@ -25,6 +25,7 @@ pub use given::Given;
 pub use output::{OutputArgs, PreviewWhen};
 
 /// Headings in the help of `generate`.
+const FILES: &str = "Files";
 const PICTURE: &str = "Image";
 const TENSORS: &str = "Tensors (safetensors files)";
 
@@ -57,7 +58,7 @@ pub struct GenerateCommand {
     #[command(flatten)]
     pub args: GenerateArgs,
     /// Print a line of JSON on stdout for each image: its path, seed, size, times and more
-    #[arg(long)]
+    #[arg(long, help_heading = FILES)]
     pub json: bool,
 }
 
@@ -69,7 +70,7 @@ pub struct GenerateArgs {
     /// The prompt; - reads it from stdin, as does a pipe without a prompt. Optional with
     /// --load-embeddings, --from or --prompts
     pub prompt: Option<String>,
-    #[command(flatten, next_help_heading = "Files")]
+    #[command(flatten, next_help_heading = FILES)]
     pub files: OutputArgs,
     /// Name of the model, which must be one that is there; a gateway's are at /v1/models
     #[arg(id = "model", long, value_name = "NAME", help_heading = "Model")]
@@ -109,7 +110,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub output_latents: Option<PathBuf>,
     /// Print no progress: only errors, and for each image its name and its seed
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = FILES)]
     pub quiet: bool,
 }
 

@@ -10,82 +10,82 @@ use crate::Cli;
 #[derive(Debug)]
 pub struct Whole(pub Cli);
 
+/// A flag in the short help, and what is said of it there; nothing: the first words of its text.
+type Shown = (&'static str, &'static str);
+
 /// Flags that `-h` shows, by command. `--help` shows all. A command that is not here has few.
-const SHORT: &[(&str, &[&str])] = &[
+const SHORT: &[(&str, &[Shown])] = &[
     (
         "generate",
         &[
-            "prompt",
-            "output",
-            "num_images",
-            "prompts",
-            "from",
-            "json",
-            "quiet",
-            "model_path",
-            "device",
-            "dtype",
-            "width",
-            "height",
-            "steps",
-            "seed",
-            "guidance_scale",
-            "negative_prompt",
-            "scheduler",
-            "image",
-            "strength",
-            "template",
-            "lora",
-            "gateway",
-            "config",
+            ("prompt", "The prompt; - reads it from stdin"),
+            ("output", ""),
+            ("num_images", ""),
+            ("prompts", "File with one prompt per line"),
+            ("json", "Print a line of JSON on stdout for each image"),
+            ("quiet", "Show no progress"),
+            ("model_path", ""),
+            ("device", ""),
+            ("width", ""),
+            ("height", ""),
+            ("steps", "Denoising steps [default: the model's]"),
+            ("seed", "Seed of the initial noise [default: random, and reported]"),
+            ("guidance_scale", "Guidance scale; 0 is off [default: the model's]"),
+            ("negative_prompt", ""),
+            ("scheduler", "flow_euler, flow_heun, dpm_solver or unipc [default: the model's]"),
+            ("image", ""),
+            ("strength", "Fraction of the init image to regenerate [default: 0.6]"),
+            ("template", ""),
+            ("lora", ""),
+            ("gateway", ""),
         ],
     ),
     (
         "encode",
         &[
-            "prompts",
-            "output",
-            "json",
-            "quiet",
-            "model_path",
-            "device",
-            "dtype",
-            "template",
-            "api_url",
+            ("prompts", ""),
+            ("output", ""),
+            ("json", ""),
+            ("quiet", "Show no progress"),
+            ("model_path", ""),
+            ("device", ""),
+            ("dtype", ""),
+            ("template", ""),
+            ("api_url", ""),
         ],
     ),
     (
         "serve",
         &[
-            "host",
-            "port",
-            "model_path",
-            "device",
-            "dtype",
-            "lora",
-            "loras_dir",
-            "keys",
-            "tls_cert",
-            "tls_key",
-            "history",
-            "no_history",
-            "api_url",
+            ("host", ""),
+            ("port", ""),
+            ("model_path", ""),
+            ("device", ""),
+            ("dtype", ""),
+            ("lora", ""),
+            ("loras_dir", ""),
+            ("keys", ""),
+            ("tls_cert", ""),
+            ("tls_key", ""),
+            ("history", ""),
+            ("no_history", ""),
+            ("api_url", ""),
         ],
     ),
     (
         "bench",
         &[
-            "shape",
-            "only",
-            "sizes",
-            "batches",
-            "runs",
-            "json",
-            "compare",
-            "model_path",
-            "device",
-            "dtype",
-            "quiet",
+            ("shape", ""),
+            ("only", ""),
+            ("sizes", "Side lengths of the square images in pixels, comma-separated"),
+            ("batches", ""),
+            ("runs", ""),
+            ("json", ""),
+            ("compare", ""),
+            ("model_path", ""),
+            ("device", ""),
+            ("dtype", ""),
+            ("quiet", ""),
         ],
     ),
 ];
@@ -114,8 +114,12 @@ impl Parser for Whole {}
 
 fn whole(command: Command) -> Command {
     let command = with_negative_numbers(command);
-    SHORT.iter().fold(command, |command, (name, shown)| {
-        command.mut_subcommand(name, |sub| with_short_help(sub, name, shown))
+    command.mut_subcommands(|sub| {
+        let name = sub.get_name().to_owned();
+        match SHORT.iter().find(|(known, _)| *known == name) {
+            Some((_, shown)) => with_short_help(sub, &name, shown),
+            None => sub,
+        }
     })
 }
 
@@ -129,20 +133,17 @@ fn with_negative_numbers(command: Command) -> Command {
         .mut_subcommands(with_negative_numbers)
 }
 
-fn with_short_help(command: Command, name: &str, shown: &[&str]) -> Command {
+fn with_short_help(command: Command, name: &str, shown: &[Shown]) -> Command {
     let more = format!("All flags, with examples: llm-dit {name} --help");
     command
         .mut_args(|arg| {
-            let is_shown = shown.contains(&arg.get_id().as_str());
-            let brief = arg.get_help().map(|help| brief(&help.to_string()));
+            let Some((_, said)) = shown.iter().find(|(id, _)| arg.get_id() == *id) else {
+                return arg.hide_short_help(true);
+            };
+            let Some(whole) = arg.get_help().cloned() else { return arg };
+            let said = if said.is_empty() { brief(&whole.to_string()) } else { (*said).to_owned() };
             // The whole text stays for `--help`.
-            match (is_shown, arg.get_help().cloned(), brief) {
-                (true, Some(whole), Some(brief)) if arg.get_long_help().is_none() => {
-                    arg.long_help(whole).help(brief)
-                }
-                (false, ..) => arg.hide_short_help(true),
-                (true, ..) => arg,
-            }
+            arg.long_help(whole).help(said)
         })
         .after_help(StyledStr::from(more))
 }
@@ -168,7 +169,7 @@ mod tests {
         if cfg!(feature = "local") {
             for (name, shown) in SHORT {
                 let sub = command.find_subcommand(name).expect(name);
-                for id in shown.iter().filter(|id| **id != "config") {
+                for (id, _) in *shown {
                     assert!(sub.get_arguments().any(|arg| arg.get_id() == *id), "{name} {id}");
                 }
             }

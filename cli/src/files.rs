@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
 
@@ -21,6 +22,10 @@ use crate::{error::CliError, stdin};
 ///
 /// [`CliError::Usage`] if the path cannot be an output file.
 pub fn check_writable(path: &Path) -> Result<(), CliError> {
+    if llm_dit_files::is_stdout(path) && io::stdout().is_terminal() {
+        let why = "stdout is a terminal; redirect it, or name a file with --output";
+        return Err(CliError::Usage(why.to_owned()));
+    }
     llm_dit_files::check_writable(path).map_err(CliError::usage)
 }
 

@@ -64,6 +64,10 @@ fn unknown_flag(flag: &str, command: &Command, root: &Command) -> String {
 }
 
 fn hint(flag: &str, command: &Command, root: &Command) -> Option<String> {
+    if !flag.starts_with('-') {
+        let has_prompt = command.get_positionals().any(|arg| arg.get_id() == "prompt");
+        return has_prompt.then(|| "put the prompt in quotes".to_owned());
+    }
     let name = flag.trim_start_matches('-').to_lowercase().replace('_', "-");
     if flag.starts_with("--") && has(command, &name) {
         return Some(format!("write it as --{name}"));
@@ -117,7 +121,8 @@ fn not_a_number(error: &Error) -> Option<String> {
     let source = error.source()?;
     let needed = if source.is::<ParseFloatError>() {
         "a number"
-    } else if source.is::<ParseIntError>() || source.to_string().contains("digit") {
+    } else if source.is::<ParseIntError>() || source.to_string().starts_with("invalid digit found")
+    {
         "a whole number"
     } else {
         return None;

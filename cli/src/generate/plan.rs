@@ -44,12 +44,12 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>, json: bool) -> Result<Pl
     check_files(args)?;
     check_stdout(args, json)?;
     let mut defaults = args.settings();
+    let given = defaults.clone().only(|name| args.given.has(name));
     if args.gateway.url.is_some() {
         // The services' own; a configuration file speaks of the encoder in this process.
         defaults.hidden_layer = Some(DEFAULT_HIDDEN_LAYER);
         defaults.max_tokens = Some(DEFAULT_MAX_TOKENS);
     }
-    let given = defaults.clone().only(|name| args.given.has(name));
     let earlier = from.map(|recipe| recipe.settings.clone()).unwrap_or_default();
     // A picture tells its chat in full, so nothing of it is left to defaults.
     let defaults = if from.is_some() { defaults.without_chat() } else { defaults };

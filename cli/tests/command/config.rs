@@ -88,7 +88,9 @@ fn a_picture_follows_the_file_and_flags_go_before_it() {
                 [other.generation]\nsteps = 1\nwidth = 96\nheight = 64\n";
     fs::write(room.path("c.toml"), file).expect("written");
     let size = |args: &[&str]| {
-        room.succeed(&[&["generate", "a red apple", "--config", "c.toml"], args].concat());
+        room.succeed(
+            &[&["generate", "a red apple", "-o", "image.png", "--config", "c.toml"], args].concat(),
+        );
         crate::support::png_size(&room.read("image.png"))
     };
     assert_eq!(size(&[]), (64, 80));

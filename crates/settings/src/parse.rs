@@ -118,7 +118,8 @@ fn config_arg() -> Arg {
         .value_parser(clap::value_parser!(PathBuf))
         .global(true)
         .display_order(900)
-        .help("Configuration (TOML) with profiles [default: llm-dit/config.toml in the user's configuration folder]")
+        .help("Configuration file (TOML)")
+        .long_help("Configuration (TOML) with profiles [default: llm-dit/config.toml in the user's configuration folder]")
 }
 
 fn profile_arg() -> Arg {
@@ -127,6 +128,7 @@ fn profile_arg() -> Arg {
         .value_name("NAME")
         .global(true)
         .display_order(901)
+        .hide_short_help(true)
         .help("Profile of the configuration to use [default: default]")
 }
 
