@@ -137,7 +137,8 @@ pub struct EncodeArgs {
     pub prompts: Vec<String>,
     /// Output file for the embeddings (safetensors); - is stdout [default: the next free name of
     /// embeddings.safetensors, embeddings-2.safetensors, ...]
-    #[arg(short, long, value_name = "FILE")]
+    // The key generation.output is about images, so this is another id.
+    #[arg(id = "encode_output", short, long = "output", value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print a JSON object on stdout: the file, its tensors and truncated tokens
     #[arg(long)]

@@ -44,7 +44,7 @@ const SHORT: &[(&str, &[Shown])] = &[
         "encode",
         &[
             ("prompts", ""),
-            ("output", ""),
+            ("encode_output", ""),
             ("json", ""),
             ("quiet", "Show no progress"),
             ("model_path", ""),

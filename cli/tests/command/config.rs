@@ -134,3 +134,16 @@ fn every_key_of_the_format_is_shown() {
         }
     }
 }
+
+#[test]
+fn the_name_of_images_is_not_that_of_other_files() {
+    let room = Room::new();
+    let file = "[default.generation]\noutput = \"named.png\"\nsteps = 1\nwidth = 64\nheight = 64\n";
+    fs::write(room.path("c.toml"), file).expect("written");
+    for args in [&["generate", "x"][..], &["encode", "x"], &["certificates", "a=b"]] {
+        room.succeed(&[args, &["--config", "c.toml"]].concat());
+    }
+    let expected =
+        ["c.toml", "certificates", "embeddings.json", "embeddings.safetensors", "named.png"];
+    assert_eq!(room.files(), expected);
+}
