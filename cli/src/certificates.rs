@@ -35,8 +35,13 @@ pub struct CertificatesArgs {
     machines: Vec<Machine>,
     /// Output folder
     // The key generation.output is about images, so this is another id.
-    #[arg(id = "certificates_output", short, long = "output", value_name = "DIR",
-          default_value = "certificates")]
+    #[arg(
+        id = "certificates_output",
+        short,
+        long = "output",
+        value_name = "DIR",
+        default_value = "certificates"
+    )]
     output: PathBuf,
     /// Validity of the machine certificates in days
     #[arg(long, value_name = "N", default_value_t = 825, value_parser = clap::value_parser!(u16).range(1..=3650))]
