@@ -140,7 +140,7 @@ mod tests {
         let Ok(Command::Generate(args)) = parse(&["generate", "a fox"]) else {
             panic!("a prompt is enough");
         };
-        let error = open(&args, &CancellationToken::new()).map(drop).expect_err("no engines");
+        let error = open(&args.args, &CancellationToken::new()).map(drop).expect_err("no engines");
         assert!(error.to_string().contains("generate without --gateway"), "{error}");
         assert!(parse(&["generate", "a fox", "--gateway", "http://127.0.0.1:1"]).is_ok());
     }

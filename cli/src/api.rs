@@ -2,11 +2,10 @@
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
-use llm_dit_heylook::{HeylookEncoder, HeylookError, format};
-use llm_dit_proto::Tensor;
+use llm_dit_heylook::{HeylookEncoder, HeylookError, check_truncation, format};
 use tokio::runtime::Handle;
 
-use crate::{args::ChatArgs, error::CliError, progress::Progress};
+use crate::{args::ChatArgs, error::CliError, generate::conditions::Encoded, progress::Progress};
 
 /// Encodes one conversation on a heylookitsanllm server, and notes it when the prompt may have been
 /// truncated. It blocks, so it must not run on an async thread; Ctrl-C ends it.
@@ -19,7 +18,8 @@ pub fn encode_chat(
     chat: &Chat,
     args: &ChatArgs,
     progress: &Progress,
-) -> Result<Tensor, CliError> {
+) -> Result<Encoded, CliError> {
+    check_truncation(args.truncation.truncate).map_err(error)?;
     let text = format(chat).map_err(error)?;
     progress.stage(&format!("waiting for {} at {}", encoder.model(), encoder.url()));
     let asking = encoder.encode(&text, args.hidden_layer, args.max_tokens, None);
@@ -35,7 +35,8 @@ pub fn encode_chat(
             args.max_tokens
         ));
     }
-    Ok(encoded.tensor)
+    // How many is not known.
+    Ok(Encoded { tensor: encoded.tensor, truncated: encoded.hit_limit.into() })
 }
 
 fn error(error: HeylookError) -> CliError {

@@ -17,12 +17,15 @@ use llm_dit_recipe::Settings;
 
 use crate::local::{BatchArgs, ModelArgs};
 
-pub use chat::{ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, LibraryArgs, PartArgs};
+pub use chat::{
+    ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, LibraryArgs, PartArgs, TruncationArgs,
+};
 pub use gateway::GatewayArgs;
 pub use given::Given;
 pub use output::{OutputArgs, PreviewWhen};
 
 /// Headings in the help of `generate`.
+const FILES: &str = "Files";
 const PICTURE: &str = "Image";
 const TENSORS: &str = "Tensors (safetensors files)";
 
@@ -50,13 +53,24 @@ generation_fields!(image_args! {});
 
 /// `llm-dit generate`
 #[derive(Clone, Debug, Args)]
-#[command(after_help = GENERATE_EXAMPLES)]
+#[command(after_long_help = GENERATE_EXAMPLES)]
+pub struct GenerateCommand {
+    #[command(flatten)]
+    pub args: GenerateArgs,
+    /// Print a line of JSON on stdout for each image: its path, seed, size, times and more
+    #[arg(long, help_heading = FILES)]
+    pub json: bool,
+}
+
+/// What is asked of images, and where from.
+#[derive(Clone, Debug, Args)]
 pub struct GenerateArgs {
     #[command(flatten)]
     pub given: Given,
-    /// The prompt. Optional with --load-embeddings, --from or --prompts
+    /// The prompt; - reads it from stdin, as does a pipe without a prompt. Optional with
+    /// --load-embeddings, --from or --prompts
     pub prompt: Option<String>,
-    #[command(flatten, next_help_heading = "Files")]
+    #[command(flatten, next_help_heading = FILES)]
     pub files: OutputArgs,
     /// Name of the model, which must be one that is there; a gateway's are at /v1/models
     #[arg(id = "model", long, value_name = "NAME", help_heading = "Model")]
@@ -86,7 +100,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub save_embeddings: Option<PathBuf>,
     /// Init image for image-to-image: PNG, JPEG or WebP
-    #[arg(long, value_name = "FILE", help_heading = PICTURE)]
+    #[arg(short, long, value_name = "FILE", help_heading = PICTURE)]
     pub image: Option<PathBuf>,
     /// Read the initial noise instead of deriving it from the seed: safetensors with `latents` (16,
     /// H/8, W/8)
@@ -95,8 +109,8 @@ pub struct GenerateArgs {
     /// Also write the final latents to this file
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
     pub output_latents: Option<PathBuf>,
-    /// Print errors only
-    #[arg(short, long)]
+    /// Print no progress: only errors, and for each image its name and its seed
+    #[arg(short, long, help_heading = FILES)]
     pub quiet: bool,
 }
 
@@ -118,19 +132,24 @@ Encode on one machine, generate on another:
 /// `llm-dit encode`
 #[derive(Clone, Debug, Args)]
 pub struct EncodeArgs {
-    /// Prompts. The tensors are named `embeddings`, `embeddings_1`, `embeddings_2`, ...
-    #[arg(required = true)]
+    /// Prompts; - reads one from stdin, as does a pipe without a prompt. The tensors are named
+    /// `embeddings`, `embeddings_1`, `embeddings_2`, ...
     pub prompts: Vec<String>,
-    /// Output file for the embeddings (safetensors)
-    #[arg(short, long, value_name = "FILE", default_value = "embeddings.safetensors")]
-    pub output: PathBuf,
+    /// Output file for the embeddings (safetensors); - is stdout [default: the next free name of
+    /// embeddings.safetensors, embeddings-2.safetensors, ...]
+    // The key generation.output is about images, so this is another id.
+    #[arg(id = "encode_output", short, long = "output", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print a JSON object on stdout: the file, its tensors and truncated tokens
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
     #[command(flatten, next_help_heading = "Chat template")]
     pub chat: ChatArgs,
     #[command(flatten, next_help_heading = "Remote text encoder")]
     pub api: ApiArgs,
-    /// Print errors only
+    /// Print no progress: only errors, and the name of the file
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -153,6 +172,7 @@ impl GenerateArgs {
             raw_special_tokens: Some(parts.raw_special_tokens),
             hidden_layer: Some(self.chat.hidden_layer),
             max_tokens: Some(self.chat.max_tokens),
+            truncate: self.chat.truncation.truncate.map(|truncate| truncate.to_string()),
             image: path(&self.image),
             load_embeddings: path(&self.load_embeddings),
             latents: path(&self.latents),

@@ -22,7 +22,7 @@ use crate::{args::model::ModelArgs, error::CliError, files, progress::Progress};
 
 /// `llm-dit bench`
 #[derive(Clone, Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub struct BenchArgs {
     /// Shape of random weights created on the device; no files are needed. turbo has the shapes of
     /// Z-Image-Turbo [default: turbo on a GPU, demo on the CPU; with --model-path, its files]
@@ -63,7 +63,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 2,
           value_parser = clap::value_parser!(u32).range(0..=1000))]
     warm_up: u32,
-    /// Also write the rows to this file as JSON
+    /// Also write the rows to this file as JSON; with - they go to stdout, and the table to stderr
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// JSON rows of another program to compare with, as printed by benches/diffusers_gpu.py; a
@@ -131,7 +131,8 @@ fn run(args: &BenchArgs) -> Result<(), CliError> {
     bench.run()?;
     progress.end();
     if let Some(others) = &others {
-        compare::print(bench.rows(), others);
+        compare::lines(bench.rows(), others).iter().for_each(|line| bench.report().print(line));
     }
+    bench.report().end()?;
     bench.outcome()
 }

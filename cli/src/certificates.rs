@@ -34,7 +34,14 @@ pub struct CertificatesArgs {
     #[arg(required = true, value_name = "NAME=HOST[,HOST]")]
     machines: Vec<Machine>,
     /// Output folder
-    #[arg(short, long, value_name = "DIR", default_value = "certificates")]
+    // The key generation.output is about images, so this is another id.
+    #[arg(
+        id = "certificates_output",
+        short,
+        long = "output",
+        value_name = "DIR",
+        default_value = "certificates"
+    )]
     output: PathBuf,
     /// Validity of the machine certificates in days
     #[arg(long, value_name = "N", default_value_t = 825, value_parser = clap::value_parser!(u16).range(1..=3650))]
@@ -88,14 +95,14 @@ pub fn certificates(args: &CertificatesArgs) -> Result<(), CliError> {
     for machine in &args.machines {
         let path = folder.join(format!("{}.pem", machine.name));
         if path.exists() {
-            return Err(CliError::Failed(format!(
+            return Err(CliError::Usage(format!(
                 "{} already exists; remove it to create a new one",
                 path.display()
             )));
         }
     }
     fs::create_dir_all(folder).map_err(|cause| {
-        CliError::Failed(format!("cannot create the folder {}: {cause}", folder.display()))
+        CliError::Usage(format!("cannot create the folder {}: {cause}", folder.display()))
     })?;
     let issuer = authority(folder)?;
     for Machine { name, hosts } in &args.machines {
@@ -120,7 +127,7 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
     valid_for(&mut params, AUTHORITY_DAYS);
     let pair = match (certificate.exists(), key.exists()) {
         (true, true) => {
-            let pem = String::from_utf8(files::read(&key)?).map_err(CliError::failed)?;
+            let pem = files::read_text(&key)?;
             KeyPair::from_pem(&pem).map_err(CliError::failed)?
         }
         (false, false) => {
@@ -131,7 +138,7 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
             pair
         }
         (true, false) | (false, true) => {
-            return Err(CliError::Failed(format!(
+            return Err(CliError::Usage(format!(
                 "only one of {} and {} exists; restore the other, or choose another folder",
                 certificate.display(),
                 key.display()
@@ -187,7 +194,8 @@ fn keys(folder: &Path, what: &str, owner: &str) -> Result<(), CliError> {
 
 /// A file that only its owner can read, whole or not at all.
 fn private(path: &Path, text: &str) -> Result<(), CliError> {
-    files::stage_private(path, text.as_bytes())?.publish()
+    let staged = llm_dit_files::stage_private(path, text.as_bytes());
+    staged.and_then(llm_dit_files::Staged::publish).map_err(CliError::failed)
 }
 
 /// Which file goes where, and how it is used there.

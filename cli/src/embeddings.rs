@@ -5,17 +5,20 @@
 
 use std::{
     collections::HashMap,
+    io,
     path::{Path, PathBuf},
 };
 
 use jiff::{Unit, Zoned};
 use llm_dit_chat::Chat;
+use llm_dit_files::{Published, Staged};
 use llm_dit_proto::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::CliError,
     files::{self, TensorFile},
+    generate::names::numbered,
 };
 
 /// `x.json`. We write every key, and read whatever is there.
@@ -87,12 +90,17 @@ pub fn sidecar_path(path: &Path) -> PathBuf {
     path.with_extension("json")
 }
 
-/// Checks, before any work, that both files could be written.
+/// Checks, before any work, that both files could be written. A device or a pipe takes the tensors
+/// only.
 ///
 /// # Errors
 ///
 /// [`CliError`] if the two have one path, or as [`files::check_writable`].
 pub fn check_writable(path: &Path) -> Result<(), CliError> {
+    files::check_writable(path)?;
+    if llm_dit_files::is_stream(path) {
+        return Ok(());
+    }
     let sidecar = sidecar_path(path);
     if sidecar == path {
         let path = path.display();
@@ -100,8 +108,29 @@ pub fn check_writable(path: &Path) -> Result<(), CliError> {
             "{path} would be both the embeddings file and its sidecar; use .safetensors"
         )));
     }
-    files::check_writable(path)?;
     files::check_writable(&sidecar)
+}
+
+/// Both files, written and yet without their names.
+struct Pair {
+    tensors: Staged,
+    /// `None` for a device or a pipe, which has no place for it.
+    about: Option<Staged>,
+}
+
+fn stage(
+    path: &Path,
+    tensors: &[(String, &Tensor)],
+    sidecar: &Sidecar,
+    more: HashMap<String, String>,
+) -> Result<Pair, CliError> {
+    let json = serde_json::to_vec_pretty(sidecar).map_err(CliError::failed)?;
+    let tensors = files::stage_tensors(path, tensors, more)?;
+    let about = match llm_dit_files::is_stream(path) {
+        true => None,
+        false => Some(llm_dit_files::stage(&sidecar_path(path), &json).map_err(CliError::failed)?),
+    };
+    Ok(Pair { tensors, about })
 }
 
 /// Writes both files. Each gets its name only when both are complete.
@@ -115,11 +144,48 @@ pub fn save(
     sidecar: &Sidecar,
     more: HashMap<String, String>,
 ) -> Result<(), CliError> {
-    let json = serde_json::to_vec_pretty(sidecar).map_err(CliError::failed)?;
-    let tensors = files::stage_tensors(path, tensors, more)?;
-    let about = files::stage(&sidecar_path(path), &json)?;
-    tensors.publish()?;
-    about.publish()
+    let Pair { tensors, about } = stage(path, tensors, sidecar, more)?;
+    tensors.publish().map_err(CliError::failed)?;
+    about.map_or(Ok(()), Staged::publish).map_err(CliError::failed)
+}
+
+/// As [`save`], under the first name that is free: `x.safetensors`, `x-2.safetensors` and so on,
+/// with no sidecar of that name either. Returns the name.
+///
+/// # Errors
+///
+/// [`CliError`] if a file cannot be written.
+pub fn save_new(
+    first: &Path,
+    tensors: &[(String, &Tensor)],
+    sidecar: &Sidecar,
+    more: HashMap<String, String>,
+) -> Result<PathBuf, CliError> {
+    let Pair { tensors, about } = stage(first, tensors, sidecar, more)?;
+    let mut about = about.ok_or_else(|| CliError::Failed("there is no sidecar".to_owned()))?;
+    let mut tensors = tensors;
+    for number in 1.. {
+        let path = numbered(first, number);
+        // The sidecar is the one that takes the name: embeddings without one are complete.
+        if path.exists() {
+            continue;
+        }
+        match about.publish_new(&sidecar_path(&path)).map_err(CliError::failed)? {
+            Published::Taken(again) => about = again,
+            Published::Done => match tensors.publish_new(&path).map_err(CliError::failed)? {
+                Published::Done => return Ok(path),
+                // Somebody was faster; the sidecar has lost its name.
+                Published::Taken(again) => {
+                    tensors = again;
+                    let taken = sidecar_path(&path);
+                    let json = std::fs::read(&taken).map_err(CliError::failed)?;
+                    std::fs::remove_file(&taken).map_err(CliError::failed)?;
+                    about = llm_dit_files::stage(&taken, &json).map_err(CliError::failed)?;
+                }
+            },
+        }
+    }
+    Err(CliError::Failed(format!("no name after {} is free", first.display())))
 }
 
 /// Reads the tensors, and the sidecar if there is one.
@@ -132,7 +198,7 @@ pub fn load(path: &Path, wants_negative: bool) -> Result<Loaded, CliError> {
     let embeddings = files::squeeze(file.require("embeddings")?, 2)?;
     let negative = if wants_negative {
         let negative = file.get("negative_embeddings")?.ok_or_else(|| {
-            CliError::Failed(format!(
+            CliError::Usage(format!(
                 "{} has no tensor 'negative_embeddings', which guidance needs; write the file with \
                  generate --save-embeddings and the same guidance, or leave out --guidance-scale",
                 path.display()
@@ -150,11 +216,15 @@ pub fn load(path: &Path, wants_negative: bool) -> Result<Loaded, CliError> {
 fn prompt(path: &Path, embeddings: &Tensor) -> (Option<String>, Vec<String>) {
     let path = sidecar_path(path);
     let note = |why: &str| format!("{}: {why}", path.display());
-    let Ok(json) = std::fs::read(&path) else {
-        return (None, vec![note("missing, so the prompt is unknown")]);
+    let json = match llm_dit_text::read(&path) {
+        Ok(json) => json,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return (None, vec![note(&format!("ignored: {error}"))]);
+        }
+        Err(_) => return (None, vec![note("missing, so the prompt is unknown")]),
     };
     let mut unknown = Vec::new();
-    let mut reader = serde_json::Deserializer::from_slice(&json);
+    let mut reader = serde_json::Deserializer::from_str(&json);
     let read: Result<Sidecar, _> =
         serde_ignored::deserialize(&mut reader, |key| unknown.push(key.to_string()));
     let sidecar = match read {

@@ -7,7 +7,7 @@ use llm_dit_serving::args::EXIT_USAGE;
 /// A message for the person, and with it the exit status.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The command line asks for what cannot be.
+    /// The command line, or a file that it names, asks for what cannot be.
     #[error("{0}")]
     Usage(String),
     /// Ctrl-C.

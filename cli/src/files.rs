@@ -1,102 +1,41 @@
-//! Files that commands read and write: tensors as safetensors. A file is written completely or not
-//! at all.
+//! Files that commands read and write: tensors as safetensors.
 
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    io::Write as _,
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use llm_dit_files::Staged;
 use llm_dit_proto::{DType, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::CliError;
+use crate::{error::CliError, stdin};
 
 /// Checks, before any work, that a file could be written later.
 ///
 /// # Errors
 ///
-/// [`CliError::Usage`] if the path is a folder, or if its folder does not exist.
+/// [`CliError::Usage`] if the path cannot be an output file.
 pub fn check_writable(path: &Path) -> Result<(), CliError> {
-    let folder = folder(path);
-    if path.is_dir() {
-        return Err(CliError::Usage(format!("cannot write {}: it is a folder", path.display())));
+    if llm_dit_files::is_stdout(path) && io::stdout().is_terminal() {
+        let why = "stdout is a terminal; redirect it, or name a file with --output";
+        return Err(CliError::Usage(why.to_owned()));
     }
-    if !folder.is_dir() {
-        let (path, folder) = (path.display(), folder.display());
-        return Err(CliError::Usage(format!("cannot write {path}: there is no folder {folder}")));
-    }
-    Ok(())
+    llm_dit_files::check_writable(path).map_err(CliError::usage)
 }
 
-/// A file that is written, all of it, and has yet to get its name.
-pub struct Staged {
-    file: tempfile::NamedTempFile,
-    path: PathBuf,
-}
-
-impl Staged {
-    /// Renames the file to its target, in one step.
-    ///
-    /// # Errors
-    ///
-    /// [`CliError`] if the file cannot be renamed.
-    pub fn publish(self) -> Result<(), CliError> {
-        let Self { file, path } = self;
-        file.persist(&path).map(drop).map_err(|e| cannot_write(&path, e.error))
-    }
-}
-
-/// Writes beside the target; [`Staged::publish`] renames, so that no reader sees half a file.
-///
-/// # Errors
-///
-/// [`CliError`] if the file cannot be written.
-pub fn stage(path: &Path, bytes: &[u8]) -> Result<Staged, CliError> {
-    // Temporary files are private; a picture is as readable as any other file.
-    stage_as(path, bytes, Some(0o644))
-}
-
-/// As [`stage`], for a file that only its owner may read.
-///
-/// # Errors
-///
-/// [`CliError`] if the file cannot be written.
-pub fn stage_private(path: &Path, bytes: &[u8]) -> Result<Staged, CliError> {
-    stage_as(path, bytes, None)
-}
-
-fn stage_as(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Staged, CliError> {
-    let staged = tempfile::Builder::new().prefix(".llm-dit-").tempfile_in(folder(path)).and_then(
-        |mut file| {
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            #[cfg(unix)]
-            if let Some(mode) = mode {
-                use std::os::unix::fs::PermissionsExt as _;
-                file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-            }
-            Ok(Staged { file, path: path.to_owned() })
-        },
-    );
-    staged.map_err(|e| cannot_write(path, e))
-}
-
-/// [`stage`] and [`Staged::publish`] in one.
+/// Writes a file, all of it or nothing.
 ///
 /// # Errors
 ///
 /// [`CliError`] if the file cannot be written.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    stage(path, bytes)?.publish()
-}
-
-fn cannot_write(path: &Path, cause: std::io::Error) -> CliError {
-    CliError::Failed(format!("cannot write {}: {cause}", path.display()))
+    llm_dit_files::write(path, bytes).map_err(CliError::failed)
 }
 
 /// Reads a file that a flag names.
@@ -105,7 +44,20 @@ fn cannot_write(path: &Path, cause: std::io::Error) -> CliError {
 ///
 /// [`CliError`] if the file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    fs::read(path).map_err(|e| CliError::Failed(format!("cannot read {}: {e}", path.display())))
+    fs::read(path).map_err(|e| CliError::Usage(format!("cannot read {}: {e}", path.display())))
+}
+
+/// Reads a text file that a flag names. `-` is standard input.
+///
+/// # Errors
+///
+/// [`CliError`] if the file cannot be read or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, CliError> {
+    if path == Path::new(stdin::STDIN) {
+        return stdin::read();
+    }
+    llm_dit_text::read(path)
+        .map_err(|e| CliError::Usage(format!("cannot read {}: {e}", path.display())))
 }
 
 /// What names a file's content in a recipe.
@@ -139,7 +91,8 @@ pub fn stage_tensors(
         .collect::<Result<_, _>>()
         .map_err(fail)?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
-    stage(path, &safetensors::serialize(views, metadata).map_err(fail)?)
+    let file = safetensors::serialize(views, metadata).map_err(fail)?;
+    llm_dit_files::stage(path, &file).map_err(CliError::failed)
 }
 
 /// Tensors of a safetensors file.
@@ -169,7 +122,7 @@ impl TensorFile {
         let tensors = self.parse()?;
         let Ok(view) = tensors.tensor(name) else { return Ok(None) };
         let fail = |why: String| {
-            CliError::Failed(format!("tensor '{name}' in {}: {why}", self.path.display()))
+            CliError::Usage(format!("tensor '{name}' in {}: {why}", self.path.display()))
         };
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
@@ -190,7 +143,7 @@ impl TensorFile {
     pub fn require(&self, name: &str) -> Result<Tensor, CliError> {
         self.get(name)?.ok_or_else(|| {
             let found = self.parse().map(|t| t.names().join(", ")).unwrap_or_default();
-            CliError::Failed(format!(
+            CliError::Usage(format!(
                 "{} has no tensor '{name}'; it has: {found}",
                 self.path.display()
             ))
@@ -199,10 +152,7 @@ impl TensorFile {
 
     fn parse(&self) -> Result<SafeTensors<'_>, CliError> {
         SafeTensors::deserialize(&self.bytes).map_err(|e| {
-            CliError::Failed(format!(
-                "{} is not a valid safetensors file: {e}",
-                self.path.display()
-            ))
+            CliError::Usage(format!("{} is not a valid safetensors file: {e}", self.path.display()))
         })
     }
 }
@@ -220,10 +170,6 @@ pub fn squeeze(tensor: Tensor, rank: usize) -> Result<Tensor, CliError> {
     Tensor::new(tensor.dtype(), shape.to_vec(), tensor.bytes().clone()).map_err(CliError::failed)
 }
 
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +181,8 @@ mod tests {
         let tensor =
             Tensor::from_f32(&[1.0, 2.0, 3.0, 4.0], vec![1, 2, 2], DType::Bf16).expect("whole");
         stage_tensors(&path, &[("embeddings".into(), &tensor)], HashMap::new())
-            .and_then(Staged::publish)
+            .expect("staged")
+            .publish()
             .expect("written");
         let file = TensorFile::open(&path).expect("readable");
         assert_eq!(file.require("embeddings").expect("there"), tensor);
@@ -247,9 +194,5 @@ mod tests {
         let error = TensorFile::open(&path).map(drop).expect_err("corrupt").to_string();
         assert!(error.contains("not a valid safetensors file"), "{error}");
         assert!(TensorFile::open(&folder.path().join("none")).is_err());
-        assert!(check_writable(&folder.path().join("no/such/image.png")).is_err());
-        assert!(check_writable(folder.path()).is_err());
-        // Nothing temporary stays behind.
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
     }
 }

@@ -9,25 +9,28 @@ use llm_dit_params::Prompt;
 use serde::Serialize;
 
 use crate::{
-    args::{DEFAULT_MAX_TOKENS, PartArgs},
+    args::{DEFAULT_MAX_TOKENS, PartArgs, TruncationArgs},
     error::CliError,
     local::model_folder,
     output::print,
+    stdin,
 };
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct FormatArgs {
-    /// The prompt
-    pub prompt: String,
+    /// The prompt; - reads it from stdin, as does a pipe without a prompt
+    pub prompt: Option<String>,
     /// Model folder whose tokenizer to use; nothing else in it is read [default: the demo model]
-    #[arg(long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
     #[command(flatten)]
     pub parts: PartArgs,
     /// Maximum prompt length in tokens
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
     pub max_tokens: usize,
+    #[command(flatten)]
+    pub truncation: TruncationArgs,
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
@@ -47,6 +50,8 @@ struct Formatted {
     token_count: usize,
     max_tokens: usize,
     tokens: TokenCounts,
+    /// Where it is truncated: `prompt` or `end`.
+    truncate: String,
     truncated: bool,
     truncated_tokens: usize,
 }
@@ -58,13 +63,17 @@ struct Formatted {
 /// [`CliError`] if the flags are wrong, if the tokenizer cannot be read, or if stdout cannot be
 /// written.
 pub fn format(args: &FormatArgs) -> Result<(), CliError> {
-    let prompt = Prompt::parse(args.prompt.as_str()).map_err(CliError::usage)?;
+    let prompt = stdin::prompt(args.prompt.clone())?;
+    let prompt = prompt.ok_or_else(|| CliError::Usage("give the prompt to format".into()))?;
+    let prompt = Prompt::parse(prompt).map_err(CliError::usage)?;
     let chat = args.parts.chat(prompt)?;
     let folder = model_folder(args.model_path.as_deref())?;
     let tokenizer =
-        ChatTokenizer::from_folder(&folder.join("tokenizer")).map_err(CliError::failed)?;
+        ChatTokenizer::from_folder(&folder.join("tokenizer")).map_err(CliError::usage)?;
     let tokens = tokenizer.count(&chat).map_err(CliError::failed)?;
-    let fitted = tokenizer.tokenize(&chat, args.max_tokens).map_err(CliError::usage)?;
+    let truncation = args.truncation.truncate.unwrap_or_default();
+    let fitted = tokenizer.tokenize_to(&chat, args.max_tokens, truncation);
+    let fitted = fitted.map_err(CliError::usage)?;
     let formatted_prompt = chat.render();
     let formatted = Formatted {
         char_count: formatted_prompt.chars().count(),
@@ -72,6 +81,7 @@ pub fn format(args: &FormatArgs) -> Result<(), CliError> {
         token_count: tokens.total,
         max_tokens: args.max_tokens,
         tokens,
+        truncate: truncation.to_string(),
         truncated: fitted.truncated_tokens > 0,
         truncated_tokens: fitted.truncated_tokens,
     };
@@ -108,7 +118,8 @@ impl Formatted {
         let mut line = format!("{total} tokens of {}: {}", self.max_tokens, parts.join(", "));
         if self.truncated {
             let n = self.truncated_tokens;
-            line.push_str(&format!("; {n} would be cut from the end of the prompt"));
+            let end = if self.truncate == "end" { "chat" } else { "prompt" };
+            line.push_str(&format!("; {n} would be cut from the end of the {end}"));
         }
         line
     }

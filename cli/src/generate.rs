@@ -4,15 +4,17 @@
 //! [`finish`](finish::finish) turns that into the file that was asked for.
 
 pub mod conditions;
+pub mod deliver;
 mod finish;
 mod item;
 mod lines;
 #[cfg(feature = "local")]
 pub mod local;
-mod names;
+pub mod names;
 mod origin;
 mod plan;
 mod remote;
+pub mod report;
 mod resume;
 mod studio;
 
@@ -21,13 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::studio::Studio;
 use self::{
-    item::Item,
-    plan::Plan,
-    remote::Remote,
-    resume::State,
-    studio::{Made, News},
+    deliver::Deliveries, item::Item, plan::Plan, remote::Remote, resume::State, studio::News,
 };
-use crate::{args::GenerateArgs, error::CliError, files, preview, progress::Progress};
+use crate::{args::GenerateCommand, error::CliError, progress::Progress, stdin};
 
 /// Generates the images that the flags ask for. It runs off the async threads, so that Ctrl-C is
 /// handled between steps.
@@ -35,9 +33,9 @@ use crate::{args::GenerateArgs, error::CliError, files, preview, progress::Progr
 /// # Errors
 ///
 /// [`CliError`] if the flags are wrong, if an image fails or cannot be written, or after Ctrl-C.
-pub async fn generate(args: GenerateArgs, settings: Settings) -> Result<(), CliError> {
+pub async fn generate(command: GenerateCommand, settings: Settings) -> Result<(), CliError> {
     let stop = interrupt();
-    tokio::task::spawn_blocking(move || run(args, &settings, &stop))
+    tokio::task::spawn_blocking(move || run(command, &settings, &stop))
         .await
         .map_err(CliError::failed)?
 }
@@ -58,10 +56,17 @@ pub fn interrupt() -> CancellationToken {
 }
 
 fn run(
-    mut args: GenerateArgs,
+    command: GenerateCommand,
     settings: &Settings,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
+    let GenerateCommand { mut args, json } = command;
+    // Something else may stand for a prompt; a pipe is only waited for when nothing does.
+    let is_needed =
+        args.load_embeddings.is_none() && args.files.from.is_none() && args.files.prompts.is_none();
+    if is_needed || args.prompt.is_some() {
+        args.prompt = stdin::prompt(args.prompt)?;
+    }
     if args.gateway.url.is_some() {
         Remote::check(settings)?;
     }
@@ -69,7 +74,7 @@ fn run(
     if let Some(recipe) = &from {
         origin::take_loras(&mut args, recipe)?;
     }
-    let Plan { mut items, resumable } = plan::plan(&args, from.as_ref())?;
+    let Plan { mut items, resumable } = plan::plan(&args, from.as_ref(), json)?;
     if let Some(dtype) = from.as_ref().and_then(|recipe| recipe.dtype.as_deref())
         && args.gateway.url.is_none()
         && !args.given.has("dtype")
@@ -121,19 +126,18 @@ fn run(
         }
     }
     studio.prepare(&items, &progress)?;
-    make_all(studio.as_mut(), &items, &steps, &args, stop, &progress)
+    progress.begin(items.len(), steps.iter().sum());
+    let deliveries = Deliveries::new(&args, json, &progress);
+    make_all(studio.as_mut(), &items, deliveries, stop, &progress)
 }
 
 fn make_all(
     studio: &mut dyn Studio,
     items: &[Item],
-    steps: &[u32],
-    args: &GenerateArgs,
+    mut deliveries: Deliveries<'_>,
     stop: &CancellationToken,
     progress: &Progress,
 ) -> Result<(), CliError> {
-    let show = preview::wanted(&args.files, args.quiet);
-    progress.begin(items.len(), steps.iter().sum());
     let mut done = 0;
     let mut rest = items;
     while !rest.is_empty() && !stop.is_cancelled() {
@@ -144,19 +148,8 @@ fn make_all(
             News::Stage(what) => progress.stage(what),
         };
         let made = studio.make(now, &mut report, &mut |item, made| {
-            let Made { png, prompt, said, notes } = made;
-            let finished = finish::finish(png, item, prompt, args.files.quality)?;
-            files::write(&item.output, &finished.file)?;
+            deliveries.deliver(item, made)?;
             done += 1;
-            notes.iter().chain(&finished.note).for_each(|note| progress.note(note));
-            progress.picture(&format!("{}: {said}", item.output.display()));
-            if show {
-                let pixels = finish::pixels(&finished.file)?;
-                let shown = progress.suspend(|| preview::show(&pixels, &args.files.terminal));
-                if let Err(why) = shown {
-                    progress.note(&format!("no preview: {why}"));
-                }
-            }
             Ok(())
         });
         match made {

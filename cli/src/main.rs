@@ -10,6 +10,7 @@ mod args;
 #[cfg(feature = "local")]
 mod bench;
 mod certificates;
+mod command;
 mod config;
 mod embeddings;
 mod encode;
@@ -17,18 +18,22 @@ mod error;
 mod files;
 mod format;
 mod generate;
+mod hints;
 #[cfg(feature = "local")]
 mod local;
 #[cfg(not(feature = "local"))]
 #[path = "absent.rs"]
 mod local;
 mod lora;
+mod manual;
 mod output;
 mod preview;
 mod progress;
 #[cfg(feature = "local")]
 mod serve;
+mod stdin;
 mod templates;
+mod version;
 
 use std::process::ExitCode;
 
@@ -36,9 +41,11 @@ use clap::{Parser, Subcommand};
 use llm_dit_serving::args::report;
 use llm_dit_settings::{Parsed, Program};
 
+use self::command::Whole;
+
 /// Text-to-image with Z-Image, in one process or through a gateway
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(name = "llm-dit", version, long_version = version::long(), after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -47,7 +54,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Generate images from a prompt
-    Generate(Box<args::GenerateArgs>),
+    Generate(Box<args::GenerateCommand>),
     /// Write the embeddings of prompts to a file, to generate from on another machine
     Encode(Box<args::EncodeArgs>),
     /// Show the formatted prompt that the text encoder receives, and its token counts
@@ -63,12 +70,16 @@ enum Command {
     /// Show the configuration and the source of each value
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print a completion script for a shell
+    Completions(manual::CompletionsArgs),
+    /// Print a man page, or write those of all commands
+    Man(manual::ManArgs),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   llm-dit generate \"a red apple on a blue background\"
-      Uses the demo model; writes image.png
+      Uses the demo model; writes image.png, or image-2.png and so on if that exists
   llm-dit generate \"a fox in the snow\" --model-path ~/models/Z-Image-Turbo --seed 7
   llm-dit serve
       Then: curl -d '{\"prompt\": \"a rocket\"}' -H 'content-type: application/json' \\
@@ -77,13 +88,18 @@ Examples:
 Every flag has an environment variable: LLM_DIT_ and the flag's name in capitals (LLM_DIT_STEPS=4).
 Most flags have a key in the configuration file: see llm-dit config --help.
 
-Exit status: 0 success, 64 wrong command line, 130 interrupted, 1 any other failure.";
+Exit status: 0 success; 64 wrong command line, or a file that it names cannot be used; 130
+interrupted; 1 any other failure.";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Parsed { args: cli, settings } = match llm_dit_settings::parse::<Cli>(Program::Command) {
+    let parsed = llm_dit_settings::parse::<Whole>(Program::Command);
+    let Parsed { args: Whole(cli), settings } = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return report(&error),
+        Err(error) => {
+            let words: Vec<_> = std::env::args_os().collect();
+            return report(&hints::explain(error, &llm_dit_settings::command::<Whole>(), &words));
+        }
     };
     let result = match cli.command {
         Command::Generate(args) => generate::generate(*args, settings).await,
@@ -94,11 +110,13 @@ async fn main() -> ExitCode {
         Command::Certificates(args) => certificates::certificates(&args),
         Command::Bench(args) => local::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("llm-dit: {error}");
+            eprintln!("error: {error}");
             error.status()
         }
     }

@@ -10,8 +10,17 @@ use crate::error::CliError;
 ///
 /// [`CliError`] if stdout cannot be written.
 pub fn print(text: &str) -> Result<(), CliError> {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`], of bytes.
+///
+/// # Errors
+///
+/// [`CliError`] if stdout cannot be written.
+pub fn print_bytes(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(CliError::Failed(format!("cannot write to stdout: {error}")))
         }

@@ -17,8 +17,11 @@ pub struct Progress {
     kind: Kind,
     pictures: Cell<usize>,
     done: Cell<usize>,
-    /// Steps of the pictures that are done.
-    steps: Cell<u64>,
+    /// Length of the bar that is done: steps, and for each picture one more, which is decoding and
+    /// writing it.
+    units: Cell<u64>,
+    /// Whether the length is known.
+    begun: Cell<bool>,
 }
 
 enum Kind {
@@ -40,7 +43,13 @@ impl Progress {
         } else {
             Kind::Lines
         };
-        Self { kind, pictures: Cell::new(1), done: Cell::new(0), steps: Cell::new(0) }
+        Self {
+            kind,
+            pictures: Cell::new(1),
+            done: Cell::new(0),
+            units: Cell::new(0),
+            begun: Cell::new(false),
+        }
     }
 
     /// A part of unknown length begins.
@@ -48,6 +57,9 @@ impl Progress {
         match &self.kind {
             Kind::Quiet => {}
             Kind::Lines => eprintln!("{what}"),
+            Kind::Bar(bar) if self.begun.get() => {
+                bar.set_message(format!("{}{what}", self.what(1, ", ").unwrap_or_default()));
+            }
             Kind::Bar(bar) => bar.set_message(what.to_owned()),
         }
     }
@@ -55,9 +67,10 @@ impl Progress {
     /// From here on, this many pictures with this many steps in all are made; 0 steps: unknown.
     pub fn begin(&self, pictures: usize, steps: u32) {
         self.pictures.set(pictures);
+        self.begun.set(true);
         if let Kind::Bar(bar) = &self.kind {
             if steps > 0 {
-                bar.set_length(steps.into());
+                bar.set_length(u64::from(steps) + pictures as u64);
                 style(bar, BAR);
             }
             bar.set_message(self.what(1, "").unwrap_or_else(|| "waiting for the image".into()));
@@ -78,10 +91,10 @@ impl Progress {
             Kind::Bar(bar) => {
                 if bar.length().is_none() {
                     // A gateway tells the steps with the first of them.
-                    bar.set_length(u64::from(total) * self.pictures.get() as u64);
+                    bar.set_length((u64::from(total) + 1) * self.pictures.get() as u64);
                     style(bar, BAR);
                 }
-                let at = self.steps.get() + u64::from(index) * together as u64;
+                let at = self.units.get() + u64::from(index) * together as u64;
                 bar.set_position(at);
                 if index == 1 {
                     style(bar, BAR_WITH_TIME_LEFT);
@@ -89,16 +102,24 @@ impl Progress {
                 let what = self.what(together, ", ").unwrap_or_default();
                 bar.set_message(format!("{what}step {index}/{total}"));
                 if index == total {
-                    self.steps.set(at);
+                    self.units.set(at);
                 }
             }
         }
     }
 
-    /// A picture is written.
-    pub fn picture(&self, what: &str) {
+    /// A picture is written. `brief` is what a quiet command says of it.
+    pub fn picture(&self, what: &str, brief: &str) {
         self.done.set(self.done.get() + 1);
-        self.say(what);
+        self.units.set(self.units.get() + 1);
+        match &self.kind {
+            Kind::Quiet => eprintln!("{brief}"),
+            Kind::Lines => self.say(what),
+            Kind::Bar(bar) => {
+                bar.set_position(self.units.get());
+                self.say(what);
+            }
+        }
     }
 
     /// The bar goes away.

@@ -20,7 +20,7 @@ use llm_dit_heylook::args::ApiArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{
     BoundListener, Credentials, Grace, Security,
-    args::ListenArgs,
+    args::{ListenArgs, ListenError},
     security::{Key, Keys},
     shutdown,
     telemetry::{self, LogArgs},
@@ -67,7 +67,10 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
 
 async fn run(args: ServeArgs) -> Result<(), CliError> {
     // Binds first: a port in use is reported before gigabytes are read.
-    let bound = args.listen.bind().await.map_err(CliError::failed)?;
+    let bound = args.listen.bind().await.map_err(|error| match error {
+        ListenError::Bind { .. } => CliError::failed(error),
+        ListenError::Security(_) | ListenError::Insecure { .. } => CliError::usage(error),
+    })?;
     let (scheme, address) = (bound.scheme(), bound.address().map_err(CliError::failed)?);
     // So is a history that cannot be used.
     let keep = KeepOptions::from(args.keep);

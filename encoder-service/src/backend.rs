@@ -9,6 +9,7 @@ use std::{fmt::Debug, time::Instant};
 use llm_dit_chat::{Chat, TokenCounts};
 use llm_dit_engine::{EngineHealth, Ticket, Worker};
 use llm_dit_fault::Fault;
+use llm_dit_params::Truncation;
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_telemetry::metrics::stage;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ pub(crate) struct Ask {
     /// As transformers numbers `output_hidden_states`.
     pub hidden_layer: i32,
     pub max_tokens: usize,
+    pub truncation: Option<Truncation>,
     /// What the model computes in when unset.
     pub dtype: Option<DType>,
 }

@@ -6,6 +6,7 @@ use futures::{
 };
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
+use llm_dit_params::Truncation;
 use llm_dit_proto::{
     DType,
     v1::{
@@ -97,6 +98,7 @@ impl Service {
             chats: request.prompts.into_iter().map(Chat::from).collect(),
             hidden_layer: request.hidden_layer,
             max_tokens: request.max_tokens,
+            truncation: truncation(request.truncation)?,
             dtype: DType::from_wire(request.dtype)?,
         };
         // Beside the deadline nothing stops the work but the stream's end, however it comes.
@@ -108,6 +110,15 @@ impl Service {
             Err(fault) => stream::iter(vec![Err(Status::from(fault))]),
         });
         Ok(frames.boxed())
+    }
+}
+
+fn truncation(wire: i32) -> Result<Option<Truncation>, Fault> {
+    match v1::Truncation::try_from(wire) {
+        Ok(v1::Truncation::Unspecified) => Ok(None),
+        Ok(v1::Truncation::Prompt) => Ok(Some(Truncation::Prompt)),
+        Ok(v1::Truncation::End) => Ok(Some(Truncation::End)),
+        Err(_) => Err(Fault::BadRequest(format!("unknown truncation {wire}"))),
     }
 }
 

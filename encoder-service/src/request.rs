@@ -2,7 +2,7 @@
 
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
-use llm_dit_params::{MAX_PROMPT_BYTES, ParamError, bounds::MAX_TOKENS};
+use llm_dit_params::{MAX_PROMPT_BYTES, ParamError, Truncation, bounds::MAX_TOKENS};
 use llm_dit_proto::DType;
 use llm_dit_serving::Grace;
 
@@ -41,6 +41,9 @@ pub struct EncodeRequest {
     /// As transformers numbers `output_hidden_states`; -2 when unset.
     pub hidden_layer: Option<i32>,
     pub max_tokens: Option<u32>,
+    /// Where a chat is cut that has more; at the end of the prompt when unset, as far as the
+    /// encoder can.
+    pub truncation: Option<Truncation>,
     /// Type of the result; what the model computes in when unset.
     pub dtype: Option<DType>,
 }
@@ -68,7 +71,7 @@ impl EncodeRequest {
             ));
         }
         let hidden_layer = self.hidden_layer.unwrap_or(EncoderInfo::DEFAULT_HIDDEN_LAYER);
-        Ok(Ask { hidden_layer, max_tokens, dtype: self.dtype })
+        Ok(Ask { hidden_layer, max_tokens, truncation: self.truncation, dtype: self.dtype })
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
 use llm_dit_heylook::HeylookEncoder;
+use llm_dit_params::Truncation;
 use llm_dit_proto::v1::{self, DescribeEncoderRequest, EncodeRequest, EncoderDescription};
 use prost::Message as _;
 
@@ -64,6 +65,7 @@ async fn from_service(
         prompts: vec![chat.clone().into()],
         hidden_layer: Some(ask.hidden_layer),
         max_tokens: Some(ask.max_tokens),
+        truncation: wire(ask.truncation),
         ..Default::default()
     });
     let device = described.device.clone();
@@ -84,6 +86,7 @@ async fn from_service(
         prompts,
         hidden_layer: Some(ask.hidden_layer),
         max_tokens: Some(ask.max_tokens),
+        truncation: wire(ask.truncation),
         ..Default::default()
     };
     let frames = lease.answer(client.encode(ask.deadline.request(request))).await?;
@@ -106,6 +109,7 @@ async fn from_heylook(
     chats: &[Chat],
     ask: Ask,
 ) -> Result<Pipe, Error> {
+    llm_dit_heylook::check_truncation(ask.truncation).map_err(Fault::from)?;
     let described = EncoderDescription {
         model: server.model().to_owned(),
         device: HEYLOOK.to_owned(),
@@ -119,6 +123,7 @@ async fn from_heylook(
             prompts: vec![chat.clone().into()],
             hidden_layer: Some(ask.hidden_layer),
             max_tokens: Some(ask.max_tokens),
+            truncation: wire(ask.truncation),
             ..Default::default()
         };
         let key = identity.key(&request);
@@ -145,6 +150,15 @@ async fn from_heylook(
         slots.push(Slot::Fresh(embedding));
     }
     Ok(Pipe::remembered(slots))
+}
+
+fn wire(truncation: Option<Truncation>) -> i32 {
+    let truncation = match truncation {
+        None => v1::Truncation::Unspecified,
+        Some(Truncation::Prompt) => v1::Truncation::Prompt,
+        Some(Truncation::End) => v1::Truncation::End,
+    };
+    truncation.into()
 }
 
 /// The encoder of a request, as the cache's key describes it.

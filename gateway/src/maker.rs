@@ -213,10 +213,12 @@ impl Maker {
     fn choice(&self, request: &Request, model: &Model) -> Result<Choice<'_>, Fault> {
         let requested = request.body.encoder.as_deref();
         let choice = self.backends.encoder(requested, model.has_encoder)?;
-        let asks = request.body.hidden_layer.is_some() || request.body.max_tokens.is_some();
+        let body = &request.body;
+        let asks =
+            body.hidden_layer.is_some() || body.max_tokens.is_some() || body.truncate.is_some();
         if asks && matches!(choice, Choice::Theirs) {
             return Err(Fault::Unsupported(
-                "the diffusion service's own encoder supports neither hidden_layer nor max_tokens; select another encoder".to_owned(),
+                "the diffusion service's own encoder supports neither hidden_layer nor max_tokens nor truncate; select another encoder".to_owned(),
             ));
         }
         Ok(choice)

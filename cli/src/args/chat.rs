@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use llm_dit_chat::{Chat, ChatOptions};
-use llm_dit_params::{Prompt, bounds::TOKENS};
+use llm_dit_params::{Prompt, Truncation, bounds::TOKENS};
 use llm_dit_templates::{Library, Template};
 
 use crate::error::CliError;
@@ -25,13 +25,24 @@ pub struct ChatArgs {
     /// Maximum prompt length in tokens; longer prompts are truncated, and a note says so
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
     pub max_tokens: usize,
+    #[command(flatten)]
+    pub truncation: TruncationArgs,
+}
+
+/// Where a long prompt is cut.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct TruncationArgs {
+    /// Where a prompt over --max-tokens is truncated: prompt (at the end of the prompt) or end (at
+    /// the end of the whole chat, as in diffusers) [default: prompt; heylookitsanllm: end]
+    #[arg(long, value_name = "WHERE")]
+    pub truncate: Option<Truncation>,
 }
 
 /// The other parts of the chat template.
 #[derive(Clone, Debug, Args)]
 pub struct PartArgs {
     /// Prompt template, such as photorealistic; `llm-dit templates` lists them
-    #[arg(long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     pub template: Option<String>,
     #[command(flatten)]
     pub library: LibraryArgs,
@@ -132,6 +143,6 @@ impl LibraryArgs {
     ///
     /// [`CliError`] if the folder or one of its templates cannot be read.
     pub fn load(&self) -> Result<Library, CliError> {
-        Library::load(self.templates_dir.as_deref()).map_err(CliError::failed)
+        Library::load(self.templates_dir.as_deref()).map_err(CliError::usage)
     }
 }

@@ -15,7 +15,7 @@ use crate::error::CliError;
 pub struct GatewayArgs {
     /// URL of a gateway that generates the images, such as http://127.0.0.1:7860 [default: generate
     /// locally]
-    #[arg(id = "gateway", long = "gateway", value_name = "URL")]
+    #[arg(id = "gateway", long = "gateway", value_name = "URL", value_parser = client::gateway_url)]
     pub url: Option<String>,
     /// File whose first line is the gateway's API key; takes precedence over --gateway-key
     #[arg(long, value_name = "FILE")]
@@ -38,14 +38,14 @@ impl GatewayArgs {
     /// [`CliError`] if the key or a certificate cannot be read or used.
     pub fn client(&self, url: &str) -> Result<reqwest::Client, CliError> {
         let key = match &self.gateway_key_file {
-            Some(path) => Some(Key::from_file(path).map_err(CliError::failed)?),
+            Some(path) => Some(Key::from_file(path).map_err(CliError::usage)?),
             None => self.gateway_key.clone(),
         };
-        let header = key.as_ref().map(Key::header).transpose().map_err(CliError::failed)?;
+        let header = key.as_ref().map(Key::header).transpose().map_err(CliError::usage)?;
         let headers: HeaderMap =
             header.flatten().map(|key| (AUTHORIZATION, key)).into_iter().collect();
-        let tls = ClientTls::new(self.gateway_ca.as_deref(), None).map_err(CliError::failed)?;
-        let builder = client::http(url, &tls).map_err(CliError::failed)?;
+        let tls = ClientTls::new(self.gateway_ca.as_deref(), None).map_err(CliError::usage)?;
+        let builder = client::http(url, &tls).map_err(CliError::usage)?;
         builder.default_headers(headers).build().map_err(CliError::failed)
     }
 }

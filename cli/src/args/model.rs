@@ -18,7 +18,7 @@ use crate::error::CliError;
 pub struct ModelArgs {
     /// Model folder in the diffusers layout, with model_index.json. If the three paths below
     /// provide all weights, a folder with tokenizer/ is enough [default: the demo model]
-    #[arg(long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
     /// Transformer weights to use instead of those in --model-path: a diffusers folder, or a
     /// safetensors file of ComfyUI or of the model's authors
@@ -63,7 +63,7 @@ impl ModelArgs {
     /// The model's folder.
     pub fn folder(&self) -> Result<PathBuf, CliError> {
         encoder_folder(self.model_path.as_deref(), self.text_encoder_path.as_deref())
-            .map_err(CliError::failed)
+            .map_err(CliError::usage)
     }
 
     /// What the flags say of the dtype of embeddings, wherever they are computed.
@@ -115,7 +115,7 @@ impl ModelArgs {
 
 /// The folder that `--model-path` names, else the demo model's.
 pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, CliError> {
-    llm_dit_weights::model_folder(named).map_err(CliError::failed)
+    llm_dit_weights::model_folder(named).map_err(CliError::usage)
 }
 
 /// The text encoder that the flags name, and its tokenizer.

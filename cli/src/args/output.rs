@@ -7,14 +7,15 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Debug, Args)]
 pub struct OutputArgs {
     /// Output file; .png, .jpg or .webp selects the format. May contain {index}, {index:03},
-    /// {image}, {seed} and {prompt} [default: image.png]
+    /// {image}, {seed} and {prompt}. - is stdout [default: the next free name of image.png,
+    /// image-2.png, ...]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Images per prompt; the seed increases by 1 per image
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub num_images: u32,
     /// File with one prompt per line, as text or as a JSON object such as {"prompt": "a fox",
-    /// "seed": 7}. Images that already exist are kept
+    /// "seed": 7}; - is stdin. Images that already exist are kept
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
     /// Output folder; created if it does not exist [default with --prompts: the working folder]

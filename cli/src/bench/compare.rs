@@ -33,12 +33,12 @@ struct Pair<'a> {
 ///
 /// [`CliError`] if the file cannot be read or a line is not a row.
 pub fn read(path: &Path) -> Result<Vec<Other>, CliError> {
-    let text = String::from_utf8(files::read(path)?).map_err(CliError::failed)?;
+    let text = files::read_text(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
             serde_json::from_str(line).map_err(|error| {
-                CliError::Failed(format!(
+                CliError::Usage(format!(
                     "{}:{}: this is no row, such as {{\"name\": \"forward 1024x1024 b1\", \"ms\": 155}}: {error}",
                     path.display(),
                     index + 1
@@ -48,18 +48,19 @@ pub fn read(path: &Path) -> Result<Vec<Other>, CliError> {
         .collect()
 }
 
-/// Prints what has a name in common.
-pub fn print(ours: &[Row], others: &[Other]) {
+/// A table of what has a name in common.
+pub fn lines(ours: &[Row], others: &[Other]) -> Vec<String> {
     let pairs = pair(ours, others);
     if pairs.is_empty() {
-        println!("\nno row of the other program matches the name of a row above");
-        return;
+        return vec!["\nno row of the other program matches the name of a row above".to_owned()];
     }
-    println!("\n{:<24}{:>9}{:>11}{:>8}", "row", "ours ms", "other ms", "ratio");
-    for Pair { name, variant, ours, theirs } in pairs {
+    let mut lines =
+        vec![format!("\n{:<24}{:>9}{:>11}{:>8}", "row", "ours ms", "other ms", "ratio")];
+    lines.extend(pairs.into_iter().map(|Pair { name, variant, ours, theirs }| {
         let line = format!("{name:<24}{ours:>9.2}{theirs:>11.2}{:>8.3}  {variant}", ours / theirs);
-        println!("{}", line.trim_end());
-    }
+        line.trim_end().to_owned()
+    }));
+    lines
 }
 
 fn pair<'a>(ours: &'a [Row], others: &'a [Other]) -> Vec<Pair<'a>> {

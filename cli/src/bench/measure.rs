@@ -154,6 +154,11 @@ impl<'a> Bench<'a> {
         self.lines.report.rows()
     }
 
+    /// Where the rows are printed.
+    pub fn report(&self) -> &Report<'a> {
+        &self.lines.report
+    }
+
     /// Whether all rows could be measured. A row that needs more memory than the machine has counts
     /// as measured.
     ///

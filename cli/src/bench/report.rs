@@ -1,6 +1,6 @@
 //! The rows so far: printed as they come, and kept in a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use llm_dit_device::Memory;
 use serde::Serialize;
@@ -40,11 +40,12 @@ impl<'a> Report<'a> {
     /// Prints the setting and the head of the table.
     pub fn new(progress: &'a Progress, json: Option<PathBuf>, setting: Setting) -> Self {
         let Setting { model, device, dtype, vae_dtype, text_tokens, .. } = &setting;
-        progress.suspend(|| {
-            println!("{model} on {device}, {dtype}, VAE {vae_dtype}, {text_tokens} caption tokens");
-            println!("{HEAD}");
-        });
-        Self { progress, json, setting, rows: Vec::new() }
+        let head =
+            format!("{model} on {device}, {dtype}, VAE {vae_dtype}, {text_tokens} caption tokens");
+        let report = Self { progress, json, setting, rows: Vec::new() };
+        report.print(&head);
+        report.print(HEAD);
+        report
     }
 
     /// The rows so far.
@@ -68,9 +69,34 @@ impl<'a> Report<'a> {
         }
         row.peak_bytes = memory.map(|memory| memory.peak);
         row.reserved_bytes = memory.map(|memory| memory.reserved);
-        self.progress.suspend(|| println!("{}", line(&row)));
+        self.print(&line(&row));
         self.rows.push(row);
-        let Some(path) = &self.json else { return Ok(()) };
+        match &self.json {
+            // A file is written anew with each row; what was written to a pipe stays there.
+            Some(path) if !llm_dit_files::is_stream(path) => self.write(path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the report: a device, a pipe or stdout gets the rows now.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if they cannot be written.
+    pub fn end(&self) -> Result<(), CliError> {
+        match &self.json {
+            Some(path) if llm_dit_files::is_stream(path) => self.write(path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Prints a line of the table, beside the JSON if that goes to stdout.
+    pub fn print(&self, line: &str) {
+        let to_stderr = self.json.as_deref().is_some_and(llm_dit_files::is_stdout);
+        self.progress.suspend(|| if to_stderr { eprintln!("{line}") } else { println!("{line}") });
+    }
+
+    fn write(&self, path: &Path) -> Result<(), CliError> {
         let file = File { setting: &self.setting, rows: &self.rows };
         let text = serde_json::to_string_pretty(&file).map_err(CliError::failed)?;
         files::write(path, format!("{text}\n").as_bytes())

@@ -6,9 +6,10 @@ use std::{collections::HashMap, path::Path};
 use llm_dit_chat::{Chat, ChatTokenizer};
 use llm_dit_engine::text::{EncodeJob, TextEncoder};
 use llm_dit_heylook::HeylookEncoder;
+use llm_dit_params::Truncation;
 use llm_dit_proto::Tensor;
 
-use super::{item::Item, plan};
+use super::{item::Item, plan, report::Truncated};
 use crate::{
     api,
     args::{ChatArgs, GenerateArgs},
@@ -25,6 +26,14 @@ pub struct Conditions {
     pub negative: Option<Tensor>,
     /// Of embeddings from a file, if it tells.
     pub prompt: Option<String>,
+    pub truncated: Truncated,
+}
+
+/// The embeddings of one text, and how many of its tokens were cut.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    pub tensor: Tensor,
+    pub truncated: u64,
 }
 
 /// The conditions of every item, in order. The encoder is dropped before this returns.
@@ -46,7 +55,8 @@ pub fn all(
         let loaded = embeddings::load(Path::new(path), *guided)?;
         loaded.notes.iter().for_each(|note| progress.note(note));
         let embeddings::Loaded { embeddings, negative, prompt, .. } = loaded;
-        return Ok(vec![Conditions { embeddings, negative, prompt }; items.len()]);
+        let truncated = Truncated::default();
+        return Ok(vec![Conditions { embeddings, negative, prompt, truncated }; items.len()]);
     }
     let mut texts = Texts::open(args, folder)?;
     let mut conditions = Vec::with_capacity(items.len());
@@ -56,12 +66,22 @@ pub fn all(
         };
         let chat_args = plan::chat_args(&args.chat, &item.settings);
         let what = format!("{}the prompt", item.place);
-        let embeddings = texts.encode(chat, &what, &chat_args, progress)?;
+        let positive = texts.encode(chat, &what, &chat_args, progress)?;
         // The negative prompt stands alone, without system prompt or template.
         let negative = guided.then(|| chat.negative(item.negative.as_str()));
         let what = format!("{}the negative prompt", item.place);
         let negative = negative.map(|chat| texts.encode(&chat, &what, &chat_args, progress));
-        conditions.push(Conditions { embeddings, negative: negative.transpose()?, prompt: None });
+        let negative = negative.transpose()?;
+        let truncated = Truncated {
+            prompt: positive.truncated,
+            negative_prompt: negative.as_ref().map_or(0, |negative| negative.truncated),
+        };
+        conditions.push(Conditions {
+            embeddings: positive.tensor,
+            negative: negative.map(|negative| negative.tensor),
+            prompt: None,
+            truncated,
+        });
     }
     if let (Some(path), Some((item, _)), Some(first)) =
         (&args.save_embeddings, items.first(), conditions.first())
@@ -76,8 +96,11 @@ pub fn all(
 struct Texts {
     source: TextSource,
     encoder: Encoder,
-    encoded: Vec<(Chat, i32, usize, Tensor)>,
+    encoded: Vec<(Chat, Asked, Encoded)>,
 }
+
+/// The hidden layer, the most tokens, and where more are cut.
+type Asked = (i32, usize, Option<Truncation>);
 
 enum TextSource {
     Here(Box<dyn TextEncoder>, Box<ChatTokenizer>),
@@ -106,26 +129,31 @@ impl Texts {
         what: &str,
         args: &ChatArgs,
         progress: &Progress,
-    ) -> Result<Tensor, CliError> {
-        let (layer, tokens) = (args.hidden_layer, args.max_tokens);
-        let known = self.encoded.iter().find(|(c, l, t, _)| (c, *l, *t) == (chat, layer, tokens));
-        if let Some((.., tensor)) = known {
-            return Ok(tensor.clone());
+    ) -> Result<Encoded, CliError> {
+        let asked = (args.hidden_layer, args.max_tokens, args.truncation.truncate);
+        let known = self.encoded.iter().find(|(c, a, _)| (c, *a) == (chat, asked));
+        if let Some((.., encoded)) = known {
+            return Ok(encoded.clone());
         }
-        let tensor = match &mut self.source {
+        let encoded = match &mut self.source {
             TextSource::Here(engine, tokenizer) => {
                 encode_chat(engine.as_mut(), tokenizer, chat, what, args, progress)?
             }
             TextSource::Elsewhere(encoder) => api::encode_chat(encoder, chat, args, progress)?,
         };
-        self.encoded.push((chat.clone(), layer, tokens, tensor.clone()));
-        Ok(tensor)
+        self.encoded.push((chat.clone(), asked, encoded.clone()));
+        Ok(encoded)
     }
 }
 
 /// An encoder in this process, as sidecars tell of it.
 pub fn here(engine: &dyn TextEncoder, folder: &Path) -> Encoder {
-    Encoder { device: engine.info().device, model_path: folder.display().to_string() }
+    Encoder { device: engine.info().device, model_path: label(folder) }
+}
+
+/// The last part of the model's path. The folders around it are about this machine.
+fn label(folder: &Path) -> String {
+    folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// One on another machine, likewise.
@@ -174,16 +202,24 @@ pub fn encode_chat(
     what: &str,
     args: &ChatArgs,
     progress: &Progress,
-) -> Result<Tensor, CliError> {
-    let tokenized = tokenizer.tokenize(chat, args.max_tokens).map_err(CliError::usage)?;
+) -> Result<Encoded, CliError> {
+    let truncation = args.truncation.truncate.unwrap_or_default();
+    let tokenized = tokenizer.tokenize_to(chat, args.max_tokens, truncation);
+    let tokenized = tokenized.map_err(CliError::usage)?;
     if tokenized.truncated_tokens > 0 {
         progress.note(&format!(
-            "{what} is {} tokens over --max-tokens {}; its end was truncated",
-            tokenized.truncated_tokens, args.max_tokens
+            "{what} is {} tokens over --max-tokens {}; {} was truncated",
+            tokenized.truncated_tokens,
+            args.max_tokens,
+            match truncation {
+                Truncation::Prompt => "its end",
+                Truncation::End => "the end of the chat, with the header of the assistant's turn,",
+            }
         ));
     }
     let info = encoder.info();
     let hidden_layer = info.resolve_hidden_layer(args.hidden_layer).map_err(CliError::usage)?;
     let job = EncodeJob { token_ids: tokenized.ids, hidden_layer, dtype: info.dtype };
-    encoder.encode(&job).map_err(CliError::failed)
+    let tensor = encoder.encode(&job).map_err(CliError::failed)?;
+    Ok(Encoded { tensor, truncated: tokenized.truncated_tokens as u64 })
 }

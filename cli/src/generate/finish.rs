@@ -10,6 +10,7 @@ use crate::error::CliError;
 /// A file, and what could not be put into it.
 pub struct Finished {
     pub file: Bytes,
+    pub recipe: Recipe,
     pub note: Option<String>,
 }
 
@@ -32,11 +33,10 @@ pub fn finish(
     let recipe = Recipe { settings, sha256: item.sha256.clone(), ..known };
     let file = item.format.convert(png, quality).map_err(CliError::failed)?;
     match llm_dit_recipe::write(file.clone(), &recipe) {
-        Ok(file) => Ok(Finished { file, note: None }),
+        Ok(file) => Ok(Finished { file, recipe, note: None }),
         Err(error @ RecipeError::TooLong(_)) => {
-            let note =
-                format!("{}: written without its parameters: {error}", item.output.display());
-            Ok(Finished { file, note: Some(note) })
+            let note = format!("written without its parameters: {error}");
+            Ok(Finished { file, recipe, note: Some(note) })
         }
         Err(error) => Err(CliError::failed(error)),
     }

@@ -25,8 +25,7 @@ pub struct Line {
 ///
 /// [`CliError`] if the file cannot be read, contains no prompt, or has an invalid line.
 pub fn read(path: &Path) -> Result<Vec<Line>, CliError> {
-    let text = String::from_utf8(files::read(path)?)
-        .map_err(|_| CliError::Failed(format!("{} is not UTF-8 text", path.display())))?;
+    let text = files::read_text(path)?;
     let mut lines = Vec::new();
     for (number, text) in (1..).zip(text.lines()) {
         let text = text.trim();
@@ -51,7 +50,7 @@ pub fn read(path: &Path) -> Result<Vec<Line>, CliError> {
 
 fn object(number: usize, text: &str) -> Result<Line, String> {
     let mut object: serde_json::Map<String, Value> =
-        serde_json::from_str(text).map_err(|e| e.to_string())?;
+        serde_json::from_str(text).map_err(|e| explained(&e))?;
     let num_images = object
         .remove(NUM_IMAGES)
         .map(|value| match value.as_u64().and_then(|n| u32::try_from(n).ok()) {
@@ -66,7 +65,7 @@ fn object(number: usize, text: &str) -> Result<Line, String> {
     if let Some(key) = unknown {
         return Err(unknown_key(&key));
     }
-    let settings: Settings = settings.map_err(|e: serde_json::Error| e.to_string())?;
+    let settings: Settings = settings.map_err(|e: serde_json::Error| explained(&e))?;
     for (key, given) in [
         ("load_embeddings", settings.load_embeddings.is_some()),
         ("latents", settings.latents.is_some()),
@@ -76,6 +75,11 @@ fn object(number: usize, text: &str) -> Result<Line, String> {
         }
     }
     Ok(Line { number, settings, num_images })
+}
+
+fn explained(error: &serde_json::Error) -> String {
+    let error = error.to_string();
+    llm_dit_params::reword(&error, None)
 }
 
 fn unknown_key(key: &str) -> String {

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     conditions::{self, Conditions},
     item::Item,
+    report::{Times, Truncated},
     studio::{Deliver, Made, News, Report, Studio},
 };
 use crate::{
@@ -69,9 +70,16 @@ impl<'a> Local<'a> {
     fn open(args: &'a GenerateArgs, stop: &'a CancellationToken) -> Result<Self, CliError> {
         let folder = args.model.folder()?;
         let label = label(args, &folder);
-        choose_model(args.model_name.as_deref(), &label, &[]).map_err(CliError::usage)?;
+        choose_model(args.model_name.as_deref(), &label, &[]).map_err(|error| {
+            let name = args.model_name.as_deref().unwrap_or_default();
+            // Other programs have the path under this name.
+            match name.contains(['/', '\\']) || Path::new(name).exists() {
+                true => CliError::Usage(format!("{error}; a model folder is --model-path {name}")),
+                false => CliError::usage(error),
+            }
+        })?;
         let options = args.model.diffusion(&folder, Vec::new());
-        let defaults = defaults(&options).map_err(CliError::failed)?;
+        let defaults = defaults(&options).map_err(CliError::usage)?;
         Ok(Self { args, folder, defaults, stop, loaded: None })
     }
 
@@ -201,11 +209,15 @@ impl Studio for Local<'_> {
         // Each step is reported once, and the first error counts.
         let (told, loading) = (Cell::new(None), Cell::new(loaded.took.take()));
         let (done, failure) = (Cell::new(0), RefCell::new(None));
-        let members = items.iter().zip(&jobs).map(|(item, (job, prompt))| {
+        let members = items.iter().zip(&jobs).map(|(item, (job, prompt, truncated))| {
             let sink = |step: Step| {
                 if told.get().is_none_or(|told| step.index > told) {
                     told.set(Some(step.index));
+                    let is_last = step.index == step.total;
                     (report.borrow_mut())(News::Step(step, items.len()));
+                    if is_last {
+                        (report.borrow_mut())(News::Stage("decoding"));
+                    }
                 }
                 if stop.is_cancelled() || failure.borrow().is_some() {
                     return ControlFlow::Break(());
@@ -219,10 +231,12 @@ impl Studio for Local<'_> {
                 let finished = made.map_err(|error| fault(item, error)).and_then(|made| {
                     if let (Some(path), Some(latents)) = (latents, &made.latents) {
                         let tensors = [("latents".to_owned(), latents)];
-                        files::stage_tensors(path, &tensors, Default::default())?.publish()?;
+                        let staged = files::stage_tensors(path, &tensors, Default::default())?;
+                        staged.publish().map_err(CliError::failed)?;
                     }
                     let recipe = picture::recipe(info, job);
-                    let made = finish(&made, job, &recipe, loading.take(), prompt.clone())?;
+                    let made = finish(&made, job, &recipe, loading.take())?;
+                    let made = Made { prompt: prompt.clone(), truncated: *truncated, ..made };
                     (deliver.borrow_mut())(item, made)
                 });
                 if let Err(error) = finished {
@@ -243,13 +257,13 @@ impl Studio for Local<'_> {
 }
 
 impl Loaded {
-    /// The next job, and the prompt where only the embeddings' file knew it.
+    /// The next job, the prompt where only the embeddings' file knew it, and what was cut of it.
     fn job(
         &mut self,
         item: &Item,
         params: GenerateParams,
         return_latents: bool,
-    ) -> Result<(CheckedJob, Option<String>), CliError> {
+    ) -> Result<(CheckedJob, Option<String>, Truncated), CliError> {
         let Some(conditions) = self.conditions.next() else {
             return Err(CliError::Failed("an image has no embeddings".into()));
         };
@@ -268,7 +282,7 @@ impl Loaded {
             preview: None,
         };
         let job = self.generator.info().check(job).map_err(|error| fault(item, error))?;
-        Ok((job, conditions.prompt))
+        Ok((job, conditions.prompt, conditions.truncated))
     }
 }
 
@@ -295,10 +309,10 @@ fn finish(
     job: &GenerateJob,
     recipe: &Recipe,
     loading: Option<Duration>,
-    prompt: Option<String>,
 ) -> Result<Made, CliError> {
     let started = Instant::now();
     let png = encode_png(&made.picture, recipe).map_err(CliError::failed)?;
+    let compress = started.elapsed();
     let (params, seconds) = (&job.params, |d: Duration| d.as_secs_f64());
     let said = format!(
         "{}x{}, seed {}, {} step{}; {}steps {:.2} s, decode {:.2} s, PNG {:.2} s",
@@ -310,9 +324,17 @@ fn finish(
         loading.map(|d| format!("load and encode {:.2} s, ", seconds(d))).unwrap_or_default(),
         seconds(made.denoise),
         seconds(made.decode),
-        seconds(started.elapsed()),
+        seconds(compress),
     );
-    Ok(Made { png, prompt, said, notes: Vec::new() })
+    let times = Times {
+        load: loading,
+        denoise: Some(made.denoise),
+        decode: Some(made.decode),
+        compress: Some(compress),
+        request: None,
+    };
+    let truncated = Truncated::default();
+    Ok(Made { png, prompt: None, said, notes: Vec::new(), times, truncated })
 }
 
 /// `(16, H/8, W/8)`, or the same with a leading batch axis of 1.

@@ -52,8 +52,8 @@ impl Names {
     }
 
     /// The second and further pictures of a prompt get a number unless the pattern tells them
-    /// apart; `numbered` says that {index} does.
-    pub fn path(&self, picture: Named<'_>, numbered: bool) -> PathBuf {
+    /// apart; `index_tells` says that {index} does.
+    pub fn path(&self, picture: Named<'_>, index_tells: bool) -> PathBuf {
         let mut name = String::new();
         for part in &self.parts {
             match part {
@@ -66,17 +66,25 @@ impl Names {
         }
         let told = self.parts.iter().any(|part| match part {
             Part::Image(_) | Part::Seed(_) => true,
-            Part::Index(_) => numbered,
+            Part::Index(_) => index_tells,
             Part::Text(_) | Part::Prompt => false,
         });
         let path = self.folder.join(name);
         if told || picture.image < 2 {
             return path;
         }
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let end = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-        path.with_file_name(format!("{stem}-{}{end}", picture.image))
+        numbered(&path, picture.image as usize)
     }
+}
+
+/// The name with a number before its extension: `image.png`, `image-2.png` and so on.
+pub fn numbered(path: &Path, number: usize) -> PathBuf {
+    if number < 2 {
+        return path.to_owned();
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let end = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
+    path.with_file_name(format!("{stem}-{number}{end}"))
 }
 
 /// Letters and digits of a prompt, with `-` for everything between.

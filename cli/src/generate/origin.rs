@@ -38,7 +38,7 @@ impl SourceFile {
 pub fn recipe(args: &GenerateArgs) -> Result<Option<Recipe>, CliError> {
     let Some(path) = &args.files.from else { return Ok(None) };
     let file = files::read(path)?;
-    let fail = |why: String| CliError::Failed(format!("--from {}: {why}", path.display()));
+    let fail = |why: String| CliError::Usage(format!("--from {}: {why}", path.display()));
     let recipe = llm_dit_recipe::read(file.into()).map_err(|e| fail(e.to_string()))?;
     let Some(mut recipe) = recipe else {
         let why =
@@ -96,7 +96,7 @@ fn find(folder: &Path, named: &Path, sha256: Option<&str>) -> Option<String> {
 }
 
 fn missing(from: &Path, named: &str, flag: &str) -> CliError {
-    CliError::Failed(format!(
+    CliError::Usage(format!(
         "{} was made with {named}, which is missing or has changed; set it with --{}",
         from.display(),
         flag.replace('_', "-")
@@ -123,7 +123,7 @@ pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliErr
         // Their files are the gateway's to find.
         return Ok(());
     }
-    args.lora.choices().map(drop).map_err(CliError::failed)
+    args.lora.choices().map(drop).map_err(CliError::usage)
 }
 
 /// The LoRAs of the flags, in the form of a gateway's request.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use llm_dit_chat::Chat;
-use llm_dit_params::{Prompt, random_seed};
+use llm_dit_params::{ParamError, Prompt, Truncation, random_seed};
 use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, Settings};
 
@@ -17,7 +17,9 @@ use super::{
     origin::SourceFile,
 };
 use crate::{
-    args::{ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs, PartArgs},
+    args::{
+        ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs, PartArgs, TruncationArgs,
+    },
     embeddings,
     error::CliError,
     files,
@@ -38,15 +40,16 @@ pub struct Plan {
 /// # Errors
 ///
 /// [`CliError`] if flags, files or settings are invalid or contradict each other.
-pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError> {
+pub fn plan(args: &GenerateArgs, from: Option<&Recipe>, json: bool) -> Result<Plan, CliError> {
     check_files(args)?;
+    check_stdout(args, json)?;
     let mut defaults = args.settings();
+    let given = defaults.clone().only(|name| args.given.has(name));
     if args.gateway.url.is_some() {
         // The services' own; a configuration file speaks of the encoder in this process.
         defaults.hidden_layer = Some(DEFAULT_HIDDEN_LAYER);
         defaults.max_tokens = Some(DEFAULT_MAX_TOKENS);
     }
-    let given = defaults.clone().only(|name| args.given.has(name));
     let earlier = from.map(|recipe| recipe.settings.clone()).unwrap_or_default();
     // A picture tells its chat in full, so nothing of it is left to defaults.
     let defaults = if from.is_some() { defaults.without_chat() } else { defaults };
@@ -64,7 +67,15 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError
         None if many => "{index:04}-{prompt}.png".to_owned(),
         None => "image.png".to_owned(),
     };
+    let to_stream = args.files.output.as_deref().is_some_and(llm_dit_files::is_stream);
+    if to_stream && (many || args.files.output_dir.is_some()) {
+        let flag = if many { "--prompts" } else { "--output-dir" };
+        return Err(CliError::Usage(format!(
+            "--output {pattern} is no regular file and takes one image; remove {flag}"
+        )));
+    }
     let names = Names::parse(args.files.output_dir.as_deref(), &pattern)?;
+    let is_named = many || args.files.output.is_some();
     let mut read = HashMap::new();
     let mut items = Vec::new();
     for (index, line) in (1..).zip(lines) {
@@ -84,17 +95,26 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>) -> Result<Plan, CliError
             return Err(item
                 .usage("--latents and --output-latents apply to one image; remove --num-images"));
         }
+        if count > 1 && to_stream {
+            return Err(item.usage(format!(
+                "--output {pattern} is no regular file and takes one image, not {count}; name a file"
+            )));
+        }
         let first = item.settings.seed.unwrap_or_else(random_seed);
         let prompt = item.settings.prompt.clone().unwrap_or_default();
         for image in 1..=count {
             let seed = first.wrapping_add(u64::from(image) - 1);
             let index = if many { index } else { image as usize };
-            let output = names.path(Named { index, image, seed, prompt: &prompt }, !many);
+            let named = Named { index, image, seed, prompt: &prompt };
+            let output = match is_named {
+                true => names.path(named, !many),
+                false => names.path(Named { image: 1, ..named }, !many),
+            };
             let format = Format::from_path(&output).map_err(|error| {
                 CliError::Usage(format!("cannot write {}: {error}", output.display()))
             })?;
             let settings = Settings { seed: Some(seed), ..item.settings.clone() };
-            items.push(Item { settings, output, format, ..item.clone() });
+            items.push(Item { settings, output, is_named, format, ..item.clone() });
         }
     }
     if args.given.has("strength") && items.iter().all(|item| item.image.is_none()) {
@@ -132,11 +152,12 @@ fn item(
         }
         (None, None) => {
             return Err(usage(
-                "say what to draw: llm-dit generate \"a red apple\" (or give --load-embeddings, --prompts or --from)"
+                "say what to draw: llm-dit generate \"a red apple\" (or give --load-embeddings, --prompts or --from, or a prompt on stdin)"
                     .into(),
             ));
         }
     };
+    truncation(&settings).map_err(|e| usage(e.to_string()))?;
     let negative = settings.negative_prompt.clone().unwrap_or_default();
     let negative = Prompt::parse_negative(negative).map_err(|e| usage(e.to_string()))?;
     if settings.image.is_some() && settings.latents.is_some() {
@@ -166,6 +187,7 @@ fn item(
         image,
         sha256,
         output: PathBuf::new(),
+        is_named: true,
         format: Format::Png,
         place,
     })
@@ -187,7 +209,13 @@ pub fn chat_args(args: &ChatArgs, settings: &Settings) -> ChatArgs {
         },
         hidden_layer: settings.hidden_layer.unwrap_or(args.hidden_layer),
         max_tokens: settings.max_tokens.unwrap_or(args.max_tokens),
+        truncation: TruncationArgs { truncate: truncation(settings).ok().flatten() },
     }
+}
+
+/// Where the chat is cut; `None` leaves it to the encoder.
+fn truncation(settings: &Settings) -> Result<Option<Truncation>, ParamError> {
+    settings.truncate.as_deref().map(str::parse).transpose()
 }
 
 /// The chat in full, as the recipe stores it: it makes the same picture even if templates and
@@ -236,7 +264,7 @@ fn check_outputs(args: &GenerateArgs, items: &[Item]) -> Result<(), CliError> {
     let mut seen: HashMap<&Path, &Item> = HashMap::new();
     for item in items {
         files::check_writable(&item.output)?;
-        if seen.insert(&item.output, item).is_some() {
+        if item.is_named && seen.insert(&item.output, item).is_some() {
             return Err(CliError::Usage(format!(
                 "two images would be written to {}; add {{index}} or {{image}} to --output",
                 item.output.display()
@@ -247,4 +275,24 @@ fn check_outputs(args: &GenerateArgs, items: &[Item]) -> Result<(), CliError> {
         embeddings::check_writable(path)?;
     }
     args.output_latents.as_deref().map_or(Ok(()), files::check_writable)
+}
+
+/// Standard output takes one thing.
+fn check_stdout(args: &GenerateArgs, json: bool) -> Result<(), CliError> {
+    let to_stdout = |path: &Option<PathBuf>| path.as_deref().is_some_and(llm_dit_files::is_stdout);
+    let used: Vec<&str> = [
+        ("--output", to_stdout(&args.files.output)),
+        ("--save-embeddings", to_stdout(&args.save_embeddings)),
+        ("--output-latents", to_stdout(&args.output_latents)),
+        ("--json", json),
+    ]
+    .into_iter()
+    .filter_map(|(flag, used)| used.then_some(flag))
+    .collect();
+    match used[..] {
+        [first, second, ..] => Err(CliError::Usage(format!(
+            "{first} and {second} both write to stdout; name a file for one of them"
+        ))),
+        _ => Ok(()),
+    }
 }

@@ -20,22 +20,17 @@ use self::{
 };
 use super::{
     item::Item,
+    report::{Times, Truncated},
     studio::{Deliver, Made, Report, Studio},
 };
-use crate::{
-    args::{DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs},
-    error::CliError,
-    progress::Progress,
-};
+use crate::{args::GenerateArgs, error::CliError, progress::Progress};
 
 /// Flags that a gateway cannot honour.
-const LOCAL: [&str; 23] = [
+const LOCAL: [&str; 19] = [
     "load-embeddings",
     "save-embeddings",
     "latents",
     "output-latents",
-    "image",
-    "strength",
     "model-path",
     "dit-path",
     "text-encoder-path",
@@ -50,9 +45,7 @@ const LOCAL: [&str; 23] = [
     "max-batch",
     "cpu-offload",
     "device",
-    "hidden-layer",
     "api-url",
-    "max-tokens",
 ];
 
 /// A gateway that is asked for each picture.
@@ -96,7 +89,9 @@ impl<'a> Remote<'a> {
     }
 
     async fn post(&self, item: &Item, report: Report<'_>) -> Result<Answer, CliError> {
-        let body = Body::new(&item.settings, self.model.as_deref(), self.loras.as_deref());
+        let image = item.image.as_ref().map(|image| image.bytes.as_ref());
+        let (model, loras) = (self.model.as_deref(), self.loras.as_deref());
+        let body = Body::new(&item.settings, image, model, loras);
         // Older gateways know no events, and answer with the picture alone.
         let request = self.client.post(&self.url).header(ACCEPT, EVENTS).json(&body);
         let answer = match request.send().await {
@@ -105,13 +100,22 @@ impl<'a> Remote<'a> {
         };
         answer.map_err(|unanswered| {
             let (url, place) = (&self.url, &item.place);
-            CliError::Failed(match unanswered {
-                Unanswered::Lost(cause) => {
-                    format!("no response from {url}: {cause}; check that the gateway is running")
+            match unanswered {
+                Unanswered::Lost(cause) => CliError::Failed(format!(
+                    "no response from {url}: {cause}; check that the gateway is running"
+                )),
+                Unanswered::Problem(status, said) => {
+                    let said = format!("{place}the gateway answered {said}");
+                    // It refuses the request, as this process would have.
+                    match status {
+                        Some(400 | 404 | 413 | 415 | 422) => CliError::Usage(said),
+                        _ => CliError::Failed(said),
+                    }
                 }
-                Unanswered::Problem(said) => format!("{place}the gateway answered {said}"),
-                Unanswered::Strange(why) => format!("{place}the gateway at {url} {why}"),
-            })
+                Unanswered::Strange(why) => {
+                    CliError::Failed(format!("{place}the gateway at {url} {why}"))
+                }
+            }
         })
     }
 }
@@ -131,14 +135,13 @@ impl Studio for Remote<'_> {
         let local = [
             ("load_embeddings", settings.load_embeddings.is_some()),
             ("latents", settings.latents.is_some()),
-            ("image", settings.image.is_some()),
-            ("hidden_layer", settings.hidden_layer.is_some_and(|n| n != DEFAULT_HIDDEN_LAYER)),
-            ("max_tokens", settings.max_tokens.is_some_and(|n| n != DEFAULT_MAX_TOKENS)),
         ];
         match local.iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(item.usage(format!("{name} is not supported with --gateway"))),
             None => {
-                item.settings.strength = None;
+                if item.image.is_none() {
+                    item.settings.strength = None;
+                }
                 Ok(0)
             }
         }
@@ -173,7 +176,14 @@ impl Remote<'_> {
                 () = self.stop.cancelled() => Err(CliError::interrupted()),
             }
         })?;
-        let said = format!("seed {}; {:.2} s", answer.seed, started.elapsed().as_secs_f64());
+        let took = started.elapsed();
+        let said = format!("seed {}; {:.2} s", answer.seed, took.as_secs_f64());
+        let count = |tokens: &Option<String>| tokens.as_ref().and_then(|n| n.parse().ok());
+        let truncated = Truncated {
+            prompt: count(&answer.truncated).unwrap_or_default(),
+            negative_prompt: count(&answer.negative_truncated).unwrap_or_default(),
+        };
+        let times = Times { request: Some(took), ..Times::default() };
         let cut = [("prompt", answer.truncated), ("negative prompt", answer.negative_truncated)];
         let notes = cut.into_iter().filter_map(|(what, tokens)| {
             Some(format!(
@@ -181,6 +191,7 @@ impl Remote<'_> {
                 item.place, tokens?
             ))
         });
-        Ok(Made { png: answer.png, prompt: None, said, notes: notes.collect() })
+        let notes = notes.collect();
+        Ok(Made { png: answer.png, prompt: None, said, notes, times, truncated })
     }
 }

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use llm_dit_engine::image::Step;
 use llm_dit_recipe::Lora;
 
-use super::item::Item;
+use super::{
+    item::Item,
+    report::{Times, Truncated},
+};
 use crate::{error::CliError, progress::Progress};
 
 /// How far a picture is.
@@ -29,6 +32,8 @@ pub struct Made {
     /// Size, seed and times, for people.
     pub said: String,
     pub notes: Vec<String>,
+    pub times: Times,
+    pub truncated: Truncated,
 }
 
 /// Where pictures are made.

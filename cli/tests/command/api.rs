@@ -162,7 +162,7 @@ async fn what_goes_wrong_is_said() {
     assert!(said.contains("-36 to -2"), "{said}");
     let said = fail(64, &["generate", "x", "--gateway", "http://127.0.0.1:9"]);
     assert!(said.contains("--api-url"), "{said}");
-    let said = room.fail(64, &["encode", "x", "--api-url", "mac:8000"]);
+    let said = room.fail(64, &["encode", "x", "--api-url", "ftp://mac:8000"]);
     assert!(said.contains("http://HOST:PORT"), "{said}");
     let said = room.fail(1, &["encode", "x", "--api-url", "http://127.0.0.1:9"]);
     assert!(said.contains("http://127.0.0.1:9 cannot be reached"), "{said}");

@@ -132,7 +132,7 @@ fn what_cannot_be_measured_is_refused_or_told() {
     assert!(said.contains("100") && said.contains("16"), "{said}");
     room.fail(64, &["bench", "--json", "no/such/file"]);
     fs::write(room.path("bad.jsonl"), "{\"name\": \"x\", \"ms\": 1}\nten\n").expect("written");
-    let said = room.fail(1, &["bench", "--compare", "bad.jsonl"]);
+    let said = room.fail(64, &["bench", "--compare", "bad.jsonl"]);
     assert!(said.contains("bad.jsonl:2"), "{said}");
-    room.fail(1, &["bench", "--compare", "none.jsonl"]);
+    room.fail(64, &["bench", "--compare", "none.jsonl"]);
 }

@@ -88,7 +88,9 @@ fn a_picture_follows_the_file_and_flags_go_before_it() {
                 [other.generation]\nsteps = 1\nwidth = 96\nheight = 64\n";
     fs::write(room.path("c.toml"), file).expect("written");
     let size = |args: &[&str]| {
-        room.succeed(&[&["generate", "a red apple", "--config", "c.toml"], args].concat());
+        room.succeed(
+            &[&["generate", "a red apple", "-o", "image.png", "--config", "c.toml"], args].concat(),
+        );
         crate::support::png_size(&room.read("image.png"))
     };
     assert_eq!(size(&[]), (64, 80));
@@ -131,4 +133,17 @@ fn every_key_of_the_format_is_shown() {
             line(&shown, name);
         }
     }
+}
+
+#[test]
+fn the_name_of_images_is_not_that_of_other_files() {
+    let room = Room::new();
+    let file = "[default.generation]\noutput = \"named.png\"\nsteps = 1\nwidth = 64\nheight = 64\n";
+    fs::write(room.path("c.toml"), file).expect("written");
+    for args in [&["generate", "x"][..], &["encode", "x"], &["certificates", "a=b"]] {
+        room.succeed(&[args, &["--config", "c.toml"]].concat());
+    }
+    let expected =
+        ["c.toml", "certificates", "embeddings.json", "embeddings.safetensors", "named.png"];
+    assert_eq!(room.files(), expected);
 }

@@ -5,7 +5,7 @@ use crate::support::Room;
 const SMALL: [&str; 8] = ["--seed", "3", "--steps", "2", "--width", "128", "--height", "96"];
 
 fn draw(room: &Room, args: &[&str]) -> Vec<u8> {
-    room.succeed(&[&["generate", "a red apple"], &SMALL[..], args].concat());
+    room.succeed(&[&["generate", "a red apple", "-o", "image.png"], &SMALL[..], args].concat());
     room.pixels("image.png")
 }
 
@@ -57,7 +57,8 @@ fn each_part_computes_in_its_own_type() {
 fn large_pictures_go_through_the_vae_in_tiles() {
     let room = Room::new();
     let draw = |flags: &[&str]| {
-        let large = ["generate", "x", "--seed", "3", "--steps", "2", "--width", "336"];
+        let large =
+            ["generate", "x", "-o", "image.png", "--seed", "3", "--steps", "2", "--width", "336"];
         room.succeed(&[&large[..], &["--height", "128"], flags].concat());
         room.pixels("image.png")
     };
@@ -73,7 +74,7 @@ fn a_text_encoder_from_elsewhere_needs_its_tokenizer() {
     let room = Room::new();
     let file = crate::support::demo_model().join("text_encoder/model.safetensors");
     let file = file.to_string_lossy();
-    let said = room.fail(1, &["generate", "x", "--text-encoder-path", &file]);
+    let said = room.fail(64, &["generate", "x", "--text-encoder-path", &file]);
     assert!(said.contains("--model-path") && said.contains("tokenizer/"), "{said}");
     let said = room.fail(1, &["generate", "x", "--dit-path", &file]);
     assert!(said.contains("of a Z-Image transformer"), "{said}");

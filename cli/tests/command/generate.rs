@@ -19,7 +19,7 @@ fn the_first_command_makes_a_picture_and_says_how_it_went() {
     let said = room.succeed(&["generate", "a red apple"]);
     assert_eq!(room.files(), ["image.png"]);
     assert_eq!(png_size(&room.read("image.png")), (256, 256));
-    for words in ["step 1/8", "step 8/8", "image.png", "256x256", "seed "] {
+    for words in ["step 1/8", "step 8/8", "\ndecoding\n", "image.png", "256x256", "seed "] {
         assert!(said.contains(words), "{words}: {said}");
     }
     assert!(!said.contains('\u{1b}'), "no colours outside a terminal: {said}");
@@ -43,10 +43,15 @@ fn a_seed_names_a_picture() {
 }
 
 #[test]
-fn quiet_says_nothing() {
+fn quiet_says_the_name_and_the_seed() {
     let room = Room::new();
     let output = room.run(&small(&["generate", "x", "-q"]));
-    assert!(output.status.success() && output.stderr.is_empty() && output.stdout.is_empty());
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "image.png\n");
+    let said = String::from_utf8(output.stderr).expect("text");
+    let seed = said.strip_prefix("image.png: seed ").expect("the seed").trim_end();
+    room.succeed(&small(&["generate", "x", "-o", "again.png", "--seed", seed]));
+    assert_eq!(room.read("again.png"), room.read("image.png"));
 }
 
 #[test]

@@ -25,8 +25,12 @@ fn write(room: &Room, name: &str, modules: &[&str]) {
 }
 
 fn generate(room: &Room, args: &[&str]) -> (String, Vec<u8>) {
-    let args: Vec<&str> =
-        ["generate", "a fox", "--seed", "1"].iter().chain(&SMALL).chain(args).copied().collect();
+    let args: Vec<&str> = ["generate", "a fox", "--seed", "1", "-o", "image.png"]
+        .iter()
+        .chain(&SMALL)
+        .chain(args)
+        .copied()
+        .collect();
     (room.succeed(&args), room.pixels("image.png"))
 }
 
@@ -53,8 +57,12 @@ fn the_lora_that_ships_draws_blueprints() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/loras");
     let draw = |extra: &[&str]| {
         let size = ["--width", "192", "--height", "192", "--steps", "4", "--seed", "1"];
-        let args: Vec<&str> =
-            ["generate", "a fox"].iter().chain(&size).chain(extra).copied().collect();
+        let args: Vec<&str> = ["generate", "a fox", "-o", "image.png"]
+            .iter()
+            .chain(&size)
+            .chain(extra)
+            .copied()
+            .collect();
         let said = room.succeed(&args);
         let pixels = room.pixels("image.png");
         let mean = [0, 1, 2].map(|channel| {
@@ -92,7 +100,8 @@ fn trigger_words_go_before_the_prompt() {
     let (_, plain) = generate(&room, &lora);
     let (_, with_words) = generate(&room, &[&lora[..], &["--lora-trigger", "ink"]].concat());
     assert_ne!(with_words, plain);
-    let args = ["generate", "ink a fox", "--seed", "1"].iter().chain(&SMALL).copied();
+    let args =
+        ["generate", "ink a fox", "--seed", "1", "-o", "image.png"].iter().chain(&SMALL).copied();
     room.succeed(&args.collect::<Vec<_>>());
     assert_eq!(room.pixels("image.png"), with_words);
     let said = room.fail(64, &["generate", "x", "--lora-trigger", "ink"]);

@@ -71,6 +71,43 @@ fn a_picture_is_made_again_from_itself() {
 }
 
 #[test]
+fn folders_of_the_machine_are_not_told() {
+    let room = Room::new();
+    fs::create_dir(room.path("private")).expect("ours");
+    DynamicImage::new_rgb8(64, 64).save(room.path("private/s.png")).expect("ours");
+    room.succeed(&["encode", "x", "-o", "private/e.safetensors"]);
+    let noise = ["generate", "x", "-W", "64", "-H", "64", "-s", "1", "-o", "/dev/null"];
+    room.succeed(&[&noise[..], &["--output-latents", "private/l"]].concat());
+    let lora = crate::support::demo_model().join("../loras/blueprint.safetensors");
+    fs::copy(lora, room.path("private/blueprint.safetensors")).expect("ours");
+    let image = room.path("private/s.png");
+    let image = image.to_string_lossy();
+    for (args, name) in [
+        (&["x", "--image", &image][..], "s.png"),
+        (&["x", "--image", "./private/../private/s.png"], "s.png"),
+        (&["--load-embeddings", "private/e.safetensors"], "e.safetensors"),
+        (&["x", "--latents", "private/l"], "\"l\""),
+        (&["x", "--lora", "private/blueprint.safetensors"], "blueprint.safetensors"),
+    ] {
+        for output in ["a.png", "a.jpg", "a.webp"] {
+            room.succeed(
+                &[&["generate"], args, &["-o", output, "-W", "64", "-H", "64", "-s", "1"]].concat(),
+            );
+            let told = serde_json::to_string(&recipe(&room, output)).expect("JSON");
+            assert!(told.contains(name) && !told.contains("private"), "{told}");
+            let file = room.read(output);
+            assert!(!file.windows(7).any(|w| w == b"private"), "{args:?} {output}");
+        }
+    }
+    let about = String::from_utf8(room.read("private/e.json")).expect("text");
+    assert!(about.contains("\"model_path\": \"demo\""), "{about}");
+    // With the file beside the image, or named, the image is made again.
+    room.succeed(&["generate", "x", "-i", &image, "-o", "private/a.png", "-s", "1", "-S", "3"]);
+    room.succeed(&["generate", "--from", "private/a.png", "-o", "b.png"]);
+    assert_eq!(room.pixels("private/a.png"), room.pixels("b.png"));
+}
+
+#[test]
 fn other_programs_find_the_words() {
     let room = Room::new();
     room.succeed(
@@ -104,7 +141,7 @@ fn files_that_tell_nothing_are_refused() {
         ("text.png", "not a PNG, JPEG or WebP"),
         ("cut.png", "damaged"),
     ] {
-        let said = room.fail(1, &["generate", "--from", file]);
+        let said = room.fail(64, &["generate", "--from", file]);
         assert!(said.contains(words), "{file}: {said}");
     }
 }
@@ -124,6 +161,6 @@ fn embeddings_and_noise_must_be_the_same_files() {
     room.succeed(&["generate", "a red apple", "--from", "a.png", "-o", "c.png"]);
     assert_eq!(room.pixels("a.png"), room.pixels("c.png"));
     room.succeed(&["encode", "a blue car", "-o", "e.safetensors"]);
-    let said = room.fail(1, &["generate", "--from", "a.png"]);
+    let said = room.fail(64, &["generate", "--from", "a.png"]);
     assert!(said.contains("e.safetensors") && said.contains("--load-embeddings"), "{said}");
 }

@@ -182,6 +182,38 @@ fn a_gateway_is_asked_for_a_model_and_for_loras() {
 }
 
 #[test]
+fn a_gateway_gets_the_init_image_and_what_is_asked_of_the_encoder() {
+    let png = png();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: image/png\r\nx-seed: 1\r\ncontent-length: {}\r\n\r\n",
+        png.len()
+    );
+    let gateway = Gateway::answering(vec![head.into_bytes(), png.clone()]);
+    let room = Room::new();
+    std::fs::write(room.path("s.png"), &png).expect("ours");
+    // Without a scheme it is http://.
+    let host = gateway.url.strip_prefix("http://").expect("ours");
+    let mut args = vec!["generate", "a fox", "--seed", "1", "--gateway", host, "-o", "fox.png"];
+    args.extend(["--image", "s.png", "--strength", "0.5", "--hidden-layer", "-3"]);
+    args.extend(["--max-tokens", "100", "--truncate", "end"]);
+    room.succeed(&args);
+    let asked = gateway.asked.join().expect("asked");
+    let body = asked.split("\r\n\r\n").last().expect("a body");
+    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(
+        body,
+        serde_json::json!({
+            "prompt": "a fox", "seed": 1, "image": STANDARD.encode(&png), "strength": 0.5,
+            "hidden_layer": -3, "max_tokens": 100, "truncate": "end",
+        })
+    );
+    let recipe = llm_dit_recipe::read(room.read("fox.png").into()).expect("a PNG");
+    let recipe = recipe.expect("a recipe");
+    assert_eq!(recipe.settings.image.as_deref(), Some("s.png"));
+    assert!(recipe.sha256.contains_key("image"));
+}
+
+#[test]
 fn a_model_that_is_not_there_is_refused_with_the_one_that_is() {
     let said = Room::new().fail(64, &["generate", "a fox", "--model", "flux"]);
     assert!(said.contains("unknown model 'flux'; omit it, or use 'demo'"), "{said}");

@@ -44,7 +44,7 @@ fn certificates_and_keys_are_made_once_and_kept_private() {
     let list = String::from_utf8(room.read("certificates/services.keys")).expect("text");
     assert!(list.contains(key.trim()));
 
-    let said = room.fail(1, &["certificates", "gpu=gpu.local"]);
+    let said = room.fail(64, &["certificates", "gpu=gpu.local"]);
     assert!(said.contains("gpu.pem already exists"), "{said}");
     for (words, why) in [
         ("gpu", "write NAME=HOST"),
@@ -92,10 +92,10 @@ fn a_picture_over_https_for_who_has_a_key() {
 #[test]
 fn strangers_are_not_let_in_by_accident() {
     let room = Room::new();
-    let said = room.fail(1, &["serve", "--host", "0.0.0.0", "--port", "0", "--no-history"]);
+    let said = room.fail(64, &["serve", "--host", "0.0.0.0", "--port", "0", "--no-history"]);
     for fix in ["--tls-cert", "llm-dit certificates", "--insecure"] {
         assert!(said.contains(fix), "{said}");
     }
     let words = ["serve", "--port", "0", "--no-history", "--keys", "nowhere"];
-    assert!(room.fail(1, &words).contains("nowhere"));
+    assert!(room.fail(64, &words).contains("nowhere"));
 }

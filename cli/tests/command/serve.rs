@@ -98,7 +98,7 @@ fn the_same_picture_through_the_services_byte_for_byte() {
     ] {
         compare(&room, &server, extra);
     }
-    let said = room.fail(1, &["generate", "x", "--width", "250", "--gateway", &server.url]);
+    let said = room.fail(64, &["generate", "x", "--width", "250", "--gateway", &server.url]);
     assert!(said.contains("240 and 256"), "{said}");
     assert_eq!(server.stop("-TERM"), Some(0));
 }

@@ -64,6 +64,28 @@ fn tokens_are_counted_and_what_would_be_cut_is_said() {
 }
 
 #[test]
+fn the_end_of_the_chat_is_cut_when_asked() {
+    let room = Room::new();
+    let whole = format(&room, &[]);
+    let limit = (whole["token_count"].as_u64().expect("a number") - 4).to_string();
+    let cut = format(&room, &["--max-tokens", &limit, "--truncate", "end"]);
+    assert_eq!((&cut["truncate"], &cut["truncated_tokens"]), (&"end".into(), &4.into()));
+    let end = ["format", "a red apple", "--max-tokens", "2", "--truncate", "end"];
+    let said = room.succeed(&end);
+    assert!(said.contains("9 would be cut from the end of the chat"), "{said}");
+    let said = room.fail(64, &["format", "x", "--truncate", "middle"]);
+    assert!(said.contains("use prompt or end"), "{said}");
+    let long = "apple ".repeat(600);
+    let image = ["generate", &long, "-W", "64", "-H", "64", "-s", "1", "-S", "1", "-o"];
+    room.succeed(&[&image[..], &["prompt.png"]].concat());
+    let said = room.succeed(&[&image[..], &["end.png", "--truncate", "end"]].concat());
+    assert!(said.contains("the end of the chat, with the header"), "{said}");
+    assert_ne!(room.pixels("prompt.png"), room.pixels("end.png"));
+    room.succeed(&["generate", "--from", "end.png", "-o", "again.png"]);
+    assert_eq!(room.pixels("again.png"), room.pixels("end.png"));
+}
+
+#[test]
 fn typed_special_tokens_are_text_unless_asked_otherwise() {
     let room = Room::new();
     let count = |flags: &[&str]| {
@@ -156,8 +178,8 @@ fn a_folder_of_templates_adds_to_the_built_in_ones() {
     assert!(stdout(&room, &[&["templates"], &mine[..]].concat()).contains("wacky (30)"));
 
     std::fs::write(room.path("mine/bad.md"), "---\nname: [\n---\n").expect("ours");
-    let said = room.fail(1, &[&["format", "x", "--template", "noir"], &mine[..]].concat());
+    let said = room.fail(64, &[&["format", "x", "--template", "noir"], &mine[..]].concat());
     assert!(said.contains("bad.md, line "), "{said}");
-    let said = room.fail(1, &["templates", "--templates-dir", "nowhere"]);
+    let said = room.fail(64, &["templates", "--templates-dir", "nowhere"]);
     assert!(said.contains("nowhere"), "{said}");
 }

@@ -5,6 +5,7 @@ mod parts;
 
 use std::{path::Path, sync::OnceLock};
 
+use llm_dit_params::Truncation;
 use tokenizers::Tokenizer;
 
 use crate::{
@@ -29,7 +30,7 @@ pub struct Tokenized {
     pub ids: Vec<u32>,
     /// What the ids are, by part.
     pub counts: TokenCounts,
-    /// Tokens cut from the end of the user's text; 0 when all of it fitted.
+    /// Tokens that were cut; 0 when all of the chat fitted.
     pub truncated_tokens: usize,
 }
 
@@ -69,8 +70,28 @@ impl ChatTokenizer {
     /// [`ChatError::NoRoom`] if the parts that must not be cut are longer than `max_tokens`; fails
     /// too if the tokenizer fails.
     pub fn tokenize(&self, chat: &Chat, max_tokens: usize) -> Result<Tokenized, ChatError> {
+        self.tokenize_to(chat, max_tokens, Truncation::Prompt)
+    }
+
+    /// As [`Self::tokenize`], cut where `truncation` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::tokenize`]; with [`Truncation::End`] everything can be cut.
+    pub fn tokenize_to(
+        &self,
+        chat: &Chat,
+        max_tokens: usize,
+        truncation: Truncation,
+    ) -> Result<Tokenized, ChatError> {
         let mut tokens = self.tokens(chat)?;
         let truncated_tokens = tokens.ids.len().saturating_sub(max_tokens);
+        if truncation == Truncation::End {
+            tokens.ids.truncate(max_tokens);
+            tokens.parts.truncate(max_tokens);
+            let counts = TokenCounts::of(&tokens.parts);
+            return Ok(Tokenized { ids: tokens.ids, counts, truncated_tokens });
+        }
         let may_go = tokens.parts.iter().filter(|&&part| part == Part::User).count();
         if truncated_tokens > may_go {
             return Err(ChatError::NoRoom { needed: tokens.ids.len() - may_go, max_tokens });

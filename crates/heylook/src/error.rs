@@ -47,6 +47,8 @@ pub enum HeylookError {
     LayerOutOfRange { layer: i32, layers: usize, model: String },
     #[error("hidden_layer {layer} is {what}, which heylookitsanllm does not return; use -{max} to -2 or 1 to {last}, or the local encoder", max = .last + 1)]
     UnreachableLayer { layer: i32, what: &'static str, last: i64 },
+    #[error("heylookitsanllm truncates at the end of the chat; omit truncate, or use 'end'")]
+    Truncation,
     #[error("the hidden states contain values outside the range of {0}; request bf16 or f32")]
     DoesNotFit(DType),
     #[error("heylookitsanllm at {url} cannot be reached: {cause}")]
@@ -101,6 +103,7 @@ impl HeylookError {
             | Self::BadMaxLength(_)
             | Self::LayerOutOfRange { .. }
             | Self::UnreachableLayer { .. }
+            | Self::Truncation
             | Self::DoesNotFit(_)
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
@@ -131,6 +134,7 @@ impl From<HeylookError> for Fault {
             | HeylookError::DoesNotFit(_) => Self::BadRequest(message),
             HeylookError::TooLarge { .. } => Self::TooLarge(message),
             HeylookError::UnreachableLayer { .. }
+            | HeylookError::Truncation
             | HeylookError::Unauthorized { .. }
             | HeylookError::NoEndpoint { .. }
             | HeylookError::UnknownModel { .. }

@@ -17,6 +17,7 @@ mod format;
 mod layer;
 mod refusal;
 mod server;
+mod truncation;
 
 pub use about::{About, AboutModel};
 pub use encoder::{Encoded, HeylookEncoder, ModelShape};
@@ -24,3 +25,4 @@ pub use error::{HeylookError, SetupError};
 pub use format::format;
 pub use llm_dit_serving::security::Key as ApiKey;
 pub use server::{HeylookOptions, HeylookServer};
+pub use truncation::check_truncation;

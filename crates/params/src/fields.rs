@@ -17,20 +17,20 @@ macro_rules! generation_fields {
             $($rest)*
             generation {
                 /// Width in pixels, a multiple of 16 [default: the model's]
-                width: u32, serde [], flag [], schema [example = 256];
+                width: u32, serde [], flag [short = 'W'], schema [example = 256];
                 /// Height in pixels, a multiple of 16 [default: the model's]
-                height: u32, serde [], flag [], schema [example = 256];
+                height: u32, serde [], flag [short = 'H'], schema [example = 256];
                 /// Denoising steps, each one forward pass of the transformer (flow_heun: two)
                 /// [default: the model's]
                 steps: u32, serde [alias = "num_inference_steps"],
-                    flag [alias = "num-inference-steps"],
+                    flag [short = 's', alias = "num-inference-steps"],
                     schema [minimum = 1, maximum = 200, example = 8];
                 /// Seed of the initial noise, the same noise as PyTorch generates on the CPU. The same
                 /// seed gives the same image [default: random, and reported]
-                seed: u64, serde [], flag [], schema [];
+                seed: u64, serde [], flag [short = 'S', value_parser = $crate::seed], schema [];
                 /// Classifier-free guidance scale: pred + G * (pred - negative); 0 turns guidance off
                 /// [default: the model's]
-                guidance_scale: f32, serde [], flag [value_name = "G"],
+                guidance_scale: f32, serde [], flag [short = 'g', value_name = "G"],
                     schema [minimum = 0, maximum = 100];
                 /// Limit the norm of the guided prediction to K times that of the unguided one; 0 is
                 /// off [default: 0]

@@ -14,6 +14,7 @@ mod options;
 pub mod prompt;
 mod reword;
 mod scheduler;
+mod truncation;
 
 pub use bounds::Bound;
 pub use excerpt::excerpt;
@@ -23,10 +24,11 @@ pub use lora::{
 };
 pub use model::choose_model;
 pub use nearest::nearest;
-pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed};
+pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed, seed};
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
 pub use reword::reword;
 pub use scheduler::{Scheduler, scheduler_id};
+pub use truncation::Truncation;
 
 /// Why a request was refused; the message says what would be accepted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

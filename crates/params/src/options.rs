@@ -62,6 +62,17 @@ pub fn random_seed() -> u64 {
     rand::random::<u64>() >> 11
 }
 
+/// A seed as a flag has it.
+///
+/// # Errors
+/// It is no number from 0 to 2^64-1.
+pub fn seed(text: &str) -> Result<u64, ParamError> {
+    text.parse().map_err(|_| ParamError::Invalid {
+        name: "seed",
+        why: format!("use a whole number from 0 to {}, or leave it out for a random one", u64::MAX),
+    })
+}
+
 impl GenerateOptions {
     /// The scheduler that was named.
     ///

@@ -4,6 +4,7 @@
 
 mod convert;
 mod resize;
+mod whole;
 
 use std::io::Cursor;
 
@@ -121,9 +122,8 @@ fn open(file: &[u8]) -> Result<(impl ImageDecoder + '_, Orientation), SourceErro
     let mut reader = ImageReader::new(Cursor::new(file))
         .with_guessed_format()
         .map_err(|_| SourceError::Format)?;
-    if !FORMATS.iter().any(|(format, _)| Some(*format) == reader.format()) {
-        return Err(SourceError::Format);
-    }
+    let format = reader.format().filter(|format| FORMATS.iter().any(|(known, _)| known == format));
+    let format = format.ok_or(SourceError::Format)?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -134,6 +134,9 @@ fn open(file: &[u8]) -> Result<(impl ImageDecoder + '_, Orientation), SourceErro
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(SourceError::TooManyPixels { width, height });
+    }
+    if !whole::is_whole(file, format) {
+        return Err(SourceError::Broken("the file is cut off; copy it again".to_owned()));
     }
     // EXIF that makes no sense turns nothing.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
@@ -187,6 +190,24 @@ mod tests {
         let picture = decode(&file).expect("reads").into_rgb8();
         let at = |x: u32, y: u32| picture.get_pixel(x, y).0[0];
         assert!(at(8, 4) > 200 && at(8, 28) < 50, "the left edge is on top now");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_is_refused_wherever_it_is_cut() {
+        let picture = RgbImage::from_fn(48, 48, |x, y| Rgb([x as u8 * 5, y as u8 * 5, 7]));
+        for (format, name) in FORMATS {
+            let mut file = Cursor::new(Vec::new());
+            picture.write_to(&mut file, format).expect("encodes");
+            let file = file.into_inner();
+            assert!(decode(&file).is_ok(), "{name}");
+            let longer = [&file[..], b"something else"].concat();
+            assert_eq!(size(&longer), Ok((48, 48)), "{name}: the image is whole");
+            for cut in 0..file.len() {
+                assert!(size(&file[..cut]).is_err(), "{name} cut to {cut} of {}", file.len());
+            }
+            let error = decode(&file[..file.len() - 1]).expect_err(name).to_string();
+            assert!(error.contains("cut off"), "{name}: {error}");
+        }
     }
 
     #[test]

@@ -63,14 +63,15 @@ pub fn read(file: Bytes) -> Result<Option<Recipe>, RecipeError> {
     Ok(Some(recipe))
 }
 
-/// The same file with `recipe` in place of any recipe that it had. With a prompt, the parameters
-/// are written as text too.
+/// The same file with `recipe` in place of any recipe that it had, without the folders of the
+/// files that it names. With a prompt, the parameters are written as text too.
 ///
 /// # Errors
 ///
 /// [`RecipeError`] if the file is no picture, or [`RecipeError::TooLong`] if the recipe does not
 /// fit into EXIF.
 pub fn write(file: Bytes, recipe: &Recipe) -> Result<Bytes, RecipeError> {
+    let recipe = &recipe.clone().without_folders();
     let json = serde_json::to_string(recipe)?;
     let words = recipe.settings.prompt.is_some().then(|| recipe.parameters());
     let mut picture = open(file)?;
@@ -193,6 +194,37 @@ mod tests {
         assert!(!bare.windows(10).any(|w| w == b"parameters"), "no words without a prompt");
         assert_eq!(write(bare, &recipe()).expect("written"), once, "by whatever way");
         assert_eq!(write(once.clone(), &recipe()).expect("written"), once);
+    }
+
+    #[test]
+    fn no_folder_of_the_machine_is_written() {
+        let lora = |name: &str| crate::Lora {
+            name: name.to_owned(),
+            scale: 1.0,
+            trigger_words: String::new(),
+        };
+        let settings = Settings {
+            image: Some("/home/me/private/photo.jpg".into()),
+            load_embeddings: Some("../private/e.safetensors".into()),
+            latents: Some(r"C:\private\noise".into()),
+            ..Default::default()
+        };
+        let loras = ["/home/private/a", "./private/b", r"C:\private\c", "~/private/d", "style/e"];
+        let recipe = Recipe {
+            model: Some("/home/private/models/demo/".into()),
+            settings,
+            loras: loras.map(lora).into(),
+            ..Default::default()
+        };
+        let written = write(png(), &recipe).expect("written");
+        assert!(!written.windows(7).any(|w| w == b"private"));
+        let recipe = read(written).expect("a PNG").expect("a recipe");
+        assert_eq!(recipe.settings.image.as_deref(), Some("photo.jpg"));
+        assert_eq!(recipe.settings.load_embeddings.as_deref(), Some("e.safetensors"));
+        assert_eq!(recipe.settings.latents.as_deref(), Some("noise"));
+        assert_eq!(recipe.model.as_deref(), Some("demo"));
+        let names: Vec<&str> = recipe.loras.iter().map(|lora| lora.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "d", "style/e"], "the last is in the folder of LoRAs");
     }
 
     #[test]

@@ -52,6 +52,28 @@ pub struct Lora {
     pub trigger_words: String,
 }
 
+impl Recipe {
+    /// The recipe with the names of files, and no folder of the machine that they were on. A LoRA
+    /// may be in a folder of the folder of LoRAs, which is part of its name.
+    #[must_use]
+    pub fn without_folders(self) -> Self {
+        let is_elsewhere = |path: &str| {
+            path.starts_with(['/', '\\', '.', '~']) || path.get(1..2).is_some_and(|c| c == ":")
+        };
+        let inside = |path: String| match is_elsewhere(&path) {
+            true => settings::file_name(&path).to_owned(),
+            false => path,
+        };
+        let lora = |lora: Lora| Lora { name: inside(lora.name), ..lora };
+        Self {
+            model: self.model.map(inside),
+            settings: self.settings.without_folders(),
+            loras: self.loras.into_iter().map(lora).collect(),
+            ..self
+        }
+    }
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Self {

@@ -92,9 +92,11 @@ generation_fields! { settings! {
     raw_special_tokens: bool,
     hidden_layer: i32,
     max_tokens: usize,
+    /// Where the chat is cut if it has more tokens.
+    truncate: String,
     }
     after {
-    /// Path of the init image.
+    /// Path of the init image; in a recipe only its file's name, like the two below.
     image: String,
     /// Path of the embeddings that stood for a prompt.
     load_embeddings: String,
@@ -104,6 +106,18 @@ generation_fields! { settings! {
 }}
 
 impl Settings {
+    /// The settings with the names of files, without the folders that they were in: those are about
+    /// the machine, not about the image.
+    #[must_use]
+    pub fn without_folders(mut self) -> Self {
+        for path in [&mut self.image, &mut self.load_embeddings, &mut self.latents] {
+            if let Some(name) = path.as_deref().map(file_name).map(str::to_owned) {
+                *path = Some(name);
+            }
+        }
+        self
+    }
+
     /// The settings without the chat around the prompt.
     #[must_use]
     pub fn without_chat(self) -> Self {
@@ -138,4 +152,10 @@ impl Settings {
         }
         self
     }
+}
+
+/// The last part of a path of any system.
+pub(crate) fn file_name(path: &str) -> &str {
+    let trimmed = path.trim_end_matches(['/', '\\']);
+    trimmed.rsplit(['/', '\\']).next().unwrap_or(trimmed)
 }

@@ -6,7 +6,7 @@ use clap::Parser;
 use llm_dit_settings::{Parsed, Program};
 
 use crate::{
-    args::report,
+    args::{EXIT_USAGE, ListenError, report},
     telemetry::{self, LogArgs},
 };
 
@@ -38,5 +38,17 @@ pub async fn boot<T: ServiceArgs>(
         tracing::error!("{error}");
     }
     traces.end().await;
-    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => status(error.as_ref()),
+    }
+}
+
+/// A certificate or key that the flags name is as wrong as a flag; a supervisor that starts the
+/// program again would change nothing.
+fn status(error: &(dyn Error + 'static)) -> ExitCode {
+    match error.downcast_ref() {
+        Some(ListenError::Security(_) | ListenError::Insecure { .. }) => ExitCode::from(EXIT_USAGE),
+        Some(ListenError::Bind { .. }) | None => ExitCode::FAILURE,
+    }
 }

@@ -82,13 +82,29 @@ pub fn http(url: &str, tls: &ClientTls) -> Result<reqwest::ClientBuilder, reqwes
     })
 }
 
-/// Checks a URL on the command line; a `value_parser` for clap.
+/// Checks a URL on the command line; a `value_parser` for clap. `HOST:PORT` is taken for
+/// `http://HOST:PORT`.
 ///
 /// # Errors
 ///
 /// [`BadUrl`] unless it is an `http` or `https` URL of a host, without a path.
 pub fn service_url(url: &str) -> Result<String, BadUrl> {
-    parse(url).map(|_| url.to_owned())
+    let url = with_scheme(url);
+    parse(&url).map(|_| url)
+}
+
+/// As [`service_url`], of a gateway, which may have a path behind a proxy.
+///
+/// # Errors
+///
+/// [`BadUrl`] unless it is an `http` or `https` URL of a host.
+pub fn gateway_url(url: &str) -> Result<String, BadUrl> {
+    let url = with_scheme(url);
+    parse_with_path(&url).map(|_| url)
+}
+
+fn with_scheme(url: &str) -> String {
+    if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
 }
 
 impl Remote {
@@ -279,8 +295,20 @@ pub fn drain_in_background<T: Send + 'static>(mut answer: Streaming<T>) {
     }));
 }
 
+fn bad(url: &str, reason: &str) -> BadUrl {
+    BadUrl { url: url.to_owned(), reason: reason.to_owned() }
+}
+
 fn parse(url: &str) -> Result<Uri, BadUrl> {
-    let bad = |reason: &str| BadUrl { url: url.to_owned(), reason: reason.to_owned() };
+    let uri = parse_with_path(url)?;
+    match uri.path_and_query() {
+        Some(path) if path.as_str() != "/" => Err(bad(url, "it has a path")),
+        _ => Ok(uri),
+    }
+}
+
+fn parse_with_path(url: &str) -> Result<Uri, BadUrl> {
+    let bad = |reason: &str| bad(url, reason);
     let uri: Uri = url.parse().map_err(|e| bad(&format!("{e}")))?;
     match uri.scheme_str() {
         Some("http" | "https") => {}
@@ -288,9 +316,6 @@ fn parse(url: &str) -> Result<Uri, BadUrl> {
     }
     if uri.host().is_none_or(str::is_empty) {
         return Err(bad("it names no host"));
-    }
-    if uri.path_and_query().is_some_and(|p| p.as_str() != "/") {
-        return Err(bad("it has a path"));
     }
     Ok(uri)
 }
@@ -312,6 +337,12 @@ mod tests {
         }
         for url in ["http://localhost:50051", "https://localhost:50051/", "https://[::1]:80"] {
             assert!(Remote::new("encoder", url, &Credentials::default()).is_ok(), "{url}");
+        }
+        assert_eq!(service_url("gpu:50051").as_deref(), Ok("http://gpu:50051"));
+        assert_eq!(service_url("[::1]:80").as_deref(), Ok("http://[::1]:80"));
+        assert_eq!(gateway_url("gpu:7860/llm").as_deref(), Ok("http://gpu:7860/llm"));
+        for url in ["", "gpu:50051/path", "a b", "ftp://gpu", "gpu:port"] {
+            assert!(service_url(url).is_err(), "{url}");
         }
     }
 }

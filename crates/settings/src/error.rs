@@ -1,6 +1,6 @@
 //! Errors of a configuration file.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use llm_dit_params::nearest;
 
@@ -8,7 +8,7 @@ use llm_dit_params::nearest;
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error("cannot read the configuration {path}: {cause}")]
-    Io { path: PathBuf, cause: std::io::Error },
+    Io { path: PathBuf, cause: io::Error },
     #[error("{path} is not valid TOML: {cause}")]
     Toml { path: PathBuf, cause: String },
     #[error("{path}:{line}: {problem}")]

@@ -156,6 +156,13 @@ impl<'a> Reader<'a> {
             let (path, needed) = (key.path, key.kind.name());
             self.problem(value.span().start, format!("{path} must be {needed}, not {found}"))
         };
+        if let DeValue::Integer(n) = value.get_ref()
+            && let Some(decimal) = decimal(n.as_str(), n.radix())
+        {
+            let (path, written) = (key.path, &self.text[value.span()]);
+            let problem = format!("{path} = {written}: write the number as {decimal}");
+            return Err(self.problem(value.span().start, problem));
+        }
         let values = match (key.kind, value.get_ref()) {
             (Kind::LoraEntries, DeValue::Array(entries)) => {
                 self.loras.at = at;
@@ -247,6 +254,11 @@ fn scalar(kind: Kind, value: &DeValue<'_>) -> Option<String> {
         (Kind::Number, DeValue::Float(x)) => Some(x.as_str().to_owned()),
         _ => None,
     }
+}
+
+/// The number of a hexadecimal, octal or binary integer in decimal digits, which flags take.
+fn decimal(digits: &str, radix: u32) -> Option<u128> {
+    (radix != 10).then(|| u128::from_str_radix(digits, radix).ok()).flatten()
 }
 
 /// Where a file is looked for when none is named.

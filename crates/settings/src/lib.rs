@@ -17,4 +17,4 @@ mod parse;
 pub use error::SettingsError;
 pub use keys::{KEYS, Key, Kind, Use};
 pub use origin::{Origin, Setting, Settings};
-pub use parse::{Parsed, Program, parse, try_parse_from};
+pub use parse::{Parsed, Program, command, parse, try_parse_from};

@@ -50,7 +50,7 @@ pub fn try_parse_from<T: Parser>(
     words: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<Parsed<T>, clap::Error> {
     let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
-    let plain = T::command().arg(config_arg()).arg(profile_arg());
+    let plain = command::<T>();
     let mut command = add_variables(plain.clone());
     let bad = |error: SettingsError| clap::Error::raw(ErrorKind::Io, format!("{error}\n"));
 
@@ -80,6 +80,11 @@ pub fn try_parse_from<T: Parser>(
     let file = path.map(|path| (path, profile.unwrap_or_else(|| DEFAULT_PROFILE.to_owned())));
     let settings = Settings::new(&command, &matches, &values, file);
     Ok(Parsed { args, settings })
+}
+
+/// The command line of a program, with the flags of this crate.
+pub fn command<T: Parser>() -> Command {
+    T::command().arg(config_arg()).arg(profile_arg())
 }
 
 /// clap blames the flag for a variable's value. When the words alone are fine, a variable is to
@@ -113,7 +118,8 @@ fn config_arg() -> Arg {
         .value_parser(clap::value_parser!(PathBuf))
         .global(true)
         .display_order(900)
-        .help("Configuration (TOML) with profiles [default: llm-dit/config.toml in the user's configuration folder]")
+        .help("Configuration file (TOML)")
+        .long_help("Configuration (TOML) with profiles [default: llm-dit/config.toml in the user's configuration folder]")
 }
 
 fn profile_arg() -> Arg {
@@ -122,6 +128,7 @@ fn profile_arg() -> Arg {
         .value_name("NAME")
         .global(true)
         .display_order(901)
+        .hide_short_help(true)
         .help("Profile of the configuration to use [default: default]")
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use include_dir::{Dir, include_dir};
 use llm_dit_params::{excerpt, nearest};
+use llm_dit_text::NotText;
 
 use crate::{Template, TemplateError, template::short};
 
@@ -40,8 +41,7 @@ impl Library {
         let mut library = Self::default();
         for file in SHIPPED.files() {
             let path = Path::new("templates/z_image").join(file.path());
-            let text = llm_dit_text::decode(file.contents())
-                .map_err(|e| not_text(&path, e.to_string()))?;
+            let text = llm_dit_text::decode(file.contents()).map_err(|e| not_text(&path, e))?;
             library.insert(Template::parse(&path, text)?)?;
         }
         Ok(library)
@@ -85,7 +85,7 @@ impl Library {
         let mut library = Self::default();
         for path in paths {
             let bytes = fs::read(&path).map_err(io(&path))?;
-            let text = llm_dit_text::decode(&bytes).map_err(|e| not_text(&path, e.to_string()))?;
+            let text = llm_dit_text::decode(&bytes).map_err(|e| not_text(&path, e))?;
             library.insert(Template::parse(&path, text)?)?;
         }
         if library.templates.is_empty() {
@@ -133,8 +133,9 @@ impl Library {
     }
 }
 
-fn not_text(path: &Path, cause: String) -> TemplateError {
-    TemplateError::Invalid { path: path.to_owned(), line: 1, cause }
+fn not_text(path: &Path, why: NotText) -> TemplateError {
+    let line = why.line() as u64;
+    TemplateError::Invalid { path: path.to_owned(), line, cause: why.to_string() }
 }
 
 fn hint(nearest: Option<&str>, known: usize) -> String {
@@ -203,6 +204,9 @@ mod tests {
         fs::write(path.join("second.md"), [0xff, 0xfe]).expect("written");
         let error = Library::load(Some(path)).expect_err("broken").to_string();
         assert!(error.contains("save it as UTF-8"), "{error}");
+        fs::write(path.join("second.md"), b"a\n\xe9").expect("written");
+        let error = Library::load(Some(path)).expect_err("broken").to_string();
+        assert!(error.contains("line 2") && error.contains("not UTF-8"), "{error}");
         let error = Library::load(Some(&path.join("nowhere"))).expect_err("missing").to_string();
         assert!(error.contains("nowhere"), "{error}");
     }

@@ -10,11 +10,21 @@ const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
 /// Why bytes are not text that is read here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TextError {
+pub enum NotText {
     #[error("it is UTF-16 or UTF-32 text; save it as UTF-8")]
     Wide,
-    #[error("byte {0} is not UTF-8 text; save it as UTF-8")]
-    NotUtf8(usize),
+    #[error("line {line} is not UTF-8 text; save it as UTF-8")]
+    NotUtf8 { line: usize },
+}
+
+impl NotText {
+    /// The first line that is not text, counted from 1 as editors do.
+    pub fn line(self) -> usize {
+        match self {
+            Self::Wide => 1,
+            Self::NotUtf8 { line } => line,
+        }
+    }
 }
 
 /// The bytes after UTF-8's byte order mark, if they begin with one.
@@ -26,22 +36,24 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 ///
 /// # Errors
 ///
-/// [`TextError`] if they are not UTF-8.
-pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
+/// [`NotText`] if they are not UTF-8.
+pub fn decode(bytes: &[u8]) -> Result<&str, NotText> {
     let bytes = without_mark(bytes);
     // Without a mark, wide text of ASCII letters shows by the zeros between them.
     if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] = bytes {
-        return Err(TextError::Wide);
+        return Err(NotText::Wide);
     }
-    // Places are counted from 1, as editors do.
-    std::str::from_utf8(bytes).map_err(|e| TextError::NotUtf8(e.valid_up_to() + 1))
+    std::str::from_utf8(bytes).map_err(|error| {
+        let good = &bytes[..error.valid_up_to()];
+        NotText::NotUtf8 { line: 1 + good.iter().filter(|&&byte| byte == b'\n').count() }
+    })
 }
 
 /// [`decode`] for a whole file.
 ///
 /// # Errors
 ///
-/// The file's own error, or [`io::ErrorKind::InvalidData`] with a [`TextError`].
+/// The file's own error, or [`io::ErrorKind::InvalidData`] with a [`NotText`].
 pub fn read(path: &Path) -> io::Result<String> {
     let bytes = fs::read(path)?;
     let text = decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
@@ -71,11 +83,11 @@ mod tests {
         };
         for mark in [true, false] {
             for unit in [u16::to_le_bytes, u16::to_be_bytes] {
-                assert_eq!(decode(&utf16(mark, unit)), Err(TextError::Wide), "{mark}");
+                assert_eq!(decode(&utf16(mark, unit)), Err(NotText::Wide), "{mark}");
             }
         }
-        assert_eq!(decode(b"\xff\xfe\0\0x\0\0\0"), Err(TextError::Wide));
-        assert_eq!(decode(b"caf\xe9"), Err(TextError::NotUtf8(4)));
+        assert_eq!(decode(b"\xff\xfe\0\0x\0\0\0"), Err(NotText::Wide));
+        assert_eq!(decode(b"a\nb\ncaf\xe9"), Err(NotText::NotUtf8 { line: 3 }));
     }
 
     #[test]

@@ -10,8 +10,9 @@ use llm_dit_engine::image::{About, ImageGenerator, LatentMap, LoraChoice};
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, LoadError, PartFiles, Residency, Weights, check_index, compute_dtype,
-    model_label, part_config, read_object, synthetic,
+    Checkpoint, DeviceChoice, Kind, Library, LoadError, PartFiles, Residency, Rule, Schema,
+    Weights, check_index, compute_dtype, model_label, part_config, read_config, read_object,
+    synthetic,
 };
 use serde_json::Value;
 
@@ -30,6 +31,11 @@ const STEM: &str = "diffusion_pytorch_model";
 
 /// In a model folder.
 const ABOUT: &str = "about.json";
+
+const ABOUT_SCHEMA: Schema = Schema {
+    keys: &[("description", Rule::Read(Kind::Text)), ("examples", Rule::Read(Kind::TextList))],
+    library: Library::None,
+};
 
 /// What to load and where.
 #[derive(Clone, Debug, Default)]
@@ -219,7 +225,7 @@ fn about(options: &DiffusionOptions) -> Result<About, LoadError> {
     if options.dit_path.is_some() || !path.is_file() {
         return Ok(About::default());
     }
-    let about: About = read_config(&path)?;
+    let about: About = read_config(&path, &ABOUT_SCHEMA)?;
     about.check().map_err(|cause| LoadError::Invalid { path, cause })?;
     Ok(about)
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use llm_dit_params::{Scheduler, bounds::SHIFT, excerpt};
+use llm_dit_params::{Scheduler, bounds, excerpt};
 use llm_dit_weights::{Kind, Library, LoadError, Rule, Schema, read_object};
 use serde_json::{Map, Value};
 
@@ -177,9 +177,9 @@ fn select(object: &Map<String, Value>) -> Result<(Scheduler, f64), String> {
     })?;
     class.schema.check(object).map_err(|why| format!("{why} (of a {})", class.name))?;
     let shift = object.get(class.shift).and_then(Value::as_f64).unwrap_or(1.0);
-    if SHIFT.allows_number(shift) {
+    if bounds::SHIFT.allows_number(shift) {
         Ok((class.scheduler, shift))
     } else {
-        Err(format!("'{}' is {shift}; it must be {SHIFT}", class.shift))
+        Err(format!("'{}' is {shift}; it must be {}", class.shift, bounds::SHIFT))
     }
 }

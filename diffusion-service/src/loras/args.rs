@@ -16,7 +16,7 @@ use crate::engine::LoraChoice;
 pub struct LoraArgs {
     /// LoRA file to fuse into the transformer, with an optional scale after the last colon [default
     /// scale: 1]. Repeatable
-    #[arg(long, value_name = "PATH[:SCALE]")]
+    #[arg(short, long, value_name = "PATH[:SCALE]")]
     pub lora: Vec<LoraArg>,
     /// Trigger words to put before every prompt: the first value belongs to the first --lora, and
     /// so on

@@ -60,8 +60,9 @@ impl Backend for Heylook {
 
     fn prepare(&self, chat: &Chat, ask: &Ask) -> Result<Prepared, Fault> {
         self.encoder.check_layer(ask.hidden_layer)?;
+        llm_dit_heylook::check_truncation(ask.truncation)?;
         let text = llm_dit_heylook::format(chat)?;
-        let Ask { hidden_layer, max_tokens, dtype } = *ask;
+        let Ask { hidden_layer, max_tokens, dtype, .. } = *ask;
         let size = dtype.map_or(DType::F32.size(), DType::size);
         let bytes = max_tokens * self.encoder.shape().hidden_size * size;
         Ok(Prepared::new(&self.worker, bytes, move |Caller { encoder, runtime }| {

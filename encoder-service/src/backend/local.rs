@@ -46,7 +46,9 @@ impl Backend for Local {
 
     fn prepare(&self, chat: &Chat, ask: &Ask) -> Result<Prepared, Fault> {
         let hidden_layer = self.info.resolve_hidden_layer(ask.hidden_layer).map_err(fault)?;
-        let tokens = self.tokenizer.tokenize(chat, ask.max_tokens).map_err(chat_fault)?;
+        let tokens =
+            self.tokenizer.tokenize_to(chat, ask.max_tokens, ask.truncation.unwrap_or_default());
+        let tokens = tokens.map_err(chat_fault)?;
         let truncated_tokens = tokens.truncated_tokens;
         let dtype = ask.dtype.unwrap_or(self.info.dtype);
         let bytes = tokens.ids.len() * self.info.hidden_size * dtype.size();

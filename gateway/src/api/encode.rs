@@ -178,7 +178,7 @@ pub(crate) async fn format(
         formatted_prompt,
         token_count: counts.as_ref().map(|counts| counts.total),
         tokens: counts.map(Tokens::from),
-        max_tokens: body.ask().max_tokens,
+        max_tokens: body.ask()?.max_tokens,
         prompt: body.prompt.unwrap_or_default(),
         system_prompt: body.system_prompt,
         thinking_content: body.thinking_content,
@@ -199,7 +199,7 @@ async fn encode_prompt(state: &AppState, body: &EncodeBody) -> Result<Encoded, E
     let chats = [chat.clone()];
     let mut tried = Tried::default();
     let (embedding, cached) = loop {
-        let pipe = encode::open(encoder, &state.cache, &chats, body.ask(), &mut tried).await?;
+        let pipe = encode::open(encoder, &state.cache, &chats, body.ask()?, &mut tried).await?;
         let backend = pipe.lease().map(|lease| Arc::clone(lease.backend()));
         match (pipe.collect().await, backend) {
             (Ok(collected), _) => break collected,

@@ -8,6 +8,7 @@ use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_memory::Reservation;
 use llm_dit_params::{
     GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
+    Truncation,
     bounds::{COMPRESSION, TOKENS},
     generation_fields,
 };
@@ -110,6 +111,10 @@ generation_fields! { body! {
         /// Maximum prompt length in tokens; longer prompts are truncated.
         #[schema(minimum = 1, maximum = 1504)]
         max_tokens: u32,
+        /// Where a longer prompt is truncated: `prompt`, at the end of the prompt (the default), or
+        /// `end`, at the end of the chat, as in diffusers.
+        #[schema(example = "prompt")]
+        truncate: String,
         /// Name of an encoder in `/health`.
         encoder: String,
         /// Name of the model, as in `/api/model`.
@@ -154,6 +159,10 @@ body! {
         /// Maximum prompt length in tokens; longer prompts are truncated.
         #[schema(minimum = 1, maximum = 1504)]
         max_tokens: u32,
+        /// Where a longer prompt is truncated: `prompt`, at the end of the prompt (the default), or
+        /// `end`, at the end of the chat, as in diffusers.
+        #[schema(example = "prompt")]
+        truncate: String,
     }
 }
 
@@ -180,6 +189,7 @@ pub(crate) struct LoraBody {
 pub(crate) struct Ask {
     pub hidden_layer: i32,
     pub max_tokens: u32,
+    pub truncation: Option<Truncation>,
     pub deadline: Deadline,
 }
 
@@ -237,6 +247,7 @@ impl GenerateBody {
             template: self.template.clone(),
             hidden_layer: self.hidden_layer,
             max_tokens: self.max_tokens,
+            truncate: self.truncate.clone(),
             ..EncodeBody::default()
         };
         let chat = around.chat(templates, false)?;
@@ -253,7 +264,7 @@ impl GenerateBody {
         Ok(Request {
             chat,
             negative_prompt: negative.into_string(),
-            ask: around.ask(),
+            ask: around.ask()?,
             loras,
             image,
             format: format.unwrap_or_default(),
@@ -312,12 +323,18 @@ impl EncodeBody {
         Ok(around.chat(prompt))
     }
 
-    pub fn ask(&self) -> Ask {
-        Ask {
+    /// What is asked of the encoder.
+    ///
+    /// # Errors
+    ///
+    /// `truncate` is not known.
+    pub fn ask(&self) -> Result<Ask, Error> {
+        Ok(Ask {
             hidden_layer: self.hidden_layer.unwrap_or(DEFAULT_HIDDEN_LAYER),
             max_tokens: self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+            truncation: self.truncate.as_deref().map(str::parse).transpose()?,
             deadline: Deadline::NEVER,
-        }
+        })
     }
 }
 
@@ -408,6 +425,7 @@ impl Request {
             raw_special_tokens: Some(chat.raw_special_tokens),
             hidden_layer: self.body.hidden_layer,
             max_tokens: self.body.max_tokens.map(|n| n as usize),
+            truncate: self.body.truncate.clone(),
             ..Settings::default()
         };
         settings.without_blanks()

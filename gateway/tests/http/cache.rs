@@ -53,6 +53,7 @@ async fn everything_that_determines_embeddings_tells_them_apart() {
         json!({"prompt": "a <think> fox", "raw_special_tokens": true}),
         json!({"prompt": "a <think> fox", "hidden_layer": -3}),
         json!({"prompt": "a <think> fox", "max_tokens": 11}),
+        json!({"prompt": "a <think> fox", "max_tokens": 11, "truncate": "end"}),
         json!({"prompt": "a <think> fox", "system_prompt": "S"}),
         json!({"prompt": "a <think> fox", "enable_thinking": true}),
         json!({"prompt": "a <think> fox "}),

@@ -1,5 +1,7 @@
 //! Everything that can be wrong with a request or behind the gateway: a status, a message, no panic.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 use crate::support::{Gateway, Stack, WIDTH, options, problem};
 use diffusion_service::ServiceLimits;
 use llm_dit_proto::v1::{EmbeddingHeader, encode_response::Frame};
@@ -57,6 +59,7 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
         (json!({"prompt": "x", "system_prompt": "x".repeat(70_000)}), 413, "system_prompt"),
         (json!({"prompt": "x", "hidden_layer": 99}), 400, "hidden_layer"),
         (json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens 0"),
+        (json!({"prompt": "x", "truncate": "middle"}), 400, "use prompt or end"),
         (json!({"prompt": "x", "encoder": "locla"}), 400, "did you mean 'local'?"),
         (json!({"prompt": "x", "strength": 0.5}), 400, "strength needs an init image"),
         (json!({"prompt": "x", "image": "http://elsewhere/x.png"}), 400, "not fetched"),
@@ -85,6 +88,22 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
         assert!(detail.contains(words), "{shown}: {detail}");
     }
     assert!(stack.jobs.try_recv().is_err(), "nothing was encoded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_image_that_is_cut_off_is_refused() {
+    let stack = Stack::start().await;
+    let picture = image::RgbImage::from_fn(96, 96, |x, y| image::Rgb([x as u8, y as u8, 90]));
+    for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg, image::ImageFormat::WebP] {
+        let mut file = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut file, format).expect("encodes");
+        let file = file.into_inner();
+        for part in [file.len() - 1, file.len() * 3 / 4] {
+            let body = json!({"prompt": "x", "image": STANDARD.encode(&file[..part])});
+            let said = problem(stack.gateway.post(&body).await, 400).await;
+            assert!(said.contains("cut off"), "{format:?}: {said}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,6 +193,9 @@ async fn what_is_not_json_is_refused() {
         let detail = problem(send(json, broken.to_vec()).await, 400).await;
         assert!(detail.contains("line 1"), "{detail}");
     }
+    let twice = br#"{"prompt": "x", "steps": 2, "num_inference_steps": 3}"#;
+    let detail = problem(send(json, twice.to_vec()).await, 400).await;
+    assert!(detail.contains("are the same parameter"), "{detail}");
     // Nesting that would overflow a naive parser's stack.
     problem(send(json, vec![b'['; 500_000]).await, 400).await;
     let encode = format!("{}/api/encode", stack.gateway.url);

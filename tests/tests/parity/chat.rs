@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, time::Instant};
 
 use llm_dit_chat::{Chat, ChatError, ChatTokenizer, Exchange, ThinkBlock, TokenCounts};
+use llm_dit_params::Truncation;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -206,6 +207,25 @@ fn truncation_keeps_the_frame() {
         assert_eq!(cut.truncated_tokens, whole.len() - limit);
         assert_eq!(cut.ids[..limit - 5], whole[..limit - 5]);
         assert_eq!(&cut.ids[limit - 5..], closing);
+    }
+}
+
+/// As `tokenizer(text, max_length=N, truncation=True)` of transformers, which diffusers calls: the
+/// first N ids of the text that the template made.
+#[test]
+fn the_end_of_the_chat_is_cut_as_diffusers_cuts_it() {
+    let tokenizer = tokenizer();
+    let Goldens { limit, cases, .. } = goldens();
+    let long = cases.iter().filter(|case| case.ids_plain_content.len() > limit);
+    assert!(long.count() > 0);
+    for case in &cases {
+        let (whole, chat) = (&case.ids_plain_content, Chat::user(&case.prompt));
+        for limit in [limit, whole.len() - 2, 3] {
+            let cut = tokenizer.tokenize_to(&chat, limit, Truncation::End).expect("always fits");
+            let kept = limit.min(whole.len());
+            assert_eq!(cut.ids, whole[..kept], "{:?}", case.prompt);
+            assert_eq!((cut.truncated_tokens, cut.counts.total), (whole.len() - kept, kept));
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use encoder_service::{EncodeRequest, EncoderHandle, EncoderLimits};
 use futures::StreamExt as _;
 use llm_dit_chat::Chat;
 use llm_dit_fault::Fault;
+use llm_dit_params::Truncation;
 use llm_dit_proto::{
     DType,
     v1::{self, DescribeEncoderRequest, encoder_client::EncoderClient},
@@ -94,6 +95,7 @@ async fn bad_requests_are_refused_with_the_reason() {
         (v1::EncodeRequest { max_tokens: Some(u32::MAX), ..one("x") }, "use 1 to 1504"),
         (v1::EncodeRequest { max_tokens: Some(3), ..one("x") }, "max_tokens is 3"),
         (v1::EncodeRequest { dtype: 9, ..one("x") }, "unknown tensor dtype 9"),
+        (v1::EncodeRequest { truncation: 9, ..one("x") }, "unknown truncation 9"),
         (one(&big), "prompt of 65537 bytes is too long"),
         (
             v1::EncodeRequest {
@@ -117,6 +119,32 @@ async fn bad_requests_are_refused_with_the_reason() {
         let status = refused(request).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{reason}: {status}");
         assert!(status.message().contains(reason), "{reason}: {}", status.message());
+    }
+}
+
+#[tokio::test]
+async fn a_long_chat_is_cut_where_the_caller_says() {
+    let (handle, mut jobs) = fake_encoder(64);
+    let server = Server::encoder(handle).await;
+    let whole = tokenizer().tokenize(&Chat::user("a red apple"), 512).expect("fits").ids;
+    let max = whole.len() - 1;
+    for (truncation, cut) in [
+        (v1::Truncation::Unspecified, Truncation::Prompt),
+        (v1::Truncation::Prompt, Truncation::Prompt),
+        (v1::Truncation::End, Truncation::End),
+    ] {
+        let request = v1::EncodeRequest {
+            max_tokens: Some(max as u32),
+            truncation: truncation.into(),
+            ..one("a red apple")
+        };
+        let mut client = EncoderClient::new(server.channel());
+        let frames = client.encode(request).await.expect("accepted").into_inner();
+        assert_eq!(embeddings(frames).await.expect("well")[0].0.truncated_tokens, 1);
+        let expected = tokenizer().tokenize_to(&Chat::user("a red apple"), max, cut);
+        let ids = jobs.recv().await.expect("a job").token_ids;
+        assert_eq!(ids, expected.expect("fits").ids, "{truncation:?}");
+        assert_eq!(ids == whole[..max], cut == Truncation::End);
     }
 }
 

@@ -99,6 +99,11 @@ async fn what_cannot_be_had_is_refused_before_anybody_is_asked() {
             "after the norm",
         ),
         (
+            v1::EncodeRequest { truncation: v1::Truncation::Prompt.into(), ..one("x") },
+            Code::FailedPrecondition,
+            "truncates at the end of the chat",
+        ),
+        (
             v1::EncodeRequest { hidden_layer: Some(0), ..one("x") },
             Code::FailedPrecondition,
             "embedding table",

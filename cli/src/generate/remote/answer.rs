@@ -17,8 +17,8 @@ pub(super) struct Answer {
 pub(super) enum Unanswered {
     /// The connection failed, for this reason.
     Lost(String),
-    /// The gateway said no: its status and its words.
-    Problem(String),
+    /// The gateway said no: its status, if it is known, and its words with it.
+    Problem(Option<u16>, String),
     /// What came is not from a gateway of ours. Completes "the gateway ...".
     Strange(String),
 }

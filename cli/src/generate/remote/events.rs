@@ -61,8 +61,8 @@ pub(super) async fn read(answer: Response, report: Report<'_>) -> Result<Answer,
             Some("result") => return finish(parse(&data)?),
             Some("error") => {
                 let Problem { detail, status } = parse(&data)?;
-                let status = status.map(|status| format!("{status}: ")).unwrap_or_default();
-                return Err(Unanswered::Problem(format!("{status}{detail}")));
+                let shown = status.map(|status| format!("{status}: ")).unwrap_or_default();
+                return Err(Unanswered::Problem(status, format!("{shown}{detail}")));
             }
             // Previews, and whatever newer gateways tell.
             _ => {}

@@ -16,7 +16,7 @@ pub(super) async fn read(answer: Response, report: Report<'_>) -> Result<Answer,
         let detail = serde_json::from_slice::<Problem>(&body).map(|p| p.detail);
         let detail =
             detail.unwrap_or_else(|_| "the response is not from an llm-dit gateway".into());
-        return Err(Unanswered::Problem(format!("{status}: {detail}")));
+        return Err(Unanswered::Problem(Some(status.as_u16()), format!("{status}: {detail}")));
     }
     let header =
         |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);

@@ -128,6 +128,7 @@ impl Kind {
             (Self::Switch, value) => value.is_boolean(),
             (Self::Text, value) => value.is_string(),
             (Self::Wholes, Value::Array(all)) => all.iter().all(is_whole),
+            (Self::TextList, Value::Array(all)) => all.iter().all(Value::is_string),
             (Self::Texts, Value::Object(all)) => all.values().all(Value::is_string),
             (Self::NumbersByName, Value::Object(all)) => all.values().all(Value::is_number),
             (Self::Side, Value::Array(all)) => !all.is_empty() && all.iter().all(is_whole),
@@ -135,7 +136,12 @@ impl Kind {
             (Self::Numbers(n), value) => is_row(value, *n),
             (Self::Rows(n), Value::Array(all)) => all.iter().all(|row| is_row(row, *n)),
             (
-                Self::Table(_) | Self::Wholes | Self::Texts | Self::NumbersByName | Self::Rows(_),
+                Self::Table(_)
+                | Self::Wholes
+                | Self::TextList
+                | Self::Texts
+                | Self::NumbersByName
+                | Self::Rows(_),
                 _,
             ) => false,
         };

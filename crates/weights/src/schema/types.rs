@@ -50,6 +50,8 @@ pub enum Kind {
     Text,
     /// A list of [`Kind::Whole`].
     Wholes,
+    /// A list of [`Kind::Text`].
+    TextList,
     /// An object whose values are texts.
     Texts,
     /// An object whose values are numbers.

@@ -11,6 +11,7 @@ impl fmt::Display for Kind {
             Self::Number => "a number",
             Self::Switch => "true or false",
             Self::Text => "text",
+            Self::TextList => "a list of texts",
             Self::Wholes => "a list of whole numbers, 0 or more",
             Self::Texts => "an object of texts",
             Self::NumbersByName => "an object of numbers",

@@ -2,18 +2,17 @@
 //! about where they come from.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use data_encoding::HEXLOWER;
 use jiff::{Unit, Zoned};
 use llm_dit_fault::Fault;
+use llm_dit_files::WriteError;
 use llm_dit_proto::DType;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
 
 use super::Encoded;
 use crate::{
@@ -33,6 +32,7 @@ pub(super) fn save(
     let failed = |cause: io::Error| {
         Fault::Internal(format!("embeddings cannot be written to {}: {cause}", folder.display()))
     };
+    let not_written = |error: WriteError| Fault::Internal(error.to_string());
     let tensors = tensors(&encoded.embedding)?;
     let name = format!("embeddings_{:.16}", HEXLOWER.encode(&Sha256::digest(&tensors)));
     let path = folder.join(&name).with_extension("safetensors");
@@ -44,10 +44,10 @@ pub(super) fn save(
     }
     let about =
         serde_json::to_vec_pretty(&sidecar(body, encoded)).map_err(|error| failed(error.into()))?;
-    let tensors = stage(folder, &tensors).map_err(failed)?;
-    let about = stage(folder, &about).map_err(failed)?;
-    tensors.persist(&path).map_err(|error| failed(error.error))?;
-    about.persist(path.with_extension("json")).map_err(|error| failed(error.error))?;
+    // Each gets its name only when both are complete.
+    let tensors = llm_dit_files::stage(&path, &tensors).map_err(not_written)?;
+    let about = llm_dit_files::stage(&path.with_extension("json"), &about).map_err(not_written)?;
+    tensors.publish().and_then(|()| about.publish()).map_err(not_written)?;
     Ok(path)
 }
 
@@ -99,11 +99,4 @@ fn sidecar(body: &EncodeBody, encoded: &Encoded) -> serde_json::Value {
 fn dtype(embedding: &Embedding) -> Result<DType, Fault> {
     let dtype = DType::from_wire(embedding.header.dtype).ok().flatten();
     dtype.ok_or_else(|| Fault::Internal("embeddings of an unknown type".to_owned()))
-}
-
-fn stage(folder: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
-    let mut file = NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    Ok(file)
 }
