@@ -33,7 +33,10 @@ mod templates;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use llm_dit_serving::args::report;
+use llm_dit_serving::{
+    args::report,
+    probe::{HealthArgs, Protocol},
+};
 use llm_dit_settings::{Parsed, Program};
 
 /// Text-to-image with Z-Image, in one process or through a gateway
@@ -56,6 +59,8 @@ enum Command {
     Templates(templates::TemplatesArgs),
     /// Run text encoder, diffusion service and gateway in one process and serve HTTP
     Serve(Box<local::ServeArgs>),
+    /// Check the health of `llm-dit serve` or of a gateway: exit status 0 or 1
+    Health(HealthArgs<7860>),
     /// Create TLS certificates and API keys for your machines
     Certificates(certificates::CertificatesArgs),
     /// Benchmark every stage on this machine; needs no model files
@@ -91,6 +96,7 @@ async fn main() -> ExitCode {
         Command::Format(args) => format::format(&args),
         Command::Templates(args) => templates::templates(&args),
         Command::Serve(args) => local::serve(*args).await,
+        Command::Health(args) => return args.run(Protocol::Http).await,
         Command::Certificates(args) => certificates::certificates(&args),
         Command::Bench(args) => local::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),

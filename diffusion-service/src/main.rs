@@ -13,7 +13,9 @@ use llm_dit_serving::{
     Grace, Remote,
     args::{CredentialsArgs, ListenArgs},
     boot::{ServiceArgs, boot},
-    client, shutdown,
+    client,
+    probe::{Protocol, ServiceCommand},
+    shutdown,
     telemetry::LogArgs,
 };
 use llm_dit_settings::Program;
@@ -22,8 +24,10 @@ use llm_dit_z_image::{DiffusionOptions, load_all, vae::Tiling};
 
 /// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, images out
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<ServiceCommand<50052>>,
     /// Diffusers folder with transformer/, vae/ and scheduler/ [default: the demo model]
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
@@ -94,6 +98,11 @@ impl ServiceArgs for Args {
 
     fn log(&self) -> &LogArgs {
         &self.log
+    }
+
+    fn subcommand(&self) -> Option<impl Future<Output = ExitCode>> {
+        let ServiceCommand::Health(health) = self.command.as_ref()?;
+        Some(health.run(Protocol::Grpc))
     }
 }
 

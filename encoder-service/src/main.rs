@@ -12,6 +12,7 @@ use llm_dit_serving::{
     Grace,
     args::ListenArgs,
     boot::{ServiceArgs, boot},
+    probe::{Protocol, ServiceCommand},
     shutdown,
     telemetry::LogArgs,
 };
@@ -20,8 +21,10 @@ use llm_dit_weights::{DeviceChoice, args::OffloadArgs, encoder_folder};
 
 /// Serves a Qwen3 text encoder over gRPC: prompts in, embeddings for Z-Image out
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<ServiceCommand<50051>>,
     /// Diffusers folder with text_encoder/ and tokenizer/ [default: the demo model]
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
@@ -74,6 +77,11 @@ impl ServiceArgs for Args {
 
     fn log(&self) -> &LogArgs {
         &self.log
+    }
+
+    fn subcommand(&self) -> Option<impl Future<Output = ExitCode>> {
+        let ServiceCommand::Health(health) = self.command.as_ref()?;
+        Some(health.run(Protocol::Grpc))
     }
 }
 

@@ -11,6 +11,7 @@ use llm_dit_serving::{
     args::{CredentialsArgs, ListenArgs},
     boot::{ServiceArgs, boot},
     client::service_url,
+    probe::{Protocol, ServiceCommand},
     shutdown,
     telemetry::LogArgs,
 };
@@ -18,8 +19,10 @@ use llm_dit_settings::Program;
 
 /// Serves text-to-image over HTTP, in front of encoder and diffusion services
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<ServiceCommand<7860>>,
     /// Encoder service whose embeddings the gateway sends to a diffusion service. Repeatable or
     /// comma-separated. NAME=URL gives it a name that requests can select; without one it is
     /// "local" [default: the diffusion service's own encoder, if it has one, else
@@ -79,6 +82,11 @@ impl ServiceArgs for Args {
 
     fn log(&self) -> &LogArgs {
         &self.log
+    }
+
+    fn subcommand(&self) -> Option<impl Future<Output = ExitCode>> {
+        let ServiceCommand::Health(health) = self.command.as_ref()?;
+        Some(health.run(Protocol::Http))
     }
 }
 
