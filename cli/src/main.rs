@@ -28,6 +28,8 @@ mod preview;
 mod progress;
 #[cfg(feature = "local")]
 mod serve;
+#[cfg(feature = "local")]
+mod services;
 mod templates;
 
 use std::process::ExitCode;
@@ -86,6 +88,10 @@ Exit status: 0 success, 64 wrong command line, 130 interrupted, 1 any other fail
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    #[cfg(feature = "local")]
+    if let Some(status) = services::run_as_called().await {
+        return status;
+    }
     let Parsed { args: cli, settings } = match llm_dit_settings::parse::<Cli>(Program::Command) {
         Ok(parsed) => parsed,
         Err(error) => return report(&error),

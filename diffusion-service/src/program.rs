@@ -3,10 +3,10 @@
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use clap::Parser;
-use diffusion_service::{
+use crate::{
     BatchArgs, DiffusionHandle, LoraArgs, ModelsArgs, ServiceLimits, engine::Engines, run,
 };
+use clap::Parser;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
 use llm_dit_serving::{
@@ -106,8 +106,8 @@ impl ServiceArgs for Args {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Runs the program with the command line of this process.
+pub async fn main() -> ExitCode {
     boot(serve).await
 }
 

@@ -2,8 +2,8 @@
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
+use crate::{EncoderHandle, EncoderLimits, run};
 use clap::Parser;
-use encoder_service::{EncoderHandle, EncoderLimits, run};
 use llm_dit_heylook::{HeylookEncoder, args::ApiArgs};
 use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
@@ -85,8 +85,8 @@ impl ServiceArgs for Args {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Runs the program with the command line of this process.
+pub async fn main() -> ExitCode {
     boot(serve).await
 }
 

@@ -2,8 +2,8 @@
 
 use std::{error::Error, process::ExitCode};
 
+use crate::{AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, run};
 use clap::Parser;
-use gateway::{AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, run};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{
@@ -90,8 +90,8 @@ impl ServiceArgs for Args {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Runs the program with the command line of this process.
+pub async fn main() -> ExitCode {
     boot(serve).await
 }
 

@@ -68,3 +68,18 @@ fn the_servers_own_certificate_is_shown_where_one_is_asked_for() {
         assert_eq!(said(&health(name, &["--port", server.port(), ready])).0, Some(1), "{name}");
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn the_command_is_each_service_under_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["encoder-service", "diffusion-service", "gateway"] {
+        let link = folder.path().join(name);
+        std::os::unix::fs::symlink(program("llm-dit"), &link).expect("linked");
+        let asked = |file: &std::path::Path| {
+            Command::new(file).arg("--help").output().expect("starts").stdout
+        };
+        let help = asked(&link);
+        assert!(!help.is_empty() && help == asked(&program(name)), "{name}");
+    }
+}
