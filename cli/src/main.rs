@@ -31,6 +31,8 @@ mod preview;
 mod progress;
 #[cfg(feature = "local")]
 mod serve;
+#[cfg(feature = "local")]
+mod services;
 mod stdin;
 mod templates;
 mod version;
@@ -38,7 +40,10 @@ mod version;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use llm_dit_serving::args::report;
+use llm_dit_serving::{
+    args::report,
+    probe::{HealthArgs, Protocol},
+};
 use llm_dit_settings::{Parsed, Program};
 
 use self::command::Whole;
@@ -63,6 +68,8 @@ enum Command {
     Templates(templates::TemplatesArgs),
     /// Run text encoder, diffusion service and gateway in one process and serve HTTP
     Serve(Box<local::ServeArgs>),
+    /// Check the health of `llm-dit serve` or of a gateway: exit status 0 or 1
+    Health(HealthArgs<7860>),
     /// Create TLS certificates and API keys for your machines
     Certificates(certificates::CertificatesArgs),
     /// Benchmark every stage on this machine; needs no model files
@@ -93,6 +100,10 @@ interrupted; 1 any other failure.";
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    #[cfg(feature = "local")]
+    if let Some(status) = services::run_as_called().await {
+        return status;
+    }
     let parsed = llm_dit_settings::parse::<Whole>(Program::Command);
     let Parsed { args: Whole(cli), settings } = match parsed {
         Ok(parsed) => parsed,
@@ -107,6 +118,7 @@ async fn main() -> ExitCode {
         Command::Format(args) => format::format(&args),
         Command::Templates(args) => templates::templates(&args),
         Command::Serve(args) => local::serve(*args).await,
+        Command::Health(args) => return args.run(Protocol::Http).await,
         Command::Certificates(args) => certificates::certificates(&args),
         Command::Bench(args) => local::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),

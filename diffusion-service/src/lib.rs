@@ -7,6 +7,9 @@ mod handle;
 mod loras;
 pub mod picture;
 pub mod preview;
+/// The program.
+#[cfg(feature = "model")]
+pub mod program;
 pub mod source;
 
 pub use args::{BatchArgs, ModelsArgs, ModelsArgsError, NamedModel};

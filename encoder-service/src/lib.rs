@@ -4,6 +4,9 @@
 mod backend;
 mod grpc;
 mod handle;
+/// The program.
+#[cfg(feature = "model")]
+pub mod program;
 mod request;
 
 pub use grpc::run;

@@ -73,6 +73,8 @@ fn api() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(openai::get))
         .routes(routes!(session::begin, session::end))
         .routes(routes!(health::health))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
 }
 
 /// Every route of the gateway.

@@ -19,6 +19,8 @@ mod jobs;
 mod maker;
 mod meters;
 mod options;
+/// The program.
+pub mod program;
 mod records;
 mod serve;
 mod state;

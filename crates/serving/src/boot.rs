@@ -16,6 +16,8 @@ pub trait ServiceArgs: Parser {
     const PROGRAM: Program;
     /// The flags of logs and traces.
     fn log(&self) -> &LogArgs;
+    /// What the command line asks for instead of serving.
+    fn subcommand(&self) -> Option<impl Future<Output = ExitCode>>;
 }
 
 /// Reads flags, environment and configuration, and serves.
@@ -26,6 +28,9 @@ pub async fn boot<T: ServiceArgs>(
         Ok(parsed) => parsed,
         Err(error) => return report(&error),
     };
+    if let Some(command) = args.subcommand() {
+        return command.await;
+    }
     let traces = match telemetry::init(args.log(), T::command().get_name()) {
         Ok(traces) => traces,
         Err(error) => {

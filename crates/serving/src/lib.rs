@@ -11,6 +11,7 @@ pub mod http2;
 pub mod listener;
 mod middleware;
 pub mod pace;
+pub mod probe;
 pub mod propagate;
 pub mod security;
 pub mod shutdown;

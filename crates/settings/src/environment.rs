@@ -1,5 +1,7 @@
 //! One rule gives every flag its variable: `--guidance-scale` is `LLM_DIT_GUIDANCE_SCALE`.
 
+use std::env;
+
 use clap::{Arg, Command, builder::Resettable};
 
 const PREFIX: &str = "LLM_DIT_";
@@ -43,7 +45,27 @@ fn own_variable(command: &Command, flag: &str) -> Option<String> {
 fn add_variable(arg: Arg) -> Arg {
     match variable(&arg) {
         // A definition that names its own variable knows better.
-        Some(name) if arg.get_env().is_none() => arg.env(name).hide_env(true),
+        Some(name) if arg.get_env().is_none() && service_link(&name).is_none() => {
+            arg.env(name).hide_env(true)
+        }
         _ => arg,
     }
+}
+
+/// The value of a variable that Kubernetes, not a person, has set: it gives every container an
+/// address such as `LLM_DIT_PORT=tcp://10.0.0.1:7860` for a Service named `llm-dit`.
+pub(crate) fn service_link(variable: &str) -> Option<String> {
+    let value = env::var(variable).ok()?;
+    let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    (address && variable.ends_with("_PORT")).then_some(value)
+}
+
+/// The variable that stands for a flag of the command line, if Kubernetes has set it.
+pub(crate) fn service_links(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(variable);
+    let mut links: Vec<_> = own.filter_map(|name| service_link(&name).map(|_| name)).collect();
+    links.extend(command.get_subcommands().flat_map(service_links));
+    links.sort();
+    links.dedup();
+    links
 }

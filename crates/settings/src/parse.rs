@@ -9,7 +9,7 @@ use clap::{
 
 use crate::{
     Settings, SettingsError,
-    environment::{add_variables, variable_of, without_variables},
+    environment::{add_variables, service_links, variable_of, without_variables},
     file::{self, DEFAULT_PROFILE, FileValue, FileValues},
 };
 
@@ -76,6 +76,9 @@ pub fn try_parse_from<T: Parser>(
     let args = T::from_arg_matches(&matches)?;
     for note in &values.notes {
         eprintln!("note: {note}");
+    }
+    for variable in service_links(&plain) {
+        eprintln!("note: {variable} is ignored: it holds the address of a Kubernetes Service");
     }
     let file = path.map(|path| (path, profile.unwrap_or_else(|| DEFAULT_PROFILE.to_owned())));
     let settings = Settings::new(&command, &matches, &values, file);

@@ -45,6 +45,11 @@ impl Program {
         }
         let said = self.refusal(&[], &[("LLM_DIT_PORT", "70000")]);
         assert!(said.contains("70000"), "{said}");
+        // Kubernetes sets this beside a Service named `llm-dit`.
+        let said = self.refusal(&["--port", "70000"], &[("LLM_DIT_PORT", "tcp://10.0.0.1:7860")]);
+        assert!(said.contains("70000") && !said.contains("tcp://"), "{said}");
+        let linked = self.run(&["--help"], &[("LLM_DIT_PORT", "tcp://10.0.0.1:7860")]);
+        assert!(linked.status.success());
         let said = self.refusal(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317")]);
         assert!(said.contains("variable OTEL_EXPORTER_OTLP_ENDPOINT"), "{said}");
         assert!(said.contains("http://HOST:PORT"), "{said}");

@@ -13,7 +13,7 @@ use crate::guard::Guard;
 
 /// Answered without a key: whether the gateway is well, without saying more, and the way to a
 /// session.
-const OPEN: [&str; 2] = ["/health", "/api/session"];
+const OPEN: [&str; 4] = ["/health", "/livez", "/readyz", "/api/session"];
 
 /// Turns away who may not ask.
 pub(crate) async fn guard(

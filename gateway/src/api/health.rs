@@ -130,6 +130,33 @@ pub(crate) async fn health(
     (code, Json(health))
 }
 
+/// Whether the process answers. Use it to decide about a restart: it does not depend on services.
+#[utoipa::path(
+    get, path = "/livez", tag = "health",
+    responses((status = 200, description = "The process answers", body = Health))
+)]
+pub(crate) async fn livez() -> Json<Health> {
+    Json(Health { status: "ok", details: None })
+}
+
+/// Whether the server accepts requests. While services are away, it accepts jobs and serves the
+/// page and the history, so it stays ready.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health",
+    responses(
+        (status = 200, description = "The server accepts requests", body = Health),
+        (status = 503, description = "The server is shutting down", body = Health),
+    )
+)]
+pub(crate) async fn readyz(State(state): Shared) -> (StatusCode, Json<Health>) {
+    let (code, status) = if state.admissions.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else {
+        (StatusCode::OK, "ok")
+    };
+    (code, Json(Health { status, details: None }))
+}
+
 async fn look(state: &AppState) -> (StatusCode, Health) {
     let backends = &state.backends;
     let all = backends.diffusion.all();

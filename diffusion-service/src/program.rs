@@ -1,0 +1,148 @@
+//! `diffusion-service`: the Z-Image transformer and VAE on this machine; embeddings come from
+//! requests or an encoder service.
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use crate::{
+    BatchArgs, DiffusionHandle, LoraArgs, ModelsArgs, ServiceLimits, engine::Engines, run,
+};
+use clap::Parser;
+use llm_dit_memory::MemoryArgs;
+use llm_dit_proto::DType;
+use llm_dit_serving::{
+    Grace, Remote,
+    args::{CredentialsArgs, ListenArgs},
+    boot::{ServiceArgs, boot},
+    client,
+    probe::{Protocol, ServiceCommand},
+    shutdown,
+    telemetry::LogArgs,
+};
+use llm_dit_settings::Program;
+use llm_dit_weights::{DeviceChoice, args::OffloadArgs, model_folder};
+use llm_dit_z_image::{DiffusionOptions, load_all, vae::Tiling};
+
+/// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, images out
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<ServiceCommand<50052>>,
+    /// Diffusers folder with transformer/, vae/ and scheduler/ [default: the demo model]
+    #[arg(long, value_name = "DIR")]
+    model_path: Option<PathBuf>,
+    /// Transformer weights to use instead of those in --model-path: a file or folder
+    #[arg(long, value_name = "FILE")]
+    dit_path: Option<PathBuf>,
+    /// VAE weights to use instead of those in --model-path: a file or folder
+    #[arg(long, value_name = "FILE")]
+    vae_path: Option<PathBuf>,
+    /// Device: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Compute dtype of the transformer: f32, bf16 or f16 [default: f32 on the CPU, bf16 elsewhere]
+    #[arg(long)]
+    dtype: Option<DType>,
+    /// Device of the VAE [default: --device]
+    #[arg(long, value_name = "DEVICE")]
+    vae_device: Option<DeviceChoice>,
+    /// Compute dtype of the VAE [default: bf16 on CUDA, f32 elsewhere]
+    #[arg(long, value_name = "DTYPE")]
+    vae_dtype: Option<DType>,
+    /// When to decode and encode images in overlapping VAE tiles: auto (if the VAE would need more
+    /// than 6 GiB), on (if the image is larger than one tile) or off
+    #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
+    vae_tiling: Tiling,
+    #[command(flatten)]
+    models: ModelsArgs,
+    #[command(flatten)]
+    offload: OffloadArgs,
+    /// Encoder service that encodes the prompts of requests without embeddings
+    #[arg(long, value_name = "URL", value_parser = client::service_url)]
+    encoder: Option<String>,
+    /// Maximum number of queued images; further requests are rejected and told when to retry
+    #[arg(long, value_name = "N", default_value_t = ServiceLimits::default().queue_capacity)]
+    queue_capacity: usize,
+    #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
+    batch: BatchArgs,
+    #[command(flatten)]
+    lora: LoraArgs,
+    #[command(flatten)]
+    listen: ListenArgs<50052>,
+    #[command(flatten)]
+    credentials: CredentialsArgs,
+    #[command(flatten)]
+    grace: Grace,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  diffusion-service
+      The demo model; listens on http://127.0.0.1:50052
+  diffusion-service --model-path ~/models/Z-Image-Turbo --device cuda \\
+      --encoder https://MAC:50051 --tls-ca ca.pem --service-key service.key
+      On a CUDA machine, with the text encoder on a Mac (see encoder-service --help)
+
+Every flag has an environment variable: LLM_DIT_ and the flag's name in capitals (LLM_DIT_PORT=8080).
+Most flags have a key in the configuration file (see docs/configuration.md).
+
+SIGINT or SIGTERM lets running requests finish, then exits; a second one exits at once.
+Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for any other failure.";
+
+impl ServiceArgs for Args {
+    const PROGRAM: Program = Program::Diffusion;
+
+    fn log(&self) -> &LogArgs {
+        &self.log
+    }
+
+    fn subcommand(&self) -> Option<impl Future<Output = ExitCode>> {
+        let ServiceCommand::Health(health) = self.command.as_ref()?;
+        Some(health.run(Protocol::Grpc))
+    }
+}
+
+/// Runs the program with the command line of this process.
+pub async fn main() -> ExitCode {
+    boot(serve).await
+}
+
+async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
+    let credentials = args.credentials.read(&args.listen.identity)?;
+    let encoder = args.encoder.map(|url| Remote::new("encoder", &url, &credentials)).transpose()?;
+    // Binds first: a port in use is reported before gigabytes are read.
+    let bound = args.listen.bind().await?;
+    let options = DiffusionOptions {
+        model_path: match args.models.models.first() {
+            Some(model) => model.path.clone(),
+            None => model_folder(args.model_path.as_deref())?,
+        },
+        dit_path: args.dit_path,
+        vae_path: args.vae_path,
+        device: args.device,
+        vae_device: args.vae_device,
+        dtype: args.dtype,
+        vae_dtype: args.vae_dtype,
+        vae_tiling: args.vae_tiling,
+        residency: args.offload.residency(),
+        loras: args.lora.choices()?,
+        ..Default::default()
+    };
+    let (models, budget) = (args.models.named(), args.models.model_memory);
+    let folder = args.lora.folder(llm_dit_z_image::summary)?;
+    tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
+    let engines = Engines::new(load_all(&options, models, budget.is_some())?, budget)?;
+    let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());
+    let limits = ServiceLimits { queue_capacity, batch, grace: args.grace, ..Default::default() };
+    let handle = DiffusionHandle::spawn_all(engines, limits, encoder)?
+        .with_loras_folder(folder)
+        .with_memory(args.memory.budget());
+    let info = handle.info();
+    tracing::info!(model = info.model, device = %info.device, dtype = %info.dtype, "loaded");
+    run(bound, handle, shutdown::on_signal()?).await?;
+    Ok(())
+}
