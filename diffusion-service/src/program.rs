@@ -3,9 +3,6 @@
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use crate::{
-    BatchArgs, DiffusionHandle, LoraArgs, ModelsArgs, ServiceLimits, engine::Engines, run,
-};
 use clap::Parser;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
@@ -21,6 +18,10 @@ use llm_dit_serving::{
 use llm_dit_settings::Program;
 use llm_dit_weights::{DeviceChoice, args::OffloadArgs, model_folder};
 use llm_dit_z_image::{DiffusionOptions, load_all, vae::Tiling};
+
+use crate::{
+    BatchArgs, DiffusionHandle, LoraArgs, ModelsArgs, ServiceLimits, engine::Engines, run,
+};
 
 /// Serves the Z-Image diffusion transformer over gRPC: embeddings or prompts in, images out
 #[derive(Debug, Parser)]

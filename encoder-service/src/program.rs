@@ -2,7 +2,6 @@
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use crate::{EncoderHandle, EncoderLimits, run};
 use clap::Parser;
 use llm_dit_heylook::{HeylookEncoder, args::ApiArgs};
 use llm_dit_memory::MemoryArgs;
@@ -18,6 +17,8 @@ use llm_dit_serving::{
 };
 use llm_dit_settings::Program;
 use llm_dit_weights::{DeviceChoice, args::OffloadArgs, encoder_folder};
+
+use crate::{EncoderHandle, EncoderLimits, run};
 
 /// Serves a Qwen3 text encoder over gRPC: prompts in, embeddings for Z-Image out
 #[derive(Debug, Parser)]

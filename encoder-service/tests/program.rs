@@ -17,7 +17,7 @@ fn a_wrong_command_line_exits_64() {
 
 #[test]
 fn the_address_of_another_machine_is_checked() {
-    for url in ["mac:8000", "ftp://mac:8000", "http://mac:8000/v1"] {
+    for url in ["mac:port", "ftp://mac:8000", "http://mac:8000/v1"] {
         let said = ENCODER.refusal(&["--api-url", url], &[]);
         assert!(said.contains("--api-url") && said.contains("http://HOST:PORT"), "{said}");
     }

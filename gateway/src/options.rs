@@ -469,6 +469,8 @@ mod tests {
         for bad in ["=http://mac:1", "a b=http://mac:1", "heylookitsanllm=http://mac:1"] {
             assert!(matches!(parse(bad), Err(BadTarget::Name(_))), "{bad}");
         }
-        assert!(matches!(parse("big=mac:1"), Err(BadTarget::Url(_))));
+        let named = parse("big=mac:1").map(|target| target.url);
+        assert_eq!(named.as_deref(), Ok("http://mac:1"));
+        assert!(matches!(parse("big=ftp://mac:1"), Err(BadTarget::Url(_))));
     }
 }

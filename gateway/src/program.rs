@@ -2,9 +2,6 @@
 
 use std::{error::Error, process::ExitCode};
 
-use crate::{
-    AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, OpenAiArgs, run,
-};
 use clap::Parser;
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_memory::MemoryArgs;
@@ -18,6 +15,11 @@ use llm_dit_serving::{
     telemetry::LogArgs,
 };
 use llm_dit_settings::Program;
+
+use crate::{
+    options::{AccessArgs, DEFAULT_DIFFUSION, EncoderTarget, GatewayOptions, KeepArgs, OpenAiArgs},
+    serve::run,
+};
 
 /// Serves text-to-image over HTTP, in front of encoder and diffusion services
 #[derive(Debug, Parser)]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// From the bottom to the top. A module may use itself and those before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "error",
     "forwarded",
     "hosts",
@@ -22,6 +22,7 @@ const LAYERS: [&str; 18] = [
     "api",
     "app",
     "serve",
+    "program",
 ];
 
 #[test]

@@ -116,9 +116,9 @@ fn duplicate(message: &str) -> Option<String> {
     let other = ALIASES.iter().find(|(field, _)| *field == name);
     Some(match other {
         Some((_, alias)) => {
-            format!("duplicate field `{name}`, which is also called '{alias}'; give it once")
+            format!("{name} and {alias} are the same parameter, which is set twice; remove one")
         }
-        None => format!("duplicate field `{name}`; give it once"),
+        None => format!("{name} is set twice; remove one"),
     })
 }
 
@@ -199,7 +199,7 @@ mod tests {
             (
                 "duplicate field `steps` at line 1 column 5",
                 None,
-                "duplicate field `steps`, which is also called 'num_inference_steps'; give it once at line 1 column 5",
+                "steps and num_inference_steps are the same parameter, which is set twice; remove one at line 1 column 5",
             ),
             (
                 "EOF while parsing a list at line 1 column 5",

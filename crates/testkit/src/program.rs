@@ -50,7 +50,7 @@ impl Program {
         assert!(said.contains("70000") && !said.contains("tcp://"), "{said}");
         let linked = self.run(&["--help"], &[("LLM_DIT_PORT", "tcp://10.0.0.1:7860")]);
         assert!(linked.status.success());
-        let said = self.refusal(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317")]);
+        let said = self.refusal(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://localhost:4317")]);
         assert!(said.contains("variable OTEL_EXPORTER_OTLP_ENDPOINT"), "{said}");
         assert!(said.contains("http://HOST:PORT"), "{said}");
     }

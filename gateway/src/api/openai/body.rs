@@ -246,7 +246,7 @@ mod tests {
                 "n: invalid type: string \"two\"; use a whole number from 1 to 10 at line 1 column",
             ),
             ("{\n\"prompt\": \"x\",\n  \"seed\": -1}", "at line 3 column 12"),
-            (r#"{"prompt": "x", "n": 1, "n": 2}"#, "duplicate field `n`"),
+            (r#"{"prompt": "x", "n": 1, "n": 2}"#, "n is set twice"),
             (
                 r#"{"prompt": "x", "loras": [{"name": 7}]}"#,
                 "loras[0].name: invalid type: number 7; use a string",
