@@ -25,6 +25,10 @@ const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const BEFORE: Duration = Duration::hours(1);
 const AUTHORITY: &str = "llm-dit";
 const AUTHORITY_DAYS: i64 = 3650;
+/// With `--folders`, beside a machine's certificate.
+const OF_A_MACHINE: [&str; 4] = ["ca.pem", "service.key", "services.keys", "clients.keys"];
+/// With `--folders`, what a client of the gateway needs.
+const OF_A_CLIENT: [&str; 2] = ["ca.pem", "client.key"];
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -46,12 +50,22 @@ pub struct CertificatesArgs {
     /// Validity of the machine certificates in days
     #[arg(long, value_name = "N", default_value_t = 825, value_parser = clap::value_parser!(u16).range(1..=3650))]
     days: u16,
+    /// Write one folder per machine, with all files that it needs, and the folder `client`; for
+    /// containers
+    #[arg(long)]
+    folders: bool,
+    /// Keep the certificates of machines that have one, instead of refusing
+    #[arg(long)]
+    keep: bool,
 }
 
 const EXAMPLES: &str = "\
 Example: the text encoder on a Mac, everything else on a GPU machine
   llm-dit certificates encoder=mac.local gpu=gpu.local,192.168.1.7
       Writes certificates/, and prints where to copy each file and how to use it
+
+Example: for containers, which mount gateway/ and encoder/; repeatable
+  llm-dit certificates encoder=encoder gateway=localhost --folders --keep
 
 Do not copy ca-key.pem: its owner can sign certificates that your machines trust.";
 
@@ -88,33 +102,77 @@ impl FromStr for Machine {
 ///
 /// # Errors
 ///
-/// [`CliError`] if a machine's certificate exists, or if a file cannot be written.
+/// [`CliError`] if a machine's certificate exists and is not to be kept, or if a file cannot be written.
 pub fn certificates(args: &CertificatesArgs) -> Result<(), CliError> {
     let folder = &args.output;
     // Before anything is written.
+    let mut missing = Vec::new();
     for machine in &args.machines {
-        let path = folder.join(format!("{}.pem", machine.name));
-        if path.exists() {
-            return Err(CliError::Usage(format!(
-                "{} already exists; remove it to create a new one",
-                path.display()
-            )));
+        let (path, _) = args.files_of(machine);
+        match path.exists() {
+            false => missing.push(machine),
+            true if args.keep => {}
+            true => {
+                let path = path.display();
+                return Err(CliError::Usage(format!(
+                    "{path} already exists; remove it to create a new one, or pass --keep"
+                )));
+            }
         }
     }
-    fs::create_dir_all(folder).map_err(|cause| {
-        CliError::Usage(format!("cannot create the folder {}: {cause}", folder.display()))
-    })?;
+    create(folder)?;
     let issuer = authority(folder)?;
-    for Machine { name, hosts } in &args.machines {
-        let key = KeyPair::generate().map_err(CliError::failed)?;
-        let params = machine(name, hosts, args.days)?;
-        let certificate = params.signed_by(&key, &issuer).map_err(CliError::failed)?;
-        private(&folder.join(format!("{name}-key.pem")), &key.serialize_pem())?;
-        files::write(&folder.join(format!("{name}.pem")), certificate.pem().as_bytes())?;
-    }
     keys(folder, "service", "gateway")?;
     keys(folder, "client", "client")?;
-    print(&what_now(folder, &args.machines))
+    for machine in missing {
+        let key = KeyPair::generate().map_err(CliError::failed)?;
+        let params = params(&machine.name, &machine.hosts, args.days)?;
+        let certificate = params.signed_by(&key, &issuer).map_err(CliError::failed)?;
+        let (certificate_path, key_path) = args.files_of(machine);
+        if args.folders {
+            share(folder, &folder.join(&machine.name), &OF_A_MACHINE)?;
+        }
+        private(&key_path, &key.serialize_pem())?;
+        files::write(&certificate_path, certificate.pem().as_bytes())?;
+    }
+    if args.folders {
+        share(folder, &folder.join("client"), &OF_A_CLIENT)?;
+    }
+    print(&what_now(args))
+}
+
+impl CertificatesArgs {
+    /// A machine's certificate and private key.
+    fn files_of(&self, Machine { name, .. }: &Machine) -> (PathBuf, PathBuf) {
+        if self.folders {
+            let folder = self.output.join(name);
+            (folder.join("cert.pem"), folder.join("key.pem"))
+        } else {
+            let file = |end: &str| self.output.join(format!("{name}{end}"));
+            (file(".pem"), file("-key.pem"))
+        }
+    }
+}
+
+/// Copies files that several machines need.
+fn share(from: &Path, to: &Path, names: &[&str]) -> Result<(), CliError> {
+    create(to)?;
+    for name in names {
+        let bytes = files::read(&from.join(name))?;
+        let path = to.join(name);
+        if name.contains("key") {
+            private(&path, &String::from_utf8(bytes).map_err(CliError::failed)?)?;
+        } else {
+            files::write(&path, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn create(folder: &Path) -> Result<(), CliError> {
+    fs::create_dir_all(folder).map_err(|cause| {
+        CliError::Usage(format!("cannot create the folder {}: {cause}", folder.display()))
+    })
 }
 
 /// The one in the folder, or a new one.
@@ -149,7 +207,7 @@ fn authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, CliError> {
 }
 
 /// For whom and by whom connections are made: every program of ours may be either.
-fn machine(name: &str, hosts: &[String], days: u16) -> Result<CertificateParams, CliError> {
+fn params(name: &str, hosts: &[String], days: u16) -> Result<CertificateParams, CliError> {
     let hosts = hosts.iter().cloned().chain(LOCAL.map(str::to_owned));
     let mut params = CertificateParams::new(hosts.collect::<Vec<_>>()).map_err(|error| {
         CliError::Usage(format!("{name}: invalid host name for a certificate: {error}"))
@@ -199,7 +257,16 @@ fn private(path: &Path, text: &str) -> Result<(), CliError> {
 }
 
 /// Which file goes where, and how it is used there.
-fn what_now(folder: &Path, machines: &[Machine]) -> String {
+fn what_now(args: &CertificatesArgs) -> String {
+    let (folder, machines) = (&args.output, &args.machines);
+    if args.folders {
+        let names = machines.iter().map(|machine| format!("{}/", machine.name));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let folder = folder.display();
+        return format!(
+            "Wrote to {folder}: {names} for these machines, client/ for clients; keep ca-key.pem here\n"
+        );
+    }
     let mut text = format!("Wrote to {}:\n", folder.display());
     let mut line = |left: &str, right: &str| {
         // Writing to a String cannot fail.

@@ -66,6 +66,27 @@ fn certificates_and_keys_are_made_once_and_kept_private() {
 }
 
 #[test]
+fn a_folder_for_each_container_is_made_once() {
+    let room = Room::new();
+    let words = ["certificates", "gateway=localhost", "gpu=gpu", "--folders", "--keep"];
+    room.succeed(&words);
+    let certificate = room.read("certificates/gpu/cert.pem");
+    for name in ["gateway", "gpu"] {
+        for file in ["ca.pem", "cert.pem", "key.pem", "service.key", "services.keys"] {
+            assert!(!room.read(&format!("certificates/{name}/{file}")).is_empty(), "{name}/{file}");
+        }
+    }
+    let key = room.read("certificates/client/client.key");
+    assert_eq!(key, room.read("certificates/client.key"));
+    assert!(!room.path("certificates/gpu/ca-key.pem").exists(), "signs for everybody");
+    room.succeed(&words);
+    assert_eq!(room.read("certificates/gpu/cert.pem"), certificate);
+    assert_eq!(room.read("certificates/client/client.key"), key);
+    let said = room.fail(64, &words[..4]);
+    assert!(said.contains("already exists") && said.contains("--keep"), "{said}");
+}
+
+#[test]
 fn a_picture_over_https_for_who_has_a_key() {
     let room = Room::new();
     room.succeed(&["certificates", "gpu=gpu.local"]);
