@@ -138,7 +138,7 @@ pub struct EncodeArgs {
     /// Output file for the embeddings (safetensors); - is stdout [default: the next free name of
     /// embeddings.safetensors, embeddings-2.safetensors, ...]
     // The key generation.output is about images, so this is another id.
-    #[arg(id = "encode_output", short, long = "output", value_name = "FILE")]
+    #[arg(id = "encode_output", short = 'o', long = "output", value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print a JSON object on stdout: the file, its tensors and truncated tokens
     #[arg(long)]

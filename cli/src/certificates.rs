@@ -37,7 +37,7 @@ pub struct CertificatesArgs {
     // The key generation.output is about images, so this is another id.
     #[arg(
         id = "certificates_output",
-        short,
+        short = 'o',
         long = "output",
         value_name = "DIR",
         default_value = "certificates"

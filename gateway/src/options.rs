@@ -338,6 +338,6 @@ mod tests {
         for bad in ["=http://mac:1", "a b=http://mac:1", "heylookitsanllm=http://mac:1"] {
             assert!(matches!(parse(bad), Err(BadTarget::Name(_))), "{bad}");
         }
-        assert!(matches!(parse("big=mac:1"), Err(BadTarget::Url(_))));
+        assert!(matches!(parse("big=mac:port"), Err(BadTarget::Url(_))));
     }
 }

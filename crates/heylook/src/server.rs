@@ -230,7 +230,8 @@ mod tests {
         for url in ["http://mac:8000", "https://mac:8000/", "http://[::1]:80"] {
             assert_eq!(new(url).expect("valid").url(), url.trim_end_matches('/'));
         }
-        for url in ["mac:8000", "ftp://mac:8000", "http://mac:8000/v1", "", "file:///etc/passwd"] {
+        assert_eq!(new("mac:8000").expect("valid").url(), "http://mac:8000");
+        for url in ["mac:port", "ftp://mac:8000", "http://mac:8000/v1", "", "file:///etc/passwd"] {
             assert!(matches!(new(url), Err(SetupError::Url(_))), "{url}");
         }
         for url in ["http://ann:opensesame@mac:8000", "http://opensesame@mac"] {

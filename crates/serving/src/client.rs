@@ -302,6 +302,11 @@ fn parse_with_path(url: &str) -> Result<Uri, BadUrl> {
     if uri.host().is_none_or(str::is_empty) {
         return Err(bad("it names no host"));
     }
+    // The host may be an address in brackets, with colons in it.
+    let after_host = uri.authority().and_then(|a| a.as_str().rsplit([']', '@']).next());
+    if uri.port_u16().is_none() && after_host.is_some_and(|rest| rest.contains(':')) {
+        return Err(bad("its port is not a number from 0 to 65535"));
+    }
     Ok(uri)
 }
 
@@ -326,7 +331,7 @@ mod tests {
         assert_eq!(service_url("gpu:50051").as_deref(), Ok("http://gpu:50051"));
         assert_eq!(service_url("[::1]:80").as_deref(), Ok("http://[::1]:80"));
         assert_eq!(gateway_url("gpu:7860/llm").as_deref(), Ok("http://gpu:7860/llm"));
-        for url in ["", "gpu:50051/path", "a b", "ftp://gpu", "gpu:port"] {
+        for url in ["", "gpu:50051/path", "a b", "ftp://gpu", "gpu:port", "gpu:70000", "[::1]:x"] {
             assert!(service_url(url).is_err(), "{url}");
         }
     }

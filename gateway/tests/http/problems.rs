@@ -41,7 +41,11 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
         (json!({"prompt": "x", "scheduler": "uni_pc"}), 400, "did you mean 'unipc'?"),
         (json!({"prompt": "x", "scheduler": "y"}), 400, "known are flow_euler, flow_heun"),
         (json!({"prompt": "x", "scheduler": 1}), 400, "scheduler: invalid type"),
-        (json!({"prompt": "x", "steps": 3, "num_inference_steps": 3}), 400, "duplicate field"),
+        (
+            json!({"prompt": "x", "steps": 3, "num_inference_steps": 3}),
+            400,
+            "are the same parameter",
+        ),
         (json!({"prompt": "x", "stepz": 3}), 400, "'stepz'; did you mean 'steps'?"),
         (json!({"prompt": "x", "qqq": 3}), 400, "unknown field 'qqq'; known are prompt"),
         (json!(["x"]), 400, "send a JSON object"),

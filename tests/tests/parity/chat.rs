@@ -218,7 +218,8 @@ fn the_end_of_the_chat_is_cut_as_diffusers_cuts_it() {
     let Goldens { limit, cases, .. } = goldens();
     let long = cases.iter().filter(|case| case.ids_plain_content.len() > limit);
     assert!(long.count() > 0);
-    for case in &cases {
+    // A typed <think> is text here, see above.
+    for case in cases.iter().filter(|case| !case.prompt.contains("<think>")) {
         let (whole, chat) = (&case.ids_plain_content, Chat::user(&case.prompt));
         for limit in [limit, whole.len() - 2, 3] {
             let cut = tokenizer.tokenize_to(&chat, limit, Truncation::End).expect("always fits");
