@@ -198,6 +198,10 @@ fn values(bound: &Bound, limits: &Limits) -> (Vec<Value>, Vec<Value>) {
             let below = min.checked_sub(1).map_or(json!(-1), |below| json!(below));
             (vec![json!(min), json!(max)], vec![above, below, json!(-1)])
         }
+        // 0 leaves no step to compute.
+        ("strength", Range::Number(min, max)) => {
+            (vec![json!(0.5), json!(max)], vec![json!(min), json!(min - 0.01), json!(max + 0.01)])
+        }
         (_, Range::Number(min, max)) => {
             (vec![json!(min), json!(max)], vec![json!(min - 0.01), json!(max + 0.01)])
         }
