@@ -37,7 +37,7 @@ lint:
 all:
     .ci/run
 
-# README's grid and the blueprint of docs/lora.md, drawn again.
+# README's grid and the blueprint of docs/guide/lora.md, drawn again.
 gallery: build
     {{ python }} docs/images/gallery.py
 

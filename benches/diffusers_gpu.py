@@ -6,7 +6,7 @@
 
 Weights are random and of Z-Image-Turbo's true shapes, so no files are needed. Each line on stdout is a
 measurement: {"name": ..., "variant": "eager" or "compiled", "ms": ...}. Names are those of the rows of
-`llm-dit bench`, which is what pairs them. What each row means: docs/performance.md. A size that does not
+`llm-dit bench`, which is what pairs them. What each row means: docs/reference/performance.md. A size that does not
 fit into memory is a line with an "error" in place of "ms".
 
 Times are medians from an idle device to an idle device after runs that do not count. The VAE is timed in

@@ -104,7 +104,7 @@ Examples:
   llm-dit bench --compare diffusers.jsonl
       Prints the rows of diffusers beside those of llm-dit, matched by name
 
-docs/performance.md explains each row.";
+docs/reference/performance.md explains each row.";
 
 /// Measures and prints the rows. It runs off the async threads, which the gateway's row needs.
 ///

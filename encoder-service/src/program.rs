@@ -68,7 +68,7 @@ Examples:
       Loads no model: forwards requests to heylookitsanllm on a Mac
 
 Every flag has an environment variable: LLM_DIT_ and the flag's name in capitals (LLM_DIT_PORT=8080).
-Most flags have a key in the configuration file (see docs/configuration.md).
+Most flags have a key in the configuration file (see docs/guide/configuration.md).
 
 SIGINT or SIGTERM lets running requests finish, then exits; a second one exits at once.
 Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for any other failure.";

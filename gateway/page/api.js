@@ -1,4 +1,4 @@
-// The gateway's HTTP API (docs/web_server_api.md). Addresses are relative, so that the page also
+// The gateway's HTTP API (docs/api/web_server_api.md). Addresses are relative, so that the page also
 // works below a path of a reverse proxy.
 
 import { met } from './health.js';

@@ -39,7 +39,7 @@ const CORS_AGE: Duration = Duration::from_secs(3600);
 #[openapi(
     info(
         title = "llm-dit",
-        description = "Text to image. docs/web_server_api.md documents the same endpoints."
+        description = "Text to image. docs/api/web_server_api.md documents the same endpoints."
     ),
     components(schemas(Problem, Progress, PreviewBody, OpenAiProblemBody))
 )]

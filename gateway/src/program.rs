@@ -74,11 +74,11 @@ Examples:
   curl http://127.0.0.1:7860/api/generate -H 'Content-Type: application/json' \\
       -d '{\"prompt\": \"a red apple\", \"seed\": 42}' -o apple.png
 
-GET / is the web page, GET /openapi.json the OpenAPI description. docs/web_server_api.md documents
+GET / is the web page, GET /openapi.json the OpenAPI description. docs/api/web_server_api.md documents
 every endpoint. Errors are RFC 9457 problem documents.
 
 Every flag has an environment variable: LLM_DIT_ and the flag's name in capitals (LLM_DIT_PORT=8080).
-Most flags have a key in the configuration file (see docs/configuration.md).
+Most flags have a key in the configuration file (see docs/guide/configuration.md).
 
 SIGINT or SIGTERM lets running requests finish, then exits; a second one exits at once.
 Exit status: 0 after a shutdown, 64 for a wrong command line, 1 for any other failure.";

@@ -3,7 +3,7 @@
     python style_lora.py --data packed --parts PARTS --out blueprint.safetensors --minutes 1.2
 
 The style is a filter over the renders, so it needs no pictures beside those of the model itself. Rank 8 on the attention and
-feed-forward matrices of the transformer; keys as diffusers and PEFT write them (docs/lora.md). Half of the prompts carry the
+feed-forward matrices of the transformer; keys as diffusers and PEFT write them (docs/guide/lora.md). Half of the prompts carry the
 trigger words, so it works with and without them.
 """
 import argparse

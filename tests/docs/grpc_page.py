@@ -1,4 +1,4 @@
-"""Runs the Python client of docs/grpc.md as it is written, against real services with the demo model.
+"""Runs the Python client of docs/api/grpc.md as it is written, against real services with the demo model.
 
     cargo build --release -p encoder-service -p diffusion-service
     python3 tests/docs/grpc_page.py
@@ -56,9 +56,9 @@ class Service:
 
 def blocks() -> list[tuple[str, str]]:
     """Language and text of each fenced block of the section, in order."""
-    page = (REPO / "docs/grpc.md").read_text()
+    page = (REPO / "docs/api/grpc.md").read_text()
     section = re.search(r"^## From Python\n(.*?)(?=^## |\Z)", page, re.M | re.S)
-    assert section, "docs/grpc.md has no section 'From Python'"
+    assert section, "docs/api/grpc.md has no section 'From Python'"
     found = re.findall(r"^```(\w+)\n(.*?)^```$", section[1], re.M | re.S)
     kinds = [kind for kind, _ in found]
     assert kinds == ["sh"] + ["python"] * 4, kinds

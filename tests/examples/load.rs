@@ -1,4 +1,4 @@
-//! Many clients at once, and clients that leave; see docs/reliability.md.
+//! Many clients at once, and clients that leave; see docs/operate/reliability.md.
 //!
 //!     cargo build --release --workspace
 //!     cargo run --release -p llm-dit-tests --example load

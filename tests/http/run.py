@@ -7,7 +7,7 @@
 Starts `llm-dit serve` with the demo model on a free port and runs, in this order,
 
   openai        the `openai` package from PyPI, unmodified, against /v1
-  curl          every `sh` block of docs/curl.md as it is written there, but for the port
+  curl          every `sh` block of docs/api/curl.md as it is written there, but for the port
   schemathesis  requests made from /openapi.json: no answer may be a server's failure
 
 Name some of them to run only those. Exits with 1 if anything fails.
@@ -53,10 +53,10 @@ def openai(url, room):
 def curl(url, room):
     if not shutil.which("curl"):
         sys.exit("curl is not installed")
-    page = (REPOSITORY / "docs/curl.md").read_text()
+    page = (REPOSITORY / "docs/api/curl.md").read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```", page, re.S | re.M)
     if len(blocks) < 8:
-        sys.exit(f"docs/curl.md has only {len(blocks)} blocks")
+        sys.exit(f"docs/api/curl.md has only {len(blocks)} blocks")
     folder = room / "curl"
     folder.mkdir()
     for block in blocks:
@@ -71,7 +71,7 @@ def curl(url, room):
             sys.exit(f"{name} is empty")
     if (folder / "fox.png").read_bytes()[:8] != b"\x89PNG\r\n\x1a\n":
         sys.exit("fox.png is no PNG")
-    print(f"{len(blocks)} blocks of docs/curl.md ran as written")
+    print(f"{len(blocks)} blocks of docs/api/curl.md ran as written")
 
 
 def schemathesis(url, room):

@@ -1,4 +1,4 @@
-"""The gateway's HTTP API as docs/web_server_api.md has it, without a model behind it.
+"""The gateway's HTTP API as docs/api/web_server_api.md has it, without a model behind it.
 
 Serves gateway/page/ and answers what the page asks. Pictures are the goldens; a step takes `pace`
 seconds, or waits for the test when there is none. What the contract does not know is refused, so

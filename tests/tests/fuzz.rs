@@ -1,6 +1,6 @@
 //! Whatever comes from a client, another service or a file is taken or refused, and nothing breaks.
 //!
-//! A few hundred inputs each here; docs/reliability.md says how often it was done with a million.
+//! A few hundred inputs each here; docs/operate/reliability.md says how often it was done with a million.
 
 use std::{fs, io::Cursor, path::Path, sync::LazyLock};
 

@@ -198,7 +198,7 @@ fn no_template_is_filler() {
 
 #[test]
 fn the_documentation_lists_them_all() {
-    let docs = fs::read_to_string(repository().join("docs/templates.md")).expect("committed");
+    let docs = fs::read_to_string(repository().join("docs/guide/templates.md")).expect("committed");
     let library = library();
     let mut expected = Vec::new();
     for (category, templates) in library.by_category() {
@@ -210,5 +210,5 @@ fn the_documentation_lists_them_all() {
     let list = docs.split_once("## The templates").expect("the list's heading").1;
     let found: Vec<&str> =
         list.lines().filter(|line| line.starts_with("### ") || line.starts_with("| `")).collect();
-    assert_eq!(found, expected, "replace the list in docs/templates.md");
+    assert_eq!(found, expected, "replace the list in docs/guide/templates.md");
 }

@@ -1,6 +1,6 @@
 //! The one table of bounds that hold for every model, whichever door a value comes through.
 //!
-//! Checks, messages, the OpenAPI document and the table of docs/web_server_api.md all have their numbers from here. A model
+//! Checks, messages, the OpenAPI document and the table of docs/api/web_server_api.md all have their numbers from here. A model
 //! may allow less: its [`Limits`](crate::Limits) say so.
 
 use std::fmt;
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_documentation_has_this_table() {
-        let page = include_str!("../../../docs/web_server_api.md");
+        let page = include_str!("../../../docs/api/web_server_api.md");
         for Bound { name, range, by_model, .. } in BOUNDS {
             let (min, max) = match range {
                 Range::Whole(min, max) => (min.to_string(), max.to_string()),
@@ -139,7 +139,7 @@ mod tests {
             let kind = if matches!(range, Range::Whole(..)) { "integer" } else { "number" };
             let model = if *by_model { "; the model may allow less" } else { "" };
             let row = format!("| `{name}` | {kind}, {min} to {max}{model} |");
-            assert!(page.contains(&row), "docs/web_server_api.md has no row {row}");
+            assert!(page.contains(&row), "docs/api/web_server_api.md has no row {row}");
         }
     }
 

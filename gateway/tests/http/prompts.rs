@@ -127,7 +127,7 @@ async fn the_document_has_every_endpoint() {
     let stack = Stack::start().await;
     let document = stack.gateway.json("/openapi.json").await;
     let paths = document["paths"].as_object().expect("paths");
-    let page = std::fs::read_to_string(llm_dit_testkit::repository("docs/web_server_api.md"));
+    let page = std::fs::read_to_string(llm_dit_testkit::repository("docs/api/web_server_api.md"));
     let page = page.expect("docs");
     for (path, methods) in paths {
         let tail = path.rsplit('/').next().expect("a path");
@@ -137,5 +137,5 @@ async fn the_document_has_every_endpoint() {
             assert!(operation["responses"].as_object().expect("responses").len() >= 2);
         }
     }
-    assert_eq!(paths.len(), 25);
+    assert_eq!(paths.len(), 27);
 }

@@ -52,7 +52,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 
 #[test]
 fn the_page_describes_every_metric_and_no_other() {
-    let page = read("docs/observability.md");
+    let page = read("docs/operate/observability.md");
     assert_eq!(names(&page), exported());
     for metric in ALL {
         let kind = match metric.kind {

@@ -1,4 +1,4 @@
-//! A gateway's events, as docs/web_server_api.md has them: progress, previews, and a result or an
+//! A gateway's events, as docs/api/web_server_api.md has them: progress, previews, and a result or an
 //! error at the end.
 
 use std::time::{Duration, Instant};

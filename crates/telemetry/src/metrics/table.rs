@@ -1,4 +1,4 @@
-//! The table of all metrics. `docs/observability.md` documents them; a test compares the two.
+//! The table of all metrics. `docs/operate/observability.md` documents them; a test compares the two.
 
 use Kind::{Counter, Gauge, Histogram};
 
