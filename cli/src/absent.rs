@@ -25,6 +25,8 @@ pub type ModelArgs = NoFlags;
 pub type BatchArgs = NoFlags;
 /// Flags of access to the gateway; none in this build.
 pub type AccessArgs = NoFlags;
+/// Flags of the gateway's OpenAI API; none in this build.
+pub type OpenAiArgs = NoFlags;
 /// Flags of the gateway's jobs; none in this build.
 pub type JobArgs = NoFlags;
 

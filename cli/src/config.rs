@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     args::GenerateArgs,
     error::CliError,
-    local::{AccessArgs, JobArgs},
+    local::{AccessArgs, JobArgs, OpenAiArgs},
     output::print,
 };
 
@@ -39,6 +39,8 @@ pub struct ShowArgs {
     memory: MemoryArgs,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    openai: OpenAiArgs,
     #[command(flatten)]
     jobs: JobArgs,
     #[command(flatten)]

@@ -86,7 +86,9 @@ fn hint(flag: &str, command: &Command, root: &Command) -> Option<String> {
     {
         return Some(format!("did you mean --{near}?"));
     }
-    let elsewhere = root.get_subcommands().filter(|other| has(other, &name));
+    // Its flags are those of another command.
+    let is_its_own = |other: &&Command| other.get_name() != "health";
+    let elsewhere = root.get_subcommands().filter(is_its_own).filter(|other| has(other, &name));
     let elsewhere: Vec<&str> = elsewhere.map(Command::get_name).collect();
     (!elsewhere.is_empty()).then(|| {
         format!("{} has no such flag, but {} has", command.get_name(), elsewhere.join(", "))

@@ -2,7 +2,7 @@
 //! build without the feature `local` has `absent.rs` in its place, and nothing else differs.
 
 pub use diffusion_service::BatchArgs;
-pub use gateway::{AccessArgs, JobArgs};
+pub use gateway::{AccessArgs, JobArgs, OpenAiArgs};
 
 pub use crate::{
     args::model::{ModelArgs, load_encoder, model_folder},

@@ -139,7 +139,7 @@ def single(room: pathlib.Path) -> None:
         project.compose("down")
         project.compose("up", "-d", "--no-build")
         page = json.loads(client.until("/api/history", reachable=False))
-        assert len(page["images"]) == 1, page
+        assert len(page["history"]) == 1, page
 
 
 def split(room: pathlib.Path) -> None:

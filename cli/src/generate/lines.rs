@@ -78,8 +78,12 @@ fn object(number: usize, text: &str) -> Result<Line, String> {
 }
 
 fn explained(error: &serde_json::Error) -> String {
-    let error = error.to_string();
-    llm_dit_params::reword(&error, None)
+    let words = llm_dit_params::reword(&error.to_string(), None);
+    // The line is that of the file, which the caller names.
+    match words.rsplit_once(" at line 1 column ") {
+        Some((words, column)) => format!("{words} at column {column}"),
+        None => words,
+    }
 }
 
 fn unknown_key(key: &str) -> String {
@@ -135,7 +139,7 @@ mod tests {
             ("x\n{\"widht\": 64}", "line 2: unknown key 'widht'; did you mean 'width'?"),
             ("{\"width\": \"big\"}", "line 1: invalid type"),
             ("{\"width\": -1}", "line 1: invalid value"),
-            ("\n{\"prompt\": ", "line 2: EOF"),
+            ("\n{\"prompt\": ", "line 2: it ends where a value is expected at column"),
             ("{\"num_images\": 0}", "num_images 0 is out of range"),
             ("{\"latents\": \"x\"}", "latents applies to one image"),
             ("# nothing", "contains no prompt"),

@@ -57,7 +57,7 @@ fn a_prompt_comes_from_stdin() {
     assert!(given.contains("given") && !given.contains("piped"), "{given}");
     for (input, words) in [
         (&b"\xff\xfeh\0"[..], "stdin is UTF-16 text; save it as UTF-8"),
-        (b"a\n\xe9\n", "stdin is not UTF-8 text (line 2)"),
+        (b"a\n\xe9\n", "stdin: line 2 is not UTF-8 text"),
         (b"", "say what to draw"),
     ] {
         let output = piped(&room, &["generate"], input);
@@ -85,7 +85,7 @@ fn a_byte_order_mark_is_not_read_as_text() {
     }
     fs::write(room.path("wide.txt"), b"\xff\xfea\0").expect("ours");
     let said = room.fail(64, &["generate", "--prompts", "wide.txt"]);
-    assert!(said.contains("wide.txt is UTF-16 text; save it as UTF-8"), "{said}");
+    assert!(said.contains("wide.txt: it is UTF-16 or UTF-32 text; save it as UTF-8"), "{said}");
 
     fs::create_dir(room.path("mine")).expect("ours");
     let template = with_mark("---\ncategory: metal\n---\nBrass.");

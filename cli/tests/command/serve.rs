@@ -65,7 +65,7 @@ async fn it_is_ready_when_it_says_so() {
         (1, &["--port", "0", "--history", "file/inside"], "file/inside"),
         (1, &["--port", port, "--no-history"], "cannot listen on"),
         (1, &["--port", "0", "--no-history", "--templates-dir", "nowhere"], "nowhere"),
-        (1, &["--port", "0", "--no-history", "--model-path", "nowhere"], "nowhere"),
+        (64, &["--port", "0", "--no-history", "--model-path", "nowhere"], "nowhere"),
         (64, &["--port", "0", "--no-history", "--model-alias", "gpt-image-1=x"], "use 'demo'"),
         (64, &["--port", "0", "--no-history", "--model-alias", "gpt-image-1"], "NAME=MODEL"),
         (64, &["--port", "0", "--no-history", "--trusted-proxy", "nas"], "10.0.0.0/8"),

@@ -14,6 +14,7 @@ use crate::{
     encode::CacheStats,
     guard::Known,
     options::DIFFUSION,
+    records::problem::Problem,
     state::AppState,
 };
 
@@ -133,7 +134,10 @@ pub(crate) async fn health(
 /// Whether the process answers. Use it to decide about a restart: it does not depend on services.
 #[utoipa::path(
     get, path = "/livez", tag = "health",
-    responses((status = 200, description = "The process answers", body = Health))
+    responses(
+        (status = 200, description = "The process answers", body = Health),
+        (status = 403, description = "The `Host` is none of this server's", body = Problem),
+    )
 )]
 pub(crate) async fn livez() -> Json<Health> {
     Json(Health { status: "ok", details: None })

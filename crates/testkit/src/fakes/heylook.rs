@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 pub use self::http::Request;
@@ -178,8 +178,10 @@ fn recorded(name: &str, part: &str) -> Vec<u8> {
 }
 
 async fn serve(listener: TcpListener, state: Arc<State>) {
+    // They end with this task, as those of a program do.
+    let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(connection(stream, Arc::clone(&state)));
+        connections.spawn(connection(stream, Arc::clone(&state)));
     }
 }
 
