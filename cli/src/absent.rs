@@ -10,6 +10,7 @@ use clap::Args;
 use llm_dit_chat::ChatTokenizer;
 use llm_dit_engine::text::TextEncoder;
 use llm_dit_params::ModelDefaults;
+use llm_dit_proto::DType;
 use tokio_util::sync::CancellationToken;
 
 use crate::{args::GenerateArgs, error::CliError, generate::Studio};
@@ -50,6 +51,11 @@ impl ModelArgs {
     /// Always: this build has no engines.
     pub fn folder(&self) -> Result<PathBuf, CliError> {
         Err(absent("encode without --api-url"))
+    }
+
+    /// None is chosen: this build has no such flags.
+    pub fn encoder_dtype(&self) -> Option<DType> {
+        None
     }
 
     /// Does nothing: this build has no dtypes to choose.

@@ -117,13 +117,10 @@ impl Studio for Local<'_> {
             (settings.width, settings.height) = (Some(width), Some(height));
         }
         let params = self.params(item)?;
-        let first = if item.image.is_some() { params.first_step() } else { 0 };
-        if first >= params.steps {
-            return Err(item.usage(format!(
-                "strength {} leaves none of the {} steps; use a strength above 0",
-                params.strength, params.steps
-            )));
+        if item.image.is_some() {
+            params.check_strength().map_err(|error| item.usage(error.to_string()))?;
         }
+        let first = if item.image.is_some() { params.first_step() } else { 0 };
         let resolved = Settings {
             width: Some(params.width),
             height: Some(params.height),

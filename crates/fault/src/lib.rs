@@ -66,6 +66,7 @@ impl From<ParamError> for Fault {
             | ParamError::OutOfRange { .. }
             | ParamError::TooManyPixels { .. }
             | ParamError::BadNumber { .. }
+            | ParamError::NoSteps { .. }
             | ParamError::UnknownScheduler { .. }
             | ParamError::TextTooLong { .. }
             | ParamError::TooManyLoras { .. }

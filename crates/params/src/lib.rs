@@ -37,6 +37,8 @@ pub enum ParamError {
     NotMultiple { name: &'static str, value: u32, multiple: u32, below: u32, above: u32 },
     #[error("{name} {value} is out of range; use {min} to {max}")]
     OutOfRange { name: &'static str, value: u64, min: u64, max: u64 },
+    #[error("strength {strength} leaves none of the {steps} steps; use a strength above 0")]
+    NoSteps { strength: f64, steps: u32 },
     #[error("{width}x{height} is {pixels} pixels; the maximum is {limit}")]
     TooManyPixels { width: u32, height: u32, pixels: u64, limit: u64 },
     #[error("{name} {value} is out of range; use a finite number from {min} to {max}")]

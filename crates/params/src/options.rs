@@ -171,6 +171,19 @@ impl GenerateParams {
         self.guidance_scale > 0.0
     }
 
+    /// Checks that the strength leaves a step to draw an init image with.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamError::NoSteps`].
+    pub fn check_strength(&self) -> Result<(), ParamError> {
+        let Self { strength, steps, .. } = *self;
+        if self.first_step() >= steps {
+            return Err(ParamError::NoSteps { strength, steps });
+        }
+        Ok(())
+    }
+
     /// The step that a given picture is drawn on from, as diffusers' `get_timesteps` counts:
     /// `steps` when the strength leaves none.
     pub fn first_step(&self) -> u32 {

@@ -1,8 +1,9 @@
 //! One job: its stored record, and the log of its events.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use jiff::SignedDuration;
 use llm_dit_fault::Fault;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -30,6 +31,8 @@ const RETRY_WATCH: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Job {
     pub id: JobId,
+    /// When it was accepted, unless an earlier process did.
+    begun: Option<Instant>,
     log: Mutex<Log>,
     /// Counts what was logged.
     changed: watch::Sender<u64>,
@@ -85,7 +88,7 @@ pub(crate) struct News {
 impl Job {
     /// A job that was accepted now.
     pub fn new(record: JobRecord) -> Self {
-        Self::with(record, Revision::NEW, 0)
+        Self { begun: Some(Instant::now()), ..Self::with(record, Revision::NEW, 0) }
     }
 
     /// A job of an earlier gateway. Its events have numbers above all that were told before.
@@ -107,6 +110,7 @@ impl Job {
         let log = Log { record, revision, events, next, file, bytes_in_memory, unstored };
         Self {
             id,
+            begun: None,
             log: Mutex::new(log),
             changed: watch::channel(0).0,
             accepted: Mutex::default(),
@@ -123,6 +127,12 @@ impl Job {
     /// A copy of the job's record.
     pub fn record(&self) -> JobRecord {
         self.log.lock().record.clone()
+    }
+
+    /// Whether it was accepted longer ago than `age`, as far as this process knows.
+    pub fn is_older(&self, age: SignedDuration, at: Instant) -> bool {
+        let known = self.begun.map(|begun| at.saturating_duration_since(begun));
+        known.is_none_or(|known| SignedDuration::try_from(known).is_ok_and(|known| known >= age))
     }
 
     /// Whether the job is done, failed or cancelled.

@@ -1,6 +1,6 @@
 //! All jobs that are known to this process: a mirror of the index, in the order of acceptance.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -73,12 +73,14 @@ impl JobList {
         counts
     }
 
-    /// Takes the oldest finished jobs beyond the limits out of the list, and returns their ids.
-    pub fn take_expired(&self, limits: JobLimits, now: Timestamp) -> Vec<JobId> {
+    /// Takes the oldest finished jobs beyond the limits out of the list, and returns their ids. A clock
+    /// that is set forward (`now`) makes no job of this process older than it is (`at`).
+    pub fn take_expired(&self, limits: JobLimits, now: Timestamp, at: Instant) -> Vec<JobId> {
         let JobLimits { max, days, .. } = limits;
         let age =
             SignedDuration::from_hours(24).saturating_mul(days.try_into().unwrap_or(i32::MAX));
         let oldest = now.checked_sub(age).unwrap_or(Timestamp::MIN);
+        let is_old = |job: &Job| job.record().ended_before(oldest) && job.is_older(age, at);
         let mut list = self.0.lock();
         let (mut count, mut bytes) = (0, 0);
         let mut expired = Vec::new();
@@ -88,7 +90,7 @@ impl JobList {
             // The newest stays, however large it is.
             let fits = count == 1 || count <= max && bytes <= MAX_MEMORY_BYTES;
             // A job whose end is not stored is still at work.
-            if job.unstored().is_none() && (!fits || job.record().ended_before(oldest)) {
+            if job.unstored().is_none() && (!fits || is_old(job)) {
                 expired.push(job.id);
             }
         }

@@ -1,6 +1,8 @@
 mod unwritable;
 
-use jiff::{SignedDuration, Timestamp};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 use llm_dit_memory::MemoryBudget;
 
 use super::{list::MAX_MEMORY_BYTES, store::StoredJob, *};
@@ -26,7 +28,7 @@ fn add(list: &JobList, end: Option<(JobState, usize)>) -> JobId {
         record.end(state);
         job.end(record, bytes);
     }
-    list.take_expired(LIMITS, Timestamp::now());
+    list.take_expired(LIMITS, Timestamp::now(), Instant::now());
     job.id
 }
 
@@ -73,9 +75,13 @@ fn pictures_in_memory_are_forgotten_by_their_bytes_but_never_the_newest() {
 fn jobs_are_forgotten_when_they_have_been_over_for_long() {
     let list = JobList::default();
     let (over, running) = (add(&list, done(1)), add(&list, None));
-    let in_days = |days: i64| Timestamp::now() + SignedDuration::from_hours(24 * days);
-    assert_eq!(list.take_expired(LIMITS, in_days(6)), [] as [JobId; 0]);
-    assert_eq!(list.take_expired(LIMITS, in_days(8)), [over]);
+    let expired = |clock: u32, passed: u32| {
+        let days = |days: u32| Duration::from_secs(24 * 3600) * days;
+        list.take_expired(LIMITS, Timestamp::now() + days(clock), Instant::now() + days(passed))
+    };
+    assert_eq!(expired(6, 6), [] as [JobId; 0]);
+    assert_eq!(expired(365, 0), [] as [JobId; 0], "somebody set the clock");
+    assert_eq!(expired(8, 8), [over]);
     assert_eq!(left(&list), [running]);
 }
 

@@ -1,6 +1,9 @@
 //! The parts that run jobs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use llm_dit_templates::Library;
@@ -35,7 +38,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Forgets the oldest finished jobs beyond the limits.
     pub async fn forget(&self) {
-        let expired = self.list.take_expired(self.limits, Timestamp::now());
+        let expired = self.list.take_expired(self.limits, Timestamp::now(), Instant::now());
         if expired.is_empty() {
             return;
         }

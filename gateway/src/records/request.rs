@@ -381,6 +381,9 @@ impl Request {
             (options.width, options.height) = (Some(width), Some(height));
         }
         let mut params = options.resolve(&model.defaults, &model.limits)?;
+        if self.image.is_some() {
+            params.check_strength()?;
+        }
         (params.model, params.loras) = (self.body.model.clone(), Some(loras));
         Ok(params)
     }

@@ -51,7 +51,7 @@ impl ModelInfo {
     }
 
     fn check_image(job: &GenerateJob, image: &Picture) -> Result<(), GenerateError> {
-        let GenerateParams { width, height, steps, strength, .. } = job.params;
+        let GenerateParams { width, height, .. } = job.params;
         if job.latents.is_some() {
             return Err(GenerateError::BadJob(
                 "an init image and initial latents exclude each other; send one of them".into(),
@@ -67,12 +67,7 @@ impl ModelInfo {
                 image.rgb.len()
             )));
         }
-        if job.params.first_step() >= steps {
-            return Err(GenerateError::BadJob(format!(
-                "strength {strength} leaves none of the {steps} steps; use a strength above 0"
-            )));
-        }
-        Ok(())
+        job.params.check_strength().map_err(|error| GenerateError::BadJob(error.to_string()))
     }
 
     fn check_embeddings(&self, name: &str, embeddings: &Tensor) -> Result<(), GenerateError> {
