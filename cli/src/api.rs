@@ -5,7 +5,7 @@ use llm_dit_fault::Fault;
 use llm_dit_heylook::{HeylookEncoder, HeylookError, check_truncation, format};
 use tokio::runtime::Handle;
 
-use crate::{args::ChatArgs, error::CliError, generate::conditions::Encoded, progress::Progress};
+use crate::{args::ChatArgs, embeddings::Encoded, error::CliError, progress::Progress};
 
 /// Encodes one conversation on a heylookitsanllm server, and notes it when the prompt may have been
 /// truncated. It blocks, so it must not run on an async thread; Ctrl-C ends it.

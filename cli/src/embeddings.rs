@@ -21,6 +21,13 @@ use crate::{
     generate::names::numbered,
 };
 
+/// The embeddings of one text, and how many of its tokens were cut.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    pub tensor: Tensor,
+    pub truncated: u64,
+}
+
 /// `x.json`. We write every key, and read whatever is there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -13,9 +13,9 @@ use serde::Serialize;
 use crate::{
     api,
     args::EncodeArgs,
-    embeddings::{self, Encoder, Sidecar},
+    embeddings::{self, Encoded, Encoder, Sidecar},
     error::CliError,
-    generate::conditions::{self, Encoded, encode_chat, extras},
+    generate::conditions::{self, encode_chat, extras},
     local::load_encoder,
     output::print,
     progress::Progress,

@@ -13,7 +13,7 @@ pub fn print(text: &str) -> Result<(), CliError> {
     print_bytes(text.as_bytes())
 }
 
-/// As [`print`], of bytes.
+/// As [`print()`], of bytes.
 ///
 /// # Errors
 ///

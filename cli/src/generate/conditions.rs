@@ -13,7 +13,7 @@ use super::{item::Item, plan, report::Truncated};
 use crate::{
     api,
     args::{ChatArgs, GenerateArgs},
-    embeddings::{self, Encoder, Sidecar},
+    embeddings::{self, Encoded, Encoder, Sidecar},
     error::CliError,
     local::load_encoder,
     progress::Progress,
@@ -27,13 +27,6 @@ pub struct Conditions {
     /// Of embeddings from a file, if it tells.
     pub prompt: Option<String>,
     pub truncated: Truncated,
-}
-
-/// The embeddings of one text, and how many of its tokens were cut.
-#[derive(Clone, Debug)]
-pub struct Encoded {
-    pub tensor: Tensor,
-    pub truncated: u64,
 }
 
 /// The conditions of every item, in order. The encoder is dropped before this returns.

@@ -56,7 +56,7 @@ fn a_prompt_comes_from_stdin() {
     let given = succeed(&room, &["format", "given"], b"piped");
     assert!(given.contains("given") && !given.contains("piped"), "{given}");
     for (input, words) in [
-        (&b"\xff\xfeh\0"[..], "stdin is UTF-16 text; save it as UTF-8"),
+        (&b"\xff\xfeh\0"[..], "stdin: it is UTF-16 or UTF-32 text; save it as UTF-8"),
         (b"a\n\xe9\n", "stdin: line 2 is not UTF-8 text"),
         (b"", "say what to draw"),
     ] {
@@ -98,7 +98,7 @@ fn a_byte_order_mark_is_not_read_as_text() {
     assert!(shown.contains("steps = 3"), "{shown}");
     fs::write(room.path("c.toml"), b"\xff\xfe[\0").expect("ours");
     let said = room.fail(64, &["config", "show", "--config", "c.toml"]);
-    assert!(said.contains("c.toml is UTF-16 text"), "{said}");
+    assert!(said.contains("c.toml: it is UTF-16 or UTF-32 text"), "{said}");
 
     room.succeed(&["encode", "a red apple", "-o", "e.safetensors"]);
     let sidecar = String::from_utf8(room.read("e.json")).expect("text");
