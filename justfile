@@ -24,6 +24,15 @@ check:
     cargo clippy {{ without_candle }} --all-targets -- -D warnings
     cargo test {{ without_candle }}
 
+# A release archive, a Debian package, a bill of materials and checksums, in target/dist.
+dist:
+    deploy/dist
+
+# The containers and compose files of deploy/, run in a container engine; needs root and Debian.
+containers:
+    cargo build --release --workspace --bins
+    python3 tests/containers/run.py
+
 # Everything that CI tests without a network.
 test:
     cargo test --release --workspace

@@ -97,6 +97,10 @@ impl Stack {
             status.message().to_owned()
         };
         let whole = || u32::try_from(value.as_u64()?).ok();
+        // Without an init image, which this call does not send, no strength leaves no step.
+        if name == "strength" && value.as_f64() == Some(0.0) {
+            return None;
+        }
         if name == "max_tokens" {
             let request = EncodeRequest {
                 prompts: vec![chat("x")],

@@ -27,6 +27,13 @@ pub(crate) struct Health {
     details: Option<Details>,
 }
 
+/// What probes read.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Probe {
+    /// `ok`, or `draining` during shutdown.
+    status: &'static str,
+}
+
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Details {
     version: &'static str,
@@ -135,12 +142,12 @@ pub(crate) async fn health(
 #[utoipa::path(
     get, path = "/livez", tag = "health",
     responses(
-        (status = 200, description = "The process answers", body = Health),
+        (status = 200, description = "The process answers", body = Probe),
         (status = 403, description = "The `Host` is none of this server's", body = Problem),
     )
 )]
-pub(crate) async fn livez() -> Json<Health> {
-    Json(Health { status: "ok", details: None })
+pub(crate) async fn livez() -> Json<Probe> {
+    Json(Probe { status: "ok" })
 }
 
 /// Whether the server accepts requests. While services are away, it accepts jobs and serves the
@@ -148,17 +155,17 @@ pub(crate) async fn livez() -> Json<Health> {
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
-        (status = 200, description = "The server accepts requests", body = Health),
-        (status = 503, description = "The server is shutting down", body = Health),
+        (status = 200, description = "The server accepts requests", body = Probe),
+        (status = 503, description = "The server is shutting down", body = Probe),
     )
 )]
-pub(crate) async fn readyz(State(state): Shared) -> (StatusCode, Json<Health>) {
+pub(crate) async fn readyz(State(state): Shared) -> (StatusCode, Json<Probe>) {
     let (code, status) = if state.admissions.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else {
         (StatusCode::OK, "ok")
     };
-    (code, Json(Health { status, details: None }))
+    (code, Json(Probe { status }))
 }
 
 async fn look(state: &AppState) -> (StatusCode, Health) {
