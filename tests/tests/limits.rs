@@ -86,14 +86,21 @@ impl Stack {
             return Ok(());
         }
         let problem: Value = answer.json().await.expect("JSON");
-        assert_eq!(status, 400, "{path} {name} {value}: {problem}");
+        // There is no folder of LoRAs.
+        let is_refused = status == 400 || (name, status) == ("scale", 501);
+        assert!(is_refused, "{path} {name} {value}: {problem}");
         Err(problem["detail"].as_str().expect("text").to_owned())
     }
 
     /// gRPC; `None` if the message cannot hold such a value.
     async fn wire(&self, name: &str, value: &Value) -> Option<Verdict> {
         let refusal = |status: tonic::Status| {
-            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{name} {value}: {status}");
+            let is_refused = match status.code() {
+                tonic::Code::InvalidArgument => true,
+                tonic::Code::FailedPrecondition => name == "scale",
+                _ => false,
+            };
+            assert!(is_refused, "{name} {value}: {status}");
             status.message().to_owned()
         };
         let whole = || u32::try_from(value.as_u64()?).ok();
