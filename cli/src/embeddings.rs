@@ -181,7 +181,7 @@ pub fn save_new(
             Published::Taken(again) => about = again,
             Published::Done => match tensors.publish_new(&path).map_err(CliError::failed)? {
                 Published::Done => return Ok(path),
-                // Somebody was faster; the sidecar has lost its name.
+                // Another process took the name, so the sidecar needs the next one too.
                 Published::Taken(again) => {
                     tensors = again;
                     let taken = sidecar_path(&path);

@@ -86,7 +86,7 @@ fn hint(flag: &str, command: &Command, root: &Command) -> Option<String> {
     {
         return Some(format!("did you mean --{near}?"));
     }
-    // Its flags are those of another command.
+    // `health` takes the flags of the server that it asks.
     let is_its_own = |other: &&Command| other.get_name() != "health";
     let elsewhere = root.get_subcommands().filter(is_its_own).filter(|other| has(other, &name));
     let elsewhere: Vec<&str> = elsewhere.map(Command::get_name).collect();

@@ -128,7 +128,7 @@ async fn run(args: ServeArgs) -> Result<(), CliError> {
     };
     let served = async {
         let gateway = Gateway::open(bound, options, storage).await?;
-        // Only now: whoever waits for this line may ask at once.
+        // Printed last: a script that waits for this line may send requests at once.
         println!("llm-dit is ready: {scheme}://{address}");
         gateway.run(stop).await
     };

@@ -57,7 +57,7 @@ class Client:
             try:
                 status, answer = self.call(path, body, headers)
             except OSError:
-                # Refused, reset or cut off: nobody was told anything.
+                # The connection was refused, reset or cut off, so the request has no answer yet.
                 if reachable:
                     raise
                 time.sleep(0.25)

@@ -25,7 +25,7 @@ pub struct Item {
     /// SHA-256 of every file that `settings` names.
     pub sha256: BTreeMap<String, String>,
     pub output: PathBuf,
-    /// False when nobody named the file: it then gets the next free name after `output`.
+    /// False without `--output`: the file then gets the next free name after `output`.
     pub is_named: bool,
     pub format: Format,
     /// Where it was asked for: "prompts.txt line 3: ", or nothing.

@@ -117,10 +117,12 @@ impl Studio for Local<'_> {
             (settings.width, settings.height) = (Some(width), Some(height));
         }
         let params = self.params(item)?;
-        if item.image.is_some() {
+        let first = if item.image.is_some() {
             params.check_strength().map_err(|error| item.usage(error.to_string()))?;
-        }
-        let first = if item.image.is_some() { params.first_step() } else { 0 };
+            params.first_step()
+        } else {
+            0
+        };
         let resolved = Settings {
             width: Some(params.width),
             height: Some(params.height),

@@ -1,5 +1,4 @@
-//! What is told of a picture that is done: a line for people, and with `--json` an object for
-//! programs.
+//! The report of a finished image: a line for people and, with `--json`, an object for programs.
 
 use std::time::Duration;
 

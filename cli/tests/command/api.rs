@@ -111,7 +111,7 @@ async fn a_server_knows_how_the_encoder_elsewhere_is() {
         fake.requests().iter().filter(|request| request.line.contains("hidden_states")).count();
     let url = fake.url.clone();
     drop(fake);
-    // The fake ends in its own time.
+    // The fake server stops asynchronously.
     while get("/health").await.0 != 503 {}
     assert_eq!(draw("a red apple").await.0, 200, "it is remembered");
     assert_eq!(asked, 1, "in f32, too");

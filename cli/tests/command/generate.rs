@@ -75,7 +75,7 @@ fn ctrl_c_stops_between_steps_and_leaves_nothing() {
     assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill is here").success());
     let rest: Vec<String> = lines.map(|line| line.expect("text")).collect();
     assert_eq!(child.wait().expect("ended").code(), Some(130), "{rest:?}");
-    // How many steps it computes until it is scheduled to see the signal, nobody can say.
+    // The number of steps before the process handles the signal depends on the machine.
     assert!(!rest.iter().any(|line| line.starts_with("step 200/200")), "{rest:?}");
     assert!(rest.last().is_some_and(|line| line.contains("interrupted")), "{rest:?}");
     assert!(room.files().is_empty());

@@ -52,7 +52,7 @@ fn a_prompt_comes_from_stdin() {
     succeed(&room, &["encode", "-o", "e.safetensors"], b"a red apple\n");
     succeed(&room, &["encode", "-", "-o", "f.safetensors"], b"a red apple\n");
     assert_eq!(room.read("e.safetensors"), room.read("f.safetensors"));
-    // A prompt that was given is not mixed with a pipe that nobody meant.
+    // A prompt argument takes precedence over a pipe.
     let given = succeed(&room, &["format", "given"], b"piped");
     assert!(given.contains("given") && !given.contains("piped"), "{given}");
     for (input, words) in [
