@@ -25,12 +25,10 @@ pub(crate) trait Backend: Debug + Send + Sync {
     fn prepare(&self, chat: &Chat, ask: &Ask) -> Result<Prepared, Fault>;
     /// What a prompt costs. Takes milliseconds for a long text.
     fn count(&self, chat: &Chat) -> Result<TokenCounts, Fault>;
-    /// How the engine is. Another machine is asked when it is needed.
-    fn health(&self) -> EngineHealth {
-        EngineHealth::default()
-    }
-    /// Tries the engine now and then while it is unhealthy. Called inside a tokio runtime.
-    fn probe_while_unhealthy(&self) {}
+    /// How the engine is.
+    fn health(&self) -> EngineHealth;
+    /// Keeps its health up to date while there is no work for it. Called inside a tokio runtime.
+    fn watch_engine(&self);
 }
 
 /// What holds for every prompt of a request.

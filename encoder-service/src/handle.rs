@@ -112,7 +112,7 @@ impl EncoderHandle {
 
     /// The engine's health.
     pub(crate) fn health(&self) -> EngineHealth {
-        self.backend.probe_while_unhealthy();
+        self.backend.watch_engine();
         self.backend.health()
     }
 

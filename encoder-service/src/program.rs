@@ -3,7 +3,7 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use llm_dit_heylook::{HeylookEncoder, args::ApiArgs};
+use llm_dit_heylook::args::ApiArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
 use llm_dit_qwen3::{EncoderOptions, load};
@@ -102,7 +102,6 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let handle = match args.api.encoder()? {
         Some(encoder) => {
             let encoder = encoder.with_dtype(args.dtype);
-            tokio::spawn(introduce(encoder.clone()));
             EncoderHandle::heylook(encoder, limits)?
         }
         None => load_local(&args, limits)?,
@@ -126,19 +125,4 @@ fn load_local(args: &Args, limits: EncoderLimits) -> Result<EncoderHandle, Box<d
     let info = handle.info();
     tracing::info!(model = info.model, device = info.device, dtype = %info.dtype, "loaded");
     Ok(handle)
-}
-
-/// Logs which server answers. Services may start in any order, so a failure is not an error yet.
-async fn introduce(encoder: HeylookEncoder) {
-    let (url, model) = (encoder.url(), encoder.model());
-    match encoder.about().await {
-        Ok(about) => match about.objection(model) {
-            None => {
-                let version = about.version.as_deref().unwrap_or("unknown");
-                tracing::info!(url, model, version, "connected to heylookitsanllm");
-            }
-            Some(objection) => tracing::warn!(url, "{objection}"),
-        },
-        Err(error) => tracing::warn!("{error}"),
-    }
 }

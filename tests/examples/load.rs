@@ -3,11 +3,12 @@
 //!     cargo build --release --workspace
 //!     cargo run --release -p llm-dit-tests --example load
 //!     cargo run --release -p llm-dit-tests --example load -- --seconds 10 --cancels 200
+//!     cargo run --release -p llm-dit-tests --example load -- --max-memory 64
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
-use llm_dit_testkit::load::Stack;
+use llm_dit_testkit::load::{Budget, Stack};
 
 /// Asks the three programs, with the demo model, for pictures of 64x64 in 4 steps
 #[derive(Debug, Parser)]
@@ -24,12 +25,20 @@ struct Args {
     /// Of them at once
     #[arg(long, default_value_t = 16)]
     leaving: usize,
+    /// Start the programs with this --max-memory, in MiB, and give every request an init image that
+    /// is large beside it; the run fails if a program exceeds it, or never reaches it
+    #[arg(long, value_name = "MIB")]
+    max_memory: Option<u32>,
+    /// Width and height of that init image
+    #[arg(long, default_value_t = 1024, requires = "max_memory")]
+    init_image_size: u32,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let stack = Arc::new(Stack::start().await);
+    let budget = args.max_memory.map(|mib| Budget { mib, side: args.init_image_size });
+    let stack = Arc::new(Stack::start(budget).await);
     let mut clean = true;
     for (index, &clients) in args.clients.iter().enumerate() {
         let last = index + 1 == args.clients.len();

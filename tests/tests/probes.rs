@@ -1,8 +1,14 @@
 //! `PROGRAM health`: what containers and clusters decide by.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
-use llm_dit_testkit::process::{Process, program};
+use llm_dit_testkit::{
+    fakes::FakeHeylook,
+    process::{Process, program},
+};
 
 /// Nothing listens there.
 const NOWHERE: &str = "http://127.0.0.1:1";
@@ -28,6 +34,26 @@ fn a_service_is_asked_over_grpc() {
     encoder.kill();
     let (status, text) = said(&health("encoder-service", &["--port", &port]));
     assert!(status == Some(1) && text.contains("cannot be reached"), "{status:?} {text}");
+}
+
+/// An answer that the service only gives once it knows what the server behind it says.
+fn becomes(port: &str, status: i32) {
+    let since = Instant::now();
+    while said(&health("encoder-service", &["--port", port])).0 != Some(status) {
+        assert!(since.elapsed() < Duration::from_secs(60), "never {status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_elsewhere_is_ready_when_its_server_is() {
+    let away = Process::start("encoder-service", &["--api-url", NOWHERE, "--api-model", "any"]);
+    becomes(away.port(), 1);
+    assert_eq!(said(&health("encoder-service", &["--port", away.port(), "--live"])).0, Some(0));
+
+    let fake = FakeHeylook::replaying(&[]).await;
+    let there = ["--api-url", &fake.url, "--api-model", "Qwen3-4B-mlx"];
+    let there = Process::start("encoder-service", &there);
+    becomes(there.port(), 0);
 }
 
 #[test]

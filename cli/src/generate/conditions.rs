@@ -103,6 +103,7 @@ enum TextSource {
 impl Texts {
     fn open(args: &GenerateArgs, folder: &Path) -> Result<Self, CliError> {
         if let Some(elsewhere) = args.api.encoder().map_err(CliError::usage)? {
+            let elsewhere = elsewhere.with_dtype(args.model.encoder_dtype());
             let encoder = self::elsewhere(&elsewhere);
             let source = TextSource::Elsewhere(elsewhere);
             return Ok(Self { source, encoder, encoded: Vec::new() });

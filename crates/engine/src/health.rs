@@ -9,6 +9,8 @@
 //! the probe settles at once.
 //!
 //! An engine that makes no progress in a job for very long has stalled, though its port answers.
+//!
+//! An engine on another machine is asked at intervals, since it can go away while nobody uses it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +24,8 @@ use tokio::{
 const TOO_MANY: u32 = 3;
 /// Between two trials of an engine that is unhealthy.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Between two questions to an engine on another machine.
+const FOLLOW: Duration = Duration::from_secs(5);
 /// Between two looks at its progress.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -196,6 +200,39 @@ impl EngineHealth {
         });
     }
 
+    /// Tries an engine on another machine at intervals. Until it has worked once it is unhealthy with
+    /// the first failure, afterwards with several in a row. Must be called inside a tokio runtime.
+    pub(crate) fn follow<F>(&self, trial: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = Trial> + Send,
+    {
+        self.follow_every(FOLLOW, trial);
+    }
+
+    fn follow_every<F>(&self, pause: Duration, mut trial: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = Trial> + Send,
+    {
+        // A weak reference, as above.
+        let health = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            let mut has_worked = false;
+            loop {
+                let result = trial().await;
+                has_worked |= result == Trial::Works;
+                let Some(health) = health.upgrade().map(Self) else { return };
+                match result {
+                    Trial::Works => health.worked(),
+                    Trial::Fails if has_worked => health.failed(),
+                    Trial::Fails => health.change(|c| c.failures = c.failures.max(TOO_MANY)),
+                    Trial::NotRun => {}
+                }
+                drop(health);
+                time::sleep(pause).await;
+            }
+        });
+    }
+
     fn change(&self, change: impl FnOnce(&mut Condition)) {
         self.0.condition.send_if_modified(|condition| {
             let before = *condition;
@@ -293,6 +330,39 @@ mod tests {
             assert_eq!(all.recv().await, Some(trial));
         }
         assert!(health.is_healthy());
+    }
+
+    #[tokio::test]
+    async fn an_engine_elsewhere_is_asked_again_and_again() {
+        let health = EngineHealth::default();
+        let (answer, answers) = tokio::sync::mpsc::unbounded_channel();
+        let answers = Arc::new(tokio::sync::Mutex::new(answers));
+        let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+        health.follow_every(Duration::from_millis(1), move || {
+            let (answers, asked) = (Arc::clone(&answers), asked.clone());
+            async move {
+                let _ = asked.send(());
+                answers.lock().await.recv().await.unwrap_or(Trial::NotRun)
+            }
+        });
+        questions.recv().await.expect("asked");
+        for (result, healthy) in [
+            (Trial::Fails, false),
+            (Trial::Works, true),
+            (Trial::Fails, true),
+            (Trial::Fails, true),
+            (Trial::Works, true),
+            (Trial::Fails, true),
+            (Trial::Fails, true),
+            (Trial::NotRun, true),
+            (Trial::Fails, false),
+            (Trial::Works, true),
+        ] {
+            answer.send(result).expect("awaited");
+            // The next question comes when this answer has been counted.
+            questions.recv().await.expect("asked");
+            assert_eq!(health.is_healthy(), healthy);
+        }
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use std::{
     any::Any,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::Arc,
     thread,
     time::Instant,
@@ -99,10 +100,23 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
     /// Tries the model with `trial` now and then while it is unhealthy, and once when it is in doubt.
     /// Must be called inside a tokio runtime.
     pub fn probe_while_unhealthy(&self, trial: impl Fn(&mut M) -> bool + Clone + Send + 'static) {
+        self.health().probe_while_unhealthy(self.trials(trial));
+    }
+
+    /// Likewise all the time, for a model on another machine, which can go away while nobody uses it.
+    pub fn follow(&self, trial: impl Fn(&mut M) -> bool + Clone + Send + 'static) {
+        self.health().follow(self.trials(trial));
+    }
+
+    /// A trial takes its turn in the queue.
+    fn trials(
+        &self,
+        trial: impl Fn(&mut M) -> bool + Clone + Send + 'static,
+    ) -> impl FnMut() -> Pin<Box<dyn Future<Output = Trial> + Send>> + Send + 'static {
         let shared = Arc::downgrade(&self.shared);
-        self.health().probe_while_unhealthy(move || {
+        move || {
             let (shared, trial) = (shared.upgrade(), trial.clone());
-            async move {
+            Box::pin(async move {
                 let Some(worker) = shared.map(|shared| Self { shared }) else {
                     return Trial::NotRun;
                 };
@@ -113,8 +127,8 @@ impl<M: Send + 'static, K: Batch<M>> Worker<M, K> {
                     Ok(true) => Trial::Works,
                     Ok(false) | Err(_) => Trial::Fails,
                 }
-            }
-        });
+            })
+        }
     }
 
     /// Queues `work`, or says [`Fault::Busy`]. Work is skipped when `cancel` has fired before its

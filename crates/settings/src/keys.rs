@@ -65,6 +65,7 @@ pub const KEYS: &[Key] = &[
     key("encoder.device", Text, Alias("text_encoder_device")),
     key("encoder.torch_dtype", Text, Flag("text_encoder_dtype")),
     key("encoder.max_length", Integer, Flag("max_tokens")),
+    key("encoder.truncate", Text, Flag("truncate")),
     key("encoder.hidden_layer", Integer, Flag("hidden_layer")),
     key("encoder.cpu_offload", Switch, Nothing(ALL_PARTS)),
     key("encoder.quantization", Text, Only(&["none"], UNQUANTIZED)),

@@ -1,7 +1,8 @@
 //! A run of many clients at once, and one of clients that leave.
 //!
 //! Every picture is compared, pixel for pixel, with that of its seed from before; memory and processor
-//! time of each program are what the system says of it.
+//! time of each program are what the system says of it. With a [`Budget`], the requests carry images
+//! that together do not fit in it.
 
 use std::{
     collections::BTreeMap,
@@ -14,12 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image::RgbImage;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use image::{ImageFormat, RgbImage};
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
 use tokio::{sync::Mutex, time};
 
 use crate::{
+    attack::OVERHEAD,
     faults::{body, pixels},
     process::Process,
     repository,
@@ -36,9 +39,23 @@ const IDLE: Duration = Duration::from_secs(3);
 /// Steps of a picture that nobody waits for until its end.
 const LONG: u32 = 200;
 
+/// A limit on the data of requests, and requests that press against it.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// `--max-memory` of every program, in MiB.
+    pub mib: u32,
+    /// Width and height of the init image of each request.
+    pub side: u32,
+}
+
 /// The three programs with the demo model, and what their pictures look like.
 pub struct Stack {
     programs: Vec<(&'static str, Process)>,
+    budget: Option<Budget>,
+    /// The init image of every request, in base64.
+    init: Option<String>,
+    /// MiB that each program had in memory when it had drawn the references.
+    idle: Vec<f64>,
     _history: tempfile::TempDir,
     client: Client,
     references: BTreeMap<u64, RgbImage>,
@@ -57,6 +74,25 @@ pub struct Report {
     latencies: Vec<f64>,
     /// MiB of each program, in the second quarter and in the last.
     memory: BTreeMap<&'static str, [f64; 2]>,
+    /// What each program did with its `--max-memory`.
+    budgets: BTreeMap<&'static str, Spent>,
+}
+
+/// What a program did with its `--max-memory`, in MiB.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    limit: f64,
+    /// Most that requests held at one time, as its metrics say.
+    reserved: f64,
+    /// Resident memory at its highest, above what it was before.
+    resident: f64,
+    rejections: u64,
+}
+
+impl Spent {
+    fn is_kept(&self) -> bool {
+        self.reserved <= self.limit && self.resident <= self.limit + OVERHEAD
+    }
 }
 
 /// What came of clients that left.
@@ -74,7 +110,11 @@ pub struct Cancels {
 impl Report {
     pub fn is_clean(&self) -> bool {
         let flat = self.memory.values().all(|[second, last]| *last <= second * FLAT);
-        self.wrong.is_empty() && flat && self.pictures > 0
+        let kept = self.budgets.values().all(Spent::is_kept);
+        // A run that never reached a budget says nothing of it.
+        let pressed =
+            self.budgets.is_empty() || self.budgets.values().any(|spent| spent.rejections > 0);
+        self.wrong.is_empty() && flat && kept && pressed && self.pictures > 0
     }
 
     fn latency(&self, part: f64) -> f64 {
@@ -101,6 +141,12 @@ impl fmt::Display for Report {
         for (name, [second, last]) in &self.memory {
             let change = (last / second - 1.0) * 100.0;
             writeln!(f, "  {name:18} {second:7.1} MiB, then {last:7.1} MiB ({change:+.1} %)")?;
+        }
+        for (name, Spent { limit, reserved, resident, rejections }) in &self.budgets {
+            writeln!(
+                f,
+                "  {name:18} --max-memory {limit:.0} MiB: at most {reserved:.1} MiB reserved, {resident:.1} MiB resident above idle; {rejections} requests rejected",
+            )?;
         }
         self.wrong.iter().take(20).try_for_each(|line| writeln!(f, "  {line}"))
     }
@@ -133,23 +179,29 @@ impl Stack {
     ///
     /// # Panics
     /// When a program does not start.
-    pub async fn start() -> Self {
+    pub async fn start(budget: Option<Budget>) -> Self {
         let history = tempfile::tempdir().expect("a folder");
         let model = repository("models/demo");
         let text = |path: &Path| path.to_str().expect("a path of text").to_owned();
         let model = ["--model-path", &text(&model)];
-        let encoder = Process::start("encoder-service", &model);
-        let queue = [&model[..], &["--queue-capacity", "64"]].concat();
+        let size = budget.map(|budget| format!("{}M", budget.mib));
+        let limit: Vec<&str> =
+            size.iter().flat_map(|size| ["--max-memory", size.as_str()]).collect();
+        let encoder = Process::start("encoder-service", &[&model[..], &limit].concat());
+        let queue = [&model[..], &["--queue-capacity", "64"], &limit].concat();
         let diffusion = Process::start("diffusion-service", &queue);
         let services = ["--encoder", &encoder.url, "--diffusion", &diffusion.url];
         let keep = ["--history", &text(history.path()), "--history-max", "200"];
-        let gateway = Process::start("gateway", &[services, keep].concat());
+        let gateway = Process::start("gateway", &[&services[..], &keep, &limit].concat());
         let mut stack = Self {
             programs: vec![
                 ("encoder-service", encoder),
                 ("diffusion-service", diffusion),
                 ("gateway", gateway),
             ],
+            budget,
+            init: budget.map(|budget| init_image(budget.side)),
+            idle: Vec::new(),
             _history: history,
             client: crate::http(),
             references: BTreeMap::new(),
@@ -159,6 +211,7 @@ impl Stack {
             assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&file));
             stack.references.insert(seed, pixels(&file).expect("a picture"));
         }
+        stack.idle = stack.programs.iter().map(|(_, program)| memory(program)).collect();
         stack
     }
 
@@ -204,7 +257,35 @@ impl Stack {
         for (at, (name, _)) in self.programs.iter().enumerate() {
             report.memory.insert(name, [mean(second, at), mean(last, at)]);
         }
+        if self.budget.is_some() {
+            report.budgets = self.spent().await;
+        }
         report
+    }
+
+    /// What every program did with its budget since its start.
+    async fn spent(&self) -> BTreeMap<&'static str, Spent> {
+        let mut budgets = BTreeMap::new();
+        for ((name, program), idle) in self.programs.iter().zip(&self.idle) {
+            let url = format!("{}/metrics", program.url);
+            let answer = self.client.get(url).send().await.expect("metrics");
+            let text = answer.text().await.expect("metrics as text");
+            let value = |metric: &str| {
+                let line =
+                    text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+                line.and_then(|value| value.parse::<f64>().ok())
+                    .unwrap_or_else(|| panic!("{name} has no metric {metric}"))
+            };
+            let mib = |metric: &str| value(metric) / f64::from(1 << 20);
+            let spent = Spent {
+                limit: mib("llm_dit_memory_budget_limit_bytes"),
+                reserved: mib("llm_dit_memory_budget_peak_bytes"),
+                resident: program.peak_memory().unwrap_or_default() as f64 / 1024.0 - idle,
+                rejections: value("llm_dit_memory_budget_rejections_total") as u64,
+            };
+            budgets.insert(*name, spent);
+        }
+        budgets
     }
 
     async fn ask(&self, seed: u64, report: &Mutex<Report>) {
@@ -230,7 +311,11 @@ impl Stack {
     }
 
     async fn picture(&self, seed: u64) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
-        let request = self.client.post(self.url("/api/generate")).json(&body(seed, 4));
+        let mut asked = body(seed, 4);
+        if let Some(init) = &self.init {
+            asked["image"] = init.as_str().into();
+        }
+        let request = self.client.post(self.url("/api/generate")).json(&asked);
         let answer = request.send().await?;
         Ok((answer.status(), answer.bytes().await?.to_vec()))
     }
@@ -354,6 +439,20 @@ impl Stack {
             assert_eq!(program.stop(), Some(0), "{name}");
         }
     }
+}
+
+/// A PNG that does not compress, in base64.
+fn init_image(side: u32) -> String {
+    let mut state = 1u32;
+    let image = RgbImage::from_fn(side, side, |_, _| {
+        // Knuth's multiplier of 32 bits, as in `glibc`'s `rand`.
+        state = state.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        let [_, red, green, blue] = state.to_le_bytes();
+        image::Rgb([red, green, blue])
+    });
+    let mut file = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut file, ImageFormat::Png).expect("a PNG");
+    STANDARD.encode(file.into_inner())
 }
 
 /// MiB that a program has in memory; 0 where that is not told.

@@ -1,20 +1,23 @@
 //! A heylookitsanllm server. The thread that would own a model waits for the answers instead, so
 //! that queue, limits and cancellation are the same as for a local model.
 
-use std::io;
+use std::{io, time::Duration};
 
 use llm_dit_chat::{Chat, TokenCounts};
-use llm_dit_engine::Worker;
+use llm_dit_engine::{EngineHealth, Worker};
 use llm_dit_fault::Fault;
 use llm_dit_heylook::{HeylookEncoder, HeylookError, ModelShape};
 use llm_dit_proto::DType;
 use llm_dit_telemetry::metrics::{Observer, observe_service};
-use tokio::runtime;
+use tokio::{runtime, time};
 
 use crate::{
     backend::{Ask, Backend, Encoded, Prepared},
     engine::EncoderInfo,
 };
+
+/// How long the server may take to say what it is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(crate) struct Heylook {
@@ -27,6 +30,8 @@ pub(crate) struct Heylook {
 struct Caller {
     encoder: HeylookEncoder,
     runtime: runtime::Handle,
+    /// The server's version, or why it cannot encode, when it was asked last.
+    last: Option<Result<String, String>>,
 }
 
 impl Heylook {
@@ -38,7 +43,7 @@ impl Heylook {
     /// Fails outside a tokio runtime, or if the system refuses the thread.
     pub fn spawn(encoder: HeylookEncoder, queue_capacity: usize) -> io::Result<Self> {
         let runtime = runtime::Handle::try_current().map_err(io::Error::other)?;
-        let caller = Caller { encoder: encoder.clone(), runtime };
+        let caller = Caller { encoder: encoder.clone(), runtime, last: None };
         let worker = Worker::spawn("heylookitsanllm", queue_capacity, caller)?;
         // The memory is another machine's.
         let observer = observe_service("encoder", "heylookitsanllm".to_owned(), || None);
@@ -65,7 +70,7 @@ impl Backend for Heylook {
         let Ask { hidden_layer, max_tokens, dtype, .. } = *ask;
         let size = dtype.map_or(DType::F32.size(), DType::size);
         let bytes = max_tokens * self.encoder.shape().hidden_size * size;
-        Ok(Prepared::new(&self.worker, bytes, move |Caller { encoder, runtime }| {
+        Ok(Prepared::new(&self.worker, bytes, move |Caller { encoder, runtime, .. }| {
             let asking = encoder.encode(&text, hidden_layer, max_tokens, dtype);
             let encoded = runtime.block_on(asking).map_err(logged)?;
             if encoded.hit_limit {
@@ -87,6 +92,43 @@ impl Backend for Heylook {
         Err(Fault::Unsupported(
             "heylookitsanllm tokenizes prompts itself and does not report token counts".to_owned(),
         ))
+    }
+
+    fn health(&self) -> EngineHealth {
+        self.worker.health().clone()
+    }
+
+    /// In the queue, since the server does not answer while it encodes.
+    fn watch_engine(&self) {
+        self.worker.follow(Caller::is_there);
+    }
+}
+
+impl Caller {
+    /// Whether the server could encode now. The log has each change once.
+    fn is_there(&mut self) -> bool {
+        let asked = time::timeout(PATIENCE, about(&self.encoder));
+        let silent = || Err(format!("it did not answer within {} s", PATIENCE.as_secs()));
+        let state = self.runtime.block_on(asked).unwrap_or_else(|_| silent());
+        let works = state.is_ok();
+        if self.last.as_ref() != Some(&state) {
+            let (url, model) = (self.encoder.url(), self.encoder.model());
+            match &state {
+                Ok(version) => tracing::info!(url, model, version, "connected to heylookitsanllm"),
+                Err(reason) => tracing::warn!(url, "{reason}"),
+            }
+            self.last = Some(state);
+        }
+        works
+    }
+}
+
+/// The server's version, or why it cannot encode.
+async fn about(encoder: &HeylookEncoder) -> Result<String, String> {
+    let about = encoder.about().await.map_err(|error| error.to_string())?;
+    match about.objection(encoder.model()) {
+        None => Ok(about.version.unwrap_or_else(|| "unknown".to_owned())),
+        Some(objection) => Err(objection),
     }
 }
 

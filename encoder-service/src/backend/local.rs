@@ -71,7 +71,7 @@ impl Backend for Local {
         self.worker.health().clone()
     }
 
-    fn probe_while_unhealthy(&self) {
+    fn watch_engine(&self) {
         self.worker.probe_while_unhealthy(|engine| engine.probe().is_ok());
         self.worker.health().watch_progress(stall_limit(self.info.device == "cpu"));
     }

@@ -1,5 +1,5 @@
-//! A heylookitsanllm server that knows the recorded exchanges and what a test adds, and nothing
-//! else. What it does not know it refuses, and the test fails in the end.
+//! A heylookitsanllm server that knows the recorded exchanges, what a test adds and which models it
+//! has, and nothing else. What it does not know it refuses, and the test fails in the end.
 
 mod http;
 
@@ -23,6 +23,10 @@ use tokio::{
 pub use self::http::Request;
 
 use crate::repository;
+
+/// The models of the tests.
+const MODELS: &str =
+    r#"{"data":[{"id":"Qwen3-4B-mlx"},{"id":"Qwen3-4B"},{"id":"qwen3-tiny-f32"}]}"#;
 
 /// What the server does with a request that it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +111,7 @@ impl FakeHeylook {
         self.state.releases.add_permits(1);
     }
 
-    /// Every request so far.
+    /// Every request so far, without those that only asked for the models.
     pub fn requests(&self) -> Vec<Request> {
         self.state.seen.lock().requests.clone()
     }
@@ -208,9 +212,26 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
 }
 
 impl State {
+    /// The answer to who only asks what the server is, unless a test has one for that.
+    fn about(&self, request: &Request) -> Option<Reply> {
+        let known = (request.line.clone(), request.body.clone());
+        if self.replies.lock().contains_key(&known) {
+            return None;
+        }
+        let reply = match &*request.line {
+            "GET /v1/models" => response("200 OK", "", MODELS),
+            "GET /v1/capabilities" => response("404 Not Found", "", "{}"),
+            _ => return None,
+        };
+        Some(Reply::Bytes(reply))
+    }
+
     fn arrive(&self, request: Request) -> Reply {
         let mut seen = self.seen.lock();
         seen.in_flight += 1;
+        if let Some(about) = self.about(&request) {
+            return about;
+        }
         seen.most_in_flight = seen.most_in_flight.max(seen.in_flight);
         seen.requests.push(request.clone());
         let Request { line, headers, body } = request;
