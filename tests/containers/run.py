@@ -5,10 +5,12 @@
 
 Needs root, Debian and what `engine.py` installs; uses no registry. In this order:
 
-  image   size, contents, and a start with every restriction that the pages promise
-  single  compose.yaml: the time to the first image, and what stays after `down`
-  split   split.yaml: each container cut off, paused and killed under load, and a rolling restart
-  tls     tls.yaml: clients without the key and programs without the certificate are refused
+  image     size, contents, and a start with every restriction that the pages promise
+  single    compose.yaml with Compose 1.29 and 2: the time to the first image, and what stays after
+            `down`
+  split     split.yaml: each container cut off, paused and killed under load, and a rolling restart
+  tls       tls.yaml: clients without the key and programs without the certificate are refused
+  binaries  the archive and the Debian package on systems that have nothing but their base
 
 Name some of them to run only those. Exits with 1 if anything fails.
 """
@@ -104,14 +106,15 @@ def wait(until, otherwise: str, seconds: float) -> float:
 class Project:
     """One compose file, up."""
 
-    def __init__(self, file: str, port: int, **variables: str):
+    def __init__(self, file: str, port: int, program=COMPOSE):
+        self.program = program
         self.file = REPOSITORY / "deploy/compose" / file
         self.name = file.removesuffix(".yaml")
-        self.environment = os.environ | {"LLM_DIT_PUBLISH": f"127.0.0.1:{port}"} | variables
+        self.environment = os.environ | {"LLM_DIT_PUBLISH": f"127.0.0.1:{port}"}
         self.url = f"http://127.0.0.1:{port}"
 
     def compose(self, *words: str) -> str:
-        return run(COMPOSE, "-p", self.name, "-f", self.file, *words, env=self.environment)
+        return run(self.program, "-p", self.name, "-f", self.file, *words, env=self.environment)
 
     def container(self, service: str) -> str:
         return self.compose("ps", "-q", service).strip()
@@ -127,13 +130,20 @@ class Project:
 
 
 def single(room: pathlib.Path) -> None:
+    for program in (COMPOSE, engine.compose_2(room)):
+        version = run(program, "version", "--short").strip()
+        print(f"single: Compose {version}: ", end="")
+        first_image(program)
+
+
+def first_image(program) -> None:
     begun = time.monotonic()
-    with Project("compose.yaml", 17860) as project:
+    with Project("compose.yaml", 17860, program) as project:
         client = Client(project.url)
         body = request() | {"width": 256, "height": 256, "steps": 8}
         check(client.until("/api/generate", body, reachable=False), body)
         took = time.monotonic() - begun
-        print(f"single: the first image {took:.1f} s after `docker compose up`")
+        print(f"the first image {took:.1f} s after `docker compose up`")
         assert took <= FIRST_IMAGE_SECONDS, "too late"
         # The history outlives the container.
         project.compose("down")
@@ -213,7 +223,45 @@ def tls(room: pathlib.Path) -> None:
     print("tls: strangers are refused")
 
 
-PARTS = {"image": image, "single": single, "split": split, "tls": tls}
+# Our oldest system, and one that is newer than the programs' C library.
+RELEASES = ("bookworm", "trixie")
+# What is run there: the archive, checked, then the package.
+BARE = """
+set -eu
+cd /tmp
+(cd /dist && sha256sum -c --quiet SHA256SUMS)
+tar -xzf /dist/llm-dit-*.tar.gz
+cd llm-dit-*
+for program in bin/*; do "$program" --version; done
+test -s share/man/man1/llm-dit.1 && test -s share/llm-dit/completions/llm-dit.bash
+bin/llm-dit generate "a red apple" --seed 1 --output /tmp/archive.png
+dpkg -i /dist/llm-dit_*.deb >/dev/null
+cd /
+for program in llm-dit encoder-service diffusion-service gateway; do "/usr/bin/$program" --version >/dev/null; done
+test -e /usr/share/man/man1/llm-dit.1.gz && test -e /lib/systemd/system/llm-dit-gateway.service
+llm-dit generate "a red apple" --seed 1 --output /tmp/package.png
+cmp /tmp/archive.png /tmp/package.png
+dpkg -r llm-dit >/dev/null
+test ! -e /usr/bin/llm-dit
+cp /tmp/archive.png /result/
+"""
+
+
+def binaries(room: pathlib.Path) -> None:
+    run(REPOSITORY / "deploy/dist", cwd=REPOSITORY)
+    sizes = {file.name: f"{file.stat().st_size / MIB:.1f} MiB" for file in (TARGET / "dist").iterdir()}
+    print(f"binaries: {sizes}")
+    for release in RELEASES:
+        system = engine.import_debian(room, release)
+        result = room / f"result-{release}"
+        result.mkdir()
+        run(DOCKER, "run", "--rm", "--network", "none", "-v", f"{TARGET}/dist:/dist:ro", "-v", f"{result}:/result", system,
+            "sh", "-c", BARE)
+        assert (result / "archive.png").read_bytes().startswith(b"\x89PNG"), "no picture"
+        print(f"binaries: the archive and the package draw on a bare {system}")
+
+
+PARTS = {"image": image, "single": single, "split": split, "tls": tls, "binaries": binaries}
 
 if __name__ == "__main__":
     names = sys.argv[1:] or list(PARTS)

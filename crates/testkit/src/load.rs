@@ -274,14 +274,18 @@ impl Stack {
                 let line =
                     text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
                 line.and_then(|value| value.parse::<f64>().ok())
-                    .unwrap_or_else(|| panic!("{name} has no metric {metric}"))
             };
-            let mib = |metric: &str| value(metric) / f64::from(1 << 20);
+            let mib = |metric: &str| {
+                let bytes = value(metric).unwrap_or_else(|| panic!("{name} has no {metric}"));
+                bytes / f64::from(1 << 20)
+            };
+            // Absent until the first.
+            let rejections = value("llm_dit_memory_budget_rejections_total").unwrap_or_default();
             let spent = Spent {
                 limit: mib("llm_dit_memory_budget_limit_bytes"),
                 reserved: mib("llm_dit_memory_budget_peak_bytes"),
                 resident: program.peak_memory().unwrap_or_default() as f64 / 1024.0 - idle,
-                rejections: value("llm_dit_memory_budget_rejections_total") as u64,
+                rejections: rejections as u64,
             };
             budgets.insert(*name, spent);
         }
