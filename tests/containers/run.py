@@ -30,6 +30,8 @@ from load import Client, Load, check, request
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 IMAGE = "llm-dit:cpu"
+# Before the engine puts Debian's programs first.
+ENVIRONMENT = dict(os.environ)
 MIB = 1 << 20
 # Beside the demo model.
 LARGEST_IMAGE = 60 * MIB
@@ -41,7 +43,8 @@ def build(room: pathlib.Path) -> None:
     """The image, with the programs that are built already."""
     engine.import_base(room)
     context = room / "context"
-    run(REPOSITORY / "deploy/dist", "--built", TARGET / "release", "--layout", context / "dist", cwd=REPOSITORY)
+    run(REPOSITORY / "deploy/dist", "--built", TARGET / "release", "--layout", context / "dist", cwd=REPOSITORY,
+        env=ENVIRONMENT)
     run(DOCKER, "build", "--network", "none", "-f", REPOSITORY / "deploy/docker/Dockerfile", "--build-arg", "BUILD=dist",
         "--build-arg", "REVISION=test", "--target", "cpu", "-t", IMAGE, context)
 
@@ -248,7 +251,7 @@ cp /tmp/archive.png /result/
 
 
 def binaries(room: pathlib.Path) -> None:
-    run(REPOSITORY / "deploy/dist", cwd=REPOSITORY)
+    run(REPOSITORY / "deploy/dist", cwd=REPOSITORY, env=ENVIRONMENT)
     sizes = {file.name: f"{file.stat().st_size / MIB:.1f} MiB" for file in (TARGET / "dist").iterdir()}
     print(f"binaries: {sizes}")
     for release in RELEASES:
