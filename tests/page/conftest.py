@@ -103,7 +103,8 @@ def free_port():
 def start_server(folder, port):
     """`llm-dit serve` with the demo model; it picks free ports for its services itself."""
     log = open(Path(folder) / "log", "w+")
-    command = [SERVER, "serve", "--port", str(port), "--history", f"{folder}/history"]
+    # Without a grace period: a fast machine would finish the image in it, and the page would fetch it.
+    command = [SERVER, "serve", "--port", str(port), "--history", f"{folder}/history", "--grace", "0"]
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     for _ in range(600):
         try:
