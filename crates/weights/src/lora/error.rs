@@ -14,7 +14,7 @@ pub enum LoraError {
     #[error("LoRA {file} is not valid: {cause}")]
     Invalid { file: String, cause: String },
     #[error(
-        "LoRA {file} has '{key}', which is {kind}; plain LoRA factors and differences of whole tensors (.diff, .diff_b) are supported"
+        "LoRA {file} has '{key}', which is {kind}; LoRA, DoRA, LoHa, LoKr and differences of whole tensors (.diff, .diff_b) are supported"
     )]
     Kind { file: String, key: String, kind: &'static str },
     #[error("LoRA {file} has '{key}', but its other factor, {lacks}, is missing")]

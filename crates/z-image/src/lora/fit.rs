@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::Tensor;
 use llm_dit_weights::{
-    Change, LowRank, Overlay, Part, Rows,
+    Change, Overlay, Part,
     lora::{Difference, LoraError, LoraFile, LoraModule, Whole, flat},
 };
 
@@ -144,28 +143,30 @@ fn fit_differences<'a>(
 pub(super) fn overlay(file: &LoraFile, fits: &Fits<'_>, scale: f32) -> Result<Overlay, LoraError> {
     let mut overlay = Overlay::default();
     for Fit { module, parts } in &fits.modules {
-        let (up, down) = file.factors(module)?;
-        let scale = module.scale * f64::from(scale);
+        let change = file.change(module, f64::from(scale))?;
         for part in parts {
-            let change = LowRank { up: share(&up, part.rows)?, down: down.clone(), scale };
-            overlay.add(format!("{}{WEIGHT}", part.name), change);
+            let share = share(file, &module.key, &change, part)?;
+            overlay.add(format!("{}{WEIGHT}", part.name), share);
         }
     }
     for WholeFit { difference, parts } in &fits.differences {
-        let values = file.values(difference)?;
+        let change = file.whole(difference, f64::from(scale))?;
         for part in parts {
-            let values = share(&values, part.rows)?;
-            overlay.add(&*part.name, Change::Full { values, scale: f64::from(scale) });
+            overlay.add(&*part.name, share(file, &difference.key, &change, part)?);
         }
     }
     Ok(overlay)
 }
 
-/// The rows of a fused projection that belong to one of its parts.
-fn share(tensor: &Tensor, rows: Option<Rows>) -> Result<Tensor, LoraError> {
-    let Some(Rows { index, of }) = rows else { return Ok(tensor.clone()) };
-    let share = tensor.chunk(of, 0).and_then(|shares| shares[index].contiguous());
-    share.map_err(|e| LoraError::Backend(e.to_string()))
+/// What of the change of a fused projection belongs to one of its parts.
+fn share(file: &LoraFile, key: &str, change: &Change, part: &Part) -> Result<Change, LoraError> {
+    let Some(rows) = part.rows else { return Ok(change.clone()) };
+    let share = change.share(rows).map_err(|e| LoraError::Backend(e.to_string()))?;
+    share.ok_or_else(|| LoraError::Kind {
+        file: file.label().to_owned(),
+        key: key.to_owned(),
+        kind: "a DoRA that gives the columns of a fused projection a length",
+    })
 }
 
 impl Fit<'_> {
