@@ -59,6 +59,7 @@ fn messages() -> Vec<Vec<u8>> {
         name: "../x.safetensors".to_owned(),
         scale: Some(f32::NAN),
         trigger_words: "ink".to_owned(),
+        blocks: [("layers.0-14".to_owned(), 0.5)].into(),
     };
     all.push(v1::ApplyLorasRequest { loras: vec![selection] }.encode_to_vec());
     all

@@ -33,6 +33,8 @@ pub enum LoraError {
         "LoRA {file} matches no module of this model: it has {theirs}; the model has {ours}; it was trained for another architecture"
     )]
     NoMatch { file: String, theirs: String, ours: String },
+    #[error("LoRA {file}: the model has no block '{block}'; its tensors are in {ours}")]
+    Block { file: String, block: String, ours: String },
     #[error("LoRA {file}: the scale {scale} is not a finite number")]
     Scale { file: String, scale: f32 },
     #[error("reading a LoRA failed: {0}")]

@@ -22,8 +22,8 @@ pub(super) enum Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     /// A LoRA's.
-    Up,
     Down,
+    Up,
     Alpha,
     /// DoRA's.
     Magnitude,

@@ -1,7 +1,9 @@
 //! Matches a file's modules with the transformer's tensors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use llm_dit_engine::image::LoraChoice;
+use llm_dit_params::block_contains;
 use llm_dit_weights::{
     Change, Overlay, Part,
     lora::{Difference, LoraError, LoraFile, LoraModule, Whole, flat},
@@ -140,22 +142,46 @@ fn fit_differences<'a>(
 }
 
 /// The changes that these modules are.
-pub(super) fn overlay(file: &LoraFile, fits: &Fits<'_>, scale: f32) -> Result<Overlay, LoraError> {
+pub(super) fn overlay(
+    file: &LoraFile,
+    fits: &Fits<'_>,
+    choice: &LoraChoice,
+) -> Result<Overlay, LoraError> {
     let mut overlay = Overlay::default();
+    let mut add = |name: String, share: Change| {
+        let strength = share.strength * f64::from(choice.blocks.factor(&name));
+        overlay.add(name, Change { strength, ..share });
+    };
     for Fit { module, parts } in &fits.modules {
-        let change = file.change(module, f64::from(scale))?;
+        let change = file.change(module, f64::from(choice.scale))?;
         for part in parts {
-            let share = share(file, &module.key, &change, part)?;
-            overlay.add(format!("{}{WEIGHT}", part.name), share);
+            add(format!("{}{WEIGHT}", part.name), share(file, &module.key, &change, part)?);
         }
     }
     for WholeFit { difference, parts } in &fits.differences {
-        let change = file.whole(difference, f64::from(scale))?;
+        let change = file.whole(difference, f64::from(choice.scale))?;
         for part in parts {
-            overlay.add(&*part.name, share(file, &difference.key, &change, part)?);
+            add(part.name.clone(), share(file, &difference.key, &change, part)?);
         }
     }
     Ok(overlay)
+}
+
+/// Refuses blocks that the model does not have, which would change nothing.
+pub(super) fn check_blocks(choice: &LoraChoice, config: &dit::Config) -> Result<(), LoraError> {
+    let tensors = tensors(config);
+    for (block, _) in choice.blocks.iter() {
+        if !tensors.keys().any(|name| block_contains(block, name)) {
+            let blocks: BTreeSet<&str> =
+                tensors.keys().filter_map(|name| name.split('.').next()).collect();
+            return Err(LoraError::Block {
+                file: choice.name.clone(),
+                block: block.to_owned(),
+                ours: blocks.into_iter().collect::<Vec<_>>().join(", "),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// What of the change of a fused projection belongs to one of its parts.
