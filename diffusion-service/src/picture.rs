@@ -38,6 +38,7 @@ fn lora(choice: &LoraChoice) -> Lora {
         name: choice.name.clone(),
         scale: choice.scale,
         trigger_words: choice.trigger_words.clone(),
+        blocks: (&choice.blocks).into(),
     }
 }
 

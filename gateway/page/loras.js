@@ -32,7 +32,8 @@ export async function load() {
 }
 
 function set(list) {
-  const entry = ({ name, scale = 1, trigger_words: words }) => [name, words ? { scale, trigger_words: words } : { scale }];
+  // What the page has no control for is kept as it came.
+  const entry = ({ name, scale = 1, trigger_words, blocks }) => [name, { scale, ...(trigger_words && { trigger_words }), ...(blocks && { blocks }) }];
   chosen = list && new Map(list.map(entry));
 }
 

@@ -3,7 +3,8 @@
 //! A parameter has the same name on both sides, so the conversions are made from its declaration.
 
 use llm_dit_params::{
-    GenerateOptions, GenerateParams, LoraSelection, LoraSet, ParamError, generation_fields,
+    GenerateOptions, GenerateParams, LoraBlocks, LoraSelection, LoraSet, ParamError,
+    generation_fields,
 };
 
 use crate::v1;
@@ -57,8 +58,9 @@ impl TryFrom<&v1::LoraSet> for LoraSet {
     type Error = ParamError;
 
     fn try_from(set: &v1::LoraSet) -> Result<Self, ParamError> {
-        let lora = |lora: &v1::LoraSelection| {
-            LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)
+        let lora = |lora: &v1::LoraSelection| -> Result<LoraSelection, ParamError> {
+            let blocks = LoraBlocks::new(lora.blocks.clone())?;
+            Ok(LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)?.with_blocks(blocks))
         };
         Self::new(set.loras.iter().map(lora).collect::<Result<_, _>>()?)
     }
@@ -70,6 +72,7 @@ impl From<&LoraSet> for v1::LoraSet {
             name: lora.name().to_owned(),
             scale: Some(lora.scale()),
             trigger_words: lora.trigger_words().to_owned(),
+            blocks: lora.blocks().into(),
         };
         Self { loras: set.iter().map(lora).collect() }
     }

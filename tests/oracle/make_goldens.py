@@ -15,6 +15,7 @@ import torch
 
 import chat_goldens
 import lora_goldens
+import lora_kinds_goldens
 import native_names
 import picture_goldens
 import resize_goldens
@@ -22,7 +23,7 @@ import scheduler_goldens
 import tensor_goldens
 import tiny_models
 
-PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "names", "resize",
+PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "lora_kinds", "names", "resize",
          "pictures", "lora_pictures", "scheduler_pictures",
          "sigma_pictures")
 
@@ -50,6 +51,7 @@ def main() -> None:
         "vae_tiling": lambda: tensor_goldens.vae_tiling(args.out, tiny, args.seed),
         "chat": lambda: chat_goldens.chat(args.out, args.model),
         "lora": lambda: lora_goldens.lora(args.out, tiny, args.seed),
+        "lora_kinds": lambda: lora_kinds_goldens.lora_kinds(args.out, tiny, args.seed),
         "resize": lambda: resize_goldens.resize(args.out, args.seed),
         "names": lambda: native_names.make(args.out, args.model),
         "pictures": lambda: picture_goldens.pictures(args.out, args.model, args.seed),

@@ -60,6 +60,7 @@ pub fn blueprint() -> LoraChoice {
         path: repository("models/loras/blueprint.safetensors"),
         scale: 1.0,
         trigger_words: String::new(),
+        blocks: Default::default(),
     }
 }
 

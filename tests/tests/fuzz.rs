@@ -59,6 +59,7 @@ fn messages() -> Vec<Vec<u8>> {
         name: "../x.safetensors".to_owned(),
         scale: Some(f32::NAN),
         trigger_words: "ink".to_owned(),
+        blocks: [("layers.0-14".to_owned(), 0.5)].into(),
     };
     all.push(v1::ApplyLorasRequest { loras: vec![selection] }.encode_to_vec());
     all
@@ -269,7 +270,7 @@ proptest! {
         fs::write(&path, &file).expect("written");
         if let Ok(lora) = LoraFile::open(&path, "x") {
             for module in lora.modules() {
-                let _ = lora.factors(module);
+                let _ = lora.change(module, 1.0);
             }
             let _ = (lora.rank(), lora.alpha());
         }

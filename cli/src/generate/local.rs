@@ -103,6 +103,7 @@ impl Studio for Local<'_> {
             name: choice.name,
             scale: choice.scale,
             trigger_words: choice.trigger_words,
+            blocks: (&choice.blocks).into(),
         };
         Ok(Some(choices.into_iter().map(lora).collect()))
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use diffusion_service::{LoraArg, LoraArgs};
-use llm_dit_params::LoraSelection;
+use llm_dit_params::{LoraBlocks, LoraSelection};
 use llm_dit_recipe::{Lora, Recipe};
 
 use crate::{args::GenerateArgs, error::CliError, files};
@@ -113,11 +113,11 @@ pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliErr
     if args.given.has("lora") || recipe.loras.is_empty() {
         return Ok(());
     }
-    args.lora.lora = recipe
-        .loras
-        .iter()
-        .map(|lora| LoraArg { path: lora.name.clone().into(), scale: lora.scale })
-        .collect();
+    let lora = |lora: &Lora| {
+        let blocks = LoraBlocks::new(lora.blocks.clone()).map_err(CliError::usage)?;
+        Ok(LoraArg { path: lora.name.clone().into(), scale: lora.scale, blocks })
+    };
+    args.lora.lora = recipe.loras.iter().map(lora).collect::<Result<_, CliError>>()?;
     args.lora.lora_trigger = recipe.loras.iter().map(|lora| lora.trigger_words.clone()).collect();
     if args.gateway.url.is_some() {
         // Their files are the gateway's to find.
@@ -136,6 +136,7 @@ pub fn loras(args: &LoraArgs) -> Result<Vec<Lora>, CliError> {
         name: lora.name().to_owned(),
         scale: lora.scale(),
         trigger_words: lora.trigger_words().to_owned(),
+        blocks: lora.blocks().into(),
     };
     Ok(args.set().map_err(CliError::usage)?.iter().map(lora).collect())
 }

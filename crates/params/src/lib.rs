@@ -3,6 +3,7 @@
 //! HTTP, gRPC, flags and files all build a [`GenerateOptions`]; [`GenerateOptions::resolve`] is the
 //! only way to a [`GenerateParams`], so limits and messages cannot differ by door.
 
+mod blocks;
 pub mod bounds;
 mod excerpt;
 mod fields;
@@ -16,6 +17,7 @@ mod reword;
 mod scheduler;
 mod truncation;
 
+pub use blocks::{LoraBlocks, MAX_BLOCKS, contains as block_contains};
 pub use bounds::Bound;
 pub use excerpt::excerpt;
 pub use limits::{Limits, ModelDefaults};

@@ -1,6 +1,6 @@
 //! LoRAs as a request names them.
 
-use crate::{ParamError, excerpt};
+use crate::{LoraBlocks, ParamError, excerpt};
 
 /// More at once would say little, and their factors are all held in memory.
 pub const MAX_LORAS: usize = 32;
@@ -17,6 +17,7 @@ pub struct LoraSelection {
     name: String,
     scale: f32,
     trigger_words: String,
+    blocks: LoraBlocks,
 }
 
 /// All LoRAs that a picture is made with, in order.
@@ -39,14 +40,15 @@ impl LoraSelection {
             }
         }
         let scale = scale.unwrap_or(1.0);
-        if !scale.is_finite() || scale.abs() > MAX_LORA_SCALE {
-            let why = format!(
-                "the scale {scale} of '{}' must be a finite number from -{MAX_LORA_SCALE} to {MAX_LORA_SCALE}",
-                excerpt(name)
-            );
-            return Err(ParamError::Invalid { name: "loras", why });
-        }
-        Ok(Self { name: name.to_owned(), scale, trigger_words: trigger_words.trim().to_owned() })
+        check_scale(name, scale)?;
+        let (name, trigger_words) = (name.to_owned(), trigger_words.trim().to_owned());
+        Ok(Self { name, scale, trigger_words, blocks: LoraBlocks::default() })
+    }
+
+    /// With other scales for these parts of the model.
+    #[must_use]
+    pub fn with_blocks(self, blocks: LoraBlocks) -> Self {
+        Self { blocks, ..self }
     }
 
     /// The path or name by which the service finds the LoRA.
@@ -63,6 +65,23 @@ impl LoraSelection {
     pub fn trigger_words(&self) -> &str {
         &self.trigger_words
     }
+
+    /// Parts of the model with another scale.
+    pub fn blocks(&self) -> &LoraBlocks {
+        &self.blocks
+    }
+}
+
+/// Whether a scale of `what` can be used.
+pub(crate) fn check_scale(what: &str, scale: f32) -> Result<(), ParamError> {
+    if scale.is_finite() && scale.abs() <= MAX_LORA_SCALE {
+        return Ok(());
+    }
+    let why = format!(
+        "the scale {scale} of '{}' must be a finite number from -{MAX_LORA_SCALE} to {MAX_LORA_SCALE}",
+        excerpt(what)
+    );
+    Err(ParamError::Invalid { name: "loras", why })
 }
 
 impl LoraSet {

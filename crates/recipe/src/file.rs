@@ -202,6 +202,7 @@ mod tests {
             name: name.to_owned(),
             scale: 1.0,
             trigger_words: String::new(),
+            blocks: Default::default(),
         };
         let settings = Settings {
             image: Some("/home/me/private/photo.jpg".into()),

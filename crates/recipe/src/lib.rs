@@ -50,6 +50,9 @@ pub struct Lora {
     /// Put before the recipe's prompt.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trigger_words: String,
+    /// Parts of the model, and what the scale is multiplied with there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocks: BTreeMap<String, f32>,
 }
 
 impl Recipe {

@@ -138,7 +138,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys of one entry of `lora.entries`.
-pub(crate) const LORA_ENTRY: [&str; 4] = ["path", "scale", "trigger_words", "enabled"];
+pub(crate) const LORA_ENTRY: [&str; 5] = ["path", "scale", "blocks", "trigger_words", "enabled"];
 
 impl Key {
     pub(crate) fn find(path: &str) -> Option<&'static Self> {

@@ -35,7 +35,7 @@ pub use files::PartFiles;
 pub use llm_dit_device::DeviceChoice;
 pub use locate::{encoder_folder, model_folder, model_label};
 pub use names::{Naming, Part, Rows};
-pub use overlay::{Change, LowRank, Overlay};
+pub use overlay::{Change, Delta, Overlay};
 pub use resident::{Residency, Resident};
 pub use schema::{Kind, Library, Rule, Schema};
 pub use synthetic::synthetic;

@@ -1,5 +1,7 @@
 //! The model's names for a file's tensors, which the caller provides.
 
+use candle_core::Tensor;
+
 /// Where a tensor of a file goes: to a tensor of the model, whole or by a share of its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -14,6 +16,14 @@ pub struct Part {
 pub struct Rows {
     pub index: usize,
     pub of: usize,
+}
+
+impl Rows {
+    /// This share of a tensor.
+    pub(crate) fn share(self, tensor: &Tensor) -> candle_core::Result<Tensor> {
+        let rows = tensor.dim(0)? / self.of;
+        tensor.narrow(0, self.index * rows, rows)?.contiguous()
+    }
 }
 
 impl Part {

@@ -7,51 +7,109 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Tensor};
 
-use crate::LoadError;
+use crate::{LoadError, Rows};
 
-/// `scale * up * down`, to be added to a matrix.
+/// What is added to a tensor, before its scale.
 #[derive(Clone, Debug)]
-pub struct LowRank {
-    /// `(out, rank)`.
-    pub up: Tensor,
-    /// `(rank, in)`.
-    pub down: Tensor,
-    pub scale: f64,
+pub enum Delta {
+    /// `up * down`: `(out, rank)` and `(rank, in)`. A LoRA.
+    LowRank { up: Tensor, down: Tensor },
+    /// Two such products, multiplied value by value. A LoHa.
+    Hadamard([(Tensor, Tensor); 2]),
+    /// The Kronecker product of two matrices, or a share of its rows. A LoKr.
+    Kronecker { left: Tensor, right: Tensor, rows: Option<Rows> },
+    /// As many values as the tensor has.
+    Full(Tensor),
 }
 
-/// One thing to be added to a tensor.
+/// A change of one tensor.
 #[derive(Clone, Debug)]
-pub enum Change {
-    LowRank(LowRank),
-    /// `scale * values`; as many values as the tensor has.
-    Full {
-        values: Tensor,
-        scale: f64,
-    },
+pub struct Change {
+    pub delta: Delta,
+    /// Of the file: what its values are multiplied with.
+    pub scale: f64,
+    /// Of the caller: 0 is no change, 1 the file's.
+    pub strength: f64,
+    /// DoRA's: the length that each row of the sum is given, `(out, 1)`, or each column, `(1, in)`.
+    pub magnitude: Option<Tensor>,
+}
+
+impl Delta {
+    /// In f32 on this tensor's device, of its shape.
+    fn values(&self, like: &Tensor) -> candle_core::Result<Tensor> {
+        let wide = |x: &Tensor| x.to_device(like.device())?.to_dtype(DType::F32);
+        let product = |(up, down): &(Tensor, Tensor)| wide(up)?.matmul(&wide(down)?);
+        match self {
+            Self::LowRank { up, down } => wide(up)?.matmul(&wide(down)?),
+            Self::Hadamard([first, second]) => product(first)?.mul(&product(second)?),
+            Self::Kronecker { left, right, rows } => {
+                let whole = kronecker(&wide(left)?, &wide(right)?)?;
+                match rows {
+                    Some(rows) => rows.share(&whole),
+                    None => Ok(whole),
+                }
+            }
+            Self::Full(values) => wide(values)?.reshape(like.shape()),
+        }
+    }
 }
 
 impl Change {
-    fn scale(&self) -> f64 {
-        match self {
-            Self::LowRank(LowRank { scale, .. }) | Self::Full { scale, .. } => *scale,
-        }
+    /// With the file's scale 1 and without a magnitude.
+    pub fn new(delta: Delta, strength: f64) -> Self {
+        Self { delta, scale: 1.0, strength, magnitude: None }
     }
 
-    /// What it adds to a tensor of this shape on this device, in f32.
-    fn sum(&self, like: &Tensor) -> candle_core::Result<Tensor> {
-        let wide = |x: &Tensor| x.to_device(like.device())?.to_dtype(DType::F32);
-        let values = match self {
-            Self::LowRank(LowRank { up, down, .. }) => wide(up)?.matmul(&wide(down)?)?,
-            Self::Full { values, .. } => wide(values)?.reshape(like.shape())?,
+    /// What of it changes these rows of the tensor. `None` if a row's change depends on other rows.
+    ///
+    /// # Errors
+    ///
+    /// When a tensor cannot be copied.
+    pub fn share(&self, rows: Rows) -> candle_core::Result<Option<Self>> {
+        let delta = match &self.delta {
+            Delta::LowRank { up, down } => {
+                Delta::LowRank { up: rows.share(up)?, down: down.clone() }
+            }
+            Delta::Hadamard([(up, down), (up_2, down_2)]) => Delta::Hadamard([
+                (rows.share(up)?, down.clone()),
+                (rows.share(up_2)?, down_2.clone()),
+            ]),
+            Delta::Kronecker { left, right, .. } => {
+                Delta::Kronecker { left: left.clone(), right: right.clone(), rows: Some(rows) }
+            }
+            Delta::Full(values) => Delta::Full(rows.share(values)?),
         };
-        values * self.scale()
+        let magnitude = match &self.magnitude {
+            Some(columns) if columns.dim(0)? == 1 => return Ok(None),
+            Some(of_rows) => Some(rows.share(of_rows)?),
+            None => None,
+        };
+        Ok(Some(Self { delta, magnitude, ..*self }))
+    }
+
+    /// The tensor with this change, in f32.
+    fn apply(&self, base: &Tensor) -> candle_core::Result<Tensor> {
+        let delta = self.delta.values(base)?;
+        match &self.magnitude {
+            None => base + (delta * (self.scale * self.strength))?,
+            Some(magnitude) => {
+                let changed = (base + (delta * self.scale)?)?;
+                let magnitude = magnitude.to_device(base.device())?.to_dtype(DType::F32)?;
+                let axis = usize::from(magnitude.dim(0)? == base.dim(0)?);
+                let lengths = changed.sqr()?.sum_keepdim(axis)?.sqrt()?;
+                let decomposed = changed.broadcast_mul(&magnitude.broadcast_div(&lengths)?)?;
+                // As ComfyUI: a strength between 0 and 1 lies between without and with it.
+                base + ((decomposed - base)? * self.strength)?
+            }
+        }
     }
 }
 
-impl From<LowRank> for Change {
-    fn from(change: LowRank) -> Self {
-        Self::LowRank(change)
-    }
+/// `(a, b)` and `(c, d)` to `(a c, b d)`, as `torch.kron`.
+fn kronecker(left: &Tensor, right: &Tensor) -> candle_core::Result<Tensor> {
+    let ((a, b), (c, d)) = (left.dims2()?, right.dims2()?);
+    let blocks = left.reshape((a, 1, b, 1))?.broadcast_mul(&right.reshape((1, c, 1, d))?)?;
+    blocks.reshape((a * c, b * d))
 }
 
 /// Changes by the name of the tensor they belong to, in the order in which they are summed.
@@ -59,10 +117,9 @@ impl From<LowRank> for Change {
 pub struct Overlay(BTreeMap<String, Vec<Change>>);
 
 impl Overlay {
-    /// A change whose scale is 0 changes nothing and is left out.
-    pub fn add(&mut self, tensor: impl Into<String>, change: impl Into<Change>) {
-        let change = change.into();
-        if change.scale() != 0.0 {
+    /// A change whose strength is 0 changes nothing and is left out.
+    pub fn add(&mut self, tensor: impl Into<String>, change: Change) {
+        if change.strength != 0.0 {
             self.0.entry(tensor.into()).or_default().push(change);
         }
     }
@@ -96,7 +153,7 @@ impl Overlay {
         };
         let mut sum = base.to_dtype(DType::F32)?;
         for change in changes {
-            sum = (&sum + change.sum(&sum)?)?;
+            sum = change.apply(&sum)?;
         }
         let rounded = sum.to_dtype(dtype)?;
         if is_finite(&rounded)? {
@@ -123,8 +180,9 @@ mod tests {
         Tensor::from_slice(values, (rows, values.len() / rows), &Device::Cpu).expect("a matrix")
     }
 
-    fn change(up: f32, down: f32, scale: f64) -> LowRank {
-        LowRank { up: matrix(&[up, 2.0 * up], 2), down: matrix(&[down, -down], 1), scale }
+    fn change(up: f32, down: f32, scale: f64) -> Change {
+        let (up, down) = (matrix(&[up, 2.0 * up], 2), matrix(&[down, -down], 1));
+        Change { scale, ..Change::new(Delta::LowRank { up, down }, 1.0) }
     }
 
     #[test]
@@ -148,7 +206,7 @@ mod tests {
     fn a_full_change_is_added_with_its_scale() {
         let mut overlay = Overlay::default();
         let values = Tensor::from_slice(&[1.0f32, 2.0, -3.0, 0.5], 4, &Device::Cpu).expect("four");
-        overlay.add("w", Change::Full { values, scale: 0.5 });
+        overlay.add("w", Change::new(Delta::Full(values), 0.5));
         overlay.add("w", change(1.0, 1.0, 1.0));
         let fused = overlay.fuse("w", matrix(&[1.0; 4], 2), DType::F32).expect("finite");
         let expected = vec![vec![2.5, 1.0], vec![1.5, -0.75]];
@@ -168,7 +226,7 @@ mod tests {
     #[test]
     fn a_scale_of_zero_touches_nothing() {
         let mut overlay = Overlay::default();
-        overlay.add("w", change(1.0, 1.0, 0.0));
+        overlay.add("w", Change { strength: 0.0, ..change(1.0, 1.0, 1.0) });
         assert!(overlay.is_empty());
     }
 }

@@ -117,7 +117,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{LowRank, Overlay};
+    use crate::{Change, Delta, Overlay};
 
     fn open() -> Weights {
         synthetic(Path::new("tiny"), &Device::Cpu, DType::F32)
@@ -159,7 +159,8 @@ mod tests {
         let one =
             |shape: (usize, usize)| Tensor::ones(shape, DType::F32, &Device::Cpu).expect("ones");
         let mut overlay = Overlay::default();
-        overlay.add("b", LowRank { up: one((4, 1)), down: one((1, 3)), scale: 2.0 });
+        let delta = Delta::LowRank { up: one((4, 1)), down: one((1, 3)) };
+        overlay.add("b", Change::new(delta, 2.0));
         let changed = weights.with_overlay(Arc::new(overlay)).stack(&parts).expect("made");
         let moved: Vec<f32> =
             values(&changed).iter().zip(&apart).map(|(after, before)| after - before).collect();

@@ -28,6 +28,7 @@ pub fn read_loras(
             let (file, scale) = (choice.name.clone(), choice.scale);
             return Err(LoraError::Scale { file, scale });
         }
+        fit::check_blocks(choice, config)?;
         let file = LoraFile::open(&choice.path, &choice.name)?;
         let (fits, unmatched) = fit::fit(&file, config)?;
         if !unmatched.is_empty() {
@@ -39,7 +40,7 @@ pub fn read_loras(
                 "keys of a LoRA match no module of the transformer and are ignored"
             );
         }
-        let changes = fit::overlay(&file, &fits, choice.scale)?;
+        let changes = fit::overlay(&file, &fits, choice)?;
         let active = ActiveLora {
             choice: choice.clone(),
             rank: file.rank(),
@@ -112,6 +113,7 @@ fn refused(error: LoraError) -> SetLorasError {
         | LoraError::Difference { .. }
         | LoraError::Twice { .. }
         | LoraError::NoMatch { .. }
+        | LoraError::Block { .. }
         | LoraError::Scale { .. } => SetLorasError::Bad(message),
         LoraError::Io { .. } | LoraError::Backend(_) => SetLorasError::Backend(message),
     }

@@ -63,6 +63,7 @@ impl Loras {
             path,
             scale: selection.scale(),
             trigger_words: selection.trigger_words().to_owned(),
+            blocks: selection.blocks().clone(),
         })
     }
 }

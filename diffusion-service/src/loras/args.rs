@@ -1,12 +1,11 @@
 //! Flags that select LoRAs, for every program that loads a transformer.
 
 use std::{
-    convert::Infallible,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use llm_dit_params::{LoraSelection, LoraSet, ParamError};
+use llm_dit_params::{LoraBlocks, LoraSelection, LoraSet, ParamError};
 
 use super::{InspectLora, LorasFolder, LorasFolderError};
 use crate::engine::LoraChoice;
@@ -15,8 +14,8 @@ use crate::engine::LoraChoice;
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LoraArgs {
     /// LoRA file to fuse into the transformer, with an optional scale after the last colon [default
-    /// scale: 1]. Repeatable
-    #[arg(short, long, value_name = "PATH[:SCALE]")]
+    /// scale: 1], and optional factors for parts of the model: FILE:0.8@layers.0-14=0. Repeatable
+    #[arg(short, long, value_name = "PATH[:SCALE][@BLOCK=FACTOR,...]")]
     pub lora: Vec<LoraArg>,
     /// Trigger words to put before every prompt: the first value belongs to the first --lora, and
     /// so on
@@ -27,11 +26,12 @@ pub struct LoraArgs {
     pub loras_dir: Option<PathBuf>,
 }
 
-/// `PATH` or `PATH:SCALE`.
+/// `PATH` or `PATH:SCALE`, either with `@BLOCK=FACTOR,...` behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraArg {
     pub path: PathBuf,
     pub scale: f32,
+    pub blocks: LoraBlocks,
 }
 
 /// Why the flags' LoRAs cannot be used.
@@ -57,14 +57,20 @@ fn looked(folder: &Option<PathBuf>) -> String {
 }
 
 impl FromStr for LoraArg {
-    type Err = Infallible;
+    type Err = ParamError;
 
-    /// What follows the last colon is the scale if it is a number; else it belongs to the path.
-    fn from_str(text: &str) -> Result<Self, Infallible> {
+    /// What follows the last `@` are blocks if there is a `=` in it; else it belongs to the path. So
+    /// does what follows the last colon, unless it is a number.
+    fn from_str(text: &str) -> Result<Self, ParamError> {
+        let (text, blocks) = match text.rsplit_once('@') {
+            Some((text, blocks)) if blocks.contains('=') => (text, blocks.parse()?),
+            _ => (text, LoraBlocks::default()),
+        };
         let scaled = text
             .rsplit_once(':')
-            .and_then(|(path, scale)| Some(Self { path: path.into(), scale: scale.parse().ok()? }));
-        Ok(scaled.unwrap_or_else(|| Self { path: text.into(), scale: 1.0 }))
+            .and_then(|(path, scale)| Some((PathBuf::from(path), scale.parse().ok()?)));
+        let (path, scale) = scaled.unwrap_or_else(|| (text.into(), 1.0));
+        Ok(Self { path, scale, blocks })
     }
 }
 
@@ -83,6 +89,7 @@ impl LoraArgs {
                 path: self.find(path)?,
                 scale: lora.scale(),
                 trigger_words: lora.trigger_words().to_owned(),
+                blocks: lora.blocks().clone(),
             })
         });
         found.collect()
@@ -102,11 +109,12 @@ impl LoraArgs {
             return Err(LoraArgsError::Triggers { triggers, loras });
         }
         let words = self.lora_trigger.iter().map(String::as_str).chain(std::iter::repeat(""));
-        let selection = |(LoraArg { path, scale }, words): (&LoraArg, &str)| {
+        let selection = |(LoraArg { path, scale, blocks }, words): (&LoraArg, &str)| {
             if path.as_os_str().is_empty() {
                 return Err(LoraArgsError::Empty);
             }
-            Ok(LoraSelection::new(&name(path), Some(*scale), words)?)
+            let lora = LoraSelection::new(&name(path), Some(*scale), words)?;
+            Ok(lora.with_blocks(blocks.clone()))
         };
         let all = self.lora.iter().zip(words).map(selection).collect::<Result<_, _>>()?;
         Ok(LoraSet::new(all)?)
@@ -152,7 +160,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> (String, f32) {
-        let Ok(LoraArg { path, scale }) = text.parse();
+        let LoraArg { path, scale, .. } = text.parse().expect("valid");
         (path.to_string_lossy().into_owned(), scale)
     }
 
@@ -170,6 +178,17 @@ mod tests {
         ] {
             assert_eq!(parse(text), (path.to_owned(), scale), "{text}");
         }
+    }
+
+    #[test]
+    fn blocks_follow_an_at_sign() {
+        let lora: LoraArg = "a@b.safetensors:0.8@layers.0-14=0,layers.20=2".parse().expect("valid");
+        assert_eq!((&*lora.path.to_string_lossy(), lora.scale), ("a@b.safetensors", 0.8));
+        assert_eq!(lora.blocks.to_string(), "layers.0-14=0,layers.20=2");
+        let plain: LoraArg = "a@b.safetensors".parse().expect("valid");
+        assert!(plain.blocks.is_empty());
+        assert_eq!(plain.path, Path::new("a@b.safetensors"));
+        assert!("a@layers=x".parse::<LoraArg>().is_err());
     }
 
     #[test]

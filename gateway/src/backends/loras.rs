@@ -3,8 +3,10 @@
 //! A request is resolved once, and its set always goes to the diffusion service with it: its own,
 //! else the default set that `/api/loras/apply` left, else the service's own default.
 
+use std::collections::BTreeMap;
+
 use llm_dit_fault::Fault;
-use llm_dit_params::{LoraSelection, LoraSet, ParamError};
+use llm_dit_params::{LoraBlocks, LoraSelection, LoraSet, ParamError};
 use llm_dit_proto::v1::{
     self, ActiveLora, ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest,
 };
@@ -25,6 +27,9 @@ pub(crate) struct ActiveLoraBody {
     pub matrices: u32,
     /// Keys of its file that fit nothing.
     pub unmatched: Vec<String>,
+    /// Parts of the model, and what the scale is multiplied by there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocks: BTreeMap<String, f32>,
 }
 
 /// What `/api/loras/apply` said last.
@@ -37,8 +42,9 @@ pub(crate) struct DefaultLoras {
 
 impl From<ActiveLora> for ActiveLoraBody {
     fn from(lora: ActiveLora) -> Self {
-        let ActiveLora { name, scale, trigger_words, rank, matrices, unmatched } = lora;
-        Self { name, scale, trigger_words, rank, matrices, unmatched }
+        let ActiveLora { name, scale, trigger_words, rank, matrices, unmatched, blocks } = lora;
+        let blocks = blocks.into_iter().collect();
+        Self { name, scale, trigger_words, rank, matrices, unmatched, blocks }
     }
 }
 
@@ -59,8 +65,10 @@ impl DefaultLoras {
     /// When what was stored is out of bounds.
     pub fn set(&self) -> Result<Option<LoraSet>, ParamError> {
         let active = self.active.lock();
-        let lora = |lora: &ActiveLoraBody| {
-            LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words)
+        let lora = |lora: &ActiveLoraBody| -> Result<LoraSelection, ParamError> {
+            let blocks = LoraBlocks::new(lora.blocks.clone())?;
+            let lora = LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words)?;
+            Ok(lora.with_blocks(blocks))
         };
         let set = |active: &Vec<ActiveLoraBody>| {
             LoraSet::new(active.iter().map(lora).collect::<Result<_, _>>()?)

@@ -2,13 +2,13 @@
 
 mod image;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_memory::Reservation;
 use llm_dit_params::{
-    GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
-    Truncation,
+    GenerateOptions, GenerateParams, LoraBlocks, LoraSelection, LoraSet, MAX_PROMPT_BYTES,
+    ParamError, Prompt, Truncation,
     bounds::{COMPRESSION, TOKENS},
     generation_fields,
 };
@@ -179,6 +179,10 @@ pub(crate) struct LoraBody {
     /// Put before the prompt.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trigger_words: String,
+    /// Parts of the model (`layers.3`, `layers.0-14`, `noise_refiner`), and what the scale is
+    /// multiplied by there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocks: BTreeMap<String, f32>,
     /// False skips this LoRA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
@@ -351,8 +355,11 @@ pub(crate) fn loras(bodies: &[LoraBody]) -> Result<LoraSet, Error> {
 /// Likewise, of a set that may name a LoRA twice, as the command line of a service can.
 pub(crate) fn selections(bodies: &[LoraBody]) -> Result<LoraSet, ParamError> {
     let on = bodies.iter().filter(|lora| lora.enabled.unwrap_or(true));
-    let loras = on.map(|lora| LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words));
-    LoraSet::new(loras.collect::<Result<_, _>>()?)
+    let loras = on.map(|lora| {
+        let blocks = LoraBlocks::new(lora.blocks.clone())?;
+        Ok(LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)?.with_blocks(blocks))
+    });
+    LoraSet::new(loras.collect::<Result<_, ParamError>>()?)
 }
 
 /// A set as a body names it.
@@ -361,6 +368,7 @@ pub(crate) fn lora_bodies(set: &LoraSet) -> Vec<LoraBody> {
         name: lora.name().to_owned(),
         scale: Some(lora.scale()),
         trigger_words: lora.trigger_words().to_owned(),
+        blocks: lora.blocks().into(),
         enabled: None,
     };
     set.iter().map(body).collect()

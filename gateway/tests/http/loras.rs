@@ -248,6 +248,7 @@ async fn nobody_gets_the_loras_of_another() {
                     name: lora["name"].as_str().expect("text").to_owned(),
                     scale: lora["scale"].as_f64().map(|scale| scale as f32),
                     trigger_words: String::new(),
+                    blocks: Default::default(),
                 })
                 .collect(),
         });

@@ -184,6 +184,7 @@ fn lora(name: &str) -> LoraChoice {
         path: format!("{name}.safetensors").into(),
         scale: 1.0,
         trigger_words: String::new(),
+        blocks: Default::default(),
     }
 }
 

@@ -9,6 +9,7 @@ mod chat;
 mod configs;
 mod convergence;
 mod forms;
+mod lora_kinds;
 mod loras;
 mod models;
 mod pictures;

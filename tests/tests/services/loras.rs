@@ -103,7 +103,7 @@ fn copy(golden: &str, to: &Path) {
 }
 
 fn selection(name: &str, scale: f32) -> LoraSelection {
-    LoraSelection { name: name.to_owned(), scale: Some(scale), trigger_words: String::new() }
+    LoraSelection { name: name.to_owned(), scale: Some(scale), ..Default::default() }
 }
 
 fn embeddings() -> Tensor {
@@ -192,6 +192,7 @@ async fn applied_loras_are_those_of_the_command_line_and_clearing_gives_every_bi
         path: service.loras.path().join(name),
         scale,
         trigger_words: String::new(),
+        blocks: Default::default(),
     });
     let from_the_start = Service::start(tiny(choices.to_vec()), folder()).await;
     assert_eq!(from_the_start.picture().await, changed);
@@ -280,7 +281,13 @@ async fn links_in_the_folder_are_followed() {
 async fn without_a_folder_nothing_can_be_chosen_but_all_can_be_cleared() {
     let path = Goldens::folder().join("lora/kohya.safetensors");
     let name = "kohya.safetensors".to_owned();
-    let choice = LoraChoice { name, path, scale: 1.0, trigger_words: "ink".to_owned() };
+    let choice = LoraChoice {
+        name,
+        path,
+        scale: 1.0,
+        trigger_words: "ink".to_owned(),
+        blocks: Default::default(),
+    };
     let server = Server::diffusion(tiny(vec![choice])).await;
     let mut client = DiffusionClient::new(server.channel());
     let status = client.list_loras(ListLorasRequest {}).await.expect_err("no folder");
@@ -429,7 +436,7 @@ async fn a_request_may_name_what_the_service_was_started_with() {
         let path = folder.path().join("style.safetensors");
         copy(golden, &path);
         let (name, trigger_words) = ("style.safetensors".to_owned(), String::new());
-        LoraChoice { name, path, scale: 0.5, trigger_words }
+        LoraChoice { name, path, scale: 0.5, trigger_words, blocks: Default::default() }
     });
     let mut service = Service::start(tiny(choices.collect()), folder()).await;
     let default = service.picture().await;
@@ -453,6 +460,7 @@ async fn trigger_words_go_before_a_bare_prompt() {
     let ids = |text: &str| tokenizer().tokenize(&Chat::user(text), 512).expect("fits").ids;
     let words = |name: &str, words: &str| LoraSelection {
         trigger_words: words.to_owned(),
+        blocks: Default::default(),
         ..selection(name, 1.0)
     };
     let loras = vec![

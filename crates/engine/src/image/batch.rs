@@ -180,7 +180,13 @@ mod tests {
     fn jobs_fit_when_they_have_the_same_loras() {
         let with = |scale, words: &str| {
             let (name, path) = ("ink".to_owned(), "ink.safetensors".into());
-            let lora = LoraChoice { name, path, scale, trigger_words: words.to_owned() };
+            let lora = LoraChoice {
+                name,
+                path,
+                scale,
+                trigger_words: words.to_owned(),
+                blocks: Default::default(),
+            };
             GenerateJob { loras: vec![lora], ..job(|_| {}) }
         };
         assert!(with(1.0, "").fits(&with(1.0, "")));

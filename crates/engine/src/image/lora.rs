@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use llm_dit_params::LoraBlocks;
 use llm_dit_proto::v1;
 
 /// One to use.
@@ -14,6 +15,8 @@ pub struct LoraChoice {
     pub scale: f32,
     /// What goes before a prompt to make it felt; may be empty.
     pub trigger_words: String,
+    /// Parts of the model with another scale.
+    pub blocks: LoraBlocks,
 }
 
 /// One that is fused.
@@ -71,8 +74,13 @@ pub enum SetLorasError {
 
 impl From<&LoraChoice> for v1::LoraSelection {
     fn from(choice: &LoraChoice) -> Self {
-        let LoraChoice { name, scale, trigger_words, .. } = choice.clone();
-        Self { name, scale: Some(scale), trigger_words }
+        let LoraChoice { name, scale, trigger_words, blocks, .. } = choice;
+        Self {
+            name: name.clone(),
+            scale: Some(*scale),
+            trigger_words: trigger_words.clone(),
+            blocks: blocks.into(),
+        }
     }
 }
 
@@ -85,6 +93,7 @@ impl From<&ActiveLora> for v1::ActiveLora {
             rank: lora.rank as u32,
             matrices: lora.matrices as u32,
             unmatched: lora.unmatched.clone(),
+            blocks: (&lora.choice.blocks).into(),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 /// `lora.entries`, `lora.paths` and `lora.scales`, until all have been seen.
 #[derive(Default)]
 pub(super) struct Loras {
-    /// Path, scale, trigger words.
+    /// Path, scale with blocks, trigger words.
     entries: Vec<(String, String, String)>,
     pub(super) paths: Vec<String>,
     pub(super) scales: Vec<String>,
@@ -41,7 +41,10 @@ impl Reader<'_> {
         };
         let path = field("path", Kind::Text)?;
         let path = path.ok_or_else(|| self.problem(at, "a LoRA without a path".into()))?;
-        let scale = field("scale", Kind::Number)?.unwrap_or_else(|| "1.0".into());
+        let mut scale = field("scale", Kind::Number)?.unwrap_or_else(|| "1.0".into());
+        if let Some(blocks) = field("blocks", Kind::Text)? {
+            scale = format!("{scale}@{blocks}");
+        }
         let trigger = field("trigger_words", Kind::Text)?.unwrap_or_default();
         let enabled = field("enabled", Kind::Switch)?.is_none_or(|on| on == "true");
         if enabled {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io::ErrorKind, path::Path};
 
 use serde::Deserialize;
 
-use super::{LoraError, header::Header};
+use super::{LoraError, header::Header, module::LoraModule};
 use crate::schema::{Kind, Library, Rule, Schema, parse};
 
 /// Where diffusers writes them.
@@ -47,8 +47,7 @@ impl AdapterConfig {
     ///
     /// # Errors
     ///
-    /// [`LoraError`] if the settings are not valid JSON or describe an unsupported adapter, such as
-    /// DoRA.
+    /// [`LoraError`] if the settings are not valid JSON or describe an unsupported adapter.
     pub fn of(path: &Path, header: &Header) -> Result<Self, LoraError> {
         let invalid = |e: String| header.invalid(format!("its adapter settings: {e}"));
         let settings: Self = if let Some(text) = header.metadata(METADATA_KEY) {
@@ -61,16 +60,26 @@ impl AdapterConfig {
         } else {
             Self::default()
         };
-        if settings.use_dora {
-            let (file, key) = (header.label().to_owned(), "use_dora".to_owned());
-            return Err(LoraError::Kind { file, key, kind: "DoRA" });
-        }
         // PEFT reads these as regular expressions. What diffusers and PEFT write are names.
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-^".contains(c);
         if let Some(odd) = settings.alpha_pattern.keys().find(|key| !key.chars().all(plain)) {
             return Err(header.invalid(format!("alpha_pattern '{odd}' is no module's name")));
         }
         Ok(settings)
+    }
+
+    /// Whether the file has what the settings speak of.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraError::Invalid`] if they speak of DoRA and the file has no magnitudes.
+    pub fn check(&self, header: &Header, modules: &[LoraModule]) -> Result<(), LoraError> {
+        if self.use_dora && !modules.iter().any(LoraModule::is_decomposed) {
+            return Err(header.invalid(
+                "its adapter settings have use_dora, but it has no lora_magnitude_vector".into(),
+            ));
+        }
+        Ok(())
     }
 
     /// The alpha that the file states for this module.

@@ -14,7 +14,7 @@ pub enum LoraError {
     #[error("LoRA {file} is not valid: {cause}")]
     Invalid { file: String, cause: String },
     #[error(
-        "LoRA {file} has '{key}', which is {kind}; plain LoRA factors and differences of whole tensors (.diff, .diff_b) are supported"
+        "LoRA {file} has '{key}', which is {kind}; LoRA, DoRA, LoHa, LoKr and differences of whole tensors (.diff, .diff_b) are supported"
     )]
     Kind { file: String, key: String, kind: &'static str },
     #[error("LoRA {file} has '{key}', but its other factor, {lacks}, is missing")]
@@ -33,6 +33,8 @@ pub enum LoraError {
         "LoRA {file} matches no module of this model: it has {theirs}; the model has {ours}; it was trained for another architecture"
     )]
     NoMatch { file: String, theirs: String, ours: String },
+    #[error("LoRA {file}: the model has no block '{block}'; its tensors are in {ours}")]
+    Block { file: String, block: String, ours: String },
     #[error("LoRA {file}: the scale {scale} is not a finite number")]
     Scale { file: String, scale: f32 },
     #[error("reading a LoRA failed: {0}")]

@@ -11,8 +11,9 @@ use std::{
 };
 
 use candle_core::{DType, Tensor};
+use half::f16;
 use parking_lot::Mutex;
-use safetensors::tensor::Metadata;
+use safetensors::{Dtype, tensor::Metadata};
 
 use super::{DEVICE, LoraError};
 use crate::{
@@ -39,7 +40,7 @@ pub(super) struct Header {
 #[derive(Debug)]
 pub(super) struct FileSpan {
     pub shape: Vec<usize>,
-    dtype: DType,
+    dtype: Dtype,
     start: u64,
     len: usize,
 }
@@ -90,10 +91,9 @@ impl Header {
                 continue;
             }
             let (start, end) = info.data_offsets;
-            let dtype = DType::try_from(info.dtype)
-                .map_err(|_| invalid(format!("'{name}' has the type {:?}", info.dtype)))?;
+            let dtype = info.dtype;
             let count = info.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
-            let needed = count.and_then(|n| n.checked_mul(dtype.size_in_bytes()));
+            let needed = count.and_then(|n| n.checked_mul(dtype.bitsize())).map(|n| n / 8);
             let inside = (end as u64).checked_add(data).is_some_and(|end| end <= bytes);
             if end < start || needed != Some(end - start) || !inside {
                 return Err(invalid(format!(
@@ -136,7 +136,7 @@ impl Header {
         self.tensors.get(key).ok_or_else(|| self.invalid(format!("it has no '{key}'")))
     }
 
-    /// The values of one tensor, in the type they are stored in.
+    /// The values of one tensor, in the type they are stored in, or a wider one for 8-bit floats.
     ///
     /// # Errors
     ///
@@ -144,22 +144,38 @@ impl Header {
     /// type.
     pub fn tensor(&self, key: &str) -> Result<Tensor, LoraError> {
         let FileSpan { shape, dtype, start, len } = self.span(key)?;
-        if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
+        let stored = match dtype {
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F32 => DType::F32,
+            Dtype::F64 => DType::F64,
+            Dtype::F8_E4M3 => DType::F8E4M3,
+            // The upper byte of a half.
+            Dtype::F8_E5M2 => DType::F16,
             // An alpha may be a whole number.
-            let whole = matches!(dtype, DType::I64 | DType::I32) && *len <= 8;
-            if !whole {
-                let types = "F32, BF16 and F16 are read";
+            Dtype::I64 if *len <= 8 => DType::I64,
+            Dtype::I32 if *len <= 8 => DType::I32,
+            _ => {
+                let types = "F32, BF16, F16, F8_E4M3 and F8_E5M2 are read";
                 return Err(self.invalid(format!("'{key}' has the type {dtype:?}; {types}")));
             }
-        }
+        };
         let mut data = vec![0; *len];
         {
             let mut file = self.file.lock();
             let read = file.seek(SeekFrom::Start(*start)).and_then(|_| file.read_exact(&mut data));
             read.map_err(|cause| LoraError::Io { file: self.label.clone(), cause })?;
         }
-        Tensor::from_raw_buffer(&data, *dtype, shape, &DEVICE)
-            .map_err(|e| LoraError::Backend(e.to_string()))
+        let tensor = match dtype {
+            Dtype::F8_E5M2 => {
+                let half = |byte: u8| f16::from_bits(u16::from(byte) << 8);
+                Tensor::from_vec(data.into_iter().map(half).collect(), &**shape, &DEVICE)
+            }
+            Dtype::F8_E4M3 => Tensor::from_raw_buffer(&data, stored, shape, &DEVICE)
+                .and_then(|narrow| narrow.to_dtype(DType::F32)),
+            _ => Tensor::from_raw_buffer(&data, stored, shape, &DEVICE),
+        };
+        tensor.map_err(|e| LoraError::Backend(e.to_string()))
     }
 
     /// The error for a file that is not as the format demands.

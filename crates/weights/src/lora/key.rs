@@ -18,11 +18,28 @@ pub(super) enum Key {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a tensor is in the change of its module. Products are `up * down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
-    Up,
+    /// A LoRA's.
     Down,
+    Up,
     Alpha,
+    /// DoRA's.
+    Magnitude,
+    /// The first or the second product of a LoHa.
+    HadaUp(Side),
+    HadaDown(Side),
+    /// The left or the right matrix of a LoKr: whole, or a product.
+    Lokr(Side),
+    LokrUp(Side),
+    LokrDown(Side),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Side {
+    First,
+    Second,
 }
 
 /// A tensor of a module.
@@ -68,8 +85,8 @@ const TEXT_ENCODERS: [&str; 11] = [
     "te",
 ];
 
-/// What stands between a module's name and `weight`.
-const MARKERS: [(&str, Role); 8] = [
+/// What stands between a module's name and `weight`, if that is there.
+const MARKERS: [(&str, Role); 20] = [
     (".lora_A", Role::Down),
     (".lora_B", Role::Up),
     (".lora_down", Role::Down),
@@ -78,6 +95,18 @@ const MARKERS: [(&str, Role); 8] = [
     (".lora.up", Role::Up),
     (".lora_linear_layer.down", Role::Down),
     (".lora_linear_layer.up", Role::Up),
+    (".dora_scale", Role::Magnitude),
+    (".lora_magnitude_vector", Role::Magnitude),
+    (".hada_w1_a", Role::HadaUp(Side::First)),
+    (".hada_w1_b", Role::HadaDown(Side::First)),
+    (".hada_w2_a", Role::HadaUp(Side::Second)),
+    (".hada_w2_b", Role::HadaDown(Side::Second)),
+    (".lokr_w1", Role::Lokr(Side::First)),
+    (".lokr_w1_a", Role::LokrUp(Side::First)),
+    (".lokr_w1_b", Role::LokrDown(Side::First)),
+    (".lokr_w2", Role::Lokr(Side::Second)),
+    (".lokr_w2_a", Role::LokrUp(Side::Second)),
+    (".lokr_w2_b", Role::LokrDown(Side::Second)),
 ];
 
 /// Ends of keys that are differences of whole tensors, as ComfyUI reads them. Norms have names of
@@ -90,14 +119,12 @@ const DIFFERENCES: [(&str, Whole); 4] = [
 ];
 
 /// Parts of keys by which other methods are known.
-const OTHERS: [(&str, &str); 11] = [
+const OTHERS: [(&str, &str); 9] = [
     (".set_weight", "a replacement of weights"),
     (".glora_", "GLoRA"),
     ("boft_", "BOFT"),
-    ("dora_scale", "DoRA"),
-    ("lora_magnitude_vector", "DoRA"),
-    (".lokr_", "LoKr"),
-    (".hada_", "LoHa"),
+    (".lokr_t", "a LoKr with a Tucker core"),
+    (".hada_t", "a LoHa with a Tucker core"),
     (".oft_", "OFT"),
     (".lora_mid.", "a LoCon with a third factor"),
     (".lora_embedding_", "a LoRA of an embedding table"),
@@ -220,6 +247,18 @@ mod tests {
                 "lora_unet_layers_0_attention_qkv.alpha",
                 factor("layers_0_attention_qkv", Role::Alpha),
             ),
+            ("diffusion_model.layers.0.attention.to_q.dora_scale", to_q(Role::Magnitude)),
+            (
+                "base_model.model.layers.0.attention.to_q.lora_magnitude_vector.default.weight",
+                to_q(Role::Magnitude),
+            ),
+            ("transformer.layers.0.attention.to_q.lora_magnitude_vector", to_q(Role::Magnitude)),
+            (
+                "lycoris_layers_0_attention_to_q.hada_w2_b",
+                factor("layers_0_attention_to_q", Role::HadaDown(Side::Second)),
+            ),
+            ("diffusion_model.layers.0.attention.to_q.lokr_w1", to_q(Role::Lokr(Side::First))),
+            ("diffusion_model.layers.0.attention.to_q.lokr_w2_a", to_q(Role::LokrUp(Side::Second))),
         ] {
             assert_eq!(parse(key), expected, "{key}");
         }
@@ -255,9 +294,9 @@ mod tests {
     #[test]
     fn other_methods_are_named_and_strangers_told_apart() {
         for (key, kind) in [
-            ("diffusion_model.layers.0.attention.to_q.dora_scale", "DoRA"),
-            ("lora_unet_layers_0_attention_to_q.lokr_w1", "LoKr"),
-            ("lora_unet_layers_0_attention_to_q.hada_w1_a", "LoHa"),
+            ("lora_unet_layers_0_attention_to_q.oft_blocks", "OFT"),
+            ("lora_unet_layers_0_attention_to_q.lokr_t2", "a LoKr with a Tucker core"),
+            ("lora_unet_layers_0_attention_to_q.hada_t1", "a LoHa with a Tucker core"),
             ("diffusion_model.layers.0.attention.to_q.set_weight", "a replacement of weights"),
             ("transformer.layers.0.attention.to_q.lora_B.bias", "a LoRA with biases"),
         ] {

@@ -2,6 +2,8 @@ use std::{collections::HashMap, path::PathBuf};
 
 use tempfile::TempDir;
 
+use candle_core::{DType, Tensor};
+
 use super::*;
 
 /// A folder to write LoRA files into.
@@ -47,7 +49,9 @@ fn a_pair_is_a_module_and_alpha_scales_it() {
         (module.alpha, module.scale, file.alpha(), file.rank()),
         (Some(1.0), 0.25, Some(1.0), 4)
     );
-    let (up, down) = file.factors(module).expect("finite");
+    let Delta::LowRank { up, down } = file.change(module, 1.0).expect("finite").delta else {
+        panic!("a plain LoRA");
+    };
     assert_eq!((up.dims(), down.dims()), (&[3, 4][..], &[4, 6][..]));
     let plain = room.open(&[A, B]).expect("good");
     assert_eq!((plain.modules()[0].scale, plain.alpha()), (1.0, None));
@@ -102,7 +106,7 @@ fn values_that_are_not_finite_are_refused() {
     let tensors = vec![("m.lora_A.weight", down), ("m.lora_B.weight", up)];
     safetensors::serialize_to_file(tensors, None, &path).expect("writes");
     let file = LoraFile::open(&path, "x").expect("the header is good");
-    let error = file.factors(&file.modules()[0]).expect_err("NaN");
+    let error = file.change(&file.modules()[0], 1.0).expect_err("NaN");
     assert!(matches!(&error, LoraError::NotFinite { key, .. } if key == "m.lora_A.weight"));
 }
 
@@ -125,4 +129,86 @@ fn files_that_are_not_safetensors_are_refused() {
     assert!(matches!(missing, LoraError::NotFound { .. }));
     let folder = LoraFile::open(room.0.path(), "f").expect_err("a folder");
     assert!(matches!(folder, LoraError::Invalid { .. } | LoraError::Io { .. }), "{folder}");
+}
+
+#[test]
+fn kinds_are_told_by_their_tensors() {
+    let room = Room::new();
+    let shape = |tensors: &[(&str, &[usize])]| {
+        let file = room.open(tensors).expect("good");
+        let module = &file.modules()[0];
+        (module.outs, module.ins, module.rank, module.scale)
+    };
+    let hada: [(&str, &[usize]); 4] = [
+        ("m.hada_w1_a", &[6, 2]),
+        ("m.hada_w1_b", &[2, 4]),
+        ("m.hada_w2_a", &[6, 3]),
+        ("m.hada_w2_b", &[3, 4]),
+    ];
+    assert_eq!(shape(&hada), (6, 4, 3, 1.0));
+    let with_alpha = [&hada[..], &[("m.alpha", &[])]].concat();
+    assert_eq!(shape(&with_alpha), (6, 4, 3, 0.5), "the first product's rank");
+    let whole: [(&str, &[usize]); 3] =
+        [("m.lokr_w1", &[2, 3]), ("m.lokr_w2", &[5, 7]), ("m.alpha", &[])];
+    assert_eq!(shape(&whole), (10, 21, 0, 1.0), "no rank, so no alpha");
+    let product: [(&str, &[usize]); 4] = [
+        ("m.lokr_w1", &[2, 3]),
+        ("m.lokr_w2_a", &[5, 4]),
+        ("m.lokr_w2_b", &[4, 7]),
+        ("m.alpha", &[]),
+    ];
+    assert_eq!(shape(&product), (10, 21, 4, 0.25));
+    let dora = [A, B, ("m.dora_scale", &[3, 1])];
+    assert_eq!(shape(&dora), (3, 6, 4, 1.0));
+
+    let says = |tensors: &[(&str, &[usize])]| room.open(tensors).expect_err("bad").to_string();
+    assert!(says(&hada[..3]).contains("other factor, up (B, or a), is missing"));
+    assert!(says(&hada[..2]).contains("hada_w2"));
+    assert!(says(&whole[..1]).contains("lokr_w2"));
+    assert!(says(&[A, B, whole[0], whole[1]]).contains("two ways"));
+    assert!(
+        says(&[("m.lokr_w1", &[2, 3]), ("m.lokr_w2", &[5, 7, 2])]).contains("must be a matrix")
+    );
+    assert!(says(&[("m.dora_scale", &[3, 1])]).contains("the factors"));
+    assert!(says(&[A, B, ("m.dora_scale", &[4])]).contains("[3, 1] or [1, 6]"));
+    let mut other = hada;
+    other[2].1 = &[7, 3];
+    assert!(says(&other).contains("two sizes"));
+}
+
+#[test]
+fn settings_that_speak_of_dora_need_magnitudes() {
+    let room = Room::new();
+    let settings = [("lora_adapter_metadata", r#"{"transformer.use_dora": true}"#)];
+    let open = |tensors: &[(&str, &[usize])]| {
+        LoraFile::open(&room.write("x.safetensors", tensors, &settings), "x")
+    };
+    let error = open(&[A, B]).expect_err("none").to_string();
+    assert!(error.contains("no lora_magnitude_vector"), "{error}");
+    open(&[A, B, ("m.lora_magnitude_vector.weight", &[3])]).expect("a DoRA");
+}
+
+#[test]
+fn factors_in_eight_bits_are_read() {
+    let room = Room::new();
+    let path = room.0.path().join("x.safetensors");
+    // 1, -2, 0.5, 448 and 1, -2, 0.5, 57344.
+    let e4m3 = [0x38u8, 0xc0, 0x30, 0x7e];
+    let e5m2 = [0x3cu8, 0xc0, 0x38, 0x7b];
+    let view = |dtype, shape: &[usize], data: &'static [u8]| {
+        safetensors::tensor::TensorView::new(dtype, shape.to_vec(), data).expect("whole")
+    };
+    let up = view(safetensors::Dtype::F8_E4M3, &[4, 1], Box::leak(Box::new(e4m3)));
+    let down = view(safetensors::Dtype::F8_E5M2, &[1, 4], Box::leak(Box::new(e5m2)));
+    let tensors = [("m.lora_B.weight", up), ("m.lora_A.weight", down)];
+    safetensors::serialize_to_file(tensors, None, &path).expect("writes");
+    let file = LoraFile::open(&path, "x").expect("good");
+    let change = file.change(&file.modules()[0], 1.0).expect("finite");
+    let Delta::LowRank { up, down } = change.delta else { panic!("a plain LoRA") };
+    let values = |x: Tensor| {
+        let wide = x.to_dtype(DType::F32).and_then(|x| x.flatten_all());
+        wide.and_then(|x| x.to_vec1::<f32>()).expect("values")
+    };
+    assert_eq!(values(up), [1.0, -2.0, 0.5, 448.0]);
+    assert_eq!(values(down), [1.0, -2.0, 0.5, 57344.0]);
 }

@@ -1,10 +1,11 @@
 //! Matches a file's modules with the transformer's tensors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use candle_core::Tensor;
+use llm_dit_engine::image::LoraChoice;
+use llm_dit_params::block_contains;
 use llm_dit_weights::{
-    Change, LowRank, Overlay, Part, Rows,
+    Change, Overlay, Part,
     lora::{Difference, LoraError, LoraFile, LoraModule, Whole, flat},
 };
 
@@ -141,31 +142,57 @@ fn fit_differences<'a>(
 }
 
 /// The changes that these modules are.
-pub(super) fn overlay(file: &LoraFile, fits: &Fits<'_>, scale: f32) -> Result<Overlay, LoraError> {
+pub(super) fn overlay(
+    file: &LoraFile,
+    fits: &Fits<'_>,
+    choice: &LoraChoice,
+) -> Result<Overlay, LoraError> {
     let mut overlay = Overlay::default();
+    let mut add = |name: String, share: Change| {
+        let strength = share.strength * f64::from(choice.blocks.factor(&name));
+        overlay.add(name, Change { strength, ..share });
+    };
     for Fit { module, parts } in &fits.modules {
-        let (up, down) = file.factors(module)?;
-        let scale = module.scale * f64::from(scale);
+        let change = file.change(module, f64::from(choice.scale))?;
         for part in parts {
-            let change = LowRank { up: share(&up, part.rows)?, down: down.clone(), scale };
-            overlay.add(format!("{}{WEIGHT}", part.name), change);
+            add(format!("{}{WEIGHT}", part.name), share(file, &module.key, &change, part)?);
         }
     }
     for WholeFit { difference, parts } in &fits.differences {
-        let values = file.values(difference)?;
+        let change = file.whole(difference, f64::from(choice.scale))?;
         for part in parts {
-            let values = share(&values, part.rows)?;
-            overlay.add(&*part.name, Change::Full { values, scale: f64::from(scale) });
+            add(part.name.clone(), share(file, &difference.key, &change, part)?);
         }
     }
     Ok(overlay)
 }
 
-/// The rows of a fused projection that belong to one of its parts.
-fn share(tensor: &Tensor, rows: Option<Rows>) -> Result<Tensor, LoraError> {
-    let Some(Rows { index, of }) = rows else { return Ok(tensor.clone()) };
-    let share = tensor.chunk(of, 0).and_then(|shares| shares[index].contiguous());
-    share.map_err(|e| LoraError::Backend(e.to_string()))
+/// Refuses blocks that the model does not have, which would change nothing.
+pub(super) fn check_blocks(choice: &LoraChoice, config: &dit::Config) -> Result<(), LoraError> {
+    let tensors = tensors(config);
+    for (block, _) in choice.blocks.iter() {
+        if !tensors.keys().any(|name| block_contains(block, name)) {
+            let blocks: BTreeSet<&str> =
+                tensors.keys().filter_map(|name| name.split('.').next()).collect();
+            return Err(LoraError::Block {
+                file: choice.name.clone(),
+                block: block.to_owned(),
+                ours: blocks.into_iter().collect::<Vec<_>>().join(", "),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What of the change of a fused projection belongs to one of its parts.
+fn share(file: &LoraFile, key: &str, change: &Change, part: &Part) -> Result<Change, LoraError> {
+    let Some(rows) = part.rows else { return Ok(change.clone()) };
+    let share = change.share(rows).map_err(|e| LoraError::Backend(e.to_string()))?;
+    share.ok_or_else(|| LoraError::Kind {
+        file: file.label().to_owned(),
+        key: key.to_owned(),
+        kind: "a DoRA that gives the columns of a fused projection a length",
+    })
 }
 
 impl Fit<'_> {
