@@ -13,7 +13,9 @@ from pathlib import Path
 import common
 import torch
 
+import block_goldens
 import chat_goldens
+import comfy_goldens
 import lora_goldens
 import native_names
 import picture_goldens
@@ -22,7 +24,7 @@ import scheduler_goldens
 import tensor_goldens
 import tiny_models
 
-PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "names", "resize",
+PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "names", "resize", "blocks", "comfy",
          "pictures", "lora_pictures", "scheduler_pictures",
          "sigma_pictures")
 
@@ -51,6 +53,8 @@ def main() -> None:
         "chat": lambda: chat_goldens.chat(args.out, args.model),
         "lora": lambda: lora_goldens.lora(args.out, tiny, args.seed),
         "resize": lambda: resize_goldens.resize(args.out, args.seed),
+        "blocks": lambda: block_goldens.blocks(args.out, args.seed),
+        "comfy": lambda: comfy_goldens.comfy(args.out, args.seed),
         "names": lambda: native_names.make(args.out, args.model),
         "pictures": lambda: picture_goldens.pictures(args.out, args.model, args.seed),
         "sigma_pictures": lambda: picture_goldens.sigma_pictures(args.out, args.model, args.seed),

@@ -11,6 +11,8 @@ mod convergence;
 mod forms;
 mod loras;
 mod models;
+mod packed;
+mod packed_forms;
 mod pictures;
 mod previews;
 mod resize;
