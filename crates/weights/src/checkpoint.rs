@@ -60,6 +60,13 @@ impl Checkpoint {
         let source = FileSource::open(part, naming)?;
         let expanded = expanded_bytes(source.entries().values(), dtype);
         let packed = packing.is_packed(expanded, device);
+        if packed {
+            tracing::info!(
+                path = %part.path().display(),
+                expanded_bytes = expanded,
+                "weights stay packed in memory where that is smaller"
+            );
+        }
         Ok(Self::with(part.path(), Box::new(source), device, dtype, packed))
     }
 
@@ -234,12 +241,18 @@ impl Weights {
             return expanded_bytes(spans(), *dtype);
         }
         let expanded = |span: &TensorSpan| expanded_bytes(std::iter::once(span), *dtype);
-        let kept = spans().map(|span| match squeezed(&span.shape()) {
-            [_, _] => expanded(span).min(span.len() as u64),
-            _ => expanded(span),
-        });
-        // The largest that is expanded at a time is of two matrices.
-        kept.sum::<u64>() + 2 * spans().map(expanded).max().unwrap_or(0)
+        let (mut kept, mut largest) = (0, 0);
+        for span in spans() {
+            let (bytes, wide) = (span.len() as u64, expanded(span));
+            if squeezed(&span.shape()).len() == 2 && bytes < wide {
+                kept += bytes;
+                largest = largest.max(wide);
+            } else {
+                kept += wide;
+            }
+        }
+        // What is expanded at a time is of two matrices at most that are as large.
+        kept + 2 * largest
     }
 
     /// What a GGUF file says besides its tensors.

@@ -31,3 +31,20 @@ impl Packing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_stays_packed() {
+        let is_packed = |packing: Packing, bytes| packing.is_packed(bytes, &Device::Cpu);
+        assert!(is_packed(Packing::Packed, 0) && !is_packed(Packing::Expanded, u64::MAX));
+        // Where the system does not say what is free, nothing is known not to fit.
+        let tells = meter::available(&Device::Cpu);
+        assert_eq!(is_packed(Packing::Auto, u64::MAX), tells.is_some());
+        if let Some(free) = tells.filter(|free| *free > 2 * ROOM) {
+            assert!(!is_packed(Packing::Auto, free / 4));
+        }
+    }
+}

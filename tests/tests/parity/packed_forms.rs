@@ -419,6 +419,32 @@ fn a_text_encoder_in_gguf_is_its_twin_and_brings_its_tokenizer() {
     assert_eq!(alone.bytes(), twin.encode(&job).expect("hidden states").bytes());
 }
 
+/// As ComfyUI's template downloads it: several formats in one file, the embedding table among them.
+#[test]
+fn a_text_encoder_in_comfyuis_layouts_is_its_twin() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("qwen3.safetensors");
+    let path = folder.path().join("twin.safetensors");
+    let plain = State::read(&demo_file("text_encoder"));
+    let formats = [Format::E4m3, Format::Nvfp4, Format::Int8 { group: 64 }];
+    let mixed = plain.0.iter().enumerate().map(|(i, (name, stored))| {
+        let one = State([(name.clone(), stored.clone())].into());
+        comfy(&one, Layout::Mixed, formats[i % formats.len()])
+    });
+    let mixed = mixed.fold(State::default(), State::and);
+    assert!(mixed.0.contains_key("model.embed_tokens.comfy_quant"));
+    mixed.write(&file);
+    twin(&file, &plain.0.into_keys().collect::<Vec<_>>(), &path);
+    let draw = |path: &Path, packing| {
+        let text_encoder = Some(path.to_owned());
+        Files { text_encoder, packing, ..Files::default() }.draw()
+    };
+    let expected = draw(&path, Packing::Expanded);
+    for packing in [Packing::Packed, Packing::Expanded] {
+        assert!(draw(&file, packing) == expected, "{packing:?}");
+    }
+}
+
 #[test]
 fn a_text_encoder_that_is_another_is_refused_in_words() {
     let folder = TempDir::new().expect("a folder");
