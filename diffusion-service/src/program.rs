@@ -130,6 +130,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         vae_dtype: args.vae_dtype,
         vae_tiling: args.vae_tiling,
         residency: args.offload.residency(),
+        packing: args.offload.weights,
         loras: args.lora.choices()?,
         ..Default::default()
     };

@@ -118,6 +118,7 @@ fn load_local(args: &Args, limits: EncoderLimits) -> Result<EncoderHandle, Box<d
         device: args.device,
         dtype: args.dtype,
         residency: args.offload.residency(),
+        packing: args.offload.weights,
     };
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let (engine, tokenizer) = load(&options)?;

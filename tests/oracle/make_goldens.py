@@ -13,7 +13,9 @@ from pathlib import Path
 import common
 import torch
 
+import block_goldens
 import chat_goldens
+import comfy_goldens
 import lora_goldens
 import lora_kinds_goldens
 import native_names
@@ -24,7 +26,7 @@ import tensor_goldens
 import tiny_models
 
 PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "lora_kinds", "names", "resize",
-         "pictures", "lora_pictures", "scheduler_pictures",
+         "blocks", "comfy", "pictures", "lora_pictures", "scheduler_pictures",
          "sigma_pictures")
 
 
@@ -53,6 +55,8 @@ def main() -> None:
         "lora": lambda: lora_goldens.lora(args.out, tiny, args.seed),
         "lora_kinds": lambda: lora_kinds_goldens.lora_kinds(args.out, tiny, args.seed),
         "resize": lambda: resize_goldens.resize(args.out, args.seed),
+        "blocks": lambda: block_goldens.blocks(args.out, args.seed),
+        "comfy": lambda: comfy_goldens.comfy(args.out, args.seed),
         "names": lambda: native_names.make(args.out, args.model),
         "pictures": lambda: picture_goldens.pictures(args.out, args.model, args.seed),
         "sigma_pictures": lambda: picture_goldens.sigma_pictures(args.out, args.model, args.seed),

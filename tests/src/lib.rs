@@ -4,3 +4,4 @@
 pub mod demo;
 pub mod forms;
 pub mod goldens;
+pub mod packed;

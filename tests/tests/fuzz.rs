@@ -10,7 +10,8 @@ use clap::Parser;
 use gateway::GatewayOptions;
 use http::{HeaderValue, Request, StatusCode};
 use image::{ImageFormat, RgbImage};
-use llm_dit_chat::{Chat, ChatTokenizer};
+use llm_dit_chat::{Chat, ChatTokenizer, TokenizerParts};
+use llm_dit_kernels::Format;
 use llm_dit_params::{GenerateOptions, Limits, ModelDefaults, Scheduler};
 use llm_dit_proto::{Assembler, DType, Tensor, v1};
 use llm_dit_recipe::{Recipe, Settings};
@@ -23,7 +24,13 @@ use llm_dit_testkit::{
     servers::tokenizer,
     wire::{chat, image_parts, params, tensor_parts},
 };
-use llm_dit_weights::{Checkpoint, Part, PartFiles, lora::LoraFile};
+use llm_dit_tests::{
+    forms::{State, Stored},
+    packed::{Gguf, Layout, Pair, comfy},
+};
+use llm_dit_weights::{
+    Checkpoint, GgufTokenizer, Packing, Part, PartFiles, gguf_tokenizer, lora::LoraFile,
+};
 use proptest::{collection::vec, option, prelude::*, proptest};
 use prost::Message;
 use tokio::runtime::Runtime;
@@ -253,6 +260,45 @@ fn tensor_files() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Small files of packed weights, of every kind.
+fn packed_files() -> Vec<Vec<u8>> {
+    let golden = |name: &str| fs::read(repository("tests/goldens/packed").join(name)).expect(name);
+    let pairs = [
+        ("general.architecture", Pair::Text("qwen3".into())),
+        ("general.alignment", Pair::Whole(32)),
+        ("qwen3.attention.key_length", Pair::Whole(4)),
+        ("qwen3.rope.freq_base", Pair::Float(1e6)),
+        ("tokenizer.ggml.model", Pair::Text("gpt2".into())),
+        ("tokenizer.ggml.pre", Pair::Text("qwen2".into())),
+        ("tokenizer.ggml.tokens", Pair::Texts(vec!["a".into(), "b".into(), "ab".into()])),
+        ("tokenizer.ggml.merges", Pair::Texts(vec!["a b".into()])),
+        ("tokenizer.ggml.token_type", Pair::Numbers(vec![1, 3, 1])),
+        ("comfy.gguf.orig_shape.b.weight", Pair::Numbers(vec![2, 4, 8])),
+    ];
+    let tensors = [("a.weight", vec![2, 32]), ("b.weight", vec![64])];
+    let small = Gguf {
+        pairs: pairs.map(|(key, value)| (key.to_owned(), value)).to_vec(),
+        tensors: tensors
+            .map(|(name, shape)| (name.to_owned(), shape, Format::Q8_0, vec![1; 68]))
+            .to_vec(),
+    };
+    let values: Vec<f32> = (0..64).map(|i| i as f32 - 20.0).collect();
+    let state = State([("a.weight".to_owned(), Stored::f32(&[2, 32], &values))].into());
+    let layout = |format| {
+        let path = FOLDER.path().join("layout.safetensors");
+        comfy(&state, Layout::Mixed, format).write(&path);
+        fs::read(&path).expect("written")
+    };
+    vec![
+        small.bytes(),
+        golden("blocks.gguf"),
+        golden("comfy.safetensors"),
+        layout(Format::Int8 { group: 16 }),
+        layout(Format::E4m3),
+        layout(Format::Mxfp8),
+    ]
+}
+
 #[derive(Parser)]
 struct Line {
     #[arg(long)]
@@ -275,10 +321,36 @@ proptest! {
             let _ = (lora.rank(), lora.alpha());
         }
         let part = PartFiles::File(path);
-        let opened = Checkpoint::open(&part, |names| names.iter().map(|name| vec![Part::whole(*name)]).collect(), &Device::Cpu, Compute::F32);
+        let opened = Checkpoint::open(&part, |names| names.iter().map(|name| vec![Part::whole(*name)]).collect(), &Device::Cpu, Compute::F32, Packing::Expanded);
         if let Ok(weights) = opened {
             let _ = weights.get("a.weight", &[4]);
             let _ = weights.get("b.weight", &[2, 2]);
+        }
+    }
+
+    #[test]
+    fn packed_files_are_read_or_refused(file in damaged(packed_files()), packed: bool) {
+        let path = FOLDER.path().join("x.gguf");
+        fs::write(&path, &file).expect("written");
+        if let Ok(Some(GgufTokenizer { tokens, merges, added })) = gguf_tokenizer(&path) {
+            let _ = ChatTokenizer::from_parts(&path, &TokenizerParts { tokens, merges, added });
+        }
+        let packing = if packed { Packing::Packed } else { Packing::Expanded };
+        let naming = |names: &[&str]| names.iter().map(|name| vec![Part::whole(*name)]).collect();
+        let part = PartFiles::File(path);
+        let opened = Checkpoint::open(&part, naming, &Device::Cpu, Compute::F32, packing);
+        if let Ok(weights) = opened {
+            for name in ["a.weight", "b.weight", "q4_k.weight", "q8_0.weight", "int8.weight", "model.nvfp4_2.weight"] {
+                let Some(shape) = weights.shape(name) else { continue };
+                let _ = weights.get(name, &shape);
+                let Ok(shape) = <[usize; 2]>::try_from(shape) else { continue };
+                if let Ok(matrix) = weights.matrix(name, &shape) {
+                    matrix.dequantize(0..shape[0]).expect("what was read is expanded");
+                }
+                if let Ok(table) = weights.table(name, &shape) {
+                    table.dequantize(0..1).expect("a row of what was read");
+                }
+            }
         }
     }
 

@@ -20,8 +20,8 @@ pub struct ModelArgs {
     /// provide all weights, a folder with tokenizer/ is enough [default: the demo model]
     #[arg(short, long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
-    /// Transformer weights to use instead of those in --model-path: a diffusers folder, or a
-    /// safetensors file of ComfyUI or of the model's authors
+    /// Transformer weights to use instead of those in --model-path: a diffusers folder, a GGUF
+    /// file, or a safetensors file of ComfyUI or of the model's authors
     #[arg(long, value_name = "FILE")]
     pub dit_path: Option<PathBuf>,
     /// Text encoder weights, likewise. --model-path still provides the tokenizer
@@ -79,6 +79,7 @@ impl ModelArgs {
             device: self.text_encoder_device.unwrap_or(self.device),
             dtype: self.encoder_dtype(),
             residency: self.offload.residency(),
+            packing: self.offload.weights,
         }
     }
 
@@ -94,6 +95,7 @@ impl ModelArgs {
             vae_dtype: self.vae_dtype,
             vae_tiling: self.vae_tiling,
             residency: self.offload.residency(),
+            packing: self.offload.weights,
             loras,
             ..Default::default()
         }

@@ -26,7 +26,7 @@ use super::{
 use crate::{args::GenerateArgs, error::CliError, progress::Progress};
 
 /// Flags that a gateway cannot honour.
-const LOCAL: [&str; 19] = [
+const LOCAL: [&str; 20] = [
     "load-embeddings",
     "save-embeddings",
     "latents",
@@ -44,6 +44,7 @@ const LOCAL: [&str; 19] = [
     "vae-tiling",
     "max-batch",
     "cpu-offload",
+    "weights",
     "device",
     "api-url",
 ];

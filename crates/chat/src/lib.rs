@@ -21,7 +21,7 @@ pub use chat::{Chat, Exchange, ThinkBlock};
 pub use counts::TokenCounts;
 pub use options::ChatOptions;
 #[cfg(feature = "tokenizer")]
-pub use tokenizer::{ChatTokenizer, Tokenized};
+pub use tokenizer::{ChatTokenizer, Tokenized, TokenizerParts};
 
 use std::path::PathBuf;
 

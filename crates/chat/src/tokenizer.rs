@@ -24,6 +24,17 @@ pub struct ChatTokenizer {
     specials: [u32; Special::ALL.len()],
 }
 
+/// A byte-level BPE tokenizer in parts.
+#[derive(Clone, Debug, Default)]
+pub struct TokenizerParts {
+    /// By id, in the alphabet of byte-level BPE.
+    pub tokens: Vec<String>,
+    /// Two tokens with a space between, in the order in which they are merged.
+    pub merges: Vec<String>,
+    /// Ids of the tokens that stand for themselves wherever their text is met.
+    pub added: Vec<u32>,
+}
+
 /// A chat as the encoder takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokenized {
@@ -58,6 +69,18 @@ impl ChatTokenizer {
     /// Fails if the file cannot be read or is not a tokenizer that this crate supports.
     pub fn from_folder(folder: &Path) -> Result<Self, ChatError> {
         let (text, specials) = file::read(folder)?;
+        Ok(Self { text, raw: OnceLock::new(), specials })
+    }
+
+    /// A tokenizer of the parts that a file of weights brings along; `path` is that file.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the parts do not belong together, or lack a token of Qwen3's chats.
+    pub fn from_parts(path: &Path, parts: &TokenizerParts) -> Result<Self, ChatError> {
+        let json = parts::of_weights(parts)
+            .map_err(|cause| ChatError::Invalid { path: path.to_owned(), cause })?;
+        let (text, specials) = file::make(path, json)?;
         Ok(Self { text, raw: OnceLock::new(), specials })
     }
 

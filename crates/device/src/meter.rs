@@ -30,6 +30,16 @@ pub fn memory(device: &Device) -> Option<Memory> {
     }
 }
 
+/// Bytes that can still be taken on the device, as far as it says.
+pub fn available(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::available(device),
+        Device::Cpu => crate::available_memory(),
+        _ => None,
+    }
+}
+
 /// [`memory`] of this device, for callers that do not hold it.
 pub fn memory_reader(device: &Device) -> MemoryReader {
     let device = device.clone();
@@ -86,6 +96,17 @@ mod cuda {
         let peak = pool(Pool::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?
             + graph(Graph::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH);
         Some(Memory { used, peak: peak.max(used), reserved: most.max(kept) + others, total })
+    }
+
+    /// What no program holds, and what the default pool holds without using it.
+    pub fn available(device: &CudaDevice) -> Option<u64> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        let (free, _) = context.mem_get_info().ok()?;
+        let pool = |attribute| pool_get(context.cu_device(), attribute);
+        let kept = pool(Pool::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        let used = pool(Pool::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+        Some(free as u64 + kept.saturating_sub(used))
     }
 
     /// Sets the peaks of the device's memory pools back to what is in use now.

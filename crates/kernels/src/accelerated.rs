@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{Attention, ConvInput, GroupNorm, NextNorm, QkNorm, Rope};
+use crate::{Attention, ConvInput, Format, GroupNorm, NextNorm, PackedRows, QkNorm, Rope};
 
 /// The kernels of one device for one type. Shapes were checked by the operation. `None`: there is no
 /// kernel for this shape, and the operation is composed.
@@ -21,6 +21,19 @@ pub(crate) trait DeviceKernels {
 
     /// See [`crate::GatedLinear::forward`]; `weight` has its rows in turns.
     fn gated_linear(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor>;
+
+    /// Whether [`Self::expand`] knows rows of this format and width.
+    fn expands(&self, format: Format, columns: usize) -> bool;
+
+    /// Expands packed rows into those of `out` from row `first` on; with `turn`, to where they are
+    /// when the first half of `out`'s rows and the second take turns.
+    fn expand(
+        &self,
+        rows: &PackedRows,
+        first: usize,
+        turn: Option<usize>,
+        out: &Tensor,
+    ) -> Result<()>;
 
     /// See [`Attention::forward`].
     fn attention(

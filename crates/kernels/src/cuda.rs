@@ -8,6 +8,7 @@
 mod attention;
 mod conv;
 mod cudnn;
+mod expand;
 mod function;
 mod kernels;
 mod matmul;

@@ -39,8 +39,14 @@ impl GatedLinear {
         if self.in_turns
             && let Some(kernels) = accelerated::of(x)?
         {
-            let (both, _) = self.weight.dims()?;
-            return kernels.gated_linear(x, &self.weight.dequantize(0..both)?);
+            match &self.weight {
+                Matrix::Dense(weight) => return kernels.gated_linear(x, weight),
+                Matrix::Packed(packed) if !packed.has_side() => {
+                    return packed.with_turns(|weight| kernels.gated_linear(x, weight));
+                }
+                // What is added to the product is added before the activation.
+                _ => {}
+            }
         }
         swiglu(&self.weight.forward(x)?)
     }

@@ -23,6 +23,7 @@ mod host;
 mod linear;
 mod matrix;
 mod norm;
+mod packed;
 mod product;
 mod rope;
 
@@ -32,9 +33,10 @@ pub use conv::{Conv2d, ConvInput, GroupNorm};
 pub use cuda::matmul_tiled;
 pub use gated::{GatedLinear, swiglu};
 pub use linear::Linear;
-pub use matrix::Matrix;
+pub use matrix::{Matrix, StoredRows};
 pub use norm::{
     NextNorm, add_rms_norm, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
     rms_norm, rms_norm_scale,
 };
+pub use packed::{Format, Packed, PackedRows, Scratch, SideBranch, Value, dequantize, expand_rows};
 pub use rope::{Pairing, QkNorm, Rope};

@@ -3,17 +3,34 @@
 //! A closed set of forms and one match for each question, all in this file: a form of quantized
 //! weights is a variant here, and layers and models do not change.
 
-use std::ops::Range;
+use std::{fmt, ops::Range, sync::Arc};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::product;
+use crate::{Packed, product};
+
+/// Rows of a matrix that are read one by one from where they are stored, as an embedding table is.
+pub trait StoredRows: fmt::Debug + Send + Sync {
+    /// `(rows, columns)`.
+    fn dims(&self) -> (usize, usize);
+
+    /// These rows, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such row, or it cannot be read.
+    fn read(&self, rows: &[usize]) -> Result<Vec<f32>>;
+}
 
 /// The matrix of a linear layer or of an embedding table, `(out, in)`.
 #[derive(Clone, Debug)]
 pub enum Matrix {
     /// Values as they are computed with, on the device that computes.
     Dense(Tensor),
+    /// Packed on the device that computes, and expanded for each product.
+    Packed(Packed),
+    /// On the host, read row by row when it is asked for.
+    Stored { rows: Arc<dyn StoredRows>, dtype: DType, device: Device },
 }
 
 impl Matrix {
@@ -28,8 +45,13 @@ impl Matrix {
 
     /// [`Self::forward`] plus `bias`, `(out)`.
     pub(crate) fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let (outs, _) = self.dims()?;
-        product::linear(x, &self.dequantize(0..outs)?, bias)
+        match self {
+            Self::Dense(values) => product::linear(x, values, bias),
+            Self::Packed(packed) => packed.product(x, bias),
+            Self::Stored { rows, .. } => {
+                product::linear(x, &self.dequantize(0..rows.dims().0)?, bias)
+            }
+        }
     }
 
     /// The rows with these indices, `(ids)` of type u32, as an embedding table is read: `(ids, in)` in
@@ -41,7 +63,19 @@ impl Matrix {
     pub fn select_rows(&self, ids: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(values) => values.index_select(ids, 0),
+            Self::Packed(packed) => packed.dequantize()?.index_select(ids, 0),
+            Self::Stored { .. } => {
+                let ids: Vec<u32> = ids.to_vec1()?;
+                self.stored_rows(&ids.into_iter().map(|id| id as usize).collect::<Vec<_>>())
+            }
         }
+    }
+
+    /// Rows of a matrix that is stored.
+    fn stored_rows(&self, ids: &[usize]) -> Result<Tensor> {
+        let Self::Stored { rows, dtype, device } = self else { bail!("the matrix is loaded") };
+        let values = Tensor::from_vec(rows.read(ids)?, (ids.len(), rows.dims().1), &Device::Cpu)?;
+        values.to_dtype(*dtype)?.to_device(device)
     }
 
     /// These rows as values, `(rows, in)` in [`Self::compute_dtype`]. Of a dense matrix it is a view.
@@ -52,6 +86,8 @@ impl Matrix {
     pub fn dequantize(&self, rows: Range<usize>) -> Result<Tensor> {
         match self {
             Self::Dense(values) => values.narrow(0, rows.start, rows.len()),
+            Self::Packed(packed) => packed.dequantize()?.narrow(0, rows.start, rows.len()),
+            Self::Stored { .. } => self.stored_rows(&rows.collect::<Vec<_>>()),
         }
     }
 
@@ -64,6 +100,10 @@ impl Matrix {
                 let turns = values.reshape((2, both / 2 / turn, turn, ins))?.transpose(0, 1)?;
                 turns.contiguous()?.reshape((both, ins)).map(Self::Dense)
             }
+            Self::Packed(packed) => Ok(Self::Packed(packed.in_turns(turn))),
+            Self::Stored { rows, .. } => {
+                Self::Dense(self.dequantize(0..rows.dims().0)?).in_turns(turn)
+            }
         }
     }
 
@@ -75,6 +115,8 @@ impl Matrix {
     pub fn dims(&self) -> Result<(usize, usize)> {
         match self {
             Self::Dense(values) => values.dims2(),
+            Self::Packed(packed) => Ok(packed.dims()),
+            Self::Stored { rows, .. } => Ok(rows.dims()),
         }
     }
 
@@ -82,6 +124,8 @@ impl Matrix {
     pub fn compute_dtype(&self) -> DType {
         match self {
             Self::Dense(values) => values.dtype(),
+            Self::Packed(packed) => packed.dtype(),
+            Self::Stored { dtype, .. } => *dtype,
         }
     }
 
@@ -89,6 +133,8 @@ impl Matrix {
     pub fn device(&self) -> &Device {
         match self {
             Self::Dense(values) => values.device(),
+            Self::Packed(packed) => packed.device(),
+            Self::Stored { device, .. } => device,
         }
     }
 }
@@ -125,7 +171,7 @@ mod tests {
 
     #[test]
     fn gates_and_ups_take_turns() -> Result<()> {
-        let Matrix::Dense(turned) = matrix(8, 3)?.in_turns(2)?;
+        let turned = matrix(8, 3)?.in_turns(2)?.dequantize(0..8)?;
         assert_eq!(firsts(&turned)?, [0, 1, 4, 5, 2, 3, 6, 7].map(|row| 3.0 * row as f32));
         Ok(())
     }

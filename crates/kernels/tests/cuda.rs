@@ -6,15 +6,16 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use llm_dit_device::cuda_device;
 use llm_dit_kernels::{
-    Attention, Conv2d, ConvInput, GatedLinear, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm,
-    Rope, add_rms_norm, composed, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
-    rms_norm, rms_norm_scale, swiglu,
+    Attention, Conv2d, ConvInput, Format, GatedLinear, GroupNorm, Linear, Mask, Matrix, NextNorm,
+    Packed, PackedRows, Pairing, QkNorm, Rope, Scratch, add_rms_norm, composed, dequantize,
+    layer_norm_scale, residual_gate_norm, residual_gate_norm_next, rms_norm, rms_norm_scale,
+    swiglu,
 };
 
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
@@ -285,4 +286,62 @@ fn other_types_are_composed() -> Result<()> {
     let on_gpu = rms_norm(&x.to_device(&GPU)?, &w.to_device(&GPU)?, 1e-5)?;
     assert_close("f32", &on_gpu, &composed::rms_norm(&x, &w, 1e-5)?, 1e-5);
     Ok(())
+}
+
+/// Any bytes at all, in every format.
+#[test]
+fn packed_weights() -> Result<()> {
+    let mut draw = Draw::new(41);
+    let (rows, columns) = (48, 768);
+    let formats = Format::GGML.into_iter().chain(Format::SCALED);
+    for format in formats {
+        let mut parts = [Vec::new(), Vec::new()];
+        // Two parts of unequal height, as a stack of matrices is.
+        for (part, rows) in [(0, 20), (1, rows - 20)] {
+            let bytes = format.row_bytes(columns).expect("whole blocks") * rows;
+            let values = draw.normal(&[bytes]).to_vec1::<f32>()?;
+            let bytes: Vec<u8> = values.into_iter().map(|x| (x * 3000.0) as i64 as u8).collect();
+            let host = Tensor::from_vec(bytes.clone(), bytes.len(), &Device::Cpu)?;
+            for (at, bytes) in [host.clone(), host.to_device(&GPU)?].into_iter().enumerate() {
+                parts[at].push(PackedRows::new(format, rows, columns, bytes)?);
+            }
+            assert_eq!(parts[0].len(), part + 1);
+        }
+        let [host, device] = parts;
+        assert!(Packed::runs_on(&GPU, DType::BF16, format, columns)?, "{}", format.name());
+        let expected = bits(&dequantize(&host, columns, DType::BF16)?)?;
+        let found = bits(&dequantize(&device, columns, DType::BF16)?)?;
+        let odd = found.iter().zip(&expected).position(|(a, b)| a != b);
+        assert_eq!(odd, None, "{}, seed {}", format.name(), *SEED);
+
+        // The scratch is used again, and halves take turns in it.
+        let scratch = Arc::<Scratch>::default();
+        let packed = |parts| Packed::new(parts, columns, DType::BF16, Arc::clone(&scratch));
+        let (packed, again) = (packed(device.clone())?, packed(device.clone())?);
+        let dense = dequantize(&device, columns, DType::BF16)?;
+        // NaN is not equal to itself; such bytes were compared above.
+        if bits(&dense)?.contains(&NAN) {
+            continue;
+        }
+        let x = gpu(&draw.normal(&[33, columns]));
+        let products = [Matrix::Packed(packed), Matrix::Packed(again), dense.into()].map(|m| {
+            Ok::<_, candle_core::Error>((
+                bits(&Linear::new(m.clone(), None).forward(&x)?)?,
+                bits(&GatedLinear::new(m)?.forward(&x)?)?,
+            ))
+        });
+        let [first, second, dense] = products;
+        let dense = dense?;
+        assert_eq!(first?, dense, "{}", format.name());
+        assert_eq!(second?, dense, "{}", format.name());
+    }
+    Ok(())
+}
+
+/// All NaN are one.
+const NAN: u16 = 0x7fc0;
+
+fn bits(x: &Tensor) -> Result<Vec<u16>> {
+    let values: Vec<half::bf16> = x.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+    Ok(values.into_iter().map(|x| if x.is_nan() { NAN } else { x.to_bits() }).collect())
 }

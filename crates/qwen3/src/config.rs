@@ -1,6 +1,9 @@
 //! `text_encoder/config.json`, or the shapes of the tensors without one.
 
-use llm_dit_weights::{Kind, Library, LoadError, PartConfig, Rule, Schema, Weights};
+use llm_dit_weights::{
+    Kind, Library, LoadError, PartConfig, Rule, Schema, Weights,
+    metadata::{Metadata, Value},
+};
 use serde::Deserialize;
 
 /// `text_encoder/config.json`.
@@ -79,6 +82,65 @@ impl Config {
     }
 }
 
+/// What a GGUF file says that shapes do not show.
+#[derive(Default)]
+struct Told {
+    head_dim: Option<usize>,
+    eps: Option<f64>,
+    theta: Option<f64>,
+    positions: Option<usize>,
+}
+
+impl Told {
+    /// # Errors
+    ///
+    /// Where the file is of a model that is computed in another way, or a value is none.
+    fn read(metadata: &Metadata) -> Result<Self, String> {
+        let architecture = metadata.architecture().unwrap_or(ARCHITECTURE);
+        if architecture.starts_with(VISION) {
+            return Err(format!(
+                "it is {architecture}, a model for pictures and text, whose weights are not those that Z-Image was trained with; use a GGUF file of Qwen3-4B"
+            ));
+        }
+        let key = |name: &str| format!("{architecture}.{name}");
+        let no = |key: &str, value: &Value| format!("its {key} is {value}");
+        let whole = |name: &str| {
+            let key = key(name);
+            let Some(value) = metadata.get(&key) else { return Ok(None) };
+            let number = value.whole().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+            number.map(Some).ok_or_else(|| no(&key, value))
+        };
+        let float = |name: &str| {
+            let key = key(name);
+            let Some(value) = metadata.get(&key) else { return Ok(None) };
+            let number = value.float().filter(|n| n.is_finite() && *n > 0.0);
+            number.map(Some).ok_or_else(|| no(&key, value))
+        };
+        let scaling = key("rope.scaling.type");
+        if let Some(value) = metadata.get(&scaling).filter(|value| value.text() != Some("none")) {
+            return Err(format!(
+                "its {scaling} is {value}, which stretches the text encoder to longer texts than Z-Image was trained with; use a file without it"
+            ));
+        }
+        Ok(Self {
+            head_dim: whole("attention.key_length")?,
+            eps: float("attention.layer_norm_rms_epsilon")?.map(rounded),
+            theta: float("rope.freq_base")?,
+            positions: whole("context_length")?,
+        })
+    }
+}
+
+/// The number that was written as f32, as it was meant: 1e-6, not 9.99999997e-7.
+fn rounded(value: f64) -> f64 {
+    let narrow = value as f32;
+    if f64::from(narrow) == value { narrow.to_string().parse().unwrap_or(value) } else { value }
+}
+
+/// What files of Qwen3 call it, and those of Qwen3-VL, whose text half has the same tensors.
+const ARCHITECTURE: &str = "qwen3";
+const VISION: &str = "qwen3vl";
+
 impl PartConfig for Config {
     /// `Qwen3Config` of transformers.
     const SCHEMA: Schema = Schema {
@@ -122,6 +184,16 @@ impl PartConfig for Config {
         };
         let layer = |name: &str| shape(&format!("layers.0.{name}.weight"), 0);
         let head_dim = layer("self_attn.q_norm")?;
+        let told = match weights.metadata() {
+            Some(metadata) => Told::read(metadata)
+                .map_err(|cause| LoadError::Invalid { path: weights.path().to_owned(), cause })?,
+            None => Told::default(),
+        };
+        if let Some(found) = told.head_dim.filter(|found| *found != head_dim) {
+            let cause =
+                format!("its attention.key_length is {found}, but attn_q_norm has {head_dim}");
+            return Err(LoadError::Invalid { path: weights.path().to_owned(), cause });
+        }
         Ok(Self {
             vocab_size: shape("embed_tokens.weight", 0)?,
             hidden_size: shape("embed_tokens.weight", 1)?,
@@ -130,11 +202,11 @@ impl PartConfig for Config {
             num_attention_heads: layer("self_attn.q_proj")? / head_dim.max(1),
             num_key_value_heads: layer("self_attn.k_proj")? / head_dim.max(1),
             head_dim: Some(head_dim),
-            rms_norm_eps: 1e-6,
-            rope_theta: Some(1e6),
+            rms_norm_eps: told.eps.unwrap_or(1e-6),
+            rope_theta: Some(told.theta.unwrap_or(1e6)),
             rope_parameters: None,
             rope_scaling: None,
-            max_position_embeddings: 40_960,
+            max_position_embeddings: told.positions.unwrap_or(40_960),
         })
     }
 

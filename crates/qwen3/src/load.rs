@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::Device;
-use llm_dit_chat::ChatTokenizer;
+use llm_dit_chat::{ChatTokenizer, TokenizerParts};
 use llm_dit_device::{device_id, is_out_of_memory, meter::memory_reader};
 use llm_dit_engine::{
     MemoryReader,
@@ -14,8 +14,9 @@ use llm_dit_engine::{
 };
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, Kind, Library, LoadError, PartFiles, Residency, Resident, Rule,
-    Schema, Weights, check_index, compute_dtype, model_label, part_config, synthetic, wire_dtype,
+    Checkpoint, DeviceChoice, GgufTokenizer, Kind, Library, LoadError, Packing, PartFiles,
+    Residency, Resident, Rule, Schema, Weights, check_index, compute_dtype, gguf_tokenizer,
+    model_label, part_config, synthetic, wire_dtype,
 };
 
 use crate::{config::Config, model::Qwen3, names};
@@ -48,13 +49,15 @@ const INDEX: Schema = Schema {
 pub struct EncoderOptions {
     /// A diffusers folder with `text_encoder/` and `tokenizer/`.
     pub model_path: PathBuf,
-    /// Instead of its `text_encoder/`: such a folder, or a safetensors file.
+    /// Instead of its `text_encoder/`: such a folder, or a file (safetensors or GGUF).
     pub text_encoder_path: Option<PathBuf>,
     pub device: DeviceChoice,
     /// What to compute in; `None`: f32 on the CPU, bf16 on an accelerator.
     pub dtype: Option<DType>,
     /// Whether the weights stay on the device, or are there only while it computes.
     pub residency: Residency,
+    /// Whether weights stay as they are stored.
+    pub packing: Packing,
 }
 
 /// [`Qwen3`] behind the engine trait.
@@ -73,10 +76,23 @@ struct Qwen3Encoder {
 /// if the device cannot be opened.
 pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), LoadError> {
     check_index(&options.model_path, &INDEX, |key| key == TOKENIZER)?;
-    let folder = options.model_path.join(TOKENIZER);
-    let tokenizer =
-        ChatTokenizer::from_folder(&folder).map_err(|e| LoadError::Tokenizer(e.to_string()))?;
+    let tokenizer = tokenizer(options)?;
     Ok((load_encoder(options)?, tokenizer))
+}
+
+/// The tokenizer of the model's folder, or that of a GGUF file where the folder has none.
+fn tokenizer(options: &EncoderOptions) -> Result<ChatTokenizer, LoadError> {
+    let said = |error: llm_dit_chat::ChatError| LoadError::Tokenizer(error.to_string());
+    let folder = options.model_path.join(TOKENIZER);
+    let file = options.text_encoder_path.as_deref();
+    let file = file.filter(|file| file.is_file() && !folder.exists());
+    if let Some(file) = file
+        && let Some(GgufTokenizer { tokens, merges, added }) = gguf_tokenizer(file)?
+    {
+        let parts = TokenizerParts { tokens, merges, added };
+        return ChatTokenizer::from_parts(file, &parts).map_err(said);
+    }
+    ChatTokenizer::from_folder(&folder).map_err(said)
 }
 
 /// Loads `text_encoder/` alone, for callers that bring token ids.
@@ -90,7 +106,7 @@ pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, Lo
     let device = options.device.open()?;
     let dtype = compute_dtype(options.dtype, &device);
     let part = options.files();
-    let weights = Checkpoint::open(&part, names::naming, &device, dtype)?;
+    let weights = Checkpoint::open(&part, names::naming, &device, dtype, options.packing)?;
     let config: Config = part_config(&part, &model_path.join(FOLDER), &weights)?;
     assemble(model_label(instead.unwrap_or(model_path)), config, weights, options.residency)
 }

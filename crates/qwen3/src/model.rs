@@ -46,7 +46,7 @@ impl Qwen3 {
         let embeddings = [config.vocab_size, config.hidden_size];
         let model = Self {
             device: weights.device().clone(),
-            embed_tokens: weights.matrix("embed_tokens.weight", &embeddings)?,
+            embed_tokens: weights.table("embed_tokens.weight", &embeddings)?,
             layers,
             norm: weights.get("norm.weight", &[config.hidden_size])?,
             config,

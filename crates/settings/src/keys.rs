@@ -48,7 +48,7 @@ const fn key(path: &'static str, kind: Kind, used: Use) -> Key {
     Key { path, kind, used }
 }
 
-const UNQUANTIZED: &str = "quantized text encoders are not supported; use \"none\"";
+const UNQUANTIZED: &str = "weights are not quantized while they are loaded; use \"none\", and a quantized file as text_encoder_path";
 const NO_CODE: &str = "code in model folders is never run";
 const ALL_PARTS: &str = "optimization.cpu_offload applies to all parts";
 const WHOLE_PARTS: &str =
@@ -107,6 +107,7 @@ pub const KEYS: &[Key] = &[
     key("lora.paths", Texts, Lora),
     key("lora.scales", Numbers, Lora),
     key("optimization.cpu_offload", Switch, Flag("cpu_offload")),
+    key("optimization.weights", Text, Flag("weights")),
     key("optimization.max_batch", Integer, Flag("max_batch")),
     key("optimization.flash_attn", Switch, Nothing(FUSED)),
     key("optimization.compile", Switch, Nothing(FUSED)),

@@ -190,7 +190,10 @@ fn wrong_values_are_refused_with_file_and_line() {
             "[default.pipeline]\nenable_sequential_cpu_offload = true",
             "parts are offloaded whole, not layer by layer",
         ),
-        ("[default.encoder]\nquantization = '4bit'", "quantized text encoders are not supported"),
+        (
+            "[default.encoder]\nquantization = '4bit'",
+            "weights are not quantized while they are loaded",
+        ),
         (
             "[default.generation]\nsteps = 4\nnum_inference_steps = 5",
             "set the same value and differ",

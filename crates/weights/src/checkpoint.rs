@@ -11,10 +11,11 @@ use llm_dit_kernels::Matrix;
 use parking_lot::Mutex;
 
 use crate::{
-    LoadError, Naming, Overlay, PartFiles,
+    LoadError, Naming, Overlay, Packing, PartFiles,
+    file_source::FileSource,
     loading::Loading,
-    safetensors_source::SafetensorsSource,
-    source::{Target, TensorSource, Wanted, squeezed},
+    metadata::Metadata,
+    source::{SharedScratch, Target, TensorSource, TensorSpan, Wanted, squeezed},
 };
 
 /// Names in a message before it says "and N more".
@@ -29,6 +30,9 @@ pub struct Checkpoint {
     loading: Mutex<Loading>,
     device: Device,
     dtype: DType,
+    /// Whether matrices that are smaller as they are stored stay so.
+    packed: bool,
+    scratch: SharedScratch,
 }
 
 /// Tensors under a prefix of a checkpoint, as the model's modules ask for them.
@@ -40,7 +44,8 @@ pub struct Weights {
 }
 
 impl Checkpoint {
-    /// Maps the files. Tensors will be made on `device` in `dtype`.
+    /// Maps the files. Tensors will be made on `device` in `dtype`; those that are smaller as they are
+    /// stored stay so where `packing` says it.
     ///
     /// # Errors
     ///
@@ -50,9 +55,19 @@ impl Checkpoint {
         naming: Naming,
         device: &Device,
         dtype: DType,
+        packing: Packing,
     ) -> Result<Weights, LoadError> {
-        let source = SafetensorsSource::open(part, naming)?;
-        Ok(Self::of(part.path(), Box::new(source), device, dtype))
+        let source = FileSource::open(part, naming)?;
+        let expanded = expanded_bytes(source.entries().values(), dtype);
+        let packed = packing.is_packed(expanded, device);
+        if packed {
+            tracing::info!(
+                path = %part.path().display(),
+                expanded_bytes = expanded,
+                "weights stay packed in memory where that is smaller"
+            );
+        }
+        Ok(Self::with(part.path(), Box::new(source), device, dtype, packed))
     }
 
     /// The tensors of a source; `path` is what messages call it.
@@ -62,6 +77,16 @@ impl Checkpoint {
         device: &Device,
         dtype: DType,
     ) -> Weights {
+        Self::with(path, source, device, dtype, false)
+    }
+
+    fn with(
+        path: &Path,
+        source: Box<dyn TensorSource>,
+        device: &Device,
+        dtype: DType,
+        packed: bool,
+    ) -> Weights {
         let checkpoint = Self {
             path: path.to_owned(),
             source,
@@ -69,9 +94,17 @@ impl Checkpoint {
             loading: Mutex::default(),
             device: device.clone(),
             dtype,
+            packed,
+            scratch: SharedScratch::default(),
         };
         Weights { checkpoint: Arc::new(checkpoint), prefix: String::new(), overlay: Arc::default() }
     }
+}
+
+/// What tensors take as values of this type.
+fn expanded_bytes<'a>(spans: impl Iterator<Item = &'a TensorSpan>, dtype: DType) -> u64 {
+    let values = spans.map(|span| span.shape().iter().product::<usize>() as u64);
+    values.sum::<u64>() * dtype.size_in_bytes() as u64
 }
 
 impl Weights {
@@ -123,6 +156,16 @@ impl Weights {
         self.take(&parts, |source, parts, target| source.matrix(parts, target))
     }
 
+    /// The matrix `name`, if it has the shape `[rows, columns]`, of which a few rows are wanted at a
+    /// time. Where it is packed, they are read from its file.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::get`].
+    pub fn table(&self, name: &str, shape: &[usize; 2]) -> Result<Matrix, LoadError> {
+        self.take(&[(name, shape)], |source, parts, target| source.table(parts, target))
+    }
+
     /// Whether [`Self::get`] would find the tensor, without reading it.
     ///
     /// # Errors
@@ -138,12 +181,13 @@ impl Weights {
         parts: &[(&str, &[usize])],
         read: impl FnOnce(&dyn TensorSource, &[Wanted<'_>], &Target<'_>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
-        let Checkpoint { source, device, dtype, loading, .. } = &*self.checkpoint;
+        let Checkpoint { source, device, dtype, loading, packed, scratch, .. } = &*self.checkpoint;
         let parts: Vec<Wanted<'_>> = parts
             .iter()
             .map(|&(name, shape)| Wanted { name: self.pp(name).prefix, shape })
             .collect();
-        let target = Target { device, dtype: *dtype, overlay: &self.overlay, loading };
+        let (overlay, dtype) = (&*self.overlay, *dtype);
+        let target = Target { device, dtype, overlay, loading, packed: *packed, scratch };
         let made = read(&**source, &parts, &target)?;
         let taken = parts.into_iter().map(|part| (part.name, part.shape.to_vec()));
         self.checkpoint.taken.lock().extend(taken);
@@ -191,10 +235,29 @@ impl Weights {
 
     /// What all tensors of the files take once they are loaded; 0 without files.
     pub fn loaded_bytes(&self) -> u64 {
-        let checkpoint = &*self.checkpoint;
-        let values = checkpoint.source.entries().values();
-        let values = values.map(|span| span.shape().iter().product::<usize>());
-        (values.sum::<usize>() * checkpoint.dtype.size_in_bytes()) as u64
+        let Checkpoint { source, dtype, packed, .. } = &*self.checkpoint;
+        let spans = || source.entries().values();
+        if !packed {
+            return expanded_bytes(spans(), *dtype);
+        }
+        let expanded = |span: &TensorSpan| expanded_bytes(std::iter::once(span), *dtype);
+        let (mut kept, mut largest) = (0, 0);
+        for span in spans() {
+            let (bytes, wide) = (span.len() as u64, expanded(span));
+            if squeezed(&span.shape()).len() == 2 && bytes < wide {
+                kept += bytes;
+                largest = largest.max(wide);
+            } else {
+                kept += wide;
+            }
+        }
+        // What is expanded at a time is of two matrices at most that are as large.
+        kept + 2 * largest
+    }
+
+    /// What a GGUF file says besides its tensors.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.checkpoint.source.metadata()
     }
 
     /// The same files with other changes on top.

@@ -20,7 +20,7 @@ pub enum LoadError {
     #[error("{0}")]
     NoDemoModel(String),
     #[error(
-        "--text-encoder-path needs --model-path as well: the folder with the tokenizer/ that belongs to it"
+        "--text-encoder-path needs --model-path as well: the folder with the tokenizer/ that belongs to it (a GGUF file with a tokenizer needs none)"
     )]
     NoTokenizer,
     #[error("cannot read {path}: {cause}")]
@@ -36,7 +36,7 @@ pub enum LoadError {
     )]
     Type { path: PathBuf, name: String, dtype: String },
     #[error(
-        "{path} has quantized weights ({sort}; tensor '{tensor}'), which are not read; use the file in bf16, f16 or f32, or in fp8 without scales"
+        "{path} has quantized weights ({sort}; tensor '{tensor}'), which are not read; use the file in bf16, f16 or f32, a GGUF file, or ComfyUI's in fp8, int8, nvfp4 or mxfp8"
     )]
     Quantized { path: PathBuf, tensor: String, sort: &'static str },
     #[error(

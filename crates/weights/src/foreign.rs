@@ -2,8 +2,7 @@
 
 /// What a file that is not safetensors is, by its first bytes.
 pub(crate) fn format(start: &[u8]) -> Option<&'static str> {
-    const FORMATS: [(&[u8], &str); 8] = [
-        (b"GGUF", "it is a GGUF file, which is not read; use a safetensors file"),
+    const FORMATS: [(&[u8], &str); 7] = [
         (b"PK\x03\x04", PICKLE),
         (b"\x80\x02", PICKLE),
         (b"version https://git-lfs", "it is a Git LFS pointer; run git lfs pull"),
@@ -17,6 +16,9 @@ pub(crate) fn format(start: &[u8]) -> Option<&'static str> {
 
 const PICKLE: &str = "it is a pickled file, which can run code when it is read; convert it with safetensors.torch.save_file";
 const PAGE: &str = "it is a web page; download the file itself";
+
+/// Key of a file's metadata that describes ComfyUI's quantized layers.
+pub(crate) const COMFY_LAYERS: &str = "_quantization_metadata";
 
 /// Bytes that [`format`] looks at.
 pub(crate) const START: usize = 24;
@@ -93,8 +95,7 @@ const INNER: [(&str, &str); 3] = [
     (".quantizer.", "a quantizer's own"),
 ];
 
-const METADATA: [(&str, &str); 4] = [
-    ("_quantization_metadata", COMFY),
+const METADATA: [(&str, &str); 3] = [
     ("quantization_config", SVDQUANT),
     ("quantization_level", MLX),
     ("mflux_version", "MLX (mflux)"),
@@ -136,10 +137,10 @@ mod tests {
 
     #[test]
     fn other_formats_are_known_by_their_first_bytes() {
-        assert!(format(b"GGUF\x03\0\0\0").expect("known").contains("GGUF"));
         assert!(format(b"PK\x03\x04rest").expect("known").contains("pickled"));
         assert!(format(b"<!DOCTYPE html>").expect("known").contains("web page"));
         assert_eq!(format(&1000u64.to_le_bytes()), None);
+        assert_eq!(format(b"GGUF\x03\0\0\0"), None, "read");
         assert_eq!(format(b""), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::LoadError;
+use crate::{LoadError, tokenizer::gguf_tokenizer};
 
 /// The folder that ships with the repository.
 const DEMO: &str = "models/demo";
@@ -36,7 +36,8 @@ pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, LoadError> {
 }
 
 /// [`model_folder`] for a program that encodes. A text encoder outside the model's folder comes
-/// without its tokenizer, and the demo model's would cut the text into other tokens.
+/// without its tokenizer, unless it is a GGUF file that has one, and the demo model's would cut the text
+/// into other tokens.
 ///
 /// # Errors
 ///
@@ -45,10 +46,13 @@ pub fn encoder_folder(
     named: Option<&Path>,
     text_encoder: Option<&Path>,
 ) -> Result<PathBuf, LoadError> {
-    if text_encoder.is_some() && named.is_none() {
-        return Err(LoadError::NoTokenizer);
+    let (Some(file), None) = (text_encoder, named) else { return model_folder(named) };
+    // What else a file brings along is looked for beside it.
+    let tokenizer = file.is_file().then(|| gguf_tokenizer(file)).transpose()?;
+    match tokenizer.flatten() {
+        Some(_) => Ok(file.parent().map(Path::to_owned).unwrap_or_default()),
+        None => Err(LoadError::NoTokenizer),
     }
-    model_folder(named)
 }
 
 /// What a model is called where people see it: its folder's name, or its file's.

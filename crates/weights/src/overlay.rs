@@ -1,11 +1,14 @@
 //! Changes on top of a checkpoint's tensors.
 //!
 //! The files stay as they are. A tensor that has changes is read from its file, summed in f32 and
-//! rounded once, so taking the changes away and reading it again gives the original bits.
+//! rounded once, so taking the changes away and reading it again gives the original bits. Changes of a
+//! matrix that stays packed are added to its products instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+use half::f16;
+use llm_dit_kernels::SideBranch;
 
 use crate::{LoadError, Rows};
 
@@ -58,6 +61,14 @@ impl Change {
     /// With the file's scale 1 and without a magnitude.
     pub fn new(delta: Delta, strength: f64) -> Self {
         Self { delta, scale: 1.0, strength, magnitude: None }
+    }
+
+    /// `(up, down, scale)` of a plain LoRA.
+    fn low_rank(&self) -> Option<(&Tensor, &Tensor, f64)> {
+        match (&self.delta, &self.magnitude) {
+            (Delta::LowRank { up, down }, None) => Some((up, down, self.scale * self.strength)),
+            _ => None,
+        }
     }
 
     /// What of it changes these rows of the tensor. `None` if a row's change depends on other rows.
@@ -146,6 +157,73 @@ impl Overlay {
         self.0.is_empty()
     }
 
+    /// True when all changes of this tensor are of low rank, or there are none.
+    pub(crate) fn is_low_rank(&self, tensor: &str) -> bool {
+        self.changes_of(tensor).iter().all(|change| change.low_rank().is_some())
+    }
+
+    fn changes_of(&self, tensor: &str) -> &[Change] {
+        self.0.get(tensor).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The changes of low rank of matrices whose rows follow each other, names and counts of rows, as
+    /// what is added to products with all of them. `None` without changes.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Overflow`] if a factor has values that `dtype` does not hold; fails if the device
+    /// does.
+    pub(crate) fn side_branch(
+        &self,
+        matrices: &[(&str, usize)],
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Option<SideBranch>, LoadError> {
+        let all = matrices.iter().map(|(_, rows)| rows).sum::<usize>();
+        let (mut ups, mut downs) = (Vec::new(), Vec::new());
+        let mut first = 0;
+        for (name, rows) in matrices {
+            for change in self.changes_of(name) {
+                let Some((up, down, scale)) = change.low_rank() else { continue };
+                let wide = |x: &Tensor| x.to_device(device)?.to_dtype(DType::F32);
+                let up = (wide(up)? * scale)?;
+                // Nothing is added to the other rows.
+                let up = up.pad_with_zeros(0, first, all - first - rows)?.to_dtype(dtype)?;
+                let down = wide(down)?.to_dtype(dtype)?;
+                if !is_finite(&up)? || !is_finite(&down)? {
+                    return Err(LoadError::Overflow { name: (*name).to_owned() });
+                }
+                ups.push(up);
+                downs.push(down);
+            }
+            first += rows;
+        }
+        if ups.is_empty() {
+            return Ok(None);
+        }
+        let (up, down) = (Tensor::cat(&ups, 1)?, Tensor::cat(&downs, 0)?);
+        Ok(Some(SideBranch { down: down.contiguous()?, up: up.contiguous()? }))
+    }
+
+    /// True unless no value of this tensor's changes can be near the end of the range of `dtype`: then
+    /// their sum with a weight is to be looked at. All changes are of low rank.
+    pub(crate) fn may_overflow(&self, tensor: &str, dtype: DType) -> Result<bool, LoadError> {
+        let most = if dtype == DType::F16 { f16::MAX.to_f64() } else { f64::from(f32::MAX) };
+        let mut bound = 0.0;
+        for change in self.changes_of(tensor) {
+            let Some((up, down, scale)) = change.low_rank() else { return Ok(true) };
+            // No value of a product is above the product of the longest row and the longest column.
+            let longest = |x: &Tensor, axis: usize| -> Result<f64, LoadError> {
+                let squares = x.to_dtype(DType::F64)?.sqr()?.sum(axis)?;
+                Ok(squares.max(0)?.to_scalar::<f64>()?.sqrt())
+            };
+            let up = up.to_device(&Device::Cpu)?;
+            let down = down.to_device(&Device::Cpu)?;
+            bound += scale.abs() * longest(&up, 1)? * longest(&down, 0)?;
+        }
+        Ok(bound.is_nan() || bound >= most / 4.0)
+    }
+
     /// The file's tensor in `dtype`, changed where there are changes for `name`.
     pub(crate) fn fuse(&self, name: &str, base: Tensor, dtype: DType) -> Result<Tensor, LoadError> {
         let Some(changes) = self.0.get(name) else {
@@ -172,8 +250,6 @@ pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn matrix(values: &[f32], rows: usize) -> Tensor {

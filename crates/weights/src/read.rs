@@ -1,36 +1,14 @@
 //! Reads stored bytes as values on the host and converts them on the way: no value is in memory
 //! twice.
 
-use candle_core::{Device, Tensor, WithDType, safetensors::Load as _};
+use candle_core::{Device, Tensor, safetensors::Load as _};
 use half::{bf16, f16};
+use llm_dit_kernels::Value;
 use rayon::prelude::*;
 use safetensors::{Dtype, tensor::TensorView};
 
 /// Values that are worth a thread's while.
 const SHARE: usize = 1 << 16;
-
-/// A type to compute in on the host.
-pub(crate) trait Value: WithDType {
-    fn from_f32(value: f32) -> Self;
-}
-
-impl Value for f32 {
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-}
-
-impl Value for bf16 {
-    fn from_f32(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-}
-
-impl Value for f16 {
-    fn from_f32(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-}
 
 /// Appends a tensor's values, each rounded once if its type is narrower than the file's.
 pub(crate) fn append<T: Value>(view: &TensorView<'_>, out: &mut Vec<T>) -> candle_core::Result<()> {

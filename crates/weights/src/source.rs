@@ -1,16 +1,20 @@
 //! The interface between a checkpoint and a file format, or anything else that has named tensors.
 //!
-//! Implementations: safetensors files (`safetensors_source.rs`) and random numbers (`synthetic.rs`).
-//! A format that packs its weights answers [`TensorSource::matrix`] with them packed.
+//! Implementations: files (`file_source.rs`) and random numbers (`synthetic.rs`). A source with packed
+//! weights answers [`TensorSource::matrix`] with them packed, where [`Target::packed`] says so.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Weak},
+};
 
 use candle_core::{DType, Device, Tensor};
-use llm_dit_kernels::Matrix;
+use llm_dit_kernels::{Format, Matrix, Scratch};
 use parking_lot::Mutex;
 use safetensors::Dtype;
 
-use crate::{LoadError, Overlay, Rows, loading::Loading};
+use crate::{LoadError, Overlay, Rows, loading::Loading, metadata::Metadata, scales::Scales};
 
 /// Tensors by the model's names.
 pub(crate) trait TensorSource: Send + Sync {
@@ -36,6 +40,20 @@ pub(crate) trait TensorSource: Send + Sync {
     fn matrix(&self, parts: &[Wanted<'_>], target: &Target<'_>) -> Result<Matrix, LoadError> {
         self.tensor(parts, target).map(Matrix::Dense)
     }
+
+    /// Likewise, as a table of which some rows are wanted at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::tensor`].
+    fn table(&self, parts: &[Wanted<'_>], target: &Target<'_>) -> Result<Matrix, LoadError> {
+        self.matrix(parts, target)
+    }
+
+    /// What a GGUF file says besides its tensors.
+    fn metadata(&self) -> Option<&Metadata> {
+        None
+    }
 }
 
 /// A tensor that is asked for: its full name, and the shape that it is to have.
@@ -50,6 +68,34 @@ pub(crate) struct Target<'a> {
     pub dtype: DType,
     pub overlay: &'a Overlay,
     pub loading: &'a Mutex<Loading>,
+    /// Whether matrices that are smaller as they are stored stay so.
+    pub packed: bool,
+    /// Where those are expanded.
+    pub scratch: &'a SharedScratch,
+}
+
+/// The scratch of the matrices of a part that stay packed. It goes when they do.
+#[derive(Default)]
+pub(crate) struct SharedScratch(Mutex<Weak<Scratch>>);
+
+impl SharedScratch {
+    pub fn get(&self) -> Arc<Scratch> {
+        let mut held = self.0.lock();
+        held.upgrade().unwrap_or_else(|| {
+            let scratch = Arc::default();
+            *held = Arc::downgrade(&scratch);
+            scratch
+        })
+    }
+}
+
+/// How a tensor's values are written.
+#[derive(Clone, Debug)]
+pub(crate) enum Encoding {
+    /// One after the other.
+    Plain(Dtype),
+    /// In rows of so many columns.
+    Packed { format: Format, columns: usize, scales: Option<Arc<Scales>> },
 }
 
 /// Where a tensor of the model lies: a tensor of a file, or a share of its rows.
@@ -59,7 +105,7 @@ pub(crate) struct TensorSpan {
     pub name: Arc<str>,
     /// Which of the part's files.
     pub file: usize,
-    pub dtype: Dtype,
+    pub encoding: Encoding,
     /// The file's tensor, whole.
     pub whole: Vec<usize>,
     /// Where it lies in its file, whole.
@@ -77,6 +123,24 @@ impl TensorSpan {
         shape
     }
 
+    /// The format in which its rows can stay packed, and their columns; `None` for types that have
+    /// none.
+    pub fn packed_format(&self) -> Option<(Format, usize)> {
+        let dtype = match &self.encoding {
+            Encoding::Packed { format, columns, .. } => return Some((*format, *columns)),
+            Encoding::Plain(dtype) => dtype,
+        };
+        let format = match dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::F16 => Format::F16,
+            Dtype::BF16 => Format::Bf16,
+            Dtype::F8_E4M3 => Format::E4m3,
+            Dtype::F8_E5M2 => Format::E5m2,
+            _ => return None,
+        };
+        Some((format, squeezed(&self.whole).last().copied().unwrap_or(1)))
+    }
+
     /// Bytes that it takes in its file.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.rows.map_or(1, |rows| rows.of)
@@ -84,13 +148,10 @@ impl TensorSpan {
 
     /// Its bytes in the file. The whole divides into shares.
     pub fn range(&self) -> Range<usize> {
+        let Some(Rows { index, of }) = self.rows else { return self.bytes.clone() };
         let all = self.whole.first().copied().unwrap_or(1).max(1);
-        let row = self.bytes.len() / all;
-        let rows = match self.rows {
-            Some(Rows { index, of }) => index * (all / of)..(index + 1) * (all / of),
-            None => 0..all,
-        };
-        self.bytes.start + rows.start * row..self.bytes.start + rows.end * row
+        let share = self.bytes.len() / all * (all / of);
+        self.bytes.start + index * share..self.bytes.start + (index + 1) * share
     }
 
     /// True when the file's tensor is what the model's is to be, if need be under another shape with
@@ -137,7 +198,7 @@ mod tests {
     fn span(whole: &[usize], rows: Option<Rows>) -> TensorSpan {
         let bytes = 100..100 + 4 * whole.iter().product::<usize>();
         let (name, whole) = ("x".into(), whole.to_vec());
-        TensorSpan { name, file: 0, dtype: Dtype::F32, whole, bytes, rows }
+        TensorSpan { name, file: 0, encoding: Encoding::Plain(Dtype::F32), whole, bytes, rows }
     }
 
     #[test]

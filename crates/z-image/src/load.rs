@@ -10,9 +10,9 @@ use llm_dit_engine::image::{About, ImageGenerator, LatentMap, LoraChoice};
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, Kind, Library, LoadError, PartFiles, Residency, Rule, Schema,
-    Weights, check_index, compute_dtype, model_label, part_config, read_config, read_object,
-    synthetic,
+    Checkpoint, DeviceChoice, Kind, Library, LoadError, Packing, PartFiles, Residency, Rule,
+    Schema, Weights, check_index, compute_dtype, model_label, part_config, read_config,
+    read_object, synthetic,
 };
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ pub struct DiffusionOptions {
     /// A diffusers folder with `transformer/`, `vae/` and `scheduler/`, or as much of it as the
     /// paths below leave.
     pub model_path: PathBuf,
-    /// Instead of its `transformer/`: such a folder, or a safetensors file.
+    /// Instead of its `transformer/`: such a folder, or a file (safetensors or GGUF).
     pub dit_path: Option<PathBuf>,
     /// Instead of its `vae/`, likewise.
     pub vae_path: Option<PathBuf>,
@@ -61,6 +61,8 @@ pub struct DiffusionOptions {
     pub residency: Residency,
     /// When the parts that stay are loaded.
     pub load: Load,
+    /// Whether weights stay as they are stored.
+    pub packing: Packing,
     /// What requests call the model; `None`: as its folder or file is called.
     pub name: Option<String>,
     /// LoRAs to fuse.
@@ -108,8 +110,13 @@ pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
         _ => true,
     })?;
     let (device, vae_device) = options.open_devices()?;
-    let (config, weights) =
-        open_dit(&options.dit_files(), &options.model_path, &device, options.dtype)?;
+    let (config, weights) = open_dit(
+        &options.dit_files(),
+        &options.model_path,
+        &device,
+        options.dtype,
+        options.packing,
+    )?;
     // First the LoRAs, so that one that does not fit is known before gigabytes are read.
     let (loras, overlay) = lora::read_loras(&options.loras, &config)?;
     let (vae_config, vae_weights) = open_vae(
@@ -168,7 +175,7 @@ pub fn synthetic_model(
 /// A `transformer/` folder or a file.
 pub fn load_dit(path: &Path, device: &Device, dtype: Option<DType>) -> Result<Dit, LoadError> {
     let part = PartFiles::find(path, "", STEM, Some(path));
-    let (config, weights) = open_dit(&part, path, device, dtype)?;
+    let (config, weights) = open_dit(&part, path, device, dtype, Packing::Auto)?;
     Dit::load(config, &weights)
 }
 
@@ -191,8 +198,10 @@ fn open_dit(
     model: &Path,
     device: &Device,
     dtype: Option<DType>,
+    packing: Packing,
 ) -> Result<(dit::Config, Weights), LoadError> {
-    let weights = Checkpoint::open(part, dit::names::naming, device, compute_dtype(dtype, device))?;
+    let dtype = compute_dtype(dtype, device);
+    let weights = Checkpoint::open(part, dit::names::naming, device, dtype, packing)?;
     Ok((part_config(part, &model.join("transformer"), &weights)?, weights))
 }
 
@@ -202,7 +211,8 @@ fn open_vae(
     device: &Device,
     dtype: candle_core::DType,
 ) -> Result<(vae::Config, Weights), LoadError> {
-    let weights = Checkpoint::open(part, vae::names::naming, device, dtype)?;
+    // Convolutions are computed with as they are loaded.
+    let weights = Checkpoint::open(part, vae::names::naming, device, dtype, Packing::Expanded)?;
     Ok((part_config(part, &model.join("vae"), &weights)?, weights))
 }
 

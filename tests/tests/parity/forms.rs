@@ -308,8 +308,6 @@ fn half_a_vae_is_refused_by_the_tensor_that_is_missing() {
 #[test]
 fn quantized_weights_are_named_as_such() {
     for (name, sort) in [
-        ("layers.0.attention.qkv.scale_weight", "fp8 with scales"),
-        ("layers.0.attention.qkv.comfy_quant", "ComfyUI"),
         ("layers.0.attention.qkv.weight_scale", "with scales"),
         ("layers.0.attention.qkv.weight_scale_2", "nvfp4"),
         ("layers.0.attention.to_qkv.wscales", "SVDQuant"),
@@ -326,6 +324,29 @@ fn quantized_weights_are_named_as_such() {
             assert!(said.contains("quantized weights") && said.contains(sort), "{said}");
             assert!(said.contains("dit.safetensors") && said.contains("bf16"), "{said}");
         }
+    }
+    // Layouts that are read, beside weights that do not fit them.
+    for (name, words) in
+        [("scale_weight", "fp8 with scales, but its weight is BF16"), ("comfy_quant", "no JSON")]
+    {
+        let said = refusal(|dit| {
+            *dit = dit.native(&NativeNames::open().dit);
+            dit.0.insert(format!("layers.0.attention.qkv.{name}"), vector(1));
+        });
+        assert!(said.contains("'layers.0.attention.qkv'") && said.contains(words), "{said}");
+    }
+    for (format, words) in [
+        ("awq_w4a16", "awq_w4a16, which is not read"),
+        ("nvfp4", "nvfp4, but its weight is BF16"),
+        ("int8_tensorwise", "int8_tensorwise, but its weight is BF16"),
+    ] {
+        let said = refusal(|dit| {
+            *dit = dit.native(&NativeNames::open().dit);
+            let about = format!("{{\"format\": \"{format}\"}}").into_bytes();
+            let about = Stored { dtype: Dtype::U8, shape: vec![about.len()], data: about };
+            dit.0.insert("layers.0.attention.qkv.comfy_quant".into(), about);
+        });
+        assert!(said.contains("'layers.0.attention.qkv'") && said.contains(words), "{said}");
     }
     // Those of a model that is not asked for are its own matter.
     let folder = TempDir::new().expect("a folder");
@@ -395,8 +416,8 @@ fn what_is_no_checkpoint_is_said() {
     let whole = fs::read(demo_file("transformer")).expect("the demo model");
     for (path, said) in [
         (folder.path().join("absent.safetensors"), "there is no file"),
-        (at("a.gguf", b"GGUF"), "GGUF files are not supported"),
-        (at("gguf.safetensors", b"GGUF\x03\0\0\0 and so on"), "it is a GGUF file"),
+        (at("a.gguf", b"GGUF"), "download it again"),
+        (at("gguf.safetensors", b"GGUF\x03\0\0\0 and so on and so on"), "tensors, and"),
         (at("torch.safetensors", b"PK\x03\x04 and so on, for long"), "pickled"),
         (at("lfs.safetensors", b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
         (at("page.safetensors", b"<!DOCTYPE html><html></html>"), "it is a web page"),

@@ -9,7 +9,7 @@ use diffusion_service::engine::LoraChoice;
 use llm_dit_params::LoraBlocks;
 use llm_dit_proto::DType as Wire;
 use llm_dit_tests::goldens::{Goldens, relative_error};
-use llm_dit_weights::{Checkpoint, PartFiles, Weights, lora::LoraError};
+use llm_dit_weights::{Checkpoint, Packing, PartFiles, Weights, lora::LoraError};
 use llm_dit_z_image::{
     dit::{Config, names::naming},
     load_dit, read_loras,
@@ -38,7 +38,7 @@ fn config() -> Config {
 
 fn base() -> Weights {
     let part = PartFiles::find(&Goldens::tiny(), "transformer", "diffusion_pytorch_model", None);
-    Checkpoint::open(&part, naming, &Device::Cpu, DType::F32).expect("tiny")
+    Checkpoint::open(&part, naming, &Device::Cpu, DType::F32, Packing::Expanded).expect("tiny")
 }
 
 fn fused(choices: &[LoraChoice]) -> Weights {

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use diffusion_service::engine::{ActiveLora, LoraChoice};
 use llm_dit_proto::DType as Wire;
 use llm_dit_tests::goldens::{Goldens, relative_error};
-use llm_dit_weights::{Checkpoint, LoadError, Overlay, PartFiles, lora::LoraError};
+use llm_dit_weights::{Checkpoint, LoadError, Overlay, Packing, PartFiles, lora::LoraError};
 use llm_dit_z_image::{
     dit::{Dit, linear_layers, names::naming},
     load_dit, read_loras,
@@ -105,7 +105,9 @@ fn in_bf16_the_sum_is_rounded_once() {
     let goldens = Goldens::open("lora.safetensors");
     let stem = "diffusion_pytorch_model";
     let part = PartFiles::find(&Goldens::tiny(), "transformer", stem, None);
-    let open = |dtype| Checkpoint::open(&part, naming, &Device::Cpu, dtype).expect("tiny");
+    let open = |dtype| {
+        Checkpoint::open(&part, naming, &Device::Cpu, dtype, Packing::Expanded).expect("tiny")
+    };
     let weights = open(DType::BF16);
     let both = [golden("kohya", 0.7), golden("diffusion_model", -0.4)];
     let (_, overlay) = read_loras(&both, dit().config()).expect("both");

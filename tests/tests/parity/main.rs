@@ -12,6 +12,8 @@ mod forms;
 mod lora_kinds;
 mod loras;
 mod models;
+mod packed;
+mod packed_forms;
 mod pictures;
 mod previews;
 mod resize;

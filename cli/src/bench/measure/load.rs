@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs::File, io::Write as _, path::Path};
 use candle_core::{DType, Device};
 use llm_dit_qwen3 as qwen3;
 use llm_dit_weights::{
-    Checkpoint, LoadError, Naming, PartConfig, PartFiles, Weights, part_config, synthetic,
+    Checkpoint, LoadError, Naming, Packing, PartConfig, PartFiles, Weights, part_config, synthetic,
 };
 use llm_dit_z_image::{dit, vae};
 
@@ -34,6 +34,7 @@ struct Part<C> {
     naming: Naming,
     device: Device,
     dtype: DType,
+    packing: Packing,
     shape: fn(Shape) -> C,
     load: fn(C, &Weights) -> Result<(), LoadError>,
 }
@@ -54,6 +55,7 @@ pub fn rows(setup: &Setup, plan: &Plan, lines: &mut Lines<'_>) -> Result<(), Cli
         naming: qwen3::names::naming,
         dtype: llm_dit_weights::compute_dtype(encoder.dtype, &encoder_device),
         device: encoder_device,
+        packing: encoder.packing,
         shape: Shape::encoder,
         load: |config, weights| qwen3::Qwen3::load(config, weights).map(drop),
     };
@@ -64,6 +66,7 @@ pub fn rows(setup: &Setup, plan: &Plan, lines: &mut Lines<'_>) -> Result<(), Cli
         naming: vae::names::naming,
         device: vae_device.open().map_err(CliError::failed)?,
         dtype: plan.vae_dtype,
+        packing: Packing::Expanded,
         shape: Shape::vae,
         load: |config, weights| vae::Decoder::load(config, weights).map(drop),
     };
@@ -74,6 +77,7 @@ pub fn rows(setup: &Setup, plan: &Plan, lines: &mut Lines<'_>) -> Result<(), Cli
         naming: dit::names::naming,
         device: plan.device.clone(),
         dtype: plan.dtype,
+        packing: diffusion.packing,
         shape: Shape::dit,
         load: |config, weights| dit::Dit::load(config, weights).map(drop),
     };
@@ -109,7 +113,8 @@ impl<C: PartConfig + Clone> Part<C> {
             };
             let mut bytes = 0;
             let times = setup.slow_clock().time(&[&self.device], || {
-                let weights = Checkpoint::open(&files, self.naming, &self.device, self.dtype)?;
+                let Self { naming, device, dtype, packing, .. } = self;
+                let weights = Checkpoint::open(&files, *naming, device, *dtype, *packing)?;
                 let config = match &config {
                     Some(config) => config.clone(),
                     None => part_config(&files, &self.folder, &weights)?,

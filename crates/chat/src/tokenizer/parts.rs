@@ -1,10 +1,12 @@
-//! A tokenizer of the files that came before `tokenizer.json`: the vocabulary, the merges and the
-//! added tokens, each in a file of its own. What is not in them is as in every Qwen tokenizer.
+//! A tokenizer of its parts: the vocabulary, the merges and the added tokens, each in a file of its own
+//! as they came before `tokenizer.json`, or together in a file of weights. What is not in them is as in
+//! every Qwen tokenizer.
 
-use std::{io::ErrorKind, path::Path};
+use std::{collections::BTreeSet, io::ErrorKind, path::Path};
 
 use serde_json::{Map, Value, json};
 
+use super::TokenizerParts;
 use crate::ChatError;
 
 /// Where words are cut before the merges, as in `Qwen2Converter` of transformers.
@@ -22,9 +24,46 @@ pub(super) fn assemble(folder: &Path) -> Result<Value, ChatError> {
     let no = |lacks: &'static str| ChatError::NoTokenizer { path: folder.to_owned(), lacks };
     let vocab = object(folder, "vocab.json")?.ok_or_else(|| no("vocab.json is"))?;
     let merges = text(folder, "merges.txt")?.ok_or_else(|| no("merges.txt is"))?;
-    Ok(json!({
+    let added = added_tokens(folder)?.ok_or_else(|| no("the added tokens are"))?;
+    Ok(layout(&vocab, &pairs(folder, &merges)?, &added))
+}
+
+/// What `tokenizer.json` would be, of the parts in a file of weights.
+///
+/// # Errors
+///
+/// What is wrong with them.
+pub(super) fn of_weights(parts: &TokenizerParts) -> Result<Value, String> {
+    let added: BTreeSet<u32> = parts.added.iter().copied().collect();
+    let (mut vocab, mut tokens) = (Map::new(), Vec::new());
+    for (id, token) in (0u32..).zip(&parts.tokens) {
+        if added.contains(&id) {
+            tokens.push(added_token(id, token));
+        } else {
+            vocab.insert(token.clone(), id.into());
+        }
+    }
+    let merges = parts.merges.iter().map(|merge| {
+        let pair = merge.split_once(' ').filter(|(_, second)| !second.contains(' '));
+        pair.map(|(first, second)| [first.to_owned(), second.to_owned()]).ok_or_else(|| {
+            let merge: String = merge.chars().take(80).collect();
+            format!("its merge '{merge}' is not two tokens with a space between")
+        })
+    });
+    Ok(layout(&vocab, &merges.collect::<Result<Vec<_>, _>>()?, &tokens))
+}
+
+fn added_token(id: u32, content: &str) -> Value {
+    json!({
+        "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true,
+    })
+}
+
+fn layout(vocab: &Map<String, Value>, merges: &[[String; 2]], added_tokens: &[Value]) -> Value {
+    json!({
         "version": "1.0",
-        "added_tokens": added_tokens(folder)?.ok_or_else(|| no("the added tokens are"))?,
+        "added_tokens": added_tokens,
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": false},
@@ -36,9 +75,9 @@ pub(super) fn assemble(folder: &Path) -> Result<Value, ChatError> {
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": vocab, "merges": pairs(folder, &merges)?,
+            "ignore_merges": false, "vocab": vocab, "merges": merges,
         },
-    }))
+    })
 }
 
 /// The tokens of a line each, after a line with the version.
@@ -89,11 +128,7 @@ fn added_tokens(folder: &Path) -> Result<Option<Vec<Value>>, ChatError> {
     let Some(tokens) = object(folder, "added_tokens.json")? else { return Ok(None) };
     let token = |(content, id): (&String, &Value)| {
         let id = u32::try_from(id.as_u64()?).ok()?;
-        let plain = json!({
-            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true,
-        });
-        Some((id, plain))
+        Some((id, added_token(id, content)))
     };
     match tokens.iter().map(token).collect::<Option<Vec<_>>>() {
         Some(tokens) => Ok(Some(in_order(tokens))),

@@ -1,6 +1,8 @@
 //! The kernels' sources, as NVRTC gets them. Text only, so that a machine without CUDA can write
 //! them out and have them compiled.
 
+use crate::Format;
+
 /// A translation unit: a file of kernels with its compile-time choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -16,6 +18,10 @@ pub enum Source {
     /// Activations and softmax.
     Pointwise,
     GroupNorm,
+    /// Packed weights of one format.
+    Expand {
+        format: Format,
+    },
     Attention {
         head: u32,
         causal: bool,
@@ -93,6 +99,7 @@ impl Source {
             ),
             Self::Pointwise => (String::new(), include_str!("pointwise.cu")),
             Self::GroupNorm => (String::new(), include_str!("group_norm.cu")),
+            Self::Expand { format } => (expand_definitions(format), include_str!("expand.cu")),
             Self::Attention { head, causal } => (
                 format!("#define HEAD {head}\n#define CAUSAL {}\n", u32::from(causal)),
                 include_str!("attention.cu"),
@@ -125,6 +132,8 @@ impl Source {
     /// One of everything that can be asked for with the models' shapes, to be compiled as a check.
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self::Pointwise, Self::GroupNorm];
+        let formats = Format::GGML.into_iter().chain(Format::SCALED);
+        all.extend(formats.map(|format| Self::Expand { format }));
         all.extend([1, 2, 4, 8].map(|vectors| Self::Rows { vectors }));
         for head in [32, 64, 128] {
             all.extend([false, true].map(|halves| Self::Heads { head, halves }));
@@ -142,6 +151,45 @@ impl Source {
         }
         all
     }
+}
+
+/// Numbers of the formats, and which of them is meant.
+fn expand_definitions(format: Format) -> String {
+    const NAMES: [(&str, Format); 20] = [
+        ("F32", Format::F32),
+        ("F16", Format::F16),
+        ("BF16", Format::Bf16),
+        ("Q4_0", Format::Q4_0),
+        ("Q4_1", Format::Q4_1),
+        ("Q5_0", Format::Q5_0),
+        ("Q5_1", Format::Q5_1),
+        ("Q8_0", Format::Q8_0),
+        ("Q2_K", Format::Q2K),
+        ("Q3_K", Format::Q3K),
+        ("Q4_K", Format::Q4K),
+        ("Q5_K", Format::Q5K),
+        ("Q6_K", Format::Q6K),
+        ("IQ4_NL", Format::Iq4Nl),
+        ("IQ4_XS", Format::Iq4Xs),
+        ("E4M3", Format::E4m3),
+        ("E5M2", Format::E5m2),
+        ("INT8", Format::Int8 { group: 0 }),
+        ("NVFP4", Format::Nvfp4),
+        ("MXFP8", Format::Mxfp8),
+    ];
+    let (group, plain) = match format {
+        Format::Int8 { group } => (group, Format::Int8 { group: 0 }),
+        other => (0, other),
+    };
+    let mut text = String::new();
+    for (number, (name, known)) in NAMES.iter().enumerate() {
+        text += &format!("#define F_{name} {number}\n");
+        if *known == plain {
+            text += &format!("#define FORMAT {number}\n");
+        }
+    }
+    // Groups are powers of four.
+    text + &format!("#define GROUP {group}\n#define ROOT {:?}f\n", f32::from(group).sqrt())
 }
 
 /// The instruction that multiplies 64 rows by `columns` columns; its operands are too many to write

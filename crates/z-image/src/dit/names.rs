@@ -3,6 +3,8 @@
 //! Checkpoints and LoRA files both come in either form. Everything behind this module speaks of
 //! diffusers' names only.
 
+use std::collections::BTreeSet;
+
 use llm_dit_weights::{Part, Rows, names::own};
 
 /// What programs put before the transformer's own names, longest first.
@@ -49,7 +51,28 @@ pub fn canonical(name: &str) -> Vec<Part> {
 /// [`canonical`] for the tensors of a checkpoint.
 pub fn naming(names: &[&str]) -> Vec<Vec<Part>> {
     let own = own(names, &PREFIXES);
-    own.into_iter().map(|name| name.map(canonical).unwrap_or_default()).collect()
+    let apart: BTreeSet<&str> = own.iter().filter_map(|name| Some(numbered((*name)?)?.0)).collect();
+    let parts = |name: &str| match numbered(name) {
+        Some((of, index)) => apart_of(of, index),
+        None if apart.contains(name) => apart_of(name, 0),
+        None => canonical(name),
+    };
+    own.into_iter().map(|name| name.map(parts).unwrap_or_default()).collect()
+}
+
+/// The name and the place of a projection that stable-diffusion.cpp wrote apart, as
+/// `attention.qkv.weight`, `attention.qkv.weight.1` and `attention.qkv.weight.2`; `None` for the first,
+/// and for other tensors.
+fn numbered(name: &str) -> Option<(&str, usize)> {
+    let (of, index) = name.rsplit_once('.')?;
+    let index = index.parse().ok().filter(|index| (1..QKV.len()).contains(index))?;
+    of.contains(".attention.qkv.").then_some((of, index))
+}
+
+/// The projection of this place under diffusers' name.
+fn apart_of(name: &str, index: usize) -> Vec<Part> {
+    let part = canonical(name).into_iter().nth(index);
+    part.map(|part| Part::whole(part.name)).into_iter().collect()
 }
 
 /// `name` without the prefix that programs put before the transformer's names.
@@ -127,6 +150,20 @@ mod tests {
             assert_eq!(one(name), name);
             assert_eq!(one(&one(name)), name);
         }
+    }
+
+    #[test]
+    fn projections_that_are_numbered_are_whole() {
+        let fused = "layers.1.attention.qkv.weight";
+        let names = ["layers.0.attention.qkv.weight.1", "layers.0.attention.qkv.weight", fused];
+        for prefix in ["", "model.diffusion_model."] {
+            let names = names.map(|name| format!("{prefix}{name}"));
+            let found = naming(&names.each_ref().map(String::as_str));
+            assert_eq!(found[0], [Part::whole("layers.0.attention.to_k.weight")]);
+            assert_eq!(found[1], [Part::whole("layers.0.attention.to_q.weight")]);
+            assert_eq!(found[2], canonical(fused));
+        }
+        assert_eq!(naming(&["mlp.weight.1"]), [[Part::whole("mlp.weight.1")]]);
     }
 
     #[test]

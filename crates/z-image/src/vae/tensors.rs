@@ -60,7 +60,7 @@ mod tests {
     use std::{collections::BTreeMap, path::Path};
 
     use candle_core::{DType, Device};
-    use llm_dit_weights::{Checkpoint, PartFiles, part_config};
+    use llm_dit_weights::{Checkpoint, Packing, PartFiles, part_config};
 
     use super::*;
     use crate::vae::{Encoder, names::naming};
@@ -70,7 +70,9 @@ mod tests {
         for model in ["tests/goldens/tiny", "models/demo"] {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(model);
             let part = PartFiles::find(&folder, "vae", "diffusion_pytorch_model", None);
-            let weights = Checkpoint::open(&part, naming, &Device::Cpu, DType::F32).expect("opens");
+            let weights =
+                Checkpoint::open(&part, naming, &Device::Cpu, DType::F32, Packing::Expanded)
+                    .expect("opens");
             let config: Config = part_config(&part, &folder, &weights).expect("a configuration");
             check_encoder(&config, &weights).expect("all there");
             Encoder::load(config.clone(), &weights).expect("loads");
