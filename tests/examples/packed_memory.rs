@@ -6,75 +6,19 @@
 //! The file has 5 GB; one that is there already is used. Blocks are random with small scales, so the
 //! weights mean nothing.
 
-use std::{
-    env,
-    error::Error,
-    fs::File,
-    io::{BufWriter, Write as _},
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{env, error::Error, path::PathBuf, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
 use llm_dit_device::meter;
-use llm_dit_kernels::Format;
-use llm_dit_tests::packed::{Random, header, pack};
+use llm_dit_tests::true_shapes::{self, Mix};
 use llm_dit_weights::{Checkpoint, Packing, PartFiles};
 use llm_dit_z_image::dit::{self, Config, Dit};
-
-/// The type of a tensor in a Q4_K_M file of ComfyUI-GGUF: embedders and refiners are left alone.
-fn format(name: &str, shape: &[usize]) -> Format {
-    let quantized = name.starts_with("layers.") && name.ends_with(".weight");
-    match shape {
-        [_, _] if !quantized => Format::Bf16,
-        [_, _] if name.contains(".to_") && !name.contains("to_out") => Format::Q5K,
-        [_, _] if name.contains(".w2.") => Format::Q6K,
-        [_, _] => Format::Q4K,
-        _ => Format::F32,
-    }
-}
-
-/// The largest piece that is made of random blocks; it is repeated.
-const PIECE: usize = 1 << 16;
-
-fn write(path: &Path, config: &Config) -> Result<(), Box<dyn Error>> {
-    let tensors = dit::tensors(config);
-    let entries: Vec<(&str, &[usize], Format, usize)> = tensors
-        .iter()
-        .map(|(name, shape)| {
-            let format = format(name, shape);
-            let rows: usize = shape.iter().rev().skip(1).product();
-            let row = shape.last().and_then(|&columns| format.row_bytes(columns));
-            (name.as_str(), shape.as_slice(), format, rows * row.unwrap_or(0))
-        })
-        .collect();
-    let mut file = BufWriter::new(File::create(path)?);
-    file.write_all(&header(&[], entries.iter().copied()))?;
-    let mut random = Random(1);
-    let values: Vec<f32> = (0..PIECE).map(|_| random.normal(0.02)).collect();
-    for (name, shape, format, bytes) in entries {
-        let is_norm = shape.len() == 1 && name.ends_with("weight");
-        let piece = if is_norm {
-            pack(format, &vec![1.0; PIECE], &mut random)
-        } else {
-            pack(format, &values, &mut random)
-        };
-        let mut left = bytes;
-        while left > 0 {
-            let part = left.min(piece.len());
-            file.write_all(&piece[..part])?;
-            left -= part;
-        }
-        file.write_all(&vec![0; bytes.next_multiple_of(32) - bytes])?;
-    }
-    Ok(file.flush()?)
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(env::args().nth(1).ok_or("usage: packed_memory FILE")?);
     let config = Config::z_image();
     if !path.exists() {
-        write(&path, &config)?;
+        true_shapes::transformer(&path, Mix::Q4KM)?;
     }
     let size = path.metadata()?.len();
     let device = Device::Cpu;

@@ -5,3 +5,4 @@ pub mod demo;
 pub mod forms;
 pub mod goldens;
 pub mod packed;
+pub mod true_shapes;
