@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use llm_dit_chat::ChatTokenizer;
+use llm_dit_comfyui::Part;
 use llm_dit_engine::text::TextEncoder;
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
@@ -51,6 +52,20 @@ impl ModelArgs {
     /// Always: this build has no engines.
     pub fn folder(&self) -> Result<PathBuf, CliError> {
         Err(absent("encode without --api-url"))
+    }
+
+    /// The same: this build has no paths to find.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn located(&self, _: &[Part], _: impl Fn(&str)) -> Result<Self, CliError> {
+        Ok(*self)
+    }
+
+    /// `None`: this build has no folder of ComfyUI.
+    pub fn loras(&self) -> Option<PathBuf> {
+        None
     }
 
     /// None is chosen: this build has no such flags.

@@ -7,6 +7,7 @@ mod devices;
 mod docs;
 mod files;
 mod generate;
+mod hub;
 mod image;
 mod input;
 mod lora;

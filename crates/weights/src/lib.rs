@@ -33,7 +33,7 @@ pub use dtype::{compute_dtype, wire_dtype};
 pub use error::LoadError;
 pub use files::PartFiles;
 pub use llm_dit_device::DeviceChoice;
-pub use locate::{encoder_folder, model_folder, model_label};
+pub use locate::{encoder_folder, folder_of, model_folder, model_label};
 pub use names::{Naming, Part, Rows};
 pub use overlay::{Change, LowRank, Overlay};
 pub use resident::{Residency, Resident};

@@ -20,8 +20,16 @@ pub(super) fn read(folder: &Path) -> Result<(Tokenizer, [u32; Special::ALL.len()
         }
         Err(cause) => return Err(ChatError::Io { path, cause }),
     };
-    let invalid = |cause: String| ChatError::Invalid { path: path.clone(), cause };
-    let mut json: Value = json.map_err(invalid)?;
+    let json = json.map_err(|cause| ChatError::Invalid { path: path.clone(), cause })?;
+    make(&path, json)
+}
+
+/// The same of what a `tokenizer.json` would have; `path` is where it comes from.
+pub(super) fn make(
+    path: &Path,
+    mut json: Value,
+) -> Result<(Tokenizer, [u32; Special::ALL.len()]), ChatError> {
+    let invalid = |cause: String| ChatError::Invalid { path: path.to_owned(), cause };
     let added = json
         .get_mut("added_tokens")
         .and_then(Value::as_array_mut)
@@ -43,7 +51,7 @@ pub(super) fn read(folder: &Path) -> Result<(Tokenizer, [u32; Special::ALL.len()
         *id = ids
             .get(token)
             .and_then(|&id| u32::try_from(id).ok())
-            .ok_or_else(|| ChatError::MissingToken { path: path.clone(), token })?;
+            .ok_or_else(|| ChatError::MissingToken { path: path.to_owned(), token })?;
     }
     // Whatever the file says, we neither pad nor cut, and offsets stay those of the text.
     for step in ["padding", "truncation", "post_processor"] {
