@@ -43,6 +43,8 @@ pub struct AnyFlags {
 pub type ServeArgs = AnyFlags;
 /// Flags of `bench`, which this build refuses.
 pub type BenchArgs = AnyFlags;
+/// Flags of `doctor`, which this build refuses.
+pub type DoctorArgs = AnyFlags;
 
 impl ModelArgs {
     /// The model's folder, which this build cannot use.
@@ -105,6 +107,15 @@ pub async fn serve(_: ServeArgs) -> Result<(), CliError> {
 /// Always: this build has no engines.
 pub async fn bench(_: BenchArgs) -> Result<(), CliError> {
     Err(absent("bench"))
+}
+
+/// Refuses to examine this machine.
+///
+/// # Errors
+///
+/// Always: this build has no engines.
+pub fn doctor(_: &DoctorArgs) -> Result<(), CliError> {
+    Err(absent("doctor"))
 }
 
 /// Refuses to generate without a gateway.

@@ -13,6 +13,8 @@ mod cached;
 mod certificates;
 mod command;
 mod config;
+#[cfg(feature = "local")]
+mod doctor;
 mod embeddings;
 mod encode;
 mod error;
@@ -80,6 +82,8 @@ enum Command {
     List(cached::ListArgs),
     /// Remove a downloaded model
     Rm(cached::RmArgs),
+    /// Check devices, memory and model files, and show what fits on this machine
+    Doctor(Box<local::DoctorArgs>),
     /// Benchmark every stage on this machine; needs no model files
     Bench(Box<local::BenchArgs>),
     /// Show the configuration and the source of each value
@@ -131,6 +135,7 @@ async fn main() -> ExitCode {
         Command::Pull(args) => pull::pull(*args).await,
         Command::List(args) => cached::list(&args),
         Command::Rm(args) => cached::rm(&args),
+        Command::Doctor(args) => local::doctor(&args),
         Command::Bench(args) => local::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),
         Command::Completions(args) => manual::completions(&args),

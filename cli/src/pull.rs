@@ -75,7 +75,7 @@ pub async fn pull(args: PullArgs) -> Result<(), CliError> {
     let set = set(&args.model);
     let orders = orders(&args, set)?;
     let cache = args.hub.cache.cache().map_err(CliError::usage)?;
-    let client = match args.hub.hf_hub_offline {
+    let client = match args.hub.remote.hf_hub_offline {
         true => None,
         false => Some(args.hub.client().map_err(CliError::usage)?),
     };

@@ -167,6 +167,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["server", "web", "webui", "ui", "start", "api", "gateway"], "serve"),
     (&["cert", "certs", "tls"], "certificates"),
     (&["benchmark"], "bench"),
+    (&["check", "info", "devices", "diagnose"], "doctor"),
     (&["download", "fetch", "get"], "pull"),
     (&["ls", "models", "cache"], "list"),
     (&["remove", "delete", "uninstall"], "rm"),

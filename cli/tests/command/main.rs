@@ -2,6 +2,7 @@
 
 mod api;
 mod bench;
+mod comfyui;
 mod config;
 mod devices;
 mod docs;

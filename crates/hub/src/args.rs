@@ -35,11 +35,18 @@ pub struct CacheArgs {
     pub xdg_cache_home: Option<PathBuf>,
 }
 
-/// Which hub to ask, and with which token.
+/// All that a download needs.
 #[derive(Clone, Debug, Args)]
 pub struct HubArgs {
     #[command(flatten)]
     pub cache: CacheArgs,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+/// Which hub to ask, and with which token.
+#[derive(Clone, Debug, Args)]
+pub struct RemoteArgs {
     /// URL of the hub, or of a mirror of it. Variable HF_ENDPOINT [default: https://huggingface.co]
     #[arg(long, value_name = "URL", env = "HF_ENDPOINT", hide_env = true)]
     pub hf_endpoint: Option<String>,
@@ -120,17 +127,17 @@ impl HubArgs {
     ///
     /// [`HubError`] if the URL or the token cannot be used.
     pub fn client(&self) -> Result<Client, HubError> {
-        let endpoint = self.hf_endpoint.as_deref().filter(|url| !url.is_empty());
+        let endpoint = self.remote.hf_endpoint.as_deref().filter(|url| !url.is_empty());
         Client::new(endpoint.unwrap_or(ENDPOINT), self.token()?.as_ref(), Retry::default())
     }
 
     fn token(&self) -> Result<Option<Key>, HubError> {
         if let Some(token) =
-            self.hf_token.as_ref().filter(|token| !token.expose().trim().is_empty())
+            self.remote.hf_token.as_ref().filter(|token| !token.expose().trim().is_empty())
         {
             return Ok(Some(Key::from(token.expose().trim().to_owned())));
         }
-        let (path, named) = match set(&self.hf_token_path) {
+        let (path, named) = match set(&self.remote.hf_token_path) {
             Some(path) => (path, true),
             None => (self.cache.home()?.join("token"), false),
         };
@@ -194,7 +201,7 @@ mod tests {
 
     #[test]
     fn offline_is_read_as_python_reads_it() {
-        let offline = |words: &[&str]| parse(words).hf_hub_offline;
+        let offline = |words: &[&str]| parse(words).remote.hf_hub_offline;
         assert!(offline(&["--hf-hub-offline"]) && offline(&["--hf-hub-offline=ON"]));
         assert!(!offline(&["--hf-hub-offline=0"]) && !offline(&["--hf-hub-offline="]));
     }

@@ -24,7 +24,7 @@ mod repo;
 mod select;
 mod sets;
 
-pub use args::{CacheArgs, HubArgs};
+pub use args::{CacheArgs, HubArgs, RemoteArgs};
 pub use cache::{Cache, CachedFile, CachedRepo, CachedSnapshot};
 pub use client::{Client, Retry};
 pub use error::HubError;
@@ -33,4 +33,4 @@ pub use name::FileName;
 pub use progress::{Progress, Silent};
 pub use pull::{Pulled, PulledFile, cached, pull};
 pub use repo::{Commit, RepoName, RepoSpec, Revision};
-pub use sets::{SETS, Set, SetFile, Use, set};
+pub use sets::{Loaded, SETS, Set, SetFile, Use, set};

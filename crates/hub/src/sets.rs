@@ -7,6 +7,15 @@ pub struct Set {
     /// The machine that it is for.
     pub about: &'static str,
     pub files: &'static [SetFile],
+    pub loaded: Loaded,
+}
+
+/// Sizes of the parts on a device, in GB (1e9 bytes).
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded {
+    pub dit: f32,
+    pub text_encoder: f32,
+    pub vae: f32,
 }
 
 /// A file, or with `None` a whole pipeline, of a repository.
@@ -34,6 +43,8 @@ const fn file(used: Use, repo: &'static str, file: &'static str, gigabytes: f32)
     SetFile { repo, file: Some(file), gigabytes, used }
 }
 
+const BF16: Loaded = Loaded { dit: 12.31, text_encoder: 8.04, vae: 0.34 };
+
 const VAE: SetFile = file(Use::Vae, COMFY, "split_files/vae/ae.safetensors", 0.34);
 
 /// All of them, the largest first.
@@ -47,6 +58,8 @@ pub const SETS: &[Set] = &[
             gigabytes: 32.9,
             used: Use::Model,
         }],
+        // The transformer is stored in f32 and loaded in bf16.
+        loaded: BF16,
     },
     Set {
         name: "z-image-turbo-bf16",
@@ -61,6 +74,7 @@ pub const SETS: &[Set] = &[
             file(Use::TextEncoder, COMFY, "split_files/text_encoders/qwen_3_4b.safetensors", 8.04),
             VAE,
         ],
+        loaded: BF16,
     },
     Set {
         name: "z-image-turbo-16gb",
@@ -75,6 +89,7 @@ pub const SETS: &[Set] = &[
             ),
             VAE,
         ],
+        loaded: Loaded { dit: 7.22, text_encoder: 5.63, vae: 0.34 },
     },
     Set {
         name: "z-image-turbo-8gb",
@@ -84,6 +99,7 @@ pub const SETS: &[Set] = &[
             file(Use::TextEncoder, "unsloth/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf", 2.5),
             VAE,
         ],
+        loaded: Loaded { dit: 4.98, text_encoder: 2.5, vae: 0.34 },
     },
 ];
 
