@@ -13,6 +13,8 @@ use crate::checksum::Hasher;
 
 /// Chunks of a body that may wait to be written.
 const WAITING: usize = 64;
+/// Bytes after which the disk is asked to write, so that little is left to wait for at the end.
+const FLUSH: u64 = 32 << 20;
 /// Read at once from what an earlier download left.
 const BLOCK: usize = 1 << 20;
 
@@ -70,13 +72,42 @@ impl Partial {
     }
 }
 
+/// A thread that waits for the disk while the next bytes are written. It ends when this is dropped.
+struct Flusher(mpsc::Sender<()>);
+
+impl Flusher {
+    fn start(file: &File) -> io::Result<Self> {
+        let file = file.try_clone()?;
+        let (asks, mut asked) = mpsc::channel(1);
+        drop(tokio::task::spawn_blocking(move || {
+            while asked.blocking_recv().is_some() {
+                // What fails here fails again at the end, where it counts.
+                let _ = file.sync_data();
+            }
+        }));
+        Ok(Self(asks))
+    }
+
+    /// Unless it has enough to do.
+    fn flush(&self) {
+        let _ = self.0.try_send(());
+    }
+}
+
 impl Receiver {
     /// Begins to write to the file.
     pub fn start(mut partial: Partial) -> Self {
         let (chunks, mut received) = mpsc::channel::<Bytes>(WAITING);
         let thread = tokio::task::spawn_blocking(move || {
+            let flusher = Flusher::start(&partial.file)?;
+            let mut unflushed = 0;
             while let Some(chunk) = received.blocking_recv() {
                 partial.append(&chunk)?;
+                unflushed += chunk.len() as u64;
+                if unflushed >= FLUSH {
+                    flusher.flush();
+                    unflushed = 0;
+                }
             }
             Ok(partial)
         });

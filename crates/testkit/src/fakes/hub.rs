@@ -27,6 +27,12 @@ const LFS: usize = 1000;
 /// What a revision means until it is changed.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+impl From<Bytes> for File {
+    fn from(content: Bytes) -> Self {
+        Self { etag: etag(&content), content }
+    }
+}
+
 /// A hub on loopback, with one repository of the name that is asked for.
 #[derive(Clone)]
 pub struct FakeHub {
@@ -44,7 +50,7 @@ struct State {
 
 struct Inner {
     commit: String,
-    files: BTreeMap<String, Bytes>,
+    files: BTreeMap<String, File>,
     /// Names in the list beside those of the files.
     listed: Vec<String>,
     has_blobs: bool,
@@ -52,6 +58,13 @@ struct Inner {
     gated: bool,
     tricks: BTreeMap<String, VecDeque<Trick>>,
     seen: Vec<Seen>,
+}
+
+/// A content and its name, which takes time to compute.
+#[derive(Clone)]
+struct File {
+    content: Bytes,
+    etag: String,
 }
 
 /// A request that came.
@@ -74,7 +87,7 @@ impl FakeHub {
     pub async fn start(files: &[(&str, Bytes)]) -> Self {
         let hub = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let store = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone()));
+        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone().into()));
         let state = State {
             inner: Mutex::new(Inner {
                 commit: COMMIT.to_owned(),
@@ -138,7 +151,7 @@ impl FakeHub {
     pub fn commit(&self, commit: &str, name: &str, content: Bytes) {
         let mut inner = self.state.inner.lock();
         inner.commit = commit.to_owned();
-        inner.files.insert(name.to_owned(), content);
+        inner.files.insert(name.to_owned(), content.into());
     }
 
     /// Lets bodies go on that stall.
@@ -215,19 +228,19 @@ impl FakeHub {
         }
         let name = path.split("/resolve/").nth(1).and_then(|rest| rest.split_once('/'));
         let name = name.map_or("", |(_, name)| name).to_owned();
-        let Some(content) = self.state.inner.lock().files.get(&name).cloned() else {
+        let Some(file) = self.state.inner.lock().files.get(&name).cloned() else {
             let missing = [("X-Error-Code", "EntryNotFound"), ("Content-Length", "0")];
             return http::write(stream, head(404, &missing).as_bytes()).await;
         };
-        let large = content.len() >= LFS;
+        let large = file.content.len() >= LFS;
         if method == "HEAD" {
             if let Some(trick) = self.next(&format!("HEAD {name}")) {
                 return http::write(stream, trick.reply().as_bytes()).await;
             }
-            return http::write(stream, self.metadata(&name, &content, large).as_bytes()).await;
+            return http::write(stream, self.metadata(&name, &file, large).as_bytes()).await;
         }
         if large {
-            return http::write(stream, self.metadata(&name, &content, true).as_bytes()).await;
+            return http::write(stream, self.metadata(&name, &file, true).as_bytes()).await;
         }
         self.content(stream, request, &name).await
     }
@@ -245,25 +258,25 @@ impl FakeHub {
 
     fn info(&self) -> Value {
         let inner = self.state.inner.lock();
-        let file = |(name, content): (&String, &Bytes)| {
-            let size = content.len();
+        let entry = |(name, file): (&String, &File)| {
+            let (size, etag) = (file.content.len(), &file.etag);
             match (inner.has_blobs, size >= LFS) {
                 (false, _) => json!({"rfilename": name}),
-                (true, false) => json!({"rfilename": name, "size": size, "blobId": etag(content)}),
+                (true, false) => json!({"rfilename": name, "size": size, "blobId": etag}),
                 (true, true) => json!({
                     "rfilename": name, "size": size, "blobId": "0".repeat(40),
-                    "lfs": {"sha256": etag(content), "size": size, "pointerSize": 134},
+                    "lfs": {"sha256": etag, "size": size, "pointerSize": 134},
                 }),
             }
         };
-        let files = inner.files.iter().map(file);
+        let files = inner.files.iter().map(entry);
         let others = inner.listed.iter().map(|name| json!({"rfilename": name}));
         let siblings: Vec<Value> = files.chain(others).collect();
         json!({"id": "a/b", "sha": inner.commit, "private": false, "siblings": siblings})
     }
 
-    fn metadata(&self, name: &str, content: &Bytes, large: bool) -> String {
-        let (etag, size) = (format!("\"{}\"", etag(content)), content.len().to_string());
+    fn metadata(&self, name: &str, file: &File, large: bool) -> String {
+        let (etag, size) = (format!("\"{}\"", file.etag), file.content.len().to_string());
         let commit = self.state.inner.lock().commit.clone();
         let location = self.store_url(name);
         match large {
@@ -286,11 +299,11 @@ impl FakeHub {
 
     /// The bytes, from wherever they are.
     async fn content(&self, stream: &mut TcpStream, request: &Request, name: &str) -> bool {
-        let Some(content) = self.state.inner.lock().files.get(name).cloned() else {
+        let Some(file) = self.state.inner.lock().files.get(name).cloned() else {
             return http::write(stream, head(404, &[("Content-Length", "0")]).as_bytes()).await;
         };
         let trick = self.next(name).unwrap_or(Trick::None);
-        trick.send(stream, request, &content, &self.state.go_on).await
+        trick.send(stream, request, &file.content, &self.state.go_on).await
     }
 
     fn next(&self, name: &str) -> Option<Trick> {
