@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use llm_dit_chat::ChatTokenizer;
+use llm_dit_comfyui::Part;
 use llm_dit_engine::text::TextEncoder;
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
@@ -42,6 +43,8 @@ pub struct AnyFlags {
 pub type ServeArgs = AnyFlags;
 /// Flags of `bench`, which this build refuses.
 pub type BenchArgs = AnyFlags;
+/// Flags of `doctor`, which this build refuses.
+pub type DoctorArgs = AnyFlags;
 
 impl ModelArgs {
     /// The model's folder, which this build cannot use.
@@ -51,6 +54,20 @@ impl ModelArgs {
     /// Always: this build has no engines.
     pub fn folder(&self) -> Result<PathBuf, CliError> {
         Err(absent("encode without --api-url"))
+    }
+
+    /// The same: this build has no paths to find.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn located(&self, _: &[Part], _: impl Fn(&str)) -> Result<Self, CliError> {
+        Ok(*self)
+    }
+
+    /// `None`: this build has no folder of ComfyUI.
+    pub fn loras(&self) -> Option<PathBuf> {
+        None
     }
 
     /// None is chosen: this build has no such flags.
@@ -90,6 +107,15 @@ pub async fn serve(_: ServeArgs) -> Result<(), CliError> {
 /// Always: this build has no engines.
 pub async fn bench(_: BenchArgs) -> Result<(), CliError> {
     Err(absent("bench"))
+}
+
+/// Refuses to examine this machine.
+///
+/// # Errors
+///
+/// Always: this build has no engines.
+pub fn doctor(_: &DoctorArgs) -> Result<(), CliError> {
+    Err(absent("doctor"))
 }
 
 /// Refuses to generate without a gateway.

@@ -11,11 +11,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use diffusion_service::LoraArgs;
+use llm_dit_comfyui::Part;
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_params::{GenerateOptions, generation_fields};
 use llm_dit_recipe::Settings;
 
-use crate::local::{BatchArgs, ModelArgs};
+use crate::{
+    error::CliError,
+    local::{BatchArgs, ModelArgs},
+};
 
 pub use chat::{
     ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, LibraryArgs, PartArgs, TruncationArgs,
@@ -155,6 +159,19 @@ pub struct EncodeArgs {
 }
 
 impl GenerateArgs {
+    /// Puts paths in place of the names of downloaded models and of ComfyUI's files.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if they are not there.
+    pub fn locate(&mut self, note: impl Fn(&str)) -> Result<(), CliError> {
+        let elsewhere = self.api.api_url.is_some() && !self.api.local_encoder;
+        let encodes = self.load_embeddings.is_none() && !elsewhere;
+        let parts = if encodes { &Part::ALL[..] } else { &[Part::Dit, Part::Vae] };
+        self.model = self.model.located(parts, note)?;
+        Ok(())
+    }
+
     /// The settings of one image, defaults included.
     pub fn settings(&self) -> Settings {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned());

@@ -27,7 +27,7 @@ pub struct BenchArgs {
     /// Shape of random weights created on the device; no files are needed. turbo has the shapes of
     /// Z-Image-Turbo [default: turbo on a GPU, demo on the CPU; with --model-path, its files]
     #[arg(long, value_enum,
-          conflicts_with_all = ["model_path", "dit_path", "text_encoder_path", "vae_path"])]
+          conflicts_with_all = ["model_path", "dit_path", "text_encoder_path", "vae_path", "comfyui"])]
     shape: Option<Shape>,
     /// Stages to measure, comma-separated: load, encode, forward, vae, image, gateway [default:
     /// all]

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use clap::{Args, Subcommand};
+use llm_dit_hub::RemoteArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{Grace, args::ListenArgs, telemetry::TraceArgs};
 use llm_dit_settings::{KEYS, Kind, Origin, Setting, Settings};
@@ -47,6 +48,8 @@ pub struct ShowArgs {
     grace: Grace,
     #[command(flatten)]
     traces: TraceArgs,
+    #[command(flatten)]
+    hub: RemoteArgs,
     /// Print a JSON object of keys, each with its value and origin
     #[arg(long)]
     json: bool,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use llm_dit_chat::Chat;
+use llm_dit_comfyui::Part;
 use llm_dit_params::Prompt;
 use llm_dit_proto::Tensor;
 use serde::Serialize;
@@ -147,8 +148,9 @@ fn encode_here<'a>(
     progress: &Progress,
 ) -> Result<(Vec<(String, Encoded)>, Encoder), CliError> {
     progress.stage("loading the text encoder");
-    let folder = args.model.folder()?;
-    let (mut encoder, tokenizer) = load_encoder(&args.model, &folder)?;
+    let model = args.model.located(&[Part::TextEncoder], |chosen| progress.note(chosen))?;
+    let folder = model.folder()?;
+    let (mut encoder, tokenizer) = load_encoder(&model, &folder)?;
     let about = conditions::here(encoder.as_ref(), &folder);
     let mut encode = |chat: &Chat, what: &str| {
         encode_chat(encoder.as_mut(), &tokenizer, chat, what, &args.chat, progress)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use llm_dit_chat::{ChatTokenizer, TokenCounts};
+use llm_dit_hub::CacheArgs;
 use llm_dit_params::Prompt;
 use serde::Serialize;
 
@@ -24,6 +25,8 @@ pub struct FormatArgs {
     /// Model folder whose tokenizer to use; nothing else in it is read [default: the demo model]
     #[arg(short, long, value_name = "DIR")]
     pub model_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub cache: CacheArgs,
     #[command(flatten)]
     pub parts: PartArgs,
     /// Maximum prompt length in tokens
@@ -67,7 +70,8 @@ pub fn format(args: &FormatArgs) -> Result<(), CliError> {
     let prompt = prompt.ok_or_else(|| CliError::Usage("give the prompt to format".into()))?;
     let prompt = Prompt::parse(prompt).map_err(CliError::usage)?;
     let chat = args.parts.chat(prompt)?;
-    let folder = model_folder(args.model_path.as_deref())?;
+    let named = args.model_path.as_deref().map(|path| args.cache.locate(path)).transpose();
+    let folder = model_folder(named.map_err(CliError::usage)?.as_deref())?;
     let tokenizer =
         ChatTokenizer::from_folder(&folder.join("tokenizer")).map_err(CliError::usage)?;
     let tokens = tokenizer.count(&chat).map_err(CliError::failed)?;

@@ -70,6 +70,9 @@ fn run(
     if args.gateway.url.is_some() {
         Remote::check(settings)?;
     }
+    if args.gateway.url.is_none() {
+        args.lora.loras_dir = args.lora.loras_dir.take().or_else(|| args.model.loras());
+    }
     let from = origin::recipe(&args)?;
     if let Some(recipe) = &from {
         origin::take_loras(&mut args, recipe)?;
@@ -87,7 +90,10 @@ fn run(
     let loras = named.or_else(|| from.as_ref().map(|recipe| recipe.loras.clone()));
     let mut studio: Box<dyn Studio> = match &args.gateway.url {
         Some(url) => Box::new(Remote::open(url, &args, loras, stop)?),
-        None => crate::local::open(&args, stop)?,
+        None => {
+            args.locate(|chosen| progress.note(chosen))?;
+            crate::local::open(&args, stop)?
+        }
     };
     let model = studio.model();
     let was = from.and_then(|recipe| recipe.model);

@@ -7,6 +7,7 @@ pub use gateway::{AccessArgs, JobArgs, OpenAiArgs};
 pub use crate::{
     args::model::{ModelArgs, load_encoder, model_folder},
     bench::{BenchArgs, bench},
+    doctor::{DoctorArgs, doctor},
     generate::local::open,
     serve::{ServeArgs, serve},
 };

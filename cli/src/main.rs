@@ -9,9 +9,12 @@ mod api;
 mod args;
 #[cfg(feature = "local")]
 mod bench;
+mod cached;
 mod certificates;
 mod command;
 mod config;
+#[cfg(feature = "local")]
+mod doctor;
 mod embeddings;
 mod encode;
 mod error;
@@ -29,6 +32,7 @@ mod manual;
 mod output;
 mod preview;
 mod progress;
+mod pull;
 #[cfg(feature = "local")]
 mod serve;
 #[cfg(feature = "local")]
@@ -72,6 +76,14 @@ enum Command {
     Health(HealthArgs<7860>),
     /// Create TLS certificates and API keys for your machines
     Certificates(certificates::CertificatesArgs),
+    /// Download a model from the Hugging Face hub
+    Pull(Box<pull::PullArgs>),
+    /// List the models that were downloaded
+    List(cached::ListArgs),
+    /// Remove a downloaded model
+    Rm(cached::RmArgs),
+    /// Check devices, memory and model files, and show what fits on this machine
+    Doctor(Box<local::DoctorArgs>),
     /// Benchmark every stage on this machine; needs no model files
     Bench(Box<local::BenchArgs>),
     /// Show the configuration and the source of each value
@@ -120,6 +132,10 @@ async fn main() -> ExitCode {
         Command::Serve(args) => local::serve(*args).await,
         Command::Health(args) => return args.run(Protocol::Http).await,
         Command::Certificates(args) => certificates::certificates(&args),
+        Command::Pull(args) => pull::pull(*args).await,
+        Command::List(args) => cached::list(&args),
+        Command::Rm(args) => cached::rm(&args),
+        Command::Doctor(args) => local::doctor(&args),
         Command::Bench(args) => local::bench(*args).await,
         Command::Config(command) => config::run(command, &settings),
         Command::Completions(args) => manual::completions(&args),

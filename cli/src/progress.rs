@@ -172,7 +172,8 @@ impl Drop for Progress {
     }
 }
 
-fn style(bar: &ProgressBar, template: &str) {
+/// Gives a bar this form.
+pub fn style(bar: &ProgressBar, template: &str) {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

@@ -16,6 +16,7 @@ use gateway::{
     AccessArgs, AccessOptions, EncoderTarget, Gateway, GatewayOptions, KeepArgs, KeepOptions,
     ModelAlias, OpenAiArgs, Storage,
 };
+use llm_dit_comfyui::Part;
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{
@@ -65,7 +66,12 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     served
 }
 
-async fn run(args: ServeArgs) -> Result<(), CliError> {
+async fn run(mut args: ServeArgs) -> Result<(), CliError> {
+    let parts = if args.models.models.is_empty() { &Part::ALL[..] } else { &[] };
+    args.model = args.model.located(parts, |chosen| tracing::info!("{chosen}"))?;
+    args.model.complete()?;
+    args.lora.loras_dir = args.lora.loras_dir.take().or_else(|| args.model.loras());
+    args.models = args.models.located(&args.model.cache).map_err(CliError::usage)?;
     // Binds first: a port in use is reported before gigabytes are read.
     let bound = args.listen.bind().await.map_err(|error| match error {
         ListenError::Bind { .. } => CliError::failed(error),

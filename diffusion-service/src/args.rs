@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use llm_dit_hub::{CacheArgs, NotCached};
 use llm_dit_memory::parse_size;
 
 use crate::engine::BatchLimit;
@@ -20,6 +21,18 @@ pub struct ModelsArgs {
 }
 
 impl ModelsArgs {
+    /// The same with folders in place of the names of downloaded models.
+    ///
+    /// # Errors
+    ///
+    /// [`NotCached`] for a model that was not downloaded.
+    pub fn located(mut self, cache: &CacheArgs) -> Result<Self, NotCached> {
+        for model in &mut self.models {
+            model.path = cache.locate(&model.path)?;
+        }
+        Ok(self)
+    }
+
     /// Names and folders.
     pub fn named(&self) -> Vec<(String, PathBuf)> {
         self.models.iter().map(|model| (model.name.clone(), model.path.clone())).collect()

@@ -4,6 +4,8 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
+use llm_dit_comfyui::{Found, Part, find};
+use llm_dit_hub::CacheArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
 use llm_dit_serving::{
@@ -16,7 +18,7 @@ use llm_dit_serving::{
     telemetry::LogArgs,
 };
 use llm_dit_settings::Program;
-use llm_dit_weights::{DeviceChoice, args::OffloadArgs, model_folder};
+use llm_dit_weights::{DeviceChoice, args::OffloadArgs, folder_of, model_folder};
 use llm_dit_z_image::{DiffusionOptions, load_all, vae::Tiling};
 
 use crate::{
@@ -29,7 +31,8 @@ use crate::{
 struct Args {
     #[command(subcommand)]
     command: Option<ServiceCommand<50052>>,
-    /// Diffusers folder with transformer/, vae/ and scheduler/ [default: the demo model]
+    /// Diffusers folder with transformer/, vae/ and scheduler/, or ORG/NAME of a model from
+    /// `llm-dit pull` [default: the demo model]
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
     /// Transformer weights to use instead of those in --model-path: a file or folder
@@ -54,6 +57,12 @@ struct Args {
     /// than 6 GiB), on (if the image is larger than one tile) or off
     #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
     vae_tiling: Tiling,
+    /// ComfyUI folder, or its models folder: provides the transformer and the VAE that no path names,
+    /// and LoRAs
+    #[arg(long, value_name = "DIR")]
+    comfyui: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     models: ModelsArgs,
     #[command(flatten)]
@@ -117,13 +126,28 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let encoder = args.encoder.map(|url| Remote::new("encoder", &url, &credentials)).transpose()?;
     // Binds first: a port in use is reported before gigabytes are read.
     let bound = args.listen.bind().await?;
+    let models = args.models.located(&args.cache)?;
+    let locate = |path: Option<PathBuf>| path.map(|path| args.cache.locate(&path)).transpose();
+    let given = Found { dit: args.dit_path, vae: args.vae_path, ..Found::default() };
+    let mut lora = args.lora;
+    let found = match &args.comfyui {
+        Some(folder) if models.models.is_empty() => {
+            let found = find(folder, &[Part::Dit, Part::Vae], &given)?;
+            tracing::info!("{}", found.told(&given));
+            lora.loras_dir = lora.loras_dir.or_else(|| found.loras.clone());
+            found
+        }
+        _ => given,
+    };
     let options = DiffusionOptions {
-        model_path: match args.models.models.first() {
-            Some(model) => model.path.clone(),
-            None => model_folder(args.model_path.as_deref())?,
+        model_path: match (models.models.first(), args.model_path, &found.dit) {
+            (Some(model), ..) => model.path.clone(),
+            // What belongs to a file is looked for beside it.
+            (None, None, Some(dit)) if args.comfyui.is_some() => folder_of(dit),
+            (None, named, _) => model_folder(locate(named)?.as_deref())?,
         },
-        dit_path: args.dit_path,
-        vae_path: args.vae_path,
+        dit_path: locate(found.dit)?,
+        vae_path: locate(found.vae)?,
         device: args.device,
         vae_device: args.vae_device,
         dtype: args.dtype,
@@ -131,11 +155,11 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         vae_tiling: args.vae_tiling,
         residency: args.offload.residency(),
         packing: args.offload.weights,
-        loras: args.lora.choices()?,
+        loras: lora.choices()?,
         ..Default::default()
     };
-    let (models, budget) = (args.models.named(), args.models.model_memory);
-    let folder = args.lora.folder(llm_dit_z_image::summary)?;
+    let (models, budget) = (models.named(), models.model_memory);
+    let folder = lora.folder(llm_dit_z_image::summary)?;
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let engines = Engines::new(load_all(&options, models, budget.is_some())?, budget)?;
     let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());

@@ -3,7 +3,9 @@
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
+use llm_dit_comfyui::{Found, Part, find};
 use llm_dit_heylook::args::ApiArgs;
+use llm_dit_hub::CacheArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
 use llm_dit_qwen3::{EncoderOptions, load};
@@ -26,11 +28,12 @@ use crate::{EncoderHandle, EncoderLimits, run};
 struct Args {
     #[command(subcommand)]
     command: Option<ServiceCommand<50051>>,
-    /// Diffusers folder with text_encoder/ and tokenizer/ [default: the demo model]
+    /// Diffusers folder with text_encoder/ and tokenizer/, or ORG/NAME of a model from `llm-dit
+    /// pull` [default: the demo model]
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
-    /// Text encoder weights to use instead of those in --model-path: a file or folder. --model-path
-    /// still provides the tokenizer
+    /// Text encoder weights to use instead of those in --model-path: a file or folder. The tokenizer
+    /// is that of --model-path, else the built-in one of Qwen3
     #[arg(long, value_name = "FILE")]
     text_encoder_path: Option<PathBuf>,
     /// Device: auto, cpu, cuda, cuda:N or metal
@@ -39,6 +42,11 @@ struct Args {
     /// Compute dtype: f32, bf16 or f16 [default: f32 on the CPU, bf16 elsewhere]
     #[arg(long)]
     dtype: Option<DType>,
+    /// ComfyUI folder, or its models folder, to take the text encoder from if no path names it
+    #[arg(long, value_name = "DIR")]
+    comfyui: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     offload: OffloadArgs,
     /// Maximum number of queued requests; further ones are rejected and told when to retry
@@ -112,15 +120,24 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
 }
 
 fn load_local(args: &Args, limits: EncoderLimits) -> Result<EncoderHandle, Box<dyn Error>> {
+    let locate =
+        |path: &Option<PathBuf>| path.as_deref().map(|path| args.cache.locate(path)).transpose();
+    let given = Found { text_encoder: args.text_encoder_path.clone(), ..Found::default() };
+    let found = match &args.comfyui {
+        Some(folder) => find(folder, &[Part::TextEncoder], &given)?,
+        None => given,
+    };
+    let (named, text_encoder_path) = (locate(&args.model_path)?, locate(&found.text_encoder)?);
     let options = EncoderOptions {
-        model_path: encoder_folder(args.model_path.as_deref(), args.text_encoder_path.as_deref())?,
-        text_encoder_path: args.text_encoder_path.clone(),
+        model_path: encoder_folder(named.as_deref(), text_encoder_path.as_deref())?,
+        text_encoder_path,
         device: args.device,
         dtype: args.dtype,
         residency: args.offload.residency(),
         packing: args.offload.weights,
     };
-    tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
+    let path = options.text_encoder_path.as_ref().unwrap_or(&options.model_path);
+    tracing::info!(path = %path.display(), device = %options.device, "loading");
     let (engine, tokenizer) = load(&options)?;
     let handle = EncoderHandle::spawn(engine, tokenizer, limits)?;
     let info = handle.info();

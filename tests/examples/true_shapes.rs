@@ -3,7 +3,7 @@
 //!     cargo run --release -p llm-dit-tests --example true_shapes -- FOLDER [FILE...]
 //!
 //! Files: dit-q8_0.gguf, dit-q4_k_m.gguf, dit-q3_k_m.gguf, encoder-q4_k_m.gguf, encoder-q8_0.gguf,
-//! vae.safetensors; all, if none is named. Together 27 GB.
+//! vae.safetensors; all, if none is named. Together 23 GB.
 
 use std::{env, error::Error, path::PathBuf};
 

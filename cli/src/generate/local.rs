@@ -68,6 +68,7 @@ pub fn open<'a>(
 
 impl<'a> Local<'a> {
     fn open(args: &'a GenerateArgs, stop: &'a CancellationToken) -> Result<Self, CliError> {
+        args.model.complete()?;
         let folder = args.model.folder()?;
         let label = label(args, &folder);
         choose_model(args.model_name.as_deref(), &label, &[]).map_err(|error| {

@@ -26,7 +26,7 @@ use super::{
 use crate::{args::GenerateArgs, error::CliError, progress::Progress};
 
 /// Flags that a gateway cannot honour.
-const LOCAL: [&str; 20] = [
+const LOCAL: [&str; 21] = [
     "load-embeddings",
     "save-embeddings",
     "latents",
@@ -35,6 +35,7 @@ const LOCAL: [&str; 20] = [
     "dit-path",
     "text-encoder-path",
     "vae-path",
+    "comfyui",
     "dtype",
     "text-encoder-dtype",
     "text-encoder-device",

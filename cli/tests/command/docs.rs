@@ -46,6 +46,10 @@ fn every_flag_is_on_a_page() {
         &["templates"],
         &["templates", "show"],
         &["config", "show"],
+        &["pull"],
+        &["list"],
+        &["rm"],
+        &["doctor"],
     ] {
         let help = room.run(&[command, &["--help"]].concat()).stdout;
         let flags = flags(&String::from_utf8(help).expect("text"));

@@ -2,11 +2,13 @@
 
 mod api;
 mod bench;
+mod comfyui;
 mod config;
 mod devices;
 mod docs;
 mod files;
 mod generate;
+mod hub;
 mod image;
 mod input;
 mod lora;

@@ -36,11 +36,13 @@ impl Room {
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
         // Neither the variables nor the configuration of whoever runs the tests.
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("LLM_DIT_") {
+            let text = name.to_string_lossy();
+            if text.starts_with("LLM_DIT_") || text.starts_with("HF_") {
                 command.env_remove(name);
             }
         }
         command.env("XDG_CONFIG_HOME", self.0.path());
+        command.env("HF_HOME", self.path("huggingface")).env_remove("HUGGINGFACE_HUB_CACHE");
         command
     }
 

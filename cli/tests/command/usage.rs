@@ -201,8 +201,16 @@ fn wrong_flags_end_with_64_before_any_work() {
 #[test]
 fn a_model_that_is_not_there_is_named() {
     let room = Room::new();
+    for path in ["./no/such", "no", "no/such/"] {
+        let said = room.fail(64, &["generate", "x", "--model-path", path]);
+        assert!(said.contains(path) && said.contains("model_index.json"), "{said}");
+    }
+    // It can be a repository's name.
     let said = room.fail(64, &["generate", "x", "--model-path", "no/such"]);
-    assert!(said.contains("no/such") && said.contains("model_index.json"), "{said}");
+    assert!(
+        said.contains("there is no no/such") && said.contains("llm-dit pull no/such"),
+        "{said}"
+    );
     std::fs::create_dir(room.path("empty")).expect("ours");
     let said = room.fail(64, &["encode", "x", "--model-path", "empty"]);
     assert!(said.contains("empty") && said.contains("model_index.json"), "{said}");

@@ -2,6 +2,7 @@
 
 mod file;
 mod parts;
+mod qwen3;
 
 use std::{path::Path, sync::OnceLock};
 
@@ -82,6 +83,21 @@ impl ChatTokenizer {
             .map_err(|cause| ChatError::Invalid { path: path.to_owned(), cause })?;
         let (text, specials) = file::make(path, json)?;
         Ok(Self { text, raw: OnceLock::new(), specials })
+    }
+
+    /// The tokenizer that was released with Qwen3. It is part of the program.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the program is damaged.
+    pub fn qwen3() -> Result<Self, ChatError> {
+        let (text, specials) = file::make(Path::new(qwen3::NAME), qwen3::json()?)?;
+        Ok(Self { text, raw: OnceLock::new(), specials })
+    }
+
+    /// One more than the largest token id.
+    pub fn vocabulary(&self) -> usize {
+        self.text.get_vocab_size(true)
     }
 
     /// The chat's ids, at most `max_tokens` of them. What does not fit is cut from the end of the

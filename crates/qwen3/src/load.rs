@@ -47,7 +47,8 @@ const INDEX: Schema = Schema {
 /// What to load and where.
 #[derive(Clone, Debug, Default)]
 pub struct EncoderOptions {
-    /// A diffusers folder with `text_encoder/` and `tokenizer/`.
+    /// A diffusers folder with `text_encoder/` and `tokenizer/`. With a path below, the built-in
+    /// tokenizer is used if it has none.
     pub model_path: PathBuf,
     /// Instead of its `text_encoder/`: such a folder, or a file (safetensors or GGUF).
     pub text_encoder_path: Option<PathBuf>,
@@ -77,22 +78,43 @@ struct Qwen3Encoder {
 pub fn load(options: &EncoderOptions) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), LoadError> {
     check_index(&options.model_path, &INDEX, |key| key == TOKENIZER)?;
     let tokenizer = tokenizer(options)?;
-    Ok((load_encoder(options)?, tokenizer))
+    let (label, config, weights) = open(options)?;
+    // A text encoder of another family has other tokens, and fewer or more of them.
+    if let (Tokens::BuiltIn, vocabulary) = (tokenizer.1, tokenizer.0.vocabulary())
+        && config.vocab_size < vocabulary
+    {
+        let cause = format!(
+            "it has {} tokens, and the built-in tokenizer of Qwen3 has {vocabulary}; give its own with --model-path: a folder with tokenizer/",
+            config.vocab_size
+        );
+        return Err(LoadError::Invalid { path: options.files().path().to_owned(), cause });
+    }
+    Ok((assemble(label, config, weights, options.residency)?, tokenizer.0))
 }
 
-/// The tokenizer of the model's folder, or that of a GGUF file where the folder has none.
-fn tokenizer(options: &EncoderOptions) -> Result<ChatTokenizer, LoadError> {
+/// Where a tokenizer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tokens {
+    /// The folder's or the file's.
+    Given,
+    BuiltIn,
+}
+
+/// That of the model's folder, else that of a GGUF file. A text encoder that was named without one gets
+/// the program's own.
+fn tokenizer(options: &EncoderOptions) -> Result<(ChatTokenizer, Tokens), LoadError> {
     let said = |error: llm_dit_chat::ChatError| LoadError::Tokenizer(error.to_string());
     let folder = options.model_path.join(TOKENIZER);
-    let file = options.text_encoder_path.as_deref();
-    let file = file.filter(|file| file.is_file() && !folder.exists());
-    if let Some(file) = file
-        && let Some(GgufTokenizer { tokens, merges, added }) = gguf_tokenizer(file)?
-    {
+    let Some(file) = options.text_encoder_path.as_deref().filter(|_| !folder.exists()) else {
+        return Ok((ChatTokenizer::from_folder(&folder).map_err(said)?, Tokens::Given));
+    };
+    let own = if file.is_file() { gguf_tokenizer(file)? } else { None };
+    if let Some(GgufTokenizer { tokens, merges, added }) = own {
         let parts = TokenizerParts { tokens, merges, added };
-        return ChatTokenizer::from_parts(file, &parts).map_err(said);
+        return Ok((ChatTokenizer::from_parts(file, &parts).map_err(said)?, Tokens::Given));
     }
-    ChatTokenizer::from_folder(&folder).map_err(said)
+    tracing::debug!("using the built-in tokenizer of Qwen3");
+    Ok((ChatTokenizer::qwen3().map_err(said)?, Tokens::BuiltIn))
 }
 
 /// Loads `text_encoder/` alone, for callers that bring token ids.
@@ -101,6 +123,12 @@ fn tokenizer(options: &EncoderOptions) -> Result<ChatTokenizer, LoadError> {
 ///
 /// As [`load`], without the tokenizer.
 pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, LoadError> {
+    let (label, config, weights) = open(options)?;
+    assemble(label, config, weights, options.residency)
+}
+
+/// The files, before anything is loaded from them.
+fn open(options: &EncoderOptions) -> Result<(String, Config, Weights), LoadError> {
     let (model_path, instead) = (&options.model_path, options.text_encoder_path.as_deref());
     check_index(model_path, &INDEX, |key| key == FOLDER && instead.is_none())?;
     let device = options.device.open()?;
@@ -108,7 +136,7 @@ pub fn load_encoder(options: &EncoderOptions) -> Result<Box<dyn TextEncoder>, Lo
     let part = options.files();
     let weights = Checkpoint::open(&part, names::naming, &device, dtype, options.packing)?;
     let config: Config = part_config(&part, &model_path.join(FOLDER), &weights)?;
-    assemble(model_label(instead.unwrap_or(model_path)), config, weights, options.residency)
+    Ok((model_label(instead.unwrap_or(model_path)), config, weights))
 }
 
 impl EncoderOptions {

@@ -184,6 +184,7 @@ impl<'a> Reader<'a> {
             Use::Flag(flag) | Use::Alias(flag) => {
                 let values = match key.kind {
                     Kind::Path => values.iter().map(|v| self.resolve(v)).collect(),
+                    Kind::Model => values.iter().map(|v| self.resolve_model(v)).collect(),
                     _ => values,
                 };
                 self.add(FileValue { flag, key: key.path, line: self.line(at), values })?;
@@ -230,6 +231,13 @@ impl<'a> Reader<'a> {
         path.to_string_lossy().into_owned()
     }
 
+    fn resolve_model(&self, value: &str) -> String {
+        let path = self.resolve(value);
+        let named = value.contains('/') && !value.starts_with(['~', '.', '/']);
+        let is_path = !named || Path::new(&path).exists();
+        if is_path { path } else { value.to_owned() }
+    }
+
     fn line(&self, at: usize) -> usize {
         1 + self.text.bytes().take(at).filter(|b| *b == b'\n').count()
     }
@@ -246,7 +254,9 @@ impl<'a> Reader<'a> {
 /// The value as a flag would be given it.
 fn scalar(kind: Kind, value: &DeValue<'_>) -> Option<String> {
     match (kind, value) {
-        (Kind::Text | Kind::Path, DeValue::String(text)) => Some(text.clone().into_owned()),
+        (Kind::Text | Kind::Path | Kind::Model, DeValue::String(text)) => {
+            Some(text.clone().into_owned())
+        }
         (Kind::Switch, DeValue::Boolean(on)) => Some(on.to_string()),
         (Kind::Integer | Kind::Number, DeValue::Integer(n)) if n.radix() == 10 => {
             Some(n.as_str().to_owned())

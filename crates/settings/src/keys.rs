@@ -18,6 +18,9 @@ pub enum Kind {
     Text,
     /// Relative to the file's folder; a leading `~/` is the home folder.
     Path,
+    /// As [`Kind::Path`] if there is something; else as it stands, since it can be the name of a
+    /// downloaded model.
+    Model,
     Integer,
     Number,
     Switch,
@@ -57,10 +60,11 @@ const FUSED: &str = "all kernels are built in";
 
 /// In the order in which `config show` prints them.
 pub const KEYS: &[Key] = &[
-    key("model_path", Path, Flag("model_path")),
-    key("dit_path", Path, Flag("dit_path")),
-    key("text_encoder_path", Path, Flag("text_encoder_path")),
-    key("vae_path", Path, Flag("vae_path")),
+    key("model_path", Model, Flag("model_path")),
+    key("dit_path", Model, Flag("dit_path")),
+    key("text_encoder_path", Model, Flag("text_encoder_path")),
+    key("vae_path", Model, Flag("vae_path")),
+    key("comfyui", Path, Flag("comfyui")),
     key("templates_dir", Path, Flag("templates_dir")),
     key("encoder.device", Text, Alias("text_encoder_device")),
     key("encoder.torch_dtype", Text, Flag("text_encoder_dtype")),
@@ -120,6 +124,11 @@ pub const KEYS: &[Key] = &[
     key("gateway.jobs_days", Integer, Flag("jobs_days")),
     key("gateway.job_attempts", Integer, Flag("job_attempts")),
     key("gateway.job_crashes", Integer, Flag("job_crashes")),
+    key("hub.home", Path, Flag("hf_home")),
+    key("hub.cache", Path, Flag("hf_hub_cache")),
+    key("hub.endpoint", Text, Flag("hf_endpoint")),
+    key("hub.token_path", Path, Flag("hf_token_path")),
+    key("hub.offline", Switch, Flag("hf_hub_offline")),
     key("telemetry.otlp_endpoint", Text, Flag("otlp_endpoint")),
     key("server.host", Text, Flag("host")),
     key("server.port", Integer, Flag("port")),
@@ -159,7 +168,7 @@ impl Kind {
     /// As error messages call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Text | Path => "a string",
+            Text | Path | Model => "a string",
             Integer => "a whole number",
             Number => "a number",
             Switch => "true or false",

@@ -88,6 +88,10 @@ port = 8000
 #[test]
 fn a_flag_beats_the_file_and_the_file_beats_the_default() {
     let file = File::new(FILE);
+    // A repository has such a name; a path to nothing stays as it stands.
+    let named = file.generate(&["a cat"]).model_path;
+    assert_eq!(named.as_deref(), Some(std::path::Path::new("models/x")));
+    std::fs::create_dir_all(file.0.path().join("models/x")).expect("made");
     let args = file.generate(&["a cat"]);
     assert_eq!(args.prompt.as_deref(), Some("a cat"));
     assert_eq!((args.steps, args.guidance_scale, args.enable_thinking), (Some(9), Some(2.0), true));

@@ -1,11 +1,13 @@
 //! Engines that do what the test says, an encoder service that misbehaves on the wire, a
-//! heylookitsanllm that was recorded, and a collector of traces.
+//! heylookitsanllm that was recorded, a hub of models, and a collector of traces.
 
 mod collector;
 mod diffusion;
 mod encoder;
 mod generator;
 pub mod heylook;
+mod http;
+pub mod hub;
 mod script;
 
 pub use collector::{Collector, Span};
@@ -16,4 +18,5 @@ pub use generator::{
     PANICKING_SEED, Seen, lora_summary,
 };
 pub use heylook::FakeHeylook;
+pub use hub::FakeHub;
 pub use script::ScriptedEncoder;

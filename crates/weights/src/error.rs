@@ -19,10 +19,6 @@ pub enum LoadError {
     NoFile { path: PathBuf },
     #[error("{0}")]
     NoDemoModel(String),
-    #[error(
-        "--text-encoder-path needs --model-path as well: the folder with the tokenizer/ that belongs to it (a GGUF file with a tokenizer needs none)"
-    )]
-    NoTokenizer,
     #[error("cannot read {path}: {cause}")]
     Io { path: PathBuf, cause: std::io::Error },
     #[error("{path} is not valid: {cause}")]

@@ -41,7 +41,7 @@ pub use error::LoadError;
 pub use files::PartFiles;
 pub use gguf::GgufTokenizer;
 pub use llm_dit_device::DeviceChoice;
-pub use locate::{encoder_folder, model_folder, model_label};
+pub use locate::{encoder_folder, folder_of, model_folder, model_label};
 pub use names::{Naming, Part, Rows};
 pub use overlay::{Change, Delta, Overlay};
 pub use packing::Packing;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{LoadError, tokenizer::gguf_tokenizer};
+use crate::LoadError;
 
 /// The folder that ships with the repository.
 const DEMO: &str = "models/demo";
@@ -35,31 +35,46 @@ pub fn model_folder(named: Option<&Path>) -> Result<PathBuf, LoadError> {
     )))
 }
 
-/// [`model_folder`] for a program that encodes. A text encoder outside the model's folder comes
-/// without its tokenizer, unless it is a GGUF file that has one, and the demo model's would cut the text
-/// into other tokens.
+/// [`model_folder`] for a program that encodes. What belongs to a text encoder that is named alone is
+/// looked for beside it; the demo model's tokenizer would cut the text into other tokens.
 ///
 /// # Errors
 ///
-/// As [`model_folder`]; [`LoadError::NoTokenizer`] for a text encoder without a model folder.
+/// As [`model_folder`].
 pub fn encoder_folder(
     named: Option<&Path>,
     text_encoder: Option<&Path>,
 ) -> Result<PathBuf, LoadError> {
-    let (Some(file), None) = (text_encoder, named) else { return model_folder(named) };
-    // What else a file brings along is looked for beside it.
-    let tokenizer = file.is_file().then(|| gguf_tokenizer(file)).transpose()?;
-    match tokenizer.flatten() {
-        Some(_) => Ok(file.parent().map(Path::to_owned).unwrap_or_default()),
-        None => Err(LoadError::NoTokenizer),
+    match (named, text_encoder) {
+        (None, Some(file)) => Ok(folder_of(file)),
+        (named, _) => model_folder(named),
     }
 }
 
-/// What a model is called where people see it: its folder's name, or its file's.
+/// The folder that a file or a folder is in.
+pub fn folder_of(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// What a model is called where people see it: its folder's name, or its file's. In the cache of the
+/// Hugging Face hub, folders are named by commits and files by checksums: there it is the
+/// repository's name, or that of the file's link.
 pub fn model_label(path: &Path) -> String {
     let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if let Some(repo) = hub_repository(&full) {
+        let name = if full.is_file() { path.file_stem() } else { Some(repo.as_ref()) };
+        return name.unwrap_or(full.as_os_str()).to_string_lossy().into_owned();
+    }
     let name = if full.is_file() { full.file_stem() } else { full.file_name() };
     name.unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The name of the repository, for `models--ORG--NAME/snapshots/COMMIT` and its blobs.
+fn hub_repository(path: &Path) -> Option<String> {
+    let inner = path.parent().filter(|p| p.ends_with("snapshots") || p.ends_with("blobs"))?;
+    let repo = inner.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    repo.split_once("--").map(|(_, name)| name.to_owned())
 }
 
 /// Folders that may hold the demo model, nearest first: the working directory and its parents,

@@ -1,8 +1,6 @@
 //! A heylookitsanllm server that knows the recorded exchanges, what a test adds and which models it
 //! has, and nothing else. What it does not know it refuses, and the test fails in the end.
 
-mod http;
-
 use std::{
     collections::{HashMap, VecDeque},
     fs,
@@ -20,7 +18,8 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-pub use self::http::Request;
+use super::http;
+pub use super::http::Request;
 
 use crate::repository;
 
