@@ -15,8 +15,8 @@ use crate::{error::CliError, output::print};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PullArgs {
-    /// Repository, with an optional branch, tag or commit: ORG/NAME[@REVISION]; or a short name for
-    /// several files: z-image-turbo, z-image-turbo-bf16, z-image-turbo-16gb, z-image-turbo-8gb
+    /// Repository, with an optional branch, tag or commit: `ORG/NAME[@REVISION]`; or a short name
+    /// for several files: z-image-turbo, z-image-turbo-bf16, z-image-turbo-16gb, z-image-turbo-8gb
     model: String,
     /// File to download, as it is called in the repository; * stands for any text. Repeatable
     /// [default: all that is read of a model folder]

@@ -47,7 +47,7 @@ pub struct HubArgs {
 /// Which hub to ask, and with which token.
 #[derive(Clone, Debug, Args)]
 pub struct RemoteArgs {
-    /// URL of the hub, or of a mirror of it. Variable HF_ENDPOINT [default: https://huggingface.co]
+    /// URL of the hub, or of a mirror of it. Variable HF_ENDPOINT [default: huggingface.co]
     #[arg(long, value_name = "URL", env = "HF_ENDPOINT", hide_env = true)]
     pub hf_endpoint: Option<String>,
     /// Access token for private and gated repositories. Other users of this machine can read command
