@@ -28,7 +28,7 @@ pub(crate) struct ActiveLoraBody {
     /// Keys of its file that fit nothing.
     pub unmatched: Vec<String>,
     /// Parts of the model, and what the scale is multiplied by there.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub blocks: BTreeMap<String, f32>,
 }
 
