@@ -107,7 +107,7 @@ impl Backend for Heylook {
 impl Caller {
     /// Whether the server could encode now. The log has each change once.
     fn is_there(&mut self) -> bool {
-        let asked = time::timeout(PATIENCE, about(&self.encoder));
+        let asked = async { time::timeout(PATIENCE, about(&self.encoder)).await };
         let silent = || Err(format!("it did not answer within {} s", PATIENCE.as_secs()));
         let state = self.runtime.block_on(asked).unwrap_or_else(|_| silent());
         let works = state.is_ok();

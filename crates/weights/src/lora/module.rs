@@ -138,27 +138,31 @@ impl LoraModule {
 
 impl Form {
     fn new(header: &Header, key: &str, mut parts: Parts) -> Result<Self, LoraError> {
-        let product = |up: Role, down: Role, parts: &mut Parts| match (
+        let product = |up: Role, down: Role, names: [&'static str; 2], parts: &mut Parts| match (
             parts.remove(&up),
             parts.remove(&down),
         ) {
             (Some(up), Some(down)) => Product::new(header, up, down).map(Some),
-            (Some(key), None) => Err(incomplete(header, key, "down (A, or b)")),
-            (None, Some(key)) => Err(incomplete(header, key, "up (B, or a)")),
+            (Some(key), None) => Err(incomplete(header, key, names[1])),
+            (None, Some(key)) => Err(incomplete(header, key, names[0])),
             (None, None) => Ok(None),
         };
-        let plain = product(Role::Up, Role::Down, &mut parts)?;
+        let plain = product(Role::Up, Role::Down, ["up (or B)", "down (or A)"], &mut parts)?;
+        let ends = ["_a", "_b"];
         let sides = |side: Side, parts: &mut Parts| {
-            let hada = product(Role::HadaUp(side), Role::HadaDown(side), parts)?;
+            let hada = product(Role::HadaUp(side), Role::HadaDown(side), ends, parts)?;
             let whole = parts.remove(&Role::Lokr(side));
-            let lokr = match (whole, product(Role::LokrUp(side), Role::LokrDown(side), parts)?) {
-                (Some(key), None) => Some(Factor::Whole { dims: matrix(header, &key)?, key }),
-                (None, Some(product)) => Some(Factor::Product(product)),
-                (None, None) => None,
-                (Some(key), Some(_)) => {
-                    return Err(header.invalid(format!("'{key}' is there whole and as a product")));
-                }
-            };
+            let lokr =
+                match (whole, product(Role::LokrUp(side), Role::LokrDown(side), ends, parts)?) {
+                    (Some(key), None) => Some(Factor::Whole { dims: matrix(header, &key)?, key }),
+                    (None, Some(product)) => Some(Factor::Product(product)),
+                    (None, None) => None,
+                    (Some(key), Some(_)) => {
+                        return Err(
+                            header.invalid(format!("'{key}' is there whole and as a product"))
+                        );
+                    }
+                };
             Ok((hada, lokr))
         };
         let (first_hada, left) = sides(Side::First, &mut parts)?;

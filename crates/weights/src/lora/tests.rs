@@ -162,7 +162,7 @@ fn kinds_are_told_by_their_tensors() {
     assert_eq!(shape(&dora), (3, 6, 4, 1.0));
 
     let says = |tensors: &[(&str, &[usize])]| room.open(tensors).expect_err("bad").to_string();
-    assert!(says(&hada[..3]).contains("other factor, up (B, or a), is missing"));
+    assert!(says(&hada[..3]).contains("other factor, _b, is missing"));
     assert!(says(&hada[..2]).contains("hada_w2"));
     assert!(says(&whole[..1]).contains("lokr_w2"));
     assert!(says(&[A, B, whole[0], whole[1]]).contains("two ways"));
