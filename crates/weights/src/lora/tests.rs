@@ -84,7 +84,7 @@ fn what_is_wrong_is_named() {
     };
     says(&[A], &["m.lora_A.weight", "up (or B)"]);
     says(&[A, ("m.lora_B.weight", &[3, 5])], &["rank 5", "rank 4"]);
-    says(&[A, B, ("m.dora_scale", &[3])], &["m.dora_scale", "DoRA"]);
+    says(&[A, B, ("m.oft_blocks", &[3])], &["m.oft_blocks", "OFT"]);
     says(&[A, ("m.lora_B.weight", &[3, 4, 3, 3])], &["[3, 4, 3, 3]"]);
     says(&[A, B, ("m.alpha", &[2])], &["m.alpha", "one number"]);
     says(&[A, B, ("m.lora_down.weight", &[4, 6])], &["m.lora_A.weight", "m.lora_down.weight"]);
