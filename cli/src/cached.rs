@@ -70,7 +70,7 @@ pub fn list(args: &ListArgs) -> Result<(), CliError> {
 ///
 /// # Errors
 ///
-/// [`CliError`] if there is no such repository, if nobody agrees, or if it cannot be removed.
+/// [`CliError`] if there is no such repository, if the user does not confirm, or if it cannot be removed.
 pub fn rm(args: &RmArgs) -> Result<(), CliError> {
     let cache = args.cache.cache().map_err(CliError::usage)?;
     let contents = cache.contents().map_err(CliError::failed)?;

@@ -365,6 +365,18 @@ fn with_tokenizer(mut file: Gguf) -> Gguf {
     file
 }
 
+/// Draws with the text encoder of a packed file, packed and expanded, and with that of its twin in f32.
+fn assert_text_encoder_is_its_twin(file: &Path, twin: &Path) {
+    let draw = |path: &Path, packing| {
+        let text_encoder = Some(path.to_owned());
+        Files { text_encoder, packing, ..Files::default() }.draw()
+    };
+    let expected = draw(twin, Packing::Expanded);
+    for packing in [Packing::Packed, Packing::Expanded] {
+        assert!(draw(file, packing) == expected, "{packing:?}");
+    }
+}
+
 #[test]
 fn a_text_encoder_in_gguf_is_its_twin_and_brings_its_tokenizer() {
     let folder = TempDir::new().expect("a folder");
@@ -373,14 +385,7 @@ fn a_text_encoder_in_gguf_is_its_twin_and_brings_its_tokenizer() {
     let packed = with_tokenizer(encoder());
     packed.write(&file);
     twin(&file, &packed.names(), &path);
-    let draw = |path: &Path, packing| {
-        let text_encoder = Some(path.to_owned());
-        Files { text_encoder, packing, ..Files::default() }.draw()
-    };
-    let expected = draw(&path, Packing::Expanded);
-    for packing in [Packing::Packed, Packing::Expanded] {
-        assert!(draw(&file, packing) == expected, "{packing:?}");
-    }
+    assert_text_encoder_is_its_twin(&file, &path);
 
     // Alone: sizes and tokenizer are those of the file.
     let options = EncoderOptions {
@@ -435,14 +440,7 @@ fn a_text_encoder_in_comfyuis_layouts_is_its_twin() {
     assert!(mixed.0.contains_key("model.embed_tokens.comfy_quant"));
     mixed.write(&file);
     twin(&file, &plain.0.into_keys().collect::<Vec<_>>(), &path);
-    let draw = |path: &Path, packing| {
-        let text_encoder = Some(path.to_owned());
-        Files { text_encoder, packing, ..Files::default() }.draw()
-    };
-    let expected = draw(&path, Packing::Expanded);
-    for packing in [Packing::Packed, Packing::Expanded] {
-        assert!(draw(&file, packing) == expected, "{packing:?}");
-    }
+    assert_text_encoder_is_its_twin(&file, &path);
 }
 
 #[test]
