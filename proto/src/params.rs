@@ -3,8 +3,7 @@
 //! A parameter has the same name on both sides, so the conversions are made from its declaration.
 
 use llm_dit_params::{
-    GenerateOptions, GenerateParams, LoraBlocks, LoraSelection, LoraSet, ParamError,
-    generation_fields,
+    GenerateOptions, GenerateParams, LoraSelection, LoraSet, ParamError, generation_fields,
 };
 
 use crate::v1;
@@ -59,8 +58,8 @@ impl TryFrom<&v1::LoraSet> for LoraSet {
 
     fn try_from(set: &v1::LoraSet) -> Result<Self, ParamError> {
         let lora = |lora: &v1::LoraSelection| -> Result<LoraSelection, ParamError> {
-            let blocks = LoraBlocks::new(lora.blocks.clone())?;
-            Ok(LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)?.with_blocks(blocks))
+            LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)?
+                .with_scales(lora.blocks.clone())
         };
         Self::new(set.loras.iter().map(lora).collect::<Result<_, _>>()?)
     }

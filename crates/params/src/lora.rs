@@ -51,6 +51,17 @@ impl LoraSelection {
         Self { blocks, ..self }
     }
 
+    /// Likewise, with the blocks as a message holds them.
+    ///
+    /// # Errors
+    /// As [`LoraBlocks::new`].
+    pub fn with_scales(
+        self,
+        blocks: impl IntoIterator<Item = (String, f32)>,
+    ) -> Result<Self, ParamError> {
+        Ok(self.with_blocks(LoraBlocks::new(blocks)?))
+    }
+
     /// The path or name by which the service finds the LoRA.
     pub fn name(&self) -> &str {
         &self.name

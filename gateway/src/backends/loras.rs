@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use llm_dit_fault::Fault;
-use llm_dit_params::{LoraBlocks, LoraSelection, LoraSet, ParamError};
+use llm_dit_params::{LoraSelection, LoraSet, ParamError};
 use llm_dit_proto::v1::{
     self, ActiveLora, ApplyLorasRequest, ApplyLorasResponse, ClearLorasRequest,
 };
@@ -66,9 +66,8 @@ impl DefaultLoras {
     pub fn set(&self) -> Result<Option<LoraSet>, ParamError> {
         let active = self.active.lock();
         let lora = |lora: &ActiveLoraBody| -> Result<LoraSelection, ParamError> {
-            let blocks = LoraBlocks::new(lora.blocks.clone())?;
-            let lora = LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words)?;
-            Ok(lora.with_blocks(blocks))
+            LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words)?
+                .with_scales(lora.blocks.clone())
         };
         let set = |active: &Vec<ActiveLoraBody>| {
             LoraSet::new(active.iter().map(lora).collect::<Result<_, _>>()?)

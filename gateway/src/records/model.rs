@@ -1,9 +1,7 @@
 //! What a diffusion service says of itself.
 
 use llm_dit_fault::Fault;
-use llm_dit_params::{
-    Limits, LoraBlocks, LoraSelection, LoraSet, ModelDefaults, ParamError, choose_model,
-};
+use llm_dit_params::{Limits, LoraSelection, LoraSet, ModelDefaults, ParamError, choose_model};
 use llm_dit_proto::{
     DType,
     v1::{ActiveLora, DiffusionDescription},
@@ -143,9 +141,8 @@ fn is_plausible(description: &DiffusionDescription) -> bool {
 /// When it is out of bounds.
 fn set_of(active: &[ActiveLora]) -> Result<LoraSet, ParamError> {
     let lora = |lora: &ActiveLora| -> Result<LoraSelection, ParamError> {
-        let blocks = LoraBlocks::new(lora.blocks.clone())?;
-        let lora = LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words)?;
-        Ok(lora.with_blocks(blocks))
+        LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words)?
+            .with_scales(lora.blocks.clone())
     };
     LoraSet::new(active.iter().map(lora).collect::<Result<_, _>>()?)
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_memory::Reservation;
 use llm_dit_params::{
-    GenerateOptions, GenerateParams, LoraBlocks, LoraSelection, LoraSet, MAX_PROMPT_BYTES,
-    ParamError, Prompt, Truncation,
+    GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
+    Truncation,
     bounds::{COMPRESSION, TOKENS},
     generation_fields,
 };
@@ -356,8 +356,8 @@ pub(crate) fn loras(bodies: &[LoraBody]) -> Result<LoraSet, Error> {
 pub(crate) fn selections(bodies: &[LoraBody]) -> Result<LoraSet, ParamError> {
     let on = bodies.iter().filter(|lora| lora.enabled.unwrap_or(true));
     let loras = on.map(|lora| {
-        let blocks = LoraBlocks::new(lora.blocks.clone())?;
-        Ok(LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)?.with_blocks(blocks))
+        LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)?
+            .with_scales(lora.blocks.clone())
     });
     LoraSet::new(loras.collect::<Result<_, ParamError>>()?)
 }
