@@ -419,7 +419,8 @@ impl Stack {
         if time::timeout(Duration::from_secs(30), settled).await.is_err() {
             report.wrong.push("requests are still running".to_owned());
         }
-        let used = || self.programs.iter().map(|(_, program)| processor(program)).sum::<f64>();
+        let used =
+            || self.programs.iter().map(|(_, program)| program.processor_seconds()).sum::<f64>();
         let before = used();
         time::sleep(IDLE).await;
         report.idle_seconds = used() - before;
@@ -462,14 +463,4 @@ fn init_image(side: u32) -> String {
 /// MiB that a program has in memory; 0 where that is not told.
 fn memory(program: &Process) -> f64 {
     program.memory().unwrap_or_default() as f64 / 1024.0
-}
-
-/// Seconds of processor time that a program has used, likewise.
-pub(crate) fn processor(program: &Process) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", program.id())).unwrap_or_default();
-    // The name before may hold spaces. User and system time are fields 14 and 15, in ticks of 10 ms.
-    let rest = stat.rsplit(')').next().unwrap_or_default();
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok()).unwrap_or_default();
-    (ticks(11) + ticks(12)) / 100.0
 }

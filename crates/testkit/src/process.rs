@@ -93,6 +93,18 @@ impl Process {
         rest.split_whitespace().next()?.parse().ok()
     }
 
+    /// Seconds of processor time that it has used; 0 where the system does not tell.
+    pub fn processor_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // The name before may hold spaces. User and system time are fields 14 and 15, in ticks of
+        // 10 ms.
+        let rest = stat.rsplit(')').next().unwrap_or_default();
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let ticks =
+            |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok()).unwrap_or_default();
+        (ticks(11) + ticks(12)) / 100.0
+    }
+
     /// The port, for one that takes its place.
     pub fn port(&self) -> &str {
         self.url.rsplit(':').next().unwrap_or_default()

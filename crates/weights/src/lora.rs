@@ -87,7 +87,7 @@ impl LoraFile {
                 None => unknown_keys.extend(keys),
             }
         }
-        config.check(&header, &modules)?;
+        config.check(&header, modules.iter().any(LoraModule::is_decomposed))?;
         let differences = differences.into_values().collect();
         Ok(Self { header, modules, differences, unknown_keys })
     }

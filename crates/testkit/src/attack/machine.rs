@@ -15,7 +15,7 @@ use super::{
     honest::{Honest, HonestClient},
     stack::{Setup, Stack, is_alive},
 };
-use crate::{load::processor, process::Process, repository};
+use crate::{process::Process, repository};
 
 /// Address space of a service that is to run out of memory, in KiB.
 const LITTLE: u64 = 700_000;
@@ -165,10 +165,10 @@ pub(super) async fn descriptors(_: &Plan) -> Outcome {
             held.extend(TcpStream::connect(url.trim_start_matches("http://")).await);
         }
     }
-    let before = [processor(&stack.gateway), processor(&stack.diffusion[0])];
+    let before = [stack.gateway.processor_seconds(), stack.diffusion[0].processor_seconds()];
     time::sleep(WATCHED).await;
     let mut broken = Vec::new();
-    let used = [processor(&stack.gateway), processor(&stack.diffusion[0])];
+    let used = [stack.gateway.processor_seconds(), stack.diffusion[0].processor_seconds()];
     let used: Vec<f64> = used.iter().zip(before).map(|(now, before)| now - before).collect();
     if used.iter().any(|&seconds| seconds > BUSY) {
         broken.push(format!("processor seconds without work: {used:?}"));

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io::ErrorKind, path::Path};
 
 use serde::Deserialize;
 
-use super::{LoraError, header::Header, module::LoraModule};
+use super::{LoraError, header::Header};
 use crate::schema::{Kind, Library, Rule, Schema, parse};
 
 /// Where diffusers writes them.
@@ -68,13 +68,13 @@ impl AdapterConfig {
         Ok(settings)
     }
 
-    /// Whether the file has what the settings speak of.
+    /// Whether the file, which may have magnitudes (`decomposed`), has what the settings speak of.
     ///
     /// # Errors
     ///
     /// [`LoraError::Invalid`] if they speak of DoRA and the file has no magnitudes.
-    pub fn check(&self, header: &Header, modules: &[LoraModule]) -> Result<(), LoraError> {
-        if self.use_dora && !modules.iter().any(LoraModule::is_decomposed) {
+    pub fn check(&self, header: &Header, decomposed: bool) -> Result<(), LoraError> {
+        if self.use_dora && !decomposed {
             return Err(header.invalid(
                 "its adapter settings have use_dora, but it has no lora_magnitude_vector".into(),
             ));
