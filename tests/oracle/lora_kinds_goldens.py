@@ -9,14 +9,20 @@ transformer as NAME/TENSOR. Who computed each:
   dora, dora_kohya   PEFT's LoRA with `use_dora`, merged
   dora_half          the same, halfway between the plain weight and the merged one, as ComfyUI does it
   fp8                PEFT's LoRA, of the factors as torch widens them
+  oft, oft_exact     PEFT's OFT, merged; rotations by its series and exact
+  oft_shared         the same with one block for all
+  diag_oft           LyCORIS' Diag-OFT: its `diff_weight`, for rows with other lengths and a bound on one module
+  diag_oft_fused     the same over the fused projection, cut into thirds
 """
 
+import json
 from pathlib import Path
 
 import torch
 from common import generator, write
 from diffusers import ZImagePipeline, ZImageTransformer2DModel
-from peft import LoHaConfig, LoraConfig, get_peft_model
+from lycoris.functional.diag_oft import diff_weight
+from peft import LoHaConfig, LoraConfig, OFTConfig, get_peft_model
 from safetensors.torch import save_file
 
 MODULES = ("layers.0.attention.to_k", "layers.1.feed_forward.w2")
@@ -138,6 +144,49 @@ def lora_kinds(out: Path, tiny: Path, seed: int) -> None:
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(MODULES))
     wide = {name: {part: value.float() for part, value in tensors.items()} for name, tensors in narrow.items()}
     results["fp8"] = merged_by_peft(tiny, config, wide)
+
+    # Angles of about a quarter of a radian.
+    side = 4
+
+    def triangles(blocks: int) -> dict[str, dict[str, torch.Tensor]]:
+        return {name: {"oft_R": (torch.randn((blocks or ins // side, side * (side - 1) // 2), generator=g) / 8).half().float()}
+                for name, (_, ins) in shapes.items()}
+
+    for name, blocks, settings in (("oft", 0, {}), ("oft_exact", 0, {"use_cayley_neumann": False}),
+                                   ("oft_shared", 1, {"block_share": True, "num_cayley_neumann_terms": 4})):
+        parts = triangles(blocks)
+        config = OFTConfig(oft_block_size=side, target_modules=list(MODULES), init_weights=False, **settings)
+        results[name] = merged_by_peft(tiny, config, parts)
+        # PEFT writes the settings beside the file; here they are in it, as diffusers writes a LoRA's.
+        header = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in settings.items()})}
+        save_file({f"base_model.model.{module}.oft_R.weight": tensors["oft_R"].half().contiguous()
+                   for module, tensors in parts.items()}, str(folder / f"{name}.safetensors"), metadata=header)
+
+    def row_blocks(outs: int) -> torch.Tensor:
+        return (torch.randn((outs // side, side, side), generator=g) / 8).half().float()
+
+    state, changed = {}, {}
+    for at, (name, (outs, _)) in enumerate(shapes.items()):
+        blocks = row_blocks(outs)
+        # The first one is bounded: LyCORIS multiplies alpha with the rows.
+        bound = torch.tensor(0.4 * blocks.norm().item() / outs if at == 0 else 0.0)
+        lengths = None if at == 0 else (0.5 + torch.rand((outs, 1), generator=g)).half().float()
+        weight = before[name + ".weight"]
+        changed[name + ".weight"] = weight + diff_weight(weight, blocks, lengths, constraint=bound.item() * outs, backend="torch")
+        key = f"lycoris_{name.replace('.', '_')}"
+        state |= {f"{key}.oft_blocks": blocks, f"{key}.alpha": bound}
+        if lengths is not None:
+            state[f"{key}.rescale"] = lengths
+    save("diag_oft", state)
+    results["diag_oft"] = changed
+
+    attention = base.layers[0].attention
+    fused = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
+    blocks = row_blocks(fused.shape[0])
+    save("diag_oft_fused", {"lycoris_layers_0_attention_qkv.oft_blocks": blocks})
+    parts = (fused + diff_weight(fused, blocks, None, constraint=0, backend="torch")).chunk(3)
+    results["diag_oft_fused"] = {f"layers.0.attention.{part}.weight": value
+                                 for part, value in zip(("to_q", "to_k", "to_v"), parts)}
 
     for name, tensors in results.items():
         for tensor, value in tensors.items():

@@ -1,13 +1,15 @@
 //! LoRA files: changes of modules, under the names that their writers chose.
 //!
 //! Every trainer spells keys in its own way. Here they become modules, each with a change: two factors
-//! (LoRA), products of them (LoHa, LoKr), lengths of rows (DoRA), or whole tensors. The crate of the model knows what the modules are called in it, and whether they fit.
+//! (LoRA), products of them (LoHa, LoKr), lengths of rows (DoRA), rotations (OFT), or whole tensors.
+//! The crate of the model knows what the modules are called in it, and whether they fit.
 
 mod adapter;
 mod error;
 mod header;
 mod key;
 mod module;
+mod rotation;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -17,7 +19,7 @@ use self::{adapter::AdapterConfig, header::Header, key::Key, module::Parts};
 pub use self::{
     error::LoraError,
     key::{Whole, flat},
-    module::LoraModule,
+    module::{Extent, LoraModule},
 };
 use crate::overlay::{Change, Delta};
 

@@ -23,6 +23,60 @@ pub enum Delta {
     Kronecker { left: Tensor, right: Tensor, rows: Option<Rows> },
     /// As many values as the tensor has.
     Full(Tensor),
+    /// What turning blocks of rows or columns changes. An OFT.
+    Rotation(Rotation),
+}
+
+/// Blocks of a matrix's rows or columns, each turned by a matrix of its own.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    pub axis: Axis,
+    /// `(blocks, side, side)`: the rotations minus the identity. One block stands for as many as there
+    /// are.
+    pub turn: Tensor,
+    /// `(out, 1)`: what the turned rows are multiplied with.
+    pub lengths: Option<Tensor>,
+}
+
+/// What of a matrix turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    Rows,
+    Columns,
+}
+
+impl Rotation {
+    /// The turned matrix minus the matrix, both in f32.
+    fn values(&self, matrix: &Tensor) -> candle_core::Result<Tensor> {
+        let wide = |x: &Tensor| x.to_device(matrix.device())?.to_dtype(DType::F32);
+        let (_, side, _) = self.turn.dims3()?;
+        // The axis that turns comes first; `x -> R x` of each of its blocks.
+        let turned = |matrix: &Tensor| {
+            let (all, others) = matrix.dims2()?;
+            let blocks = matrix.contiguous()?.reshape((all / side, side, others))?;
+            let turn = wide(&self.turn)?.broadcast_as((all / side, side, side))?.contiguous()?;
+            turn.matmul(&blocks)?.reshape((all, others))
+        };
+        let change = match self.axis {
+            Axis::Rows => turned(matrix)?,
+            Axis::Columns => turned(&matrix.t()?)?.t()?.contiguous()?,
+        };
+        match &self.lengths {
+            Some(lengths) => (change + matrix)?.broadcast_mul(&wide(lengths)?)? - matrix,
+            None => Ok(change),
+        }
+    }
+
+    /// What of it changes these rows. `None` if a block has rows of two shares.
+    fn share(&self, rows: Rows) -> candle_core::Result<Option<Self>> {
+        let turn = match self.axis {
+            Axis::Rows if !self.turn.dim(0)?.is_multiple_of(rows.of) => return Ok(None),
+            Axis::Rows => rows.share(&self.turn)?,
+            Axis::Columns => self.turn.clone(),
+        };
+        let lengths = self.lengths.as_ref().map(|lengths| rows.share(lengths)).transpose()?;
+        Ok(Some(Self { axis: self.axis, turn, lengths }))
+    }
 }
 
 /// A change of one tensor.
@@ -38,9 +92,9 @@ pub struct Change {
 }
 
 impl Delta {
-    /// In f32 on this tensor's device, of its shape.
-    fn values(&self, like: &Tensor) -> candle_core::Result<Tensor> {
-        let wide = |x: &Tensor| x.to_device(like.device())?.to_dtype(DType::F32);
+    /// In f32 on the device of the tensor that it changes, `base` in f32.
+    fn values(&self, base: &Tensor) -> candle_core::Result<Tensor> {
+        let wide = |x: &Tensor| x.to_device(base.device())?.to_dtype(DType::F32);
         let product = |(up, down): &(Tensor, Tensor)| wide(up)?.matmul(&wide(down)?);
         match self {
             Self::LowRank { up, down } => wide(up)?.matmul(&wide(down)?),
@@ -52,7 +106,8 @@ impl Delta {
                     None => Ok(whole),
                 }
             }
-            Self::Full(values) => wide(values)?.reshape(like.shape()),
+            Self::Full(values) => wide(values)?.reshape(base.shape()),
+            Self::Rotation(rotation) => rotation.values(base),
         }
     }
 }
@@ -89,6 +144,10 @@ impl Change {
                 Delta::Kronecker { left: left.clone(), right: right.clone(), rows: Some(rows) }
             }
             Delta::Full(values) => Delta::Full(rows.share(values)?),
+            Delta::Rotation(rotation) => match rotation.share(rows)? {
+                Some(share) => Delta::Rotation(share),
+                None => return Ok(None),
+            },
         };
         let magnitude = match &self.magnitude {
             Some(columns) if columns.dim(0)? == 1 => return Ok(None),

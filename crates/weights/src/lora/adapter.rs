@@ -26,18 +26,25 @@ pub(super) struct AdapterConfig {
     use_rslora: bool,
     #[serde(default)]
     use_dora: bool,
+    /// OFT: whether rotations are the sum of the first terms of a series, and of how many.
+    use_cayley_neumann: Option<bool>,
+    num_cayley_neumann_terms: Option<usize>,
 }
 
-/// `LoraConfig` of PEFT, as far as it changes what the factors mean.
+/// `LoraConfig` and `OFTConfig` of PEFT, as far as they change what the factors mean.
 const SCHEMA: Schema = Schema {
     keys: &[
-        ("peft_type", Rule::Only(&["\"LORA\"", "null"])),
+        ("peft_type", Rule::Only(&["\"LORA\"", "\"OFT\"", "null"])),
         ("lora_alpha", Rule::Read(Kind::Number)),
         ("alpha_pattern", Rule::Read(Kind::NumbersByName)),
         ("use_rslora", Rule::Read(Kind::Switch)),
         ("use_dora", Rule::Read(Kind::Switch)),
         ("use_qalora", Rule::Only(&["false", "null"])),
         ("layer_replication", Rule::Only(&["null"])),
+        ("use_cayley_neumann", Rule::Read(Kind::Switch)),
+        ("num_cayley_neumann_terms", Rule::Read(Kind::Whole)),
+        ("coft", Rule::Only(&["false", "null"])),
+        ("fan_in_fan_out", Rule::Only(&["false", "null"])),
     ],
     library: Library::Peft,
 };
@@ -93,6 +100,13 @@ impl AdapterConfig {
         };
         let own = self.alpha_pattern.iter().find(|(pattern, _)| ends(pattern));
         own.map(|(_, &alpha)| alpha).or(self.lora_alpha)
+    }
+
+    /// How many terms of the series a rotation is; `None`: it is computed exactly. PEFT's default, and
+    /// what OneTrainer does, is 5.
+    pub fn cayley_terms(&self) -> Option<usize> {
+        let series = self.use_cayley_neumann.unwrap_or(true);
+        series.then(|| self.num_cayley_neumann_terms.unwrap_or(5))
     }
 
     /// 1 when nothing is said.

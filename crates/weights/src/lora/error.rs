@@ -1,5 +1,7 @@
 //! Why a LoRA file cannot be used.
 
+use super::module::Extent;
+
 /// Messages call the file by the label that it was opened with.
 #[derive(Debug, thiserror::Error)]
 pub enum LoraError {
@@ -14,7 +16,7 @@ pub enum LoraError {
     #[error("LoRA {file} is not valid: {cause}")]
     Invalid { file: String, cause: String },
     #[error(
-        "LoRA {file} has '{key}', which is {kind}; LoRA, DoRA, LoHa, LoKr and differences of whole tensors (.diff, .diff_b) are supported"
+        "LoRA {file} has '{key}', which is {kind}; LoRA, DoRA, LoHa, LoKr, OFT and differences of whole tensors (.diff, .diff_b) are supported"
     )]
     Kind { file: String, key: String, kind: &'static str },
     #[error("LoRA {file} has '{key}', but its other factor, {lacks}, is missing")]
@@ -22,9 +24,9 @@ pub enum LoraError {
     #[error("LoRA {file}: '{key}' contains NaN or infinite values")]
     NotFinite { file: String, key: String },
     #[error(
-        "LoRA {file}: '{key}' changes a matrix of {found:?}, but '{tensor}' is {expected:?}; it was trained for another model"
+        "LoRA {file}: '{key}' changes a matrix of {found}, but '{tensor}' is {expected:?}; it was trained for another model"
     )]
-    Shape { file: String, key: String, tensor: String, found: [usize; 2], expected: [usize; 2] },
+    Shape { file: String, key: String, tensor: String, found: Extent, expected: [usize; 2] },
     #[error("LoRA {file}: '{key}' is a difference of {misfit}; it was trained for another model")]
     Difference { file: String, key: String, misfit: String },
     #[error("LoRA {file}: '{first}' and '{second}' both change '{tensor}'")]

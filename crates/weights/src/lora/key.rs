@@ -34,6 +34,11 @@ pub(super) enum Role {
     Lokr(Side),
     LokrUp(Side),
     LokrDown(Side),
+    /// LyCORIS' OFT: blocks that turn rows, and what the turned rows are multiplied with.
+    RowBlocks,
+    RowLengths,
+    /// PEFT's OFT: blocks that turn columns.
+    ColumnBlocks,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,7 +91,7 @@ const TEXT_ENCODERS: [&str; 11] = [
 ];
 
 /// What stands between a module's name and `weight`, if that is there.
-const MARKERS: [(&str, Role); 20] = [
+const MARKERS: [(&str, Role); 23] = [
     (".lora_A", Role::Down),
     (".lora_B", Role::Up),
     (".lora_down", Role::Down),
@@ -107,6 +112,9 @@ const MARKERS: [(&str, Role); 20] = [
     (".lokr_w2", Role::Lokr(Side::Second)),
     (".lokr_w2_a", Role::LokrUp(Side::Second)),
     (".lokr_w2_b", Role::LokrDown(Side::Second)),
+    (".oft_blocks", Role::RowBlocks),
+    (".rescale", Role::RowLengths),
+    (".oft_R", Role::ColumnBlocks),
 ];
 
 /// Ends of keys that are differences of whole tensors, as ComfyUI reads them. Norms have names of
@@ -119,13 +127,14 @@ const DIFFERENCES: [(&str, Whole); 4] = [
 ];
 
 /// Parts of keys by which other methods are known.
-const OTHERS: [(&str, &str); 9] = [
+const OTHERS: [(&str, &str); 10] = [
     (".set_weight", "a replacement of weights"),
     (".glora_", "GLoRA"),
     ("boft_", "BOFT"),
     (".lokr_t", "a LoKr with a Tucker core"),
     (".hada_t", "a LoHa with a Tucker core"),
-    (".oft_", "OFT"),
+    (".oft_diag", "an OFT of one vector"),
+    (".oft_embedding_R", "an OFT of an embedding table"),
     (".lora_mid.", "a LoCon with a third factor"),
     (".lora_embedding_", "a LoRA of an embedding table"),
     ("vera_lambda_", "VeRA"),
@@ -258,6 +267,11 @@ mod tests {
                 factor("layers_0_attention_to_q", Role::HadaDown(Side::Second)),
             ),
             ("diffusion_model.layers.0.attention.to_q.lokr_w1", to_q(Role::Lokr(Side::First))),
+            (
+                "lora_unet_layers_0_attention_to_q.oft_blocks",
+                factor("layers_0_attention_to_q", Role::RowBlocks),
+            ),
+            ("base_model.model.layers.0.attention.to_q.oft_R.weight", to_q(Role::ColumnBlocks)),
             ("diffusion_model.layers.0.attention.to_q.lokr_w2_a", to_q(Role::LokrUp(Side::Second))),
         ] {
             assert_eq!(parse(key), expected, "{key}");
@@ -294,7 +308,7 @@ mod tests {
     #[test]
     fn other_methods_are_named_and_strangers_told_apart() {
         for (key, kind) in [
-            ("lora_unet_layers_0_attention_to_q.oft_blocks", "OFT"),
+            ("lora_unet_layers_0_attention_to_q.oft_diag", "an OFT of one vector"),
             ("lora_unet_layers_0_attention_to_q.lokr_t2", "a LoKr with a Tucker core"),
             ("lora_unet_layers_0_attention_to_q.hada_t1", "a LoHa with a Tucker core"),
             ("diffusion_model.layers.0.attention.to_q.set_weight", "a replacement of weights"),

@@ -1,6 +1,6 @@
 //! A changed module of a file: which tensors make the change, and their shapes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use candle_core::{DType, Tensor};
 
@@ -9,6 +9,7 @@ use super::{
     adapter::AdapterConfig,
     header::{FileSpan, Header},
     key::{Role, Side},
+    rotation::Blocks,
 };
 use crate::overlay::{Change, Delta, is_finite};
 
@@ -19,19 +20,62 @@ pub struct LoraModule {
     pub name: String,
     /// One of the file's own keys, for messages.
     pub key: String,
-    pub outs: usize,
-    pub ins: usize,
+    /// Which matrices it can change.
+    pub extent: Extent,
     /// Largest rank of its products; 0 if there is none.
     pub rank: usize,
     /// What the file says of it, if it does.
     pub alpha: Option<f64>,
     /// `alpha / rank`, or what the file has instead.
     pub scale: f64,
-    form: Form,
-    magnitude: Option<Magnitude>,
+    way: Way,
 }
 
-/// How the change is made, by the file's keys.
+/// What happens to the matrix.
+#[derive(Clone, Debug)]
+enum Way {
+    /// This is added; then rows or columns may be given lengths of their own, as DoRA does.
+    Sum { form: Form, magnitude: Option<Magnitude> },
+    /// Rows or columns are rotated.
+    Rotation(Blocks),
+}
+
+/// Which matrices a module's change fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Those of these rows and columns.
+    Matrix([usize; 2]),
+    Rows(usize),
+    Columns(usize),
+    /// Those with a multiple of so many columns.
+    ColumnsBy(usize),
+}
+
+impl Extent {
+    /// Whether a matrix `(outs, ins)` can be changed.
+    pub fn fits(self, [outs, ins]: [usize; 2]) -> bool {
+        match self {
+            Self::Matrix(dims) => dims == [outs, ins],
+            Self::Rows(rows) => rows == outs,
+            Self::Columns(columns) => columns == ins,
+            Self::ColumnsBy(side) => side > 0 && ins.is_multiple_of(side),
+        }
+    }
+}
+
+/// What messages call such a matrix.
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matrix(dims) => write!(f, "{dims:?}"),
+            Self::Rows(rows) => write!(f, "{rows} rows"),
+            Self::Columns(columns) => write!(f, "{columns} columns"),
+            Self::ColumnsBy(side) => write!(f, "a multiple of {side} columns"),
+        }
+    }
+}
+
+/// What is added, by the file's keys.
 #[derive(Clone, Debug)]
 enum Form {
     LowRank(Product),
@@ -86,9 +130,16 @@ impl LoraModule {
                 None => Ok(None),
             };
         };
+        let own = alpha.map(|key| scalar(header, &key)).transpose()?;
+        if let Some(blocks) = rotation(header, config, &mut parts, own)? {
+            if let Some(key) = parts.into_values().chain(magnitude).next() {
+                let turned = blocks.key();
+                return Err(header.invalid(format!("'{key}' changes what '{turned}' rotates")));
+            }
+            return Ok(Some(Self::rotated(name, key, blocks)));
+        }
         let form = Form::new(header, &key, parts)?;
         let [outs, ins] = form.dims(header)?;
-        let own = alpha.map(|key| scalar(header, &key)).transpose()?;
         let rank = form.rank();
         let (alpha, scale) = match (own, form.scaling_rank()) {
             (Some(alpha), Some(rank)) => (Some(alpha), alpha / rank as f64),
@@ -103,12 +154,19 @@ impl LoraModule {
         }
         let magnitude =
             magnitude.map(|key| Magnitude::new(header, key, [outs, ins])).transpose()?;
-        Ok(Some(Self { name, key, outs, ins, rank, alpha, scale, form, magnitude }))
+        let extent = Extent::Matrix([outs, ins]);
+        let way = Way::Sum { form, magnitude };
+        Ok(Some(Self { name, key, extent, rank, alpha, scale, way }))
+    }
+
+    fn rotated(name: String, key: String, blocks: Blocks) -> Self {
+        let (extent, way) = (blocks.extent(), Way::Rotation(blocks));
+        Self { name, key, extent, rank: 0, alpha: None, scale: 1.0, way }
     }
 
     /// Whether rows or columns are given a length of their own, as DoRA does.
     pub(super) fn is_decomposed(&self) -> bool {
-        self.magnitude.is_some()
+        matches!(self.way, Way::Sum { magnitude: Some(_), .. })
     }
 
     /// Reads the tensors.
@@ -117,8 +175,14 @@ impl LoraModule {
     ///
     /// [`LoraError`] if the file cannot be read or if a value is not finite.
     pub(super) fn change(&self, header: &Header, strength: f64) -> Result<Change, LoraError> {
+        let (form, magnitude) = match &self.way {
+            Way::Sum { form, magnitude } => (form, magnitude),
+            Way::Rotation(blocks) => {
+                return Ok(Change::new(Delta::Rotation(blocks.read(header)?), strength));
+            }
+        };
         let pair = |product: &Product| product.read(header);
-        let delta = match &self.form {
+        let delta = match form {
             Form::LowRank(product) => {
                 let (up, down) = pair(product)?;
                 Delta::LowRank { up, down }
@@ -131,7 +195,7 @@ impl LoraModule {
             },
         };
         let magnitude =
-            self.magnitude.as_ref().map(|of| matrix_of(header, &of.key, of.shape)).transpose()?;
+            magnitude.as_ref().map(|of| matrix_of(header, &of.key, of.shape)).transpose()?;
         Ok(Change { delta, scale: self.scale, strength, magnitude })
     }
 }
@@ -215,6 +279,24 @@ impl Form {
             Self::Kronecker([left, right]) => right.rank().or(left.rank()),
         }
     }
+}
+
+/// The blocks of an OFT, if these are its parts. Its alpha is what bounds them.
+fn rotation(
+    header: &Header,
+    config: &AdapterConfig,
+    parts: &mut Parts,
+    alpha: Option<f64>,
+) -> Result<Option<Blocks>, LoraError> {
+    if let Some(key) = parts.remove(&Role::RowBlocks) {
+        let lengths = parts.remove(&Role::RowLengths);
+        return Blocks::of_rows(header, key, alpha.unwrap_or(0.0), lengths).map(Some);
+    }
+    if let Some(key) = parts.get(&Role::RowLengths) {
+        return Err(incomplete(header, key.clone(), "oft_blocks"));
+    }
+    let columns = parts.remove(&Role::ColumnBlocks);
+    columns.map(|key| Blocks::of_columns(header, config, key)).transpose()
 }
 
 impl Product {
@@ -320,6 +402,6 @@ fn scalar(header: &Header, key: &str) -> Result<f64, LoraError> {
     }
 }
 
-fn backend(error: candle_core::Error) -> LoraError {
+pub(super) fn backend(error: candle_core::Error) -> LoraError {
     LoraError::Backend(error.to_string())
 }

@@ -44,7 +44,10 @@ fn a_pair_is_a_module_and_alpha_scales_it() {
     let room = Room::new();
     let file = room.open(&[A, B, ("m.alpha", &[])]).expect("good");
     let module = &file.modules()[0];
-    assert_eq!((module.name.as_str(), module.outs, module.ins, module.rank), ("m", 3, 6, 4));
+    assert_eq!(
+        (module.name.as_str(), module.extent, module.rank),
+        ("m", Extent::Matrix([3, 6]), 4)
+    );
     assert_eq!(
         (module.alpha, module.scale, file.alpha(), file.rank()),
         (Some(1.0), 0.25, Some(1.0), 4)
@@ -84,7 +87,12 @@ fn what_is_wrong_is_named() {
     };
     says(&[A], &["m.lora_A.weight", "up (or B)"]);
     says(&[A, ("m.lora_B.weight", &[3, 5])], &["rank 5", "rank 4"]);
-    says(&[A, B, ("m.oft_blocks", &[3])], &["m.oft_blocks", "OFT"]);
+    says(&[A, B, ("m.oft_blocks", &[3, 2, 2])], &["m.lora_A.weight", "m.oft_blocks"]);
+    says(&[("m.oft_blocks", &[3, 2, 2, 1])], &["m.oft_blocks", "three axes"]);
+    says(&[("m.oft_blocks", &[3, 2, 1])], &["m.oft_blocks", "(blocks, side, side)"]);
+    says(&[("m.oft_blocks", &[3, 2, 2]), ("m.rescale", &[5, 1])], &["m.rescale", "6 values"]);
+    says(&[("m.rescale", &[6, 1])], &["m.rescale", "oft_blocks"]);
+    says(&[("m.oft_R.weight", &[3, 4])], &["m.oft_R.weight", "side"]);
     says(&[A, ("m.lora_B.weight", &[3, 4, 3, 3])], &["[3, 4, 3, 3]"]);
     says(&[A, B, ("m.alpha", &[2])], &["m.alpha", "one number"]);
     says(&[A, B, ("m.lora_down.weight", &[4, 6])], &["m.lora_A.weight", "m.lora_down.weight"]);
@@ -137,29 +145,35 @@ fn kinds_are_told_by_their_tensors() {
     let shape = |tensors: &[(&str, &[usize])]| {
         let file = room.open(tensors).expect("good");
         let module = &file.modules()[0];
-        (module.outs, module.ins, module.rank, module.scale)
+        (module.extent, module.rank, module.scale)
     };
+    let matrix = |outs, ins| Extent::Matrix([outs, ins]);
     let hada: [(&str, &[usize]); 4] = [
         ("m.hada_w1_a", &[6, 2]),
         ("m.hada_w1_b", &[2, 4]),
         ("m.hada_w2_a", &[6, 3]),
         ("m.hada_w2_b", &[3, 4]),
     ];
-    assert_eq!(shape(&hada), (6, 4, 3, 1.0));
+    assert_eq!(shape(&hada), (matrix(6, 4), 3, 1.0));
     let with_alpha = [&hada[..], &[("m.alpha", &[])]].concat();
-    assert_eq!(shape(&with_alpha), (6, 4, 3, 0.5), "the first product's rank");
+    assert_eq!(shape(&with_alpha), (matrix(6, 4), 3, 0.5), "the first product's rank");
     let whole: [(&str, &[usize]); 3] =
         [("m.lokr_w1", &[2, 3]), ("m.lokr_w2", &[5, 7]), ("m.alpha", &[])];
-    assert_eq!(shape(&whole), (10, 21, 0, 1.0), "no rank, so no alpha");
+    assert_eq!(shape(&whole), (matrix(10, 21), 0, 1.0), "no rank, so no alpha");
     let product: [(&str, &[usize]); 4] = [
         ("m.lokr_w1", &[2, 3]),
         ("m.lokr_w2_a", &[5, 4]),
         ("m.lokr_w2_b", &[4, 7]),
         ("m.alpha", &[]),
     ];
-    assert_eq!(shape(&product), (10, 21, 4, 0.25));
+    assert_eq!(shape(&product), (matrix(10, 21), 4, 0.25));
     let dora = [A, B, ("m.dora_scale", &[3, 1])];
-    assert_eq!(shape(&dora), (3, 6, 4, 1.0));
+    assert_eq!(shape(&dora), (matrix(3, 6), 4, 1.0));
+    let rows: [(&str, &[usize]); 3] =
+        [("m.oft_blocks", &[3, 2, 2]), ("m.rescale", &[6, 1]), ("m.alpha", &[])];
+    assert_eq!(shape(&rows), (Extent::Rows(6), 0, 1.0), "alpha is a bound, no factor");
+    assert_eq!(shape(&[("m.oft_R.weight", &[5, 6])]), (Extent::Columns(20), 0, 1.0));
+    assert_eq!(shape(&[("m.oft_R.weight", &[1, 3])]), (Extent::ColumnsBy(3), 0, 1.0));
 
     let says = |tensors: &[(&str, &[usize])]| room.open(tensors).expect_err("bad").to_string();
     assert!(says(&hada[..3]).contains("other factor, _b, is missing"));

@@ -191,7 +191,7 @@ fn share(file: &LoraFile, key: &str, change: &Change, part: &Part) -> Result<Cha
     share.ok_or_else(|| LoraError::Kind {
         file: file.label().to_owned(),
         key: key.to_owned(),
-        kind: "a DoRA that gives the columns of a fused projection a length",
+        kind: "a change of a fused projection that cannot be cut into its parts: a DoRA with lengths for columns, or an OFT with blocks across parts",
     })
 }
 
@@ -205,12 +205,12 @@ impl Fit<'_> {
         for part in &self.parts {
             let Some(&[outs, ins]) = layers.get(&part.name) else { continue };
             let expected = [outs * part.rows.map_or(1, |rows| rows.of), ins];
-            if [module.outs, module.ins] != expected {
+            if !module.extent.fits(expected) {
                 return Err(LoraError::Shape {
                     file: file.label().to_owned(),
                     key: module.key.clone(),
                     tensor: part.name.clone(),
-                    found: [module.outs, module.ins],
+                    found: module.extent,
                     expected,
                 });
             }
