@@ -87,7 +87,7 @@ async fn run(mut args: ServeArgs) -> Result<(), CliError> {
         None => args.model.folder()?,
     };
     let loras = args.lora.choices().map_err(CliError::usage)?;
-    let loras_folder = args.lora.folder(llm_dit_z_image::summary).map_err(CliError::usage)?;
+    let loras_folder = args.lora.folder().map_err(CliError::usage)?;
     tracing::info!(path = %model_path.display(), device = %args.model.device, "loading");
     // The gateway asks heylookitsanllm itself, as the program `gateway` does.
     let heylook = args.api.encoder().map_err(CliError::usage)?;

@@ -104,8 +104,9 @@ impl DiffusionHandle {
     ) -> io::Result<Self> {
         let mut others = engines.infos();
         let info = others.remove(0);
+        let inspect = engines.lora_inspector();
         let engine = engines.default_model();
-        let loras = Loras::new(engine.loras());
+        let loras = Loras::new(engine.loras(), inspect);
         let default_loras = loras.clone();
         let observer =
             meters::observe(&info, engine.memory(), move || default_loras.default_set().len());

@@ -17,4 +17,4 @@ pub use grpc::run;
 pub use handle::{Admission, DiffusionHandle, Event, Events, Image, ServiceLimits, Timings};
 /// What the service asks of its model.
 pub use llm_dit_engine::image as engine;
-pub use loras::{InspectLora, LoraArg, LoraArgs, LoraArgsError, LorasFolder, LorasFolderError};
+pub use loras::{LoraArg, LoraArgs, LoraArgsError, LorasFolder, LorasFolderError};

@@ -5,5 +5,5 @@ mod folder;
 
 pub use self::{
     args::{LoraArg, LoraArgs, LoraArgsError},
-    folder::{InspectLora, LorasFolder, LorasFolderError},
+    folder::{LorasFolder, LorasFolderError},
 };

@@ -159,7 +159,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         ..Default::default()
     };
     let (models, budget) = (models.named(), models.model_memory);
-    let folder = lora.folder(llm_dit_z_image::summary)?;
+    let folder = lora.folder()?;
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let engines = Engines::new(load_all(&options, models, budget.is_some())?, budget)?;
     let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());

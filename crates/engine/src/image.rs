@@ -18,7 +18,7 @@ pub use self::batch::{BatchKey, BatchLimit, Member};
 pub use self::checked::CheckedJob;
 pub use self::engines::{Engines, EnginesError};
 pub use self::latent_map::LatentMap;
-pub use self::lora::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
+pub use self::lora::{ActiveLora, InspectLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
 pub use self::preview::{MAX_SIDE, PreviewOptions};
 use crate::{DeviceId, MemoryReader};
 
@@ -208,6 +208,9 @@ pub trait ImageGenerator: Send {
 
     /// Gives the memory of its weights back. They are loaded again when they are needed.
     fn unload(&mut self) {}
+
+    /// What tells of a LoRA file whether this model can use it, from any thread.
+    fn lora_inspector(&self) -> InspectLora;
 
     /// The LoRAs that are fused into the weights now.
     fn loras(&self) -> Vec<ActiveLora>;

@@ -15,7 +15,7 @@ pub use diffusion::FastDiffusion;
 pub use encoder::FakeEncoder;
 pub use generator::{
     Control, FAILING_SEED, FakeGenerator, LARGE_SEED, LASTING_SEED, MISFIT, OVERFLOWING_SEED,
-    PANICKING_SEED, Seen, lora_summary,
+    PANICKING_SEED, Seen,
 };
 pub use heylook::FakeHeylook;
 pub use hub::FakeHub;

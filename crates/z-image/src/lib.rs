@@ -26,5 +26,5 @@ pub use load::{
     DiffusionOptions, defaults, load, load_all, load_dit, load_model, load_vae_decoder,
     load_vae_encoder, synthetic_model,
 };
-pub use lora::{read_loras, summary};
+pub use lora::read_loras;
 pub use pipeline::ZImage;

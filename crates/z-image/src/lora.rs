@@ -61,9 +61,13 @@ pub fn read_loras(
     Ok((active, overlay))
 }
 
-/// What a LoRA file's header says, or why it cannot be used.
-pub fn summary(path: &Path, name: String) -> LoraSummary {
-    match LoraFile::open(path, &name) {
+/// What a LoRA file's header says, or why the transformer cannot use it. Reads no factors.
+pub(crate) fn summary(path: &Path, name: String, config: &dit::Config) -> LoraSummary {
+    let fitting = LoraFile::open(path, &name).and_then(|file| {
+        fit::fit(&file, config)?;
+        Ok(file)
+    });
+    match fitting {
         Ok(file) => LoraSummary {
             bytes: file.bytes(),
             modules: file.modules().len() + file.differences().len(),

@@ -4,15 +4,19 @@ mod denoise;
 mod memory;
 mod pixels;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use candle_core::{DType, Device, Tensor};
 use llm_dit_device::{device_id, meter::memory_reader};
 use llm_dit_engine::{
     MemoryReader,
     image::{
-        About, ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap,
-        LoraChoice, LoraReport, Member, ModelInfo, Picture, SetLorasError,
+        About, ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, InspectLora,
+        LatentMap, LoraChoice, LoraReport, Member, ModelInfo, Picture, SetLorasError,
     },
 };
 use llm_dit_params::{Limits, ModelDefaults};
@@ -23,6 +27,7 @@ use self::denoise::Trajectory;
 use crate::{
     dit,
     error::DrawError,
+    lora,
     noise::Noise,
     parts::{Autoencoder, Transformer},
     schedule::grid,
@@ -106,6 +111,11 @@ impl ImageGenerator for ZImage {
     fn unload(&mut self) {
         self.dit.unload();
         self.autoencoder.unload();
+    }
+
+    fn lora_inspector(&self) -> InspectLora {
+        let config = self.dit.config().clone();
+        Arc::new(move |path: &Path, name: String| lora::summary(path, name, &config))
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

@@ -3,7 +3,10 @@
 //! A job carries its own set, which the engine's thread fuses in the job's turn. So a change of the
 //! default never reaches a job that was accepted before it, and no job reaches the default.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use llm_dit_fault::Fault;
 use llm_dit_params::{LoraSelection, LoraSet};
@@ -12,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DiffusionHandle, meters};
 use crate::{
-    engine::{ActiveLora, LoraChoice, LoraReport, LoraSummary, ModelInfo, SetLorasError},
+    engine::{
+        ActiveLora, InspectLora, LoraChoice, LoraReport, LoraSummary, ModelInfo, SetLorasError,
+    },
     loras::{LorasFolder, LorasFolderError},
 };
 
 /// What is known of them outside the engine's thread.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Loras {
     /// For requests that name none. Written by the engine's thread only, right after it has fused
     /// them.
@@ -25,14 +30,23 @@ pub(super) struct Loras {
     /// Those of the command line, which may lie outside the folder.
     started: Arc<[LoraChoice]>,
     folder: Option<Arc<LorasFolder>>,
+    inspect: InspectLora,
+}
+
+impl fmt::Debug for Loras {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { default, started, folder, inspect: _ } = self;
+        (default, started, folder).fmt(f)
+    }
 }
 
 impl Loras {
-    pub fn new(started: Vec<ActiveLora>) -> Self {
+    pub fn new(started: Vec<ActiveLora>, inspect: InspectLora) -> Self {
         Self {
             started: started.iter().map(|lora| lora.choice.clone()).collect(),
             default: Arc::new(Mutex::new(started)),
             folder: None,
+            inspect,
         }
     }
 
@@ -111,7 +125,8 @@ impl DiffusionHandle {
     /// Files of the folder, with what their headers say.
     pub async fn list_loras(&self) -> Result<Vec<LoraSummary>, Fault> {
         let folder = Arc::clone(self.loras_folder()?);
-        task::spawn_blocking(move || folder.list()).await.map_err(|error| {
+        let inspect = Arc::clone(&self.loras.inspect);
+        task::spawn_blocking(move || folder.list(&inspect)).await.map_err(|error| {
             tracing::error!(%error, "listing LoRAs failed");
             Fault::Internal("listing the LoRA folder failed".to_owned())
         })

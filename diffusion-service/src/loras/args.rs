@@ -7,7 +7,7 @@ use std::{
 
 use llm_dit_params::{LoraBlocks, LoraSelection, LoraSet, ParamError};
 
-use super::{InspectLora, LorasFolder, LorasFolderError};
+use super::{LorasFolder, LorasFolderError};
 use crate::engine::LoraChoice;
 
 /// LoRAs to fuse into the transformer.
@@ -125,8 +125,8 @@ impl LoraArgs {
     /// # Errors
     ///
     /// [`LorasFolderError`] if the folder cannot be opened.
-    pub fn folder(&self, inspect: InspectLora) -> Result<Option<LorasFolder>, LorasFolderError> {
-        self.loras_dir.as_deref().map(|folder| LorasFolder::open(folder, inspect)).transpose()
+    pub fn folder(&self) -> Result<Option<LorasFolder>, LorasFolderError> {
+        self.loras_dir.as_deref().map(LorasFolder::open).transpose()
     }
 
     /// A relative path means a file here, or else one in the folder of LoRAs.

@@ -8,7 +8,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use llm_dit_engine::image::LoraSummary;
+use llm_dit_engine::image::{InspectLora, LoraSummary};
 
 /// Folders inside folders that are looked into.
 const MAX_DEPTH: usize = 4;
@@ -19,11 +19,7 @@ const MAX_FILES: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct LorasFolder {
     root: PathBuf,
-    inspect: InspectLora,
 }
-
-/// Reads what the header of the file at a path says of the LoRA of this name. The model's crate has it.
-pub type InspectLora = fn(&Path, String) -> LoraSummary;
 
 /// Why a folder of LoRAs, or a file in it, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,16 +35,16 @@ pub enum LorasFolderError {
 }
 
 impl LorasFolder {
-    /// Opens a folder; `inspect` reads what its files are.
+    /// Opens a folder.
     ///
     /// # Errors
     ///
     /// [`LorasFolderError`] if the path does not exist or is not a folder.
-    pub fn open(path: &Path, inspect: InspectLora) -> Result<Self, LorasFolderError> {
+    pub fn open(path: &Path) -> Result<Self, LorasFolderError> {
         let failed = |cause| LorasFolderError::Open { path: path.to_owned(), cause };
         let root = path.canonicalize().map_err(failed)?;
         if root.is_dir() {
-            Ok(Self { root, inspect })
+            Ok(Self { root })
         } else {
             Err(LorasFolderError::NotAFolder { path: path.to_owned() })
         }
@@ -72,13 +68,13 @@ impl LorasFolder {
             .ok_or_else(|| LorasFolderError::NotFound(name.to_owned()))
     }
 
-    /// All safetensors files, by name. Reads their headers.
-    pub fn list(&self) -> Vec<LoraSummary> {
+    /// All safetensors files, by name. `inspect` reads their headers.
+    pub fn list(&self, inspect: &InspectLora) -> Vec<LoraSummary> {
         let mut names = Vec::new();
         collect(std::slice::from_ref(&self.root), "", &mut names);
         names.sort();
         // A link that leads nowhere is listed too, with that as its problem.
-        names.into_iter().map(|name| (self.inspect)(&self.root.join(&name), name)).collect()
+        names.into_iter().map(|name| inspect(&self.root.join(&name), name)).collect()
     }
 }
 

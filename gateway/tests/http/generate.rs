@@ -9,7 +9,7 @@ use llm_dit_params::GenerateOptions;
 use llm_dit_proto::v1::{ApplyLorasRequest, LoraSelection, diffusion_client::DiffusionClient};
 use llm_dit_templates::Library;
 use llm_dit_testkit::{
-    fakes::{FakeGenerator, LASTING_SEED, Seen, lora_summary},
+    fakes::{FakeGenerator, LASTING_SEED, Seen},
     http,
     servers::{Server, fake_diffusion, fake_encoder, tokenizer},
 };
@@ -52,7 +52,7 @@ async fn trigger_words_of_active_loras_go_before_the_prompt() {
     let encoder = Server::encoder(encoder).await;
     let fake = FakeGenerator::free(WIDTH);
     let (diffusion, _control) = fake_diffusion(fake, ServiceLimits::default(), None);
-    let loras = LorasFolder::open(folder.path(), lora_summary).expect("a folder");
+    let loras = LorasFolder::open(folder.path()).expect("a folder");
     let diffusion = Server::diffusion(diffusion.with_loras_folder(Some(loras))).await;
     let selection = LoraSelection {
         name: "ink.safetensors".into(),

@@ -9,7 +9,7 @@ use llm_dit_proto::v1::{
     diffusion_client::DiffusionClient,
 };
 use llm_dit_testkit::{
-    fakes::{Control, FakeGenerator, Seen, lora_summary},
+    fakes::{Control, FakeGenerator, Seen},
     http,
     process::Process,
     servers::{Server, fake_diffusion, fake_encoder, tokenizer},
@@ -26,7 +26,7 @@ async fn diffusion(folder: &Path) -> (Server, Control) {
 
 async fn serve(fake: (FakeGenerator, Control), folder: &Path) -> (Server, Control) {
     let (handle, control) = fake_diffusion(fake, ServiceLimits::default(), None);
-    let folder = LorasFolder::open(folder, lora_summary).expect("a folder");
+    let folder = LorasFolder::open(folder).expect("a folder");
     (Server::diffusion(handle.with_loras_folder(Some(folder))).await, control)
 }
 

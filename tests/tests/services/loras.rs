@@ -37,7 +37,7 @@ struct Service {
 
 impl Service {
     async fn start(engine: DiffusionHandle, loras: TempDir) -> Self {
-        let folder = LorasFolder::open(loras.path(), llm_dit_z_image::summary).expect("a folder");
+        let folder = LorasFolder::open(loras.path()).expect("a folder");
         let server = Server::diffusion(engine.with_loras_folder(Some(folder))).await;
         let client = DiffusionClient::new(server.channel());
         Self { _server: server, client, loras }

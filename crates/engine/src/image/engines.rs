@@ -1,6 +1,8 @@
 //! The models of one device: those used last stay loaded, as far as a memory budget allows.
 
-use super::{ImageGenerator, ModelInfo};
+use std::{path::Path, sync::Arc};
+
+use super::{ImageGenerator, InspectLora, ModelInfo};
 
 /// All models that one thread owns. The first one is the default.
 pub struct Engines {
@@ -72,6 +74,21 @@ impl Engines {
     /// What each model is, the default first.
     pub fn infos(&self) -> Vec<ModelInfo> {
         self.slots.iter().map(|slot| slot.engine.info()).collect()
+    }
+
+    /// What tells of a LoRA file whether one of the models can use it. The problem of a file that none
+    /// can use is the default model's.
+    pub fn lora_inspector(&self) -> InspectLora {
+        let all: Vec<InspectLora> =
+            self.slots.iter().map(|slot| slot.engine.lora_inspector()).collect();
+        Arc::new(move |path: &Path, name: String| {
+            let first = all[0](path, name);
+            if first.problem.is_none() {
+                return first;
+            }
+            let others = all[1..].iter().map(|inspect| inspect(path, first.name.clone()));
+            others.into_iter().find(|other| other.problem.is_none()).unwrap_or(first)
+        })
     }
 
     /// The default model, as it is.

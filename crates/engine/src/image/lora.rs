@@ -1,6 +1,9 @@
 //! LoRAs, as callers and the engine describe them.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use llm_dit_params::LoraBlocks;
 use llm_dit_proto::v1;
@@ -52,9 +55,12 @@ pub struct LoraSummary {
     pub rank: usize,
     /// When all modules have the same.
     pub alpha: Option<f64>,
-    /// Why it cannot be used, if so.
+    /// Why the model cannot use it, if so.
     pub problem: Option<String>,
 }
+
+/// Reads what the header of the file at a path says of the LoRA of this name, and whether it fits.
+pub type InspectLora = Arc<dyn Fn(&Path, String) -> LoraSummary + Send + Sync>;
 
 /// Why the LoRAs from before are still the fused ones.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -1,13 +1,19 @@
 //! An image generator whose steps wait for the test's permission.
 
-use std::{ops::ControlFlow, path::Path, sync::mpsc, thread, time::Duration};
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use llm_dit_engine::{
     DeviceId, Memory, MemoryReader,
     image::{
-        About, ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, LatentMap,
-        LoraChoice, LoraReport, LoraSummary, Member, ModelInfo, Picture, SetLorasError, Step,
-        X0Prediction,
+        About, ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, InspectLora,
+        LatentMap, LoraChoice, LoraReport, LoraSummary, Member, ModelInfo, Picture, SetLorasError,
+        Step, X0Prediction,
     },
 };
 use llm_dit_params::{Limits, ModelDefaults, Scheduler};
@@ -252,6 +258,10 @@ impl ImageGenerator for FakeGenerator {
         Some(Box::new(|| Some(Memory { used: 1, peak: 2, reserved: 3, total: 4 })))
     }
 
+    fn lora_inspector(&self) -> InspectLora {
+        Arc::new(lora_summary)
+    }
+
     fn loras(&self) -> Vec<ActiveLora> {
         self.loras.clone()
     }
@@ -294,7 +304,7 @@ impl Control {
 }
 
 /// What the header of a LoRA file says, without a look at it.
-pub fn lora_summary(path: &Path, name: String) -> LoraSummary {
+fn lora_summary(path: &Path, name: String) -> LoraSummary {
     let bytes = std::fs::metadata(path).map_or(0, |about| about.len());
     LoraSummary { name, bytes, modules: 1, rank: 4, alpha: None, problem: None }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::image::{About, ActiveLora, LoraChoice, LoraReport, Member, SetLorasError};
+use crate::image::{About, ActiveLora, LoraChoice, LoraReport, LoraSummary, Member, SetLorasError};
 
 use llm_dit_device::DeviceId;
 use llm_dit_params::{Limits, ModelDefaults};
@@ -43,6 +43,19 @@ impl ImageGenerator for Weighed {
 
     fn unload(&mut self) {
         self.loaded = false;
+    }
+
+    /// It can use files that are called as it is.
+    fn lora_inspector(&self) -> InspectLora {
+        let own = self.name;
+        Arc::new(move |_: &Path, name: String| LoraSummary {
+            bytes: 1,
+            modules: 1,
+            rank: 1,
+            alpha: None,
+            problem: (name != own).then(|| format!("not for {own}")),
+            name,
+        })
     }
 
     fn loras(&self) -> Vec<ActiveLora> {
@@ -113,4 +126,13 @@ fn what_cannot_be_served_is_refused_with_what_could() {
     assert!(refused(&[("a", 4), ("a", 4)], None).contains("'a'"));
     assert!(refused(&[], None).contains("no model"));
     assert!(engines(&[("a", 4), ("b", 9)], Some(9)).is_ok());
+}
+
+#[test]
+fn a_lora_is_of_use_if_one_model_can_use_it() {
+    let engines = engines(&[("a", 1), ("b", 1)], None).expect("two models");
+    let inspect = engines.lora_inspector();
+    let problem = |name: &str| inspect(Path::new("x"), name.to_owned()).problem;
+    assert_eq!((problem("a"), problem("b")), (None, None));
+    assert_eq!(problem("c").as_deref(), Some("not for a"));
 }
