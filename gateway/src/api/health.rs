@@ -18,13 +18,30 @@ use crate::{
     state::AppState,
 };
 
+/// What `/health` answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum HealthAnswer {
+    /// For clients that may know it: if the gateway has keys, those that send one.
+    Whole(Box<Health>),
+    /// For all others.
+    Status(HealthStatus),
+}
+
+/// `/health` to clients without a key.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HealthStatus {
+    /// `ok`, `unavailable`, or `draining` during shutdown.
+    status: &'static str,
+}
+
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
     /// `ok`, `unavailable`, or `draining` during shutdown.
     status: &'static str,
-    /// Only for clients that may know it: if the gateway has keys, those that send one.
     #[serde(flatten)]
-    details: Option<Details>,
+    details: Details,
 }
 
 /// What probes read.
@@ -123,19 +140,21 @@ pub(crate) struct Requests {
 #[utoipa::path(
     get, path = "/health", tag = "health",
     responses(
-        (status = 200, description = "The server can generate an image now", body = Health),
-        (status = 503, description = "The server cannot generate an image now, or it is shutting down", body = Health),
+        (status = 200, description = "The server can generate an image now", body = HealthAnswer),
+        (status = 503, description = "The server cannot generate an image now, or it is shutting down", body = HealthAnswer),
     )
 )]
 pub(crate) async fn health(
     State(state): Shared,
     Extension(Known(known)): Extension<Known>,
-) -> (StatusCode, Json<Health>) {
-    let (code, mut health) = look(&state).await;
-    if !known {
-        health.details = None;
-    }
-    (code, Json(health))
+) -> (StatusCode, Json<HealthAnswer>) {
+    let (code, health) = look(&state).await;
+    let answer = if known {
+        HealthAnswer::Whole(Box::new(health))
+    } else {
+        HealthAnswer::Status(HealthStatus { status: health.status })
+    };
+    (code, Json(answer))
 }
 
 /// Whether the process answers. Use it to decide about a restart: it does not depend on services.
@@ -202,7 +221,7 @@ async fn look(state: &AppState) -> (StatusCode, Health) {
         embedding_cache: state.cache.stats(),
         history: HistoryHealth::of(state),
     };
-    (code, Health { status, details: Some(details) })
+    (code, Health { status, details })
 }
 
 async fn encoder(encoder: &NamedEncoder) -> EncoderHealth {
