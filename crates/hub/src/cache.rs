@@ -12,6 +12,7 @@ mod contents;
 mod link;
 mod lock;
 mod remove;
+mod space;
 
 use std::{
     fs, io,

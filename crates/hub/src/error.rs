@@ -21,6 +21,12 @@ pub enum HubError {
     NoHome,
     #[error("cannot use {path}: {cause}")]
     Io { path: PathBuf, cause: std::io::Error },
+    #[error(
+        "the download takes {} more, but the disk of {path} has {} free; free some, or put the cache on another disk with --hf-hub-cache (HF_HUB_CACHE)",
+        decimal(.needed),
+        decimal(.free)
+    )]
+    NoSpace { path: PathBuf, needed: u64, free: u64 },
 
     #[error(
         "{spec} is not in the cache {cache}, and HF_HUB_OFFLINE (--hf-hub-offline) forbids to connect"
@@ -79,6 +85,11 @@ pub enum HubError {
     NotInCache(RepoName),
     #[error("{0} is being downloaded by another process; wait for it or end it")]
     InUse(RepoName),
+}
+
+/// Bytes as people and shops count them.
+fn decimal(bytes: &u64) -> String {
+    format!("{:.2} GB", *bytes as f64 / 1e9)
 }
 
 fn or_near(near: &Option<String>) -> String {

@@ -63,6 +63,7 @@ pub async fn pull(
     let (bytes, here) = first.by_ref().fold((0, 0), |(bytes, here), metadata| {
         (bytes + metadata.size, here + download.here(metadata))
     });
+    folder.check_space(bytes - here)?;
     progress.begin(files.len(), bytes, here);
     stream::iter(&files)
         .map(|(listed, metadata)| download.file(listed, metadata))
