@@ -89,7 +89,10 @@ pub fn rm(args: &RmArgs) -> Result<(), CliError> {
 
 fn agreed(question: &str) -> Result<bool, CliError> {
     if !io::stdin().is_terminal() {
-        return Err(CliError::Usage("there is nobody to ask; confirm with --yes".to_owned()));
+        return Err(CliError::Usage(
+            "standard input is not a terminal, so the question cannot be asked; confirm with --yes"
+                .to_owned(),
+        ));
     }
     eprint!("{question}");
     let mut answer = String::new();

@@ -143,7 +143,9 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         model_path: match (models.models.first(), args.model_path, &found.dit) {
             (Some(model), ..) => model.path.clone(),
             // What belongs to a file is looked for beside it.
-            (None, None, Some(dit)) if args.comfyui.is_some() => folder_of(dit),
+            (None, None, Some(dit)) if args.comfyui.is_some() || found.vae.is_some() => {
+                folder_of(dit)
+            }
             (None, named, _) => model_folder(locate(named)?.as_deref())?,
         },
         dit_path: locate(found.dit)?,

@@ -122,7 +122,8 @@ impl ModelArgs {
     /// The model's folder. Where files are named and no folder, what belongs to the transformer's
     /// file is looked for beside it.
     pub fn folder(&self) -> Result<PathBuf, CliError> {
-        let is_named = self.text_encoder_path.is_some() || self.comfyui.is_some();
+        let is_named =
+            self.text_encoder_path.is_some() || self.vae_path.is_some() || self.comfyui.is_some();
         if let (None, Some(dit), true) = (&self.model_path, &self.dit_path, is_named) {
             return Ok(folder_of(dit));
         }

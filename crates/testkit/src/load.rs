@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt,
     path::Path,
     sync::{
         Arc,
