@@ -27,6 +27,9 @@
 // Chunks of channels that are copied ahead of the one that is multiplied.
 #define AHEAD (TAPS == 1 ? STAGES - 1 : 1)
 #define THREADS 128
+#if NORM && TAPS == 1
+#error "a single tap leaves no steps to norm the next channels in"
+#endif
 #define WARPS_N (BN >= 64 ? 2 : 1)
 #define WARP_M (BM * WARPS_N / 4)
 #define WARP_N (BN / WARPS_N)

@@ -53,7 +53,15 @@ impl Convolution {
     ) -> Result<Option<Tensor>> {
         let x = gpu.dense::<bf16>(input.x)?;
         let (n, height, width, channels) = x.dims4()?;
-        // The kernel doubles what it activates; other convolutions of doubled pictures there are none.
+        // With a single tap there are no steps in which the next channels could be normed.
+        if let Some(norm) = input.norm
+            && self.side == 1
+        {
+            let Some(normed) = gpu.group_norm(norm, &x, true)? else { return Ok(None) };
+            let plain = ConvInput { x: &normed, norm: None, ..*input };
+            return self.implicit(gpu, weights, &plain, residual);
+        }
+        // Only weights of 3x3 are summed for doubled pictures.
         if input.upsample && (self.side != 3 || self.stride != 1) {
             return Ok(None);
         }
