@@ -4,12 +4,15 @@ The folder holds files named ANYTHING.ARCHITECTURE.cu. NVRTC comes from the nvid
 """
 
 import ctypes
+import functools
+import multiprocessing
 import pathlib
 import sys
 
 import nvidia
 
 
+@functools.cache
 def load_nvrtc() -> ctypes.CDLL:
     for root in map(pathlib.Path, nvidia.__path__):
         for library in sorted(root.glob("**/libnvrtc.so.*")):
@@ -20,8 +23,9 @@ def load_nvrtc() -> ctypes.CDLL:
     sys.exit("libnvrtc was not found beside the nvidia packages")
 
 
-def compile_file(nvrtc: ctypes.CDLL, path: pathlib.Path) -> tuple[bool, int, str]:
+def compile_file(path: pathlib.Path) -> tuple[bool, int, str]:
     """Whether it compiled, the size of the machine code, and what the compiler said."""
+    nvrtc = load_nvrtc()
     architecture = path.suffixes[-2].lstrip(".")
     program = ctypes.c_void_p()
     created = nvrtc.nvrtcCreateProgram(
@@ -42,18 +46,17 @@ def compile_file(nvrtc: ctypes.CDLL, path: pathlib.Path) -> tuple[bool, int, str
 
 
 def main() -> None:
-    nvrtc = load_nvrtc()
     files = sorted(pathlib.Path(sys.argv[1]).glob("*.cu"))
     assert files, "no kernels to compile"
     failed = 0
-    for path in files:
-        fine, size, log = compile_file(nvrtc, path)
-        with path.open() as source:
-            what = source.readline().strip("/ \n")
-        print(f"{'ok' if fine else 'FAILED':6} {size:7} bytes  {path.suffixes[-2][1:]:7} {what}")
-        if not fine or "warning" in log:
-            print(log)
-        failed += not fine
+    with multiprocessing.Pool() as pool:
+        for path, (fine, size, log) in zip(files, pool.imap(compile_file, files)):
+            with path.open() as source:
+                what = source.readline().strip("/ \n")
+            print(f"{'ok' if fine else 'FAILED':6} {size:7} bytes  {path.suffixes[-2][1:]:7} {what}")
+            if not fine or "warning" in log:
+                print(log)
+            failed += not fine
     print(f"{len(files) - failed} of {len(files)} kernels compiled")
     sys.exit(failed > 0)
 

@@ -15,6 +15,7 @@ mod work;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use llm_dit_device::Capability;
 use llm_dit_params::{GenerateOptions, Limits, ModelDefaults};
 
 use self::{measure::Bench, shape::Shape};
@@ -70,6 +71,12 @@ pub struct BenchArgs {
     /// ratio below 1 means that llm-dit is faster
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+    /// Compute capability that the GPU plays, such as 8.0: kernels are chosen for that one
+    #[arg(long, value_name = "X.Y", hide = true)]
+    capability: Option<Capability>,
+    /// As if cuDNN were not installed
+    #[arg(long, hide = true)]
+    without_cudnn: bool,
     #[command(flatten, next_help_heading = "Model")]
     model: ModelArgs,
     /// Print only the table and errors

@@ -3,9 +3,11 @@
 //! Needs an NVIDIA GPU: `cargo test --release -p llm-dit-tests --features cuda --test gpu_parity`.
 #![cfg(feature = "cuda")]
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::Tensor;
 use encoder_service::engine::EncodeJob;
-use llm_dit_device::cuda_device;
+use llm_dit_device::{Capability, Emulation, cuda_device, emulate};
 use llm_dit_proto::DType as Wire;
 use llm_dit_qwen3::EncoderOptions;
 use llm_dit_testkit::repository;
@@ -19,12 +21,31 @@ use llm_dit_z_image::{DiffusionOptions, dit::Dit, load_dit};
 /// In dB, over all channels of 8-bit pixels.
 const BOUND: f64 = 35.0;
 
-fn demo(change: impl FnOnce(&mut DiffusionOptions)) -> Demo {
+/// What the GPU plays: itself, and cards of other kernels, with cuDNN and without.
+const PLAYED: [Emulation; 4] = [
+    Emulation::NONE,
+    Emulation::of(Capability::AMPERE),
+    Emulation { capability: Some(Capability::new(8, 6)), cudnn: false },
+    // Without bf16: everything is composed, in f32.
+    Emulation::of(Capability::TURING),
+];
+
+/// Devices are opened one test at a time, since what they play then is the process's.
+fn played<T>(emulation: Emulation, open: impl FnOnce() -> T) -> T {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    emulate(emulation);
+    let opened = open();
+    emulate(Emulation::NONE);
+    opened
+}
+
+fn demo(emulation: Emulation, change: impl FnOnce(&mut DiffusionOptions)) -> Demo {
     let (model_path, device) = (repository("models/demo"), DeviceChoice::Cuda(0));
     let encoder = EncoderOptions { model_path: model_path.clone(), device, ..Default::default() };
     let mut diffusion = DiffusionOptions { model_path, device, ..Default::default() };
     change(&mut diffusion);
-    Demo::open(&encoder, &diffusion)
+    played(emulation, || Demo::open(&encoder, &diffusion))
 }
 
 fn check(demo: &mut Demo, index: &str, name: &str) {
@@ -37,17 +58,18 @@ fn check(demo: &mut Demo, index: &str, name: &str) {
 
 #[test]
 fn pictures_are_the_float32_pipelines() {
-    for vae_dtype in [None, Some(Wire::F32)] {
-        let mut demo = demo(|options| options.vae_dtype = vae_dtype);
+    let all = PLAYED.map(|emulation| (emulation, None));
+    for (emulation, vae_dtype) in all.into_iter().chain([(Emulation::NONE, Some(Wire::F32))]) {
+        let mut demo = demo(emulation, |options| options.vae_dtype = vae_dtype);
         for index in ["pictures/index.json", "pictures/schedulers.json", "img2img/index.json"] {
-            check(&mut demo, index, &format!("VAE in {vae_dtype:?}"));
+            check(&mut demo, index, &format!("VAE in {vae_dtype:?}, {emulation:?}"));
         }
     }
 }
 
 #[test]
 fn pictures_with_a_lora_are_the_float32_pipelines() {
-    let mut demo = demo(|options| options.loras = vec![blueprint()]);
+    let mut demo = demo(Emulation::NONE, |options| options.loras = vec![blueprint()]);
     check(&mut demo, "pictures/loras.json", "LoRA");
 }
 
@@ -91,7 +113,7 @@ impl Items {
 #[test]
 fn forwards_are_no_rougher_than_diffusers_bf16() {
     let goldens = Goldens::open("dit.safetensors");
-    let device = cuda_device(0).expect("a GPU");
+    let device = played(Emulation::NONE, || cuda_device(0).expect("a GPU"));
     let dit = load_dit(&Goldens::tiny().join("transformer"), &device, Some(Wire::Bf16))
         .expect("tiny transformer");
     let (mut ours, mut theirs) = (0.0, 0.0);

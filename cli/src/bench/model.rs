@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device};
 use encoder_service::engine::TextEncoder;
 use llm_dit_comfyui::Part;
+use llm_dit_device::{Emulation, emulate};
 use llm_dit_qwen3::{EncoderOptions, load_encoder, synthetic_encoder};
 use llm_dit_weights::{LoadError, compute_dtype, model_folder, model_label};
 use llm_dit_z_image::{DiffusionOptions, ZImage, load_model, synthetic_model};
@@ -46,7 +47,13 @@ impl Plan {
     /// [`CliError`] if a device cannot be opened or the model is not found.
     pub fn new(args: &BenchArgs) -> Result<Self, CliError> {
         let model = args.model.located(&Part::ALL, |chosen| eprintln!("note: {chosen}"))?;
+        emulate(Emulation { capability: args.capability, cudnn: !args.without_cudnn });
         let device = model.dit_device.unwrap_or(model.device).open().map_err(CliError::failed)?;
+        if !device.is_cuda() && (args.capability.is_some() || args.without_cudnn) {
+            return Err(CliError::usage(
+                "--capability and --without-cudnn are about NVIDIA GPUs, and the device is none",
+            ));
+        }
         model.complete()?;
         let from_files = [&model.model_path, &model.dit_path, &model.text_encoder_path];
         let from_files = from_files.into_iter().chain([&model.vae_path]).any(Option::is_some);

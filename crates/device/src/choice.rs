@@ -107,6 +107,16 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// Whether a device computes in bf16: not the CPU, whose kernels compute in f32, nor GPUs before Ampere.
+pub fn has_bf16(device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return crate::played(device)
+            .is_ok_and(|played| played.capability >= crate::Capability::AMPERE);
+    }
+    !device.is_cpu()
+}
+
 /// Which one an open device is.
 pub fn device_id(device: &Device) -> DeviceId {
     match device.location() {

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "calls into the CUDA driver")]
 
 mod graph;
+mod played;
 
 use candle_core::{
     CudaDevice, Device, Result,
@@ -15,7 +16,9 @@ use cudarc::{
     },
 };
 
+use crate::Capability;
 pub(crate) use graph::Graph;
+pub use played::{Played, played};
 
 /// What a library of NVIDIA's reported to code of ours, with its code.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,10 @@ pub enum CudaError {
     Driver(DriverError),
     #[error("cuBLAS: {0:?}")]
     Cublas(CublasError),
+    #[error(
+        "GPUs of compute capability {0} are not supported: 7.5 (Turing, such as GeForce RTX 20) is the oldest that is. Use --device cpu"
+    )]
+    TooOld(Capability),
     #[error("cuDNN: {call}: status {status} {text}")]
     Cudnn { call: String, status: i32, text: String },
 }
@@ -37,10 +44,12 @@ const CUDNN_ALLOCATION_FAILED: [i32; 3] = [4003, 4004, 2];
 ///
 /// # Errors
 ///
-/// The driver's, where there is no such GPU or it cannot be used.
+/// The driver's, where there is no such GPU or it cannot be used; [`CudaError::TooOld`] for GPUs
+/// before Turing.
 pub fn cuda_device(ordinal: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(ordinal)?;
     let Device::Cuda(cuda) = &device else { return Ok(device) };
+    played::enter(cuda)?;
     // SAFETY: all that happens to this device's tensors happens on its one stream, in order. An
     // event for each tensor would say nothing, cost a call, and forbid capturing graphs.
     unsafe { cuda.disable_event_tracking() };
@@ -86,6 +95,7 @@ pub(crate) fn is_out_of_memory(error: &(dyn std::error::Error + 'static)) -> Opt
         return Some(match error {
             CudaError::Driver(error) => driver(error),
             CudaError::Cublas(error) => cublas(error),
+            CudaError::TooOld(_) => false,
             CudaError::Cudnn { status, .. } => CUDNN_ALLOCATION_FAILED.contains(status),
         });
     }

@@ -5,6 +5,7 @@
 //! `candle`, which crates without a tensor library leave off.
 
 mod available;
+mod capability;
 #[cfg(feature = "candle")]
 mod choice;
 #[cfg(feature = "cuda")]
@@ -22,10 +23,13 @@ mod out_of_memory;
 mod upload;
 
 pub use available::available_memory;
+#[doc(hidden)]
+pub use capability::emulate;
+pub use capability::{Capability, Emulation};
 #[cfg(feature = "candle")]
-pub use choice::{DeviceChoice, device_id};
+pub use choice::{DeviceChoice, device_id, has_bf16};
 #[cfg(feature = "cuda")]
-pub use cuda::{CudaError, cuda_device, driver_error};
+pub use cuda::{CudaError, Played, cuda_device, driver_error, played};
 #[cfg(feature = "candle")]
 pub use error::DeviceError;
 pub use facts::{DeviceId, Memory, MemoryReader};

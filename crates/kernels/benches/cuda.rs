@@ -1,11 +1,12 @@
 //! Milliseconds and rates of each GPU kernel at the sizes of a 1024x1024 picture.
 //!
-//! `cargo bench -p llm-dit-kernels --features cuda --bench cuda [-- PART OF A NAME]`
+//! `cargo bench -p llm-dit-kernels --features cuda --bench cuda -- [PART OF A NAME] [--capability=8.0]
+//! [--without-cudnn]`; the GPU plays the capability.
 
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
-use llm_dit_device::{CapturedGraph, cuda_device, warm_up};
+use llm_dit_device::{CapturedGraph, Emulation, cuda_device, emulate, warm_up};
 use llm_dit_kernels::{
     Attention, Conv2d, ConvInput, GatedLinear, GroupNorm, Linear, Mask, NextNorm, Pairing, QkNorm,
     Rope,
@@ -65,7 +66,7 @@ impl Bench {
 
     fn products(&self) -> Result<()> {
         let (dim, ffn) = (3840, 10240);
-        for rows in [4224, 1152, 128, 64] {
+        for rows in [4224, 2432, 2304, 1152, 128, 64] {
             for (name, ins, outs, gated) in [
                 ("qkv", dim, 3 * dim, false),
                 ("out", dim, dim, false),
@@ -80,6 +81,11 @@ impl Bench {
                 let linear = Linear::new(w.clone(), None);
                 let chosen = || linear.forward(&x);
                 self.time(&format!("{name} {rows}: chosen"), tera, "TFLOP/s", chosen)?;
+                if gated {
+                    let linear = GatedLinear::new(w.clone())?;
+                    let chosen = || linear.forward(&x);
+                    self.time(&format!("{name} {rows}: gated"), tera, "TFLOP/s", chosen)?;
+                }
                 for share_a in [true, false] {
                     let widths: &[u32] = if gated { &[256, 128] } else { &[256, 192, 128] };
                     for &columns in widths {
@@ -257,7 +263,12 @@ impl Bench {
 
 fn main() -> Result<()> {
     // cargo passes flags of its own to benchmarks.
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let filter = arguments.iter().find(|argument| !argument.starts_with("--")).cloned();
+    let capability = arguments.iter().find_map(|argument| argument.strip_prefix("--capability="));
+    let capability = capability.map(str::parse).transpose().map_err(candle_core::Error::Msg)?;
+    let cudnn = !arguments.iter().any(|argument| argument == "--without-cudnn");
+    emulate(Emulation { capability, cudnn });
     let bench = Bench { device: cuda_device(0)?, filter };
     bench.blocks()?;
     bench.products()?;

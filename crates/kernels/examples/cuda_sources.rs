@@ -3,16 +3,27 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
+use llm_dit_device::Capability;
 use llm_dit_kernels::cuda_source::Source;
+
+/// Compute capabilities of the cards that are supported, from A100 to RTX 50.
+const TARGETS: [Capability; 6] = [
+    Capability::AMPERE,
+    Capability::new(8, 6),
+    Capability::new(8, 9),
+    Capability::HOPPER,
+    Capability::new(10, 0),
+    Capability::new(12, 0),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(env::args().nth(1).ok_or("usage: cuda_sources DIR")?);
     fs::create_dir_all(&folder)?;
-    for (i, source) in Source::all().into_iter().enumerate() {
-        // Hopper's own instructions need an architecture with an `a`.
-        let architecture = if source.needs_hopper() { "sm_90a" } else { "sm_80" };
-        let name = format!("{i:02}.{architecture}.cu");
-        fs::write(folder.join(name), format!("// {source:?}\n{}", source.text()))?;
+    for target in TARGETS {
+        for (i, source) in Source::all(target).into_iter().enumerate() {
+            let name = format!("{i:02}.{}.cu", source.architecture(target));
+            fs::write(folder.join(name), format!("// {source:?}\n{}", source.text()))?;
+        }
     }
     Ok(())
 }

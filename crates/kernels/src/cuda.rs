@@ -1,8 +1,9 @@
 //! Kernels for NVIDIA GPUs: bf16 tensors, f32 sums, compute capability 8.0 and newer.
 //!
 //! Each function returns `None` for shapes that it has no kernel for; the operation is then composed
-//! from candle's operators. Products, and convolutions as products, have a kernel for Hopper; other
-//! GPUs use cuBLAS. Attention is cuDNN's where there is a cuDNN, else ours.
+//! from candle's operators. [`choice`] decides by compute capability: products, and convolutions as
+//! products, have a kernel for Hopper; other GPUs use cuBLAS, and a kernel of their own for
+//! convolutions. Attention is cuDNN's where there is a cuDNN, else ours.
 #![expect(unsafe_code, reason = "calls into the CUDA driver, NVRTC, cuBLAS and cuDNN")]
 
 mod attention;
@@ -10,6 +11,7 @@ mod conv;
 mod cudnn;
 mod expand;
 mod function;
+mod group_norm;
 mod kernels;
 mod matmul;
 mod rows;
@@ -19,22 +21,26 @@ use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor, cuda_backend::cudarc};
 use cudarc::driver::{CudaStream, sys::CUdevice_attribute};
-use llm_dit_device::driver_error;
+use llm_dit_device::{Capability, driver_error, played};
 use parking_lot::Mutex;
 
-use crate::cuda_source as source;
+use crate::{cuda_choice as choice, cuda_source as source};
 
 /// A GPU that the kernels run on.
 pub(crate) struct Gpu {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     properties: Properties,
+    kernels: choice::Kernels,
+    /// Whether cuDNN may be asked.
+    cudnn: bool,
 }
 
 #[derive(Clone, Copy)]
 struct Properties {
     ordinal: usize,
-    capability: (i32, i32),
+    /// The GPU's own, which kernels are compiled for. They are chosen for the one that it plays.
+    capability: Capability,
     multiprocessors: usize,
 }
 
@@ -46,7 +52,7 @@ struct Properties {
 #[doc(hidden)]
 pub fn matmul_tiled(a: &Tensor, b: &Tensor, tiling: source::Tiling) -> Result<Tensor> {
     match Gpu::of(a)? {
-        Some(gpu) if gpu.is_hopper() => gpu.matmul_tiled(a, b, None, tiling),
+        Some(gpu) if gpu.kernels.hopper => gpu.matmul_tiled(a, b, None, tiling),
         _ => Err(Error::Msg("tiled products need bf16 on a GPU of compute capability 9.0".into())),
     }
 }
@@ -65,12 +71,9 @@ impl Gpu {
         let Device::Cuda(device) = device else { return Ok(None) };
         let stream = device.cuda_stream();
         let properties = Properties::of(&stream)?;
-        let new_enough = properties.capability >= (8, 0);
-        Ok(new_enough.then(|| Self { device: device.clone(), stream, properties }))
-    }
-
-    fn is_hopper(&self) -> bool {
-        self.properties.capability == (9, 0)
+        let played = played(device)?;
+        let Some(kernels) = choice::Kernels::of(played.capability) else { return Ok(None) };
+        Ok(Some(Self { device: device.clone(), stream, properties, kernels, cudnn: played.cudnn }))
     }
 }
 
@@ -86,9 +89,10 @@ impl Properties {
         }
         let multiprocessors =
             context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        let (major, minor) = context.compute_capability().map_err(driver_error)?;
         let properties = Self {
             ordinal: context.ordinal(),
-            capability: context.compute_capability().map_err(driver_error)?,
+            capability: Capability::new(major.unsigned_abs(), minor.unsigned_abs()),
             multiprocessors: multiprocessors.map_err(driver_error)? as usize,
         };
         known.insert(properties.ordinal, properties);

@@ -16,6 +16,8 @@ mod conv;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[path = "cuda/choice.rs"]
+pub mod cuda_choice;
 #[path = "cuda/source.rs"]
 pub mod cuda_source;
 mod gated;

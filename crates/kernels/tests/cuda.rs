@@ -5,12 +5,13 @@
 #![cfg(feature = "cuda")]
 
 use std::{
+    cell::RefCell,
     hash::{BuildHasher, RandomState},
     sync::{Arc, LazyLock},
 };
 
 use candle_core::{D, DType, Device, Result, Tensor};
-use llm_dit_device::cuda_device;
+use llm_dit_device::{Capability, Emulation, cuda_device, emulate};
 use llm_dit_kernels::{
     Attention, Conv2d, ConvInput, Format, GatedLinear, GroupNorm, Linear, Mask, Matrix, NextNorm,
     Packed, PackedRows, Pairing, QkNorm, Rope, Scratch, add_rms_norm, composed, dequantize,
@@ -19,7 +20,42 @@ use llm_dit_kernels::{
 };
 
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
-static GPU: LazyLock<Device> = LazyLock::new(|| cuda_device(0).expect("a GPU"));
+
+/// The first GPU as itself, and as it plays others: with kernels that any GPU since Ampere runs, with
+/// the little shared memory of consumer cards, and without cuDNN.
+static GPUS: LazyLock<Vec<(&str, Device)>> = LazyLock::new(|| {
+    let without_cudnn = |emulation| Emulation { cudnn: false, ..emulation };
+    let played = [
+        ("itself", Emulation::NONE),
+        ("8.0", Emulation::of(Capability::AMPERE)),
+        ("8.0 without cuDNN", without_cudnn(Emulation::of(Capability::AMPERE))),
+        ("8.6 without cuDNN", without_cudnn(Emulation::of(Capability::new(8, 6)))),
+    ];
+    let open = |(name, emulation)| {
+        emulate(emulation);
+        (name, cuda_device(0).expect("a GPU"))
+    };
+    played.map(open).into()
+});
+
+thread_local! {
+    /// The one that a test is about.
+    static GPU: RefCell<Device> = RefCell::new(GPUS[0].1.clone());
+}
+
+fn played_gpu() -> Device {
+    GPU.with_borrow(Clone::clone)
+}
+
+/// The same test for each GPU that is played.
+fn on_each(test: impl Fn() -> Result<()>) -> Result<()> {
+    for (name, device) in GPUS.iter() {
+        println!("the GPU plays {name}");
+        GPU.set(device.clone());
+        test()?;
+    }
+    Ok(())
+}
 
 /// Values on the CPU that bf16 holds exactly, so that both sides compute with the same.
 struct Draw(u64);
@@ -50,7 +86,7 @@ impl Draw {
 }
 
 fn gpu(x: &Tensor) -> Tensor {
-    x.to_dtype(DType::BF16).and_then(|x| x.to_device(&GPU)).expect("a copy")
+    x.to_dtype(DType::BF16).and_then(|x| x.to_device(&played_gpu())).expect("a copy")
 }
 
 /// As `||a - b|| / ||b||`, over everything and over the worst row of the last axis.
@@ -128,6 +164,10 @@ fn products_in_every_tiling() -> Result<()> {
 
 #[test]
 fn gated_products() -> Result<()> {
+    on_each(gated_products_of_one)
+}
+
+fn gated_products_of_one() -> Result<()> {
     let mut draw = Draw::new(3);
     for (rows, ins, outs) in [(5, 64, 48), (200, 72, 24), (1024, 384, 1032), (513, 96, 7)] {
         let (x, w) = (draw.normal(&[rows, ins]), draw.normal(&[2 * outs, ins]));
@@ -204,7 +244,8 @@ fn rotations() -> Result<()> {
             };
             let norm =
                 |q: Tensor, k: Tensor| QkNorm { q_weight: q, k_weight: k, eps: 1e-5, pairing };
-            let on_gpu = norm(gpu(&q), gpu(&k)).forward(&attention, gpu(&qkv), &rope(&GPU)?)?;
+            let on_gpu =
+                norm(gpu(&q), gpu(&k)).forward(&attention, gpu(&qkv), &rope(&played_gpu())?)?;
             let on_cpu = norm(q, k).forward(&attention, qkv, &rope(&Device::Cpu)?)?;
             assert_close(&format!("{attention:?} {pairing:?}"), &on_gpu, &on_cpu, 4e-3);
         }
@@ -214,6 +255,10 @@ fn rotations() -> Result<()> {
 
 #[test]
 fn attention_of_packed_sequences() -> Result<()> {
+    on_each(attention_of_packed_sequences_of_one)
+}
+
+fn attention_of_packed_sequences_of_one() -> Result<()> {
     let mut draw = Draw::new(6);
     for (seq_lens, heads, kv_heads, head_dim, mask) in [
         (vec![70], 3, 3, 128, Mask::Full),
@@ -226,6 +271,8 @@ fn attention_of_packed_sequences() -> Result<()> {
         (vec![256, 64], 1, 1, 512, Mask::Full),
         (vec![6, 7], 1, 1, 72, Mask::Full),
         (vec![1100], 2, 2, 128, Mask::Full),
+        (vec![131, 700], 3, 1, 96, Mask::Causal),
+        (vec![257], 2, 2, 16, Mask::Full),
     ] {
         let rows = seq_lens.iter().sum();
         let attention = Attention { heads, kv_heads, head_dim, mask };
@@ -239,6 +286,10 @@ fn attention_of_packed_sequences() -> Result<()> {
 
 #[test]
 fn convolutions() -> Result<()> {
+    on_each(convolutions_of_one)
+}
+
+fn convolutions_of_one() -> Result<()> {
     let mut draw = Draw::new(7);
     for (n, height, width, ins, outs, kernel, stride) in [
         (1, 16, 16, 64, 64, 3, 1),
@@ -249,6 +300,11 @@ fn convolutions() -> Result<()> {
         (1, 12, 20, 256, 128, 1, 1),
         (1, 12, 20, 64, 64, 3, 2),
         (1, 9, 9, 30, 12, 3, 1),
+        (1, 31, 29, 3, 32, 3, 1),
+        (2, 21, 35, 64, 96, 3, 2),
+        (1, 70, 45, 256, 136, 3, 1),
+        (1, 150, 130, 64, 136, 3, 1),
+        (3, 20, 11, 72, 40, 1, 1),
     ] {
         let x = draw.tensor(&[n, height, width, ins], 0.3, 1.0);
         let weight = draw.normal(&[outs, ins, kernel, kernel]);
@@ -283,7 +339,7 @@ fn convolutions() -> Result<()> {
 fn other_types_are_composed() -> Result<()> {
     let mut draw = Draw::new(8);
     let (x, w) = (draw.normal(&[20, 48]), draw.normal(&[48]));
-    let on_gpu = rms_norm(&x.to_device(&GPU)?, &w.to_device(&GPU)?, 1e-5)?;
+    let on_gpu = rms_norm(&x.to_device(&played_gpu())?, &w.to_device(&played_gpu())?, 1e-5)?;
     assert_close("f32", &on_gpu, &composed::rms_norm(&x, &w, 1e-5)?, 1e-5);
     Ok(())
 }
@@ -302,13 +358,15 @@ fn packed_weights() -> Result<()> {
             let values = draw.normal(&[bytes]).to_vec1::<f32>()?;
             let bytes: Vec<u8> = values.into_iter().map(|x| (x * 3000.0) as i64 as u8).collect();
             let host = Tensor::from_vec(bytes.clone(), bytes.len(), &Device::Cpu)?;
-            for (at, bytes) in [host.clone(), host.to_device(&GPU)?].into_iter().enumerate() {
+            for (at, bytes) in
+                [host.clone(), host.to_device(&played_gpu())?].into_iter().enumerate()
+            {
                 parts[at].push(PackedRows::new(format, rows, columns, bytes)?);
             }
             assert_eq!(parts[0].len(), part + 1);
         }
         let [host, device] = parts;
-        assert!(Packed::runs_on(&GPU, DType::BF16, format, columns)?, "{}", format.name());
+        assert!(Packed::runs_on(&played_gpu(), DType::BF16, format, columns)?, "{}", format.name());
         let expected = bits(&dequantize(&host, columns, DType::BF16)?)?;
         let found = bits(&dequantize(&device, columns, DType::BF16)?)?;
         let odd = found.iter().zip(&expected).position(|(a, b)| a != b);

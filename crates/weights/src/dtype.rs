@@ -2,14 +2,17 @@
 //! wire's name for it.
 
 use candle_core::{DType, Device};
+use llm_dit_device::has_bf16;
 
-/// The dtype to compute in: the requested one; by default f32 on the CPU, whose kernels compute in
-/// it, and bf16 on other devices.
+/// The dtype to compute in: the requested one; by default bf16, or f32 on devices that do not compute
+/// in bf16: the CPU, and GPUs before Ampere.
 pub fn compute_dtype(asked: Option<llm_dit_proto::DType>, device: &Device) -> DType {
-    match (asked, device) {
-        (Some(llm_dit_proto::DType::F32), _) | (None, Device::Cpu) => DType::F32,
-        (Some(llm_dit_proto::DType::F16), _) => DType::F16,
-        (Some(llm_dit_proto::DType::Bf16), _) | (None, _) => DType::BF16,
+    match asked {
+        Some(llm_dit_proto::DType::F32) => DType::F32,
+        Some(llm_dit_proto::DType::F16) => DType::F16,
+        Some(llm_dit_proto::DType::Bf16) => DType::BF16,
+        None if has_bf16(device) => DType::BF16,
+        None => DType::F32,
     }
 }
 

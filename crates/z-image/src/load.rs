@@ -6,6 +6,7 @@ use std::{
 };
 
 use candle_core::Device;
+use llm_dit_device::has_bf16;
 use llm_dit_engine::image::{About, ImageGenerator, LatentMap, LoraChoice};
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
@@ -253,7 +254,8 @@ impl DiffusionOptions {
 
     /// What the VAE computes in there.
     pub fn vae_compute_dtype(&self, device: &Device) -> candle_core::DType {
-        let unasked = if device.is_cuda() { DType::Bf16 } else { DType::F32 };
+        let bf16 = device.is_cuda() && has_bf16(device);
+        let unasked = if bf16 { DType::Bf16 } else { DType::F32 };
         compute_dtype(self.vae_dtype.or(Some(unasked)), device)
     }
 

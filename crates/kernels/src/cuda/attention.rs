@@ -16,9 +16,6 @@ use super::{
 };
 use crate::{Attention, Mask};
 
-/// Queries of a block of our kernel.
-const TILE: usize = 64;
-
 /// Scores that the wide attention keeps at a time.
 const MOST_SCORES: usize = 1 << 25;
 
@@ -32,7 +29,8 @@ impl Gpu {
         let Attention { heads, kv_heads, head_dim, mask } = *attention;
         let qkv = self.dense::<bf16>(qkv)?;
         let out = self.empty::<bf16>(&[qkv.dim(0)?, heads * head_dim])?;
-        if mask == Mask::Full
+        if self.cudnn
+            && mask == Mask::Full
             && head_dim.is_multiple_of(8)
             && head_dim <= 128
             && self.attention_cudnn(attention, &qkv, seq_lens, &out)?
@@ -109,13 +107,14 @@ impl Gpu {
         if longest == 0 {
             return Ok(());
         }
-        let source = Source::Attention { head: head_dim as u32, causal: mask == Mask::Causal };
-        // A tile of keys and one of values, rows eight values apart from a multiple of the banks.
-        let shared = (2 * TILE * (head_dim + 8) * size_of::<bf16>()) as u32;
+        let (head, keys) = (head_dim as u32, self.kernels.attention_keys);
+        let source = Source::Attention { head, causal: mask == Mask::Causal, keys };
+        let shared = Source::attention_bytes(head, keys);
+        let tiles = longest.div_ceil(Source::ATTENTION_QUERIES);
         launch!(
             self,
             self.function_with(source, "attention", shared)?,
-            blocks((longest.div_ceil(TILE), heads, seq_lens.len()), 128, shared)?,
+            blocks((tiles, heads, seq_lens.len()), 128, shared)?,
             address::<bf16>(qkv)?,
             address::<bf16>(out)?,
             heads as i32,

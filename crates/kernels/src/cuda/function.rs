@@ -11,7 +11,7 @@ use cudarc::{
     driver::{CudaContext, CudaFunction, CudaModule, sys::CUfunction_attribute},
     nvrtc::{Ptx, result as nvrtc, sys},
 };
-use llm_dit_device::driver_error;
+use llm_dit_device::{Capability, driver_error};
 use parking_lot::Mutex;
 
 use super::{Gpu, source::Source};
@@ -75,16 +75,15 @@ impl Gpu {
 fn load(
     context: &Arc<CudaContext>,
     source: Source,
-    capability: (i32, i32),
+    capability: Capability,
 ) -> Result<Arc<CudaModule>> {
     let image = compile(source, capability)?;
     context.load_module(Ptx::from_binary(image)).map_err(driver_error)
 }
 
-/// Machine code for a GPU of this capability. Hopper's own instructions need the `a`.
-fn compile(source: Source, (major, minor): (i32, i32)) -> Result<Vec<u8>> {
-    let suffix = if source.needs_hopper() { "a" } else { "" };
-    let architecture = format!("--gpu-architecture=sm_{major}{minor}{suffix}");
+/// Machine code for a GPU of this capability.
+fn compile(source: Source, capability: Capability) -> Result<Vec<u8>> {
+    let architecture = format!("--gpu-architecture={}", source.architecture(capability));
     let text = CString::new(source.text()).map_err(|e| Error::Msg(e.to_string()))?;
     let failed = |e: nvrtc::NvrtcError, log: String| {
         Error::Msg(format!("NVRTC could not compile {source:?} ({architecture}): {e:?}\n{log}"))

@@ -45,11 +45,11 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// Between the passes: a factor and an offset for each picture and channel. A block is a group of a
-// picture.
+// Between the passes: a factor and an offset for each picture and channel, both times `share`. A block
+// is a group of a picture.
 extern "C" __global__ void __launch_bounds__(256)
     group_affine(const float2* partial, const u16* weight, const u16* bias, float2* affine,
-                 int stretches, int channels, int in_group, double count, float eps) {
+                 int stretches, int channels, int in_group, double count, float eps, float share) {
     __shared__ double scratch[2][256];
     const int group = blockIdx.x, picture = blockIdx.y;
     double sum = 0.0, squares = 0.0;
@@ -74,8 +74,8 @@ extern "C" __global__ void __launch_bounds__(256)
     const float factor = (float)(1.0 / sqrt(variance + (double)eps));
     for (int i = threadIdx.x; i < in_group; i += blockDim.x) {
         const int channel = group * in_group + i;
-        const float w = __uint_as_float((u32)weight[channel] << 16) * factor;
-        const float b = __uint_as_float((u32)bias[channel] << 16);
+        const float w = __uint_as_float((u32)weight[channel] << 16) * factor * share;
+        const float b = __uint_as_float((u32)bias[channel] << 16) * share;
         affine[(u64)picture * channels + channel] = make_float2(w, b - (float)mean * w);
     }
 }

@@ -57,7 +57,7 @@ impl Gpu {
         let ((rows, depth), (columns, _)) = (a.dims2()?, b.dims2()?);
         let aligned = depth.is_multiple_of(8) && columns.is_multiple_of(if gated { 16 } else { 8 });
         let fused = gated || bias.is_some();
-        if !self.is_hopper() || !aligned || !fused || rows < FEWEST_ROWS || depth == 0 {
+        if !self.kernels.hopper || !aligned || !fused || rows < FEWEST_ROWS || depth == 0 {
             return Ok(None);
         }
         let kind = if gated { Kind::Gated } else { Kind::Plain };

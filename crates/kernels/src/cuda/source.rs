@@ -1,7 +1,9 @@
 //! The kernels' sources, as NVRTC gets them. Text only, so that a machine without CUDA can write
 //! them out and have them compiled.
 
-use crate::Format;
+use llm_dit_device::Capability;
+
+use crate::{Format, cuda_choice::Kernels};
 
 /// A translation unit: a file of kernels with its compile-time choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,10 +24,14 @@ pub enum Source {
     Expand {
         format: Format,
     },
+    /// Attention without cuDNN, `keys` at a time.
     Attention {
         head: u32,
         causal: bool,
+        keys: u32,
     },
+    /// Convolutions on the tensor cores of any GPU since Ampere.
+    Conv(ConvTiling),
     /// Products on Hopper's tensor cores.
     Matmul(Tiling),
 }
@@ -48,6 +54,21 @@ pub enum Kind {
     Gated,
     /// A's rows are pixels, gathered tap by tap.
     Conv,
+}
+
+/// How a convolution is cut up, and what is folded into it; see `conv.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvTiling {
+    /// Channels of a block: 32, 64 or 128.
+    pub columns: u32,
+    /// Taps in a row of them.
+    pub side: u32,
+    pub stride: u32,
+    /// Whether the input is normed and activated.
+    pub norm: bool,
+    /// Whether the input is doubled; a side has two taps then.
+    pub doubled: bool,
+    pub stages: u32,
 }
 
 /// Shared memory of a Hopper block, less what aligning and barriers take.
@@ -83,7 +104,29 @@ impl Tiling {
     }
 }
 
+impl ConvTiling {
+    /// Output pixels of a block in each direction.
+    pub const PIXELS: (usize, usize) = (16, 8);
+    /// Channels that are multiplied at a time.
+    pub const CHUNK: u32 = 32;
+    pub const THREADS: u32 = 128;
+
+    /// Dynamic shared memory of a block.
+    pub fn shared_bytes(self) -> u32 {
+        let [x, y] = [16, 8].map(|pixels| (pixels - 1) * self.stride + self.side);
+        let patches = if self.side == 1 { self.stages } else { 2 };
+        let rings = (patches * x * y + self.stages * self.columns) * Self::CHUNK * 2;
+        // Results of four warps, each with a spare vector in a row.
+        let (warps_m, warps_n) = if self.columns >= 64 { (2, 2) } else { (4, 1) };
+        let out = 4 * (128 / warps_m) * (self.columns / warps_n * 2 + 16);
+        rings.max(out)
+    }
+}
+
 impl Source {
+    /// Queries of a block in `attention.cu`.
+    pub const ATTENTION_QUERIES: usize = 128;
+
     /// Threads of a block in `rows.cu`, each holding eight columns a vector.
     pub const ROW_THREADS: u32 = 128;
 
@@ -100,9 +143,25 @@ impl Source {
             Self::Pointwise => (String::new(), include_str!("pointwise.cu")),
             Self::GroupNorm => (String::new(), include_str!("group_norm.cu")),
             Self::Expand { format } => (expand_definitions(format), include_str!("expand.cu")),
-            Self::Attention { head, causal } => (
-                format!("#define HEAD {head}\n#define CAUSAL {}\n", u32::from(causal)),
+            Self::Attention { head, causal, keys } => (
+                format!(
+                    "#define HEAD {head}\n#define CAUSAL {}\n#define KEYS {keys}\n",
+                    u32::from(causal)
+                ),
                 include_str!("attention.cu"),
+            ),
+            Self::Conv(tiling) => (
+                format!(
+                    "#define BN {}\n#define SIDE {}\n#define STRIDE {}\n#define NORM {}\n\
+                     #define DOUBLED {}\n#define STAGES {}\n",
+                    tiling.columns,
+                    tiling.side,
+                    tiling.stride,
+                    u32::from(tiling.norm),
+                    u32::from(tiling.doubled),
+                    tiling.stages,
+                ),
+                include_str!("conv.cu"),
             ),
             Self::Matmul(tiling) => (
                 format!(
@@ -119,9 +178,17 @@ impl Source {
         };
         let product = match self {
             Self::Matmul(tiling) => wgmma(tiling.columns),
+            Self::Conv(_) | Self::Attention { .. } => include_str!("mma.cuh").to_owned(),
             _ => String::new(),
         };
         format!("{}\n{definitions}{product}{body}", include_str!("common.cuh"))
+    }
+
+    /// Dynamic shared memory of an attention block: its queries and a tile of keys and of values.
+    /// Rows that are no whole lines have a spare vector.
+    pub fn attention_bytes(head: u32, keys: u32) -> u32 {
+        let row = if head.is_multiple_of(64) { head } else { head + 8 };
+        (Self::ATTENTION_QUERIES as u32 + 2 * keys) * row * 2
     }
 
     /// True for what only compute capability 9.0 runs.
@@ -129,15 +196,39 @@ impl Source {
         matches!(self, Self::Matmul(_))
     }
 
-    /// One of everything that can be asked for with the models' shapes, to be compiled as a check.
-    pub fn all() -> Vec<Self> {
+    /// What NVRTC is to compile for. Hopper's own instructions need the `a`.
+    pub fn architecture(self, Capability { major, minor }: Capability) -> String {
+        let suffix = if self.needs_hopper() { "a" } else { "" };
+        format!("sm_{major}{minor}{suffix}")
+    }
+
+    /// One of everything that a GPU of this capability is asked for with the models' shapes, to be
+    /// compiled as a check.
+    pub fn all(capability: Capability) -> Vec<Self> {
+        let Some(kernels) = Kernels::of(capability) else { return Vec::new() };
         let mut all = vec![Self::Pointwise, Self::GroupNorm];
         let formats = Format::GGML.into_iter().chain(Format::SCALED);
         all.extend(formats.map(|format| Self::Expand { format }));
         all.extend([1, 2, 4, 8].map(|vectors| Self::Rows { vectors }));
+        let keys = kernels.attention_keys;
         for head in [32, 64, 128] {
             all.extend([false, true].map(|halves| Self::Heads { head, halves }));
-            all.extend([false, true].map(|causal| Self::Attention { head, causal }));
+            all.extend([false, true].map(|causal| Self::Attention { head, causal, keys }));
+        }
+        for columns in [32, 64, 128] {
+            for (side, stride, norm, doubled) in [
+                (3, 1, false, false),
+                (3, 1, true, false),
+                (3, 2, false, false),
+                (2, 1, false, true),
+                (1, 1, false, false),
+            ] {
+                let stages = kernels.conv_stages;
+                all.push(Self::Conv(ConvTiling { columns, side, stride, norm, doubled, stages }));
+            }
+        }
+        if !kernels.hopper {
+            return all;
         }
         for share_a in [false, true] {
             for (kind, columns) in [
@@ -216,10 +307,28 @@ mod tests {
 
     #[test]
     fn tiles_fit_the_memory_of_a_block() {
-        for source in Source::all() {
-            if let Source::Matmul(tiling) = source {
-                assert!((3..=6).contains(&tiling.stages()), "{tiling:?}");
-                assert!(tiling.shared_bytes() <= 232_448, "{tiling:?}");
+        // NVIDIA's table of compute capabilities: bytes that a block may have.
+        for (major, minor, most) in [
+            (8, 0, 166_912),
+            (8, 6, 101_376),
+            (8, 9, 101_376),
+            (9, 0, 232_448),
+            (10, 0, 232_448),
+            (12, 0, 101_376),
+        ] {
+            let sources = Source::all(Capability::new(major, minor));
+            assert!(!sources.is_empty());
+            for source in sources {
+                let bytes = match source {
+                    Source::Matmul(tiling) => {
+                        assert!((3..=6).contains(&tiling.stages()), "{tiling:?}");
+                        tiling.shared_bytes()
+                    }
+                    Source::Conv(tiling) => tiling.shared_bytes(),
+                    Source::Attention { head, keys, .. } => Source::attention_bytes(head, keys),
+                    _ => 0,
+                };
+                assert!(bytes <= most, "{source:?} on {major}.{minor}: {bytes}");
             }
         }
     }

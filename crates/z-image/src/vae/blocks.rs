@@ -102,13 +102,15 @@ impl Resnet {
             .collect()
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&ConvInput::normed(x, &self.norm1), None)?;
+    /// Takes `x`, so that a wider one is gone before the result is made.
+    fn forward(&self, x: Tensor) -> Result<Tensor> {
+        let h = self.conv1.forward(&ConvInput::normed(&x, &self.norm1), None)?;
         let residual = match &self.conv_shortcut {
-            Some(conv) => &conv.forward(&ConvInput::plain(x), None)?,
-            None => x,
+            Some(conv) => conv.forward(&ConvInput::plain(&x), None)?,
+            None => x.clone(),
         };
-        self.conv2.forward(&ConvInput::normed(&h, &self.norm2), Some(residual))
+        drop(x);
+        self.conv2.forward(&ConvInput::normed(&h, &self.norm2), Some(&residual))
     }
 }
 
@@ -159,8 +161,8 @@ impl MidBlock {
     ///
     /// Fails if the shape does not fit, or if the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.resnets[0].forward(x)?;
-        self.resnets[1].forward(&self.attention.forward(&x)?)
+        let x = self.resnets[0].forward(x.clone())?;
+        self.resnets[1].forward(self.attention.forward(&x)?)
     }
 }
 
@@ -193,7 +195,7 @@ impl UpBlock {
     /// Fails if the shape does not fit, or if the device fails.
     pub fn forward(&self, mut x: Tensor) -> Result<Tensor> {
         for resnet in &self.resnets {
-            x = resnet.forward(&x)?;
+            x = resnet.forward(x)?;
         }
         match &self.upsampler {
             Some(conv) => conv.forward(&ConvInput::upsampled(&x), None),
@@ -231,7 +233,7 @@ impl DownBlock {
     /// Fails if the shape does not fit, or if the device fails.
     pub fn forward(&self, mut x: Tensor) -> Result<Tensor> {
         for resnet in &self.resnets {
-            x = resnet.forward(&x)?;
+            x = resnet.forward(x)?;
         }
         match &self.downsampler {
             Some(conv) => conv.forward(&ConvInput::plain(&x), None),
