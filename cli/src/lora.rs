@@ -2,7 +2,7 @@
 
 use diffusion_service::{LoraArgs, engine::ActiveLora};
 use llm_dit_chat::Chat;
-use llm_dit_params::prompt;
+use llm_dit_params::{LoraPass, prompt};
 
 use crate::progress::Progress;
 
@@ -19,8 +19,12 @@ pub fn with_triggers(chat: Chat, args: &LoraArgs) -> Chat {
 pub fn note(loras: &[ActiveLora], progress: &Progress) {
     for ActiveLora { choice, rank, matrices, unmatched } in loras {
         let (name, scale) = (&choice.name, choice.scale);
+        let pass = match choice.pass {
+            LoraPass::Both => "",
+            LoraPass::Positive => ", positive pass only",
+        };
         progress.note(&format!(
-            "LoRA {name}: rank {rank}, scale {scale}, matrices changed: {matrices}"
+            "LoRA {name}: rank {rank}, scale {scale}, matrices changed: {matrices}{pass}"
         ));
         if !unmatched.is_empty() {
             let first: Vec<&str> = unmatched.iter().map(String::as_str).take(FEW).collect();

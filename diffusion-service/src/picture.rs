@@ -39,6 +39,7 @@ fn lora(choice: &LoraChoice) -> Lora {
         scale: choice.scale,
         trigger_words: choice.trigger_words.clone(),
         blocks: (&choice.blocks).into(),
+        pass: choice.pass.written(),
     }
 }
 

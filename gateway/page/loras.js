@@ -33,7 +33,7 @@ export async function load() {
 
 function set(list) {
   // What the page has no control for is kept as it came.
-  const entry = ({ name, scale = 1, trigger_words, blocks }) => [name, { scale, ...(trigger_words && { trigger_words }), ...(blocks && { blocks }) }];
+  const entry = ({ name, scale = 1, trigger_words, blocks, pass }) => [name, { scale, ...(trigger_words && { trigger_words }), ...(blocks && { blocks }), ...(pass && { pass }) }];
   chosen = list && new Map(list.map(entry));
 }
 

@@ -59,7 +59,8 @@ impl TryFrom<&v1::LoraSet> for LoraSet {
     fn try_from(set: &v1::LoraSet) -> Result<Self, ParamError> {
         let lora = |lora: &v1::LoraSelection| -> Result<LoraSelection, ParamError> {
             LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)?
-                .with_scales(lora.blocks.clone())
+                .with_scales(lora.blocks.clone())?
+                .in_named_pass(lora.pass.as_deref())
         };
         Self::new(set.loras.iter().map(lora).collect::<Result<_, _>>()?)
     }
@@ -72,6 +73,7 @@ impl From<&LoraSet> for v1::LoraSet {
             scale: Some(lora.scale()),
             trigger_words: lora.trigger_words().to_owned(),
             blocks: lora.blocks().into(),
+            pass: lora.pass().written(),
         };
         Self { loras: set.iter().map(lora).collect() }
     }

@@ -19,6 +19,7 @@ import comfy_goldens
 import lora_goldens
 import lora_kinds_goldens
 import native_names
+import pass_goldens
 import picture_goldens
 import resize_goldens
 import scheduler_goldens
@@ -26,7 +27,7 @@ import tensor_goldens
 import tiny_models
 
 PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "lora_kinds", "names", "resize",
-         "blocks", "comfy", "pictures", "lora_pictures", "scheduler_pictures",
+         "blocks", "comfy", "pictures", "lora_pictures", "pass_pictures", "scheduler_pictures",
          "sigma_pictures")
 
 
@@ -61,6 +62,7 @@ def main() -> None:
         "pictures": lambda: picture_goldens.pictures(args.out, args.model, args.seed),
         "sigma_pictures": lambda: picture_goldens.sigma_pictures(args.out, args.model, args.seed),
         "lora_pictures": lambda: picture_goldens.lora_pictures(args.out, args.model, args.seed),
+        "pass_pictures": lambda: pass_goldens.pass_pictures(args.out, args.model, args.seed),
         "scheduler_pictures": lambda: scheduler_goldens.pictures(args.out, args.model, args.seed),
     }
     for part in PARTS:

@@ -47,6 +47,17 @@ pub struct Golden {
     /// A picture that this one is drawn from, of the same size, and how much of it is redrawn.
     pub source: Option<String>,
     pub strength: Option<f64>,
+    /// Of the LoRA that ships beside the demo model; absent where the model is left as it is.
+    #[serde(default)]
+    pub loras: Vec<GoldenLora>,
+}
+
+/// That LoRA, as one of a picture's.
+#[derive(Clone, Deserialize)]
+pub struct GoldenLora {
+    pub scale: f32,
+    /// `both` or `positive`.
+    pub pass: String,
 }
 
 fn never() -> f32 {
@@ -61,6 +72,7 @@ pub fn blueprint() -> LoraChoice {
         scale: 1.0,
         trigger_words: String::new(),
         blocks: Default::default(),
+        pass: Default::default(),
     }
 }
 
@@ -111,6 +123,14 @@ impl Demo {
         let (encoder, tokenizer) = llm_dit_qwen3::load(encoder).expect("a text encoder");
         let generator = llm_dit_z_image::load(diffusion).expect("a transformer and a VAE");
         Self { tokenizer, encoder, generator }
+    }
+
+    /// Fuses these, in place of any others.
+    ///
+    /// # Panics
+    /// When one is not the demo model's.
+    pub fn set_loras(&mut self, loras: &[LoraChoice]) {
+        self.generator.set_loras(loras).expect("LoRAs of the model");
     }
 
     /// The embeddings of a bare prompt.
@@ -169,6 +189,14 @@ impl Demo {
                 let file = std::fs::read(folder.join(name)).expect("a golden source");
                 source::read(&file, golden.width, golden.height).expect("a picture")
             });
+            if !golden.loras.is_empty() {
+                let lora = |GoldenLora { scale, pass }: &GoldenLora| LoraChoice {
+                    scale: *scale,
+                    pass: pass.parse().expect("a pass"),
+                    ..blueprint()
+                };
+                self.set_loras(&golden.loras.iter().map(lora).collect::<Vec<_>>());
+            }
             let ours = self.draw_from(&golden.prompt, negative, golden.options(), image);
             let decibels = psnr(&ours, expected.as_raw());
             println!("{:36} {decibels:6.2} dB", golden.file);

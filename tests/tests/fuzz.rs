@@ -67,6 +67,7 @@ fn messages() -> Vec<Vec<u8>> {
         scale: Some(f32::NAN),
         trigger_words: "ink".to_owned(),
         blocks: [("layers.0-14".to_owned(), 0.5)].into(),
+        pass: Some("positive".to_owned()),
     };
     all.push(v1::ApplyLorasRequest { loras: vec![selection] }.encode_to_vec());
     all

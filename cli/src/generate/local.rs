@@ -16,7 +16,7 @@ use diffusion_service::{
     picture::{self, encode_png},
     source,
 };
-use llm_dit_params::{GenerateParams, Limits, ModelDefaults, choose_model};
+use llm_dit_params::{GenerateParams, Limits, LoraPass, ModelDefaults, choose_model};
 use llm_dit_proto::Tensor;
 use llm_dit_recipe::{Lora, Recipe, Settings};
 use llm_dit_weights::model_label;
@@ -105,6 +105,7 @@ impl Studio for Local<'_> {
             scale: choice.scale,
             trigger_words: choice.trigger_words,
             blocks: (&choice.blocks).into(),
+            pass: choice.pass.written(),
         };
         Ok(Some(choices.into_iter().map(lora).collect()))
     }
@@ -156,6 +157,12 @@ impl Studio for Local<'_> {
             );
         }
         let loras = self.args.lora.choices().map_err(CliError::usage)?;
+        let in_one_pass = loras.iter().any(|lora| lora.pass == LoraPass::Positive);
+        if in_one_pass && guided.iter().all(|(_, guided)| !guided) {
+            progress.note(
+                "without guidance there is one pass, which has all LoRAs; try --guidance-scale 1.5",
+            );
+        }
         let options = self.args.model.diffusion(&self.folder, loras);
         // Both parts are read at once; the encoder is dropped before the first step.
         let loading = thread::spawn(move || llm_dit_z_image::load(&options));

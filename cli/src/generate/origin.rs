@@ -115,7 +115,9 @@ pub fn take_loras(args: &mut GenerateArgs, recipe: &Recipe) -> Result<(), CliErr
     }
     let lora = |lora: &Lora| {
         let blocks = LoraBlocks::new(lora.blocks.clone()).map_err(CliError::usage)?;
-        Ok(LoraArg { path: lora.name.clone().into(), scale: lora.scale, blocks })
+        let pass = lora.pass.as_deref().map(str::parse).transpose().map_err(CliError::usage)?;
+        let (path, pass) = (lora.name.clone().into(), pass.unwrap_or_default());
+        Ok(LoraArg { path, scale: lora.scale, blocks, pass })
     };
     args.lora.lora = recipe.loras.iter().map(lora).collect::<Result<_, CliError>>()?;
     args.lora.lora_trigger = recipe.loras.iter().map(|lora| lora.trigger_words.clone()).collect();
@@ -137,6 +139,7 @@ pub fn loras(args: &LoraArgs) -> Result<Vec<Lora>, CliError> {
         scale: lora.scale(),
         trigger_words: lora.trigger_words().to_owned(),
         blocks: lora.blocks().into(),
+        pass: lora.pass().written(),
     };
     Ok(args.set().map_err(CliError::usage)?.iter().map(lora).collect())
 }

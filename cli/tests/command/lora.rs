@@ -50,6 +50,45 @@ fn a_lora_changes_the_picture_and_says_what_it_changes() {
     assert!(said.contains("scale 0.5") && said.contains("scale -0.5"), "{said}");
 }
 
+#[test]
+fn a_lora_may_be_in_the_pass_of_the_prompt_only() {
+    let room = Room::new();
+    let modules = ["transformer.layers.0.attention.to_q", "transformer.layers.7.attention.to_v"];
+    write(&room, "style.safetensors", &modules);
+    let both = ["--lora", "style.safetensors:3@layers.0=0.5"];
+    let positive = ["--lora", "style.safetensors:3@layers.0=0.5,pass=positive"];
+    let guided = ["--guidance-scale", "2"];
+    let (said, plain) = generate(&room, &positive);
+    assert!(said.contains("matrices changed: 2, positive pass only"), "{said}");
+    assert!(said.contains("without guidance"), "{said}");
+    assert_eq!(plain, generate(&room, &both).1);
+    let (_, in_both) = generate(&room, &[&both[..], &guided].concat());
+    let (said, in_one) = generate(&room, &[&positive[..], &guided].concat());
+    assert!(!said.contains("without guidance"), "{said}");
+    assert_ne!(in_one, in_both);
+    assert_ne!(in_one, generate(&room, &guided).1);
+
+    // The file says how it was made.
+    generate(&room, &[&positive[..], &guided].concat());
+    let recipe = llm_dit_recipe::read(room.read("image.png").into()).expect("ours");
+    let recipe = recipe.expect("a recipe");
+    assert_eq!(recipe.loras[0].pass.as_deref(), Some("positive"));
+    room.succeed(&["generate", "--from", "image.png", "-o", "again.png"]);
+    assert_eq!(room.pixels("again.png"), in_one);
+    let other = ["generate", "--from", "image.png", "--guidance-scale", "0", "-o", "plain.png"];
+    room.succeed(&other);
+    assert_eq!(room.pixels("plain.png"), plain);
+
+    let said = room.fail(64, &["generate", "x", "--lora", "style.safetensors@pass=negative"]);
+    assert!(said.contains("'negative'") && said.contains("both or positive"), "{said}");
+    let odd = llm_dit_recipe::Lora { pass: Some("upside".into()), ..recipe.loras[0].clone() };
+    let odd = llm_dit_recipe::Recipe { loras: vec![odd], ..recipe };
+    let file = llm_dit_recipe::write(room.read("image.png").into(), &odd).expect("ours");
+    fs::write(room.path("odd.png"), file).expect("writes");
+    let said = room.fail(64, &["generate", "--from", "odd.png"]);
+    assert!(said.contains("'upside'"), "{said}");
+}
+
 /// White lines on blue: the model alone paints a fox in orange on white.
 #[test]
 fn the_lora_that_ships_draws_blueprints() {

@@ -21,13 +21,29 @@ impl GatedLinear {
     pub fn new(weight: impl Into<Matrix>) -> Result<Self> {
         let weight = weight.into();
         let (both, _) = weight.dims()?;
-        if let Some(kernels) = accelerated::on(weight.device(), weight.compute_dtype())? {
+        // What is added to the product is added before the activation.
+        if !matches!(weight, Matrix::Sided { .. })
+            && let Some(kernels) = accelerated::on(weight.device(), weight.compute_dtype())?
+        {
             let turn = kernels.gate_turn();
             if both.is_multiple_of(2 * turn) {
                 return Ok(Self { weight: weight.in_turns(turn)?, in_turns: true });
             }
         }
         Ok(Self { weight, in_turns: false })
+    }
+
+    /// The same without what is [added beside](Matrix::Sided) the weight, in the same memory.
+    ///
+    /// # Errors
+    ///
+    /// Where the device fails.
+    pub fn without_side(&self) -> Result<Self> {
+        match self.weight.without_side() {
+            // Laid out anew it would take as much memory once more.
+            weight @ Matrix::Dense(_) => Ok(Self { weight, in_turns: self.in_turns }),
+            weight => Self::new(weight),
+        }
     }
 
     /// `(rows, in)` to `(rows, out)`, in the weight's type on its device.

@@ -28,6 +28,7 @@ mod norm;
 mod packed;
 mod product;
 mod rope;
+mod side;
 
 pub use attention::{Attention, Mask};
 pub use conv::{Conv2d, ConvInput, GroupNorm};
@@ -40,5 +41,6 @@ pub use norm::{
     NextNorm, add_rms_norm, layer_norm_scale, residual_gate_norm, residual_gate_norm_next,
     rms_norm, rms_norm_scale,
 };
-pub use packed::{Format, Packed, PackedRows, Scratch, SideBranch, Value, dequantize, expand_rows};
+pub use packed::{Format, Packed, PackedRows, Scratch, Value, dequantize, expand_rows};
 pub use rope::{Pairing, QkNorm, Rope};
+pub use side::SideBranch;

@@ -19,6 +19,12 @@ impl Linear {
         Self { weight: weight.into(), bias }
     }
 
+    /// The same without what is [added beside](Matrix::Sided) the weight, in the same memory.
+    #[must_use]
+    pub fn without_side(&self) -> Self {
+        Self { weight: self.weight.without_side(), bias: self.bias.clone() }
+    }
+
     /// `(rows, in)` to `(rows, out)`, in the weight's type on its device. On the CPU other types than
     /// f32 are widened, and the result is rounded once.
     ///

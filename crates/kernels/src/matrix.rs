@@ -7,7 +7,7 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::{Packed, product};
+use crate::{Packed, SideBranch, product};
 
 /// Rows of a matrix that are read one by one from where they are stored, as an embedding table is.
 pub trait StoredRows: fmt::Debug + Send + Sync {
@@ -31,9 +31,29 @@ pub enum Matrix {
     Packed(Packed),
     /// On the host, read row by row when it is asked for.
     Stored { rows: Arc<dyn StoredRows>, dtype: DType, device: Device },
+    /// Another one, and what is added to its products, so that it can be had without that too.
+    Sided { base: Box<Self>, side: SideBranch },
 }
 
 impl Matrix {
+    /// The same with this added to its products.
+    #[must_use]
+    pub fn with_side(self, side: Option<SideBranch>) -> Self {
+        match side {
+            Some(side) => Self::Sided { base: Box::new(self), side },
+            None => self,
+        }
+    }
+
+    /// The same with nothing added to its products, in the same memory.
+    #[must_use]
+    pub(crate) fn without_side(&self) -> Self {
+        match self {
+            Self::Sided { base, .. } => base.without_side(),
+            Self::Dense(_) | Self::Packed(_) | Self::Stored { .. } => self.clone(),
+        }
+    }
+
     /// `x W^T`: `(rows, in)` to `(rows, out)`, both in [`Self::compute_dtype`] on the matrix's device.
     ///
     /// # Errors
@@ -51,6 +71,7 @@ impl Matrix {
             Self::Stored { rows, .. } => {
                 product::linear(x, &self.dequantize(0..rows.dims().0)?, bias)
             }
+            Self::Sided { base, side } => side.add(base.product(x, bias)?, x),
         }
     }
 
@@ -68,6 +89,9 @@ impl Matrix {
                 let ids: Vec<u32> = ids.to_vec1()?;
                 self.stored_rows(&ids.into_iter().map(|id| id as usize).collect::<Vec<_>>())
             }
+            Self::Sided { base, side } => {
+                base.select_rows(ids)? + side.values(&side.up.index_select(ids, 0)?)?
+            }
         }
     }
 
@@ -78,7 +102,8 @@ impl Matrix {
         values.to_dtype(*dtype)?.to_device(device)
     }
 
-    /// These rows as values, `(rows, in)` in [`Self::compute_dtype`]. Of a dense matrix it is a view.
+    /// These rows as values, `(rows, in)` in [`Self::compute_dtype`]. Of a dense matrix it is a view; of
+    /// one with something added to its products, the sum.
     ///
     /// # Errors
     ///
@@ -88,6 +113,10 @@ impl Matrix {
             Self::Dense(values) => values.narrow(0, rows.start, rows.len()),
             Self::Packed(packed) => packed.dequantize()?.narrow(0, rows.start, rows.len()),
             Self::Stored { .. } => self.stored_rows(&rows.collect::<Vec<_>>()),
+            Self::Sided { base, side } => {
+                let up = side.up.narrow(0, rows.start, rows.len())?;
+                base.dequantize(rows)? + side.values(&up)?
+            }
         }
     }
 
@@ -101,8 +130,8 @@ impl Matrix {
                 turns.contiguous()?.reshape((both, ins)).map(Self::Dense)
             }
             Self::Packed(packed) => Ok(Self::Packed(packed.in_turns(turn))),
-            Self::Stored { rows, .. } => {
-                Self::Dense(self.dequantize(0..rows.dims().0)?).in_turns(turn)
+            Self::Stored { .. } | Self::Sided { .. } => {
+                Self::Dense(self.dequantize(0..both)?).in_turns(turn)
             }
         }
     }
@@ -117,6 +146,7 @@ impl Matrix {
             Self::Dense(values) => values.dims2(),
             Self::Packed(packed) => Ok(packed.dims()),
             Self::Stored { rows, .. } => Ok(rows.dims()),
+            Self::Sided { base, .. } => base.dims(),
         }
     }
 
@@ -126,6 +156,7 @@ impl Matrix {
             Self::Dense(values) => values.dtype(),
             Self::Packed(packed) => packed.dtype(),
             Self::Stored { dtype, .. } => *dtype,
+            Self::Sided { base, .. } => base.compute_dtype(),
         }
     }
 
@@ -135,6 +166,7 @@ impl Matrix {
             Self::Dense(values) => values.device(),
             Self::Packed(packed) => packed.device(),
             Self::Stored { device, .. } => device,
+            Self::Sided { base, .. } => base.device(),
         }
     }
 }
@@ -166,6 +198,41 @@ mod tests {
         assert!(matrix.dequantize(3..5).is_err());
         let ids = Tensor::new(&[3u32, 0, 3], &Device::Cpu)?;
         assert_eq!(firsts(&matrix.select_rows(&ids)?)?, [6.0, 0.0, 6.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_added_beside_is_in_products_and_rows_and_can_be_left_out() -> Result<()> {
+        let values = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+        let plain = matrix(4, 2)?;
+        let up = Tensor::new(&[[1f32], [0.0], [-1.0], [2.0]], &Device::Cpu)?;
+        let down = Tensor::new(&[[0.5f32, 4.0]], &Device::Cpu)?;
+        let sided = plain.clone().with_side(Some(SideBranch { down, up }));
+        let sum = [0.5, 5.0, 2.0, 3.0, 3.5, 1.0, 7.0, 15.0];
+        assert_eq!(values(&sided.dequantize(0..4)?)?, sum);
+        assert_eq!(values(&sided.dequantize(2..3)?)?, sum[4..6]);
+        let ids = Tensor::new(&[3u32, 1], &Device::Cpu)?;
+        assert_eq!(values(&sided.select_rows(&ids)?)?, [7.0, 15.0, 2.0, 3.0]);
+        assert_eq!(values(&sided.in_turns(1)?.dequantize(0..4)?)?[2..4], sum[4..6]);
+
+        let x = Tensor::new(&[[1f32, 2.0], [-1.0, 0.5]], &Device::Cpu)?;
+        let whole = Matrix::from(sided.dequantize(0..4)?).forward(&x)?;
+        assert_eq!(values(&sided.forward(&x)?)?, values(&whole)?);
+        assert_eq!(values(&sided.without_side().forward(&x)?)?, values(&plain.forward(&x)?)?);
+        match (&plain, sided.without_side()) {
+            (Matrix::Dense(ours), Matrix::Dense(theirs)) => assert_eq!(ours.id(), theirs.id()),
+            _ => unreachable!("both are dense"),
+        }
+        let (bias, gates) = (Tensor::ones(4, DType::F32, &Device::Cpu)?, |weight: &Matrix| {
+            crate::GatedLinear::new(weight.clone())
+        });
+        let linear = |weight: &Matrix| crate::Linear::new(weight.clone(), Some(bias.clone()));
+        let bare = linear(&sided).without_side().forward(&x)?;
+        assert_eq!(values(&bare)?, values(&linear(&plain).forward(&x)?)?);
+        let bare = gates(&sided)?.without_side()?.forward(&x)?;
+        assert_eq!(values(&bare)?, values(&gates(&plain)?.forward(&x)?)?);
+        let whole = gates(&Matrix::from(sided.dequantize(0..4)?))?.forward(&x)?;
+        assert_eq!(values(&gates(&sided)?.forward(&x)?)?, values(&whole)?);
         Ok(())
     }
 

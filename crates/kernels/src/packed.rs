@@ -16,7 +16,7 @@ pub use expand::{Value, expand_rows};
 pub use format::Format;
 pub use scratch::Scratch;
 
-use crate::{accelerated, host, product};
+use crate::{SideBranch, accelerated, host, product};
 
 /// Rows in one format, on a device.
 #[derive(Clone, Debug)]
@@ -25,15 +25,6 @@ pub struct PackedRows {
     pub(crate) rows: usize,
     /// `rows * format.row_bytes(columns)`, of type u8.
     pub(crate) bytes: Tensor,
-}
-
-/// `x down^T up^T`, to be added to a product: what LoRAs change of a matrix that stays packed.
-#[derive(Clone, Debug)]
-pub struct SideBranch {
-    /// `(rank, in)`.
-    pub down: Tensor,
-    /// `(out, rank)`, with the scale in it.
-    pub up: Tensor,
 }
 
 /// A matrix `(out, in)` of packed rows, which may be of several formats one after the other.
@@ -118,10 +109,7 @@ impl Packed {
     pub(crate) fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let out = self.expanded(None, |weight| product::linear(x, weight, bias))?;
         match &self.side {
-            Some(SideBranch { down, up }) => {
-                let side = product::linear(&product::linear(x, down, None)?, up, None)?;
-                out + side
-            }
+            Some(side) => side.add(out, x),
             None => Ok(out),
         }
     }

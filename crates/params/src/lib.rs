@@ -12,6 +12,7 @@ mod lora;
 mod model;
 mod nearest;
 mod options;
+mod pass;
 pub mod prompt;
 mod reword;
 mod scheduler;
@@ -27,6 +28,7 @@ pub use lora::{
 pub use model::choose_model;
 pub use nearest::nearest;
 pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed, seed};
+pub use pass::LoraPass;
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
 pub use reword::reword;
 pub use scheduler::{Scheduler, scheduler_id};

@@ -1,6 +1,6 @@
 //! LoRAs as a request names them.
 
-use crate::{LoraBlocks, ParamError, excerpt};
+use crate::{LoraBlocks, LoraPass, ParamError, excerpt};
 
 /// More at once would say little, and their factors are all held in memory.
 pub const MAX_LORAS: usize = 32;
@@ -18,6 +18,7 @@ pub struct LoraSelection {
     scale: f32,
     trigger_words: String,
     blocks: LoraBlocks,
+    pass: LoraPass,
 }
 
 /// All LoRAs that a picture is made with, in order.
@@ -42,7 +43,8 @@ impl LoraSelection {
         let scale = scale.unwrap_or(1.0);
         check_scale(name, scale)?;
         let (name, trigger_words) = (name.to_owned(), trigger_words.trim().to_owned());
-        Ok(Self { name, scale, trigger_words, blocks: LoraBlocks::default() })
+        let (blocks, pass) = (LoraBlocks::default(), LoraPass::default());
+        Ok(Self { name, scale, trigger_words, blocks, pass })
     }
 
     /// With other scales for these parts of the model.
@@ -60,6 +62,20 @@ impl LoraSelection {
         blocks: impl IntoIterator<Item = (String, f32)>,
     ) -> Result<Self, ParamError> {
         Ok(self.with_blocks(LoraBlocks::new(blocks)?))
+    }
+
+    /// In these passes of guidance.
+    #[must_use]
+    pub fn in_pass(self, pass: LoraPass) -> Self {
+        Self { pass, ..self }
+    }
+
+    /// Likewise, with the pass as a message holds it.
+    ///
+    /// # Errors
+    /// When it is not known.
+    pub fn in_named_pass(self, pass: Option<&str>) -> Result<Self, ParamError> {
+        Ok(self.in_pass(pass.map(str::parse).transpose()?.unwrap_or_default()))
     }
 
     /// The path or name by which the service finds the LoRA.
@@ -80,6 +96,11 @@ impl LoraSelection {
     /// Parts of the model with another scale.
     pub fn blocks(&self) -> &LoraBlocks {
         &self.blocks
+    }
+
+    /// The passes of guidance that it is in.
+    pub fn pass(&self) -> LoraPass {
+        self.pass
     }
 }
 

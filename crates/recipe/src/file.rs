@@ -203,6 +203,7 @@ mod tests {
             scale: 1.0,
             trigger_words: String::new(),
             blocks: Default::default(),
+            pass: None,
         };
         let settings = Settings {
             image: Some("/home/me/private/photo.jpg".into()),

@@ -53,6 +53,9 @@ pub struct Lora {
     /// Parts of the model, and what the scale is multiplied with there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub blocks: BTreeMap<String, f32>,
+    /// The passes of guidance that it was in, if not in both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<String>,
 }
 
 impl Recipe {

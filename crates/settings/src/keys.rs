@@ -148,7 +148,8 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys of one entry of `lora.entries`.
-pub(crate) const LORA_ENTRY: [&str; 5] = ["path", "scale", "blocks", "trigger_words", "enabled"];
+pub(crate) const LORA_ENTRY: [&str; 6] =
+    ["path", "scale", "blocks", "pass", "trigger_words", "enabled"];
 
 impl Key {
     pub(crate) fn find(path: &str) -> Option<&'static Self> {

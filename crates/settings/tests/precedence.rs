@@ -133,14 +133,23 @@ fn loras_become_repeated_flags() {
 entries = [
     { path = "a.safetensors", scale = 0.5, trigger_words = "ink" },
     { path = "off.safetensors", enabled = false },
+    { path = "d.safetensors", pass = "positive" },
+    { path = "e.safetensors", pass = "positive", blocks = "layers.0-14=0" },
 ]
 paths = ["b.safetensors", "c.safetensors"]
 scales = [2]
 "#,
     );
     let args = file.generate(&[]);
-    assert_eq!(args.lora, ["a.safetensors:0.5", "b.safetensors:2", "c.safetensors:1.0"]);
-    assert_eq!(args.lora_trigger, ["ink", "", ""]);
+    let expected = [
+        "a.safetensors:0.5",
+        "d.safetensors:1.0@pass=positive",
+        "e.safetensors:1.0@layers.0-14=0,pass=positive",
+        "b.safetensors:2",
+        "c.safetensors:1.0",
+    ];
+    assert_eq!(args.lora, expected);
+    assert_eq!(args.lora_trigger, ["ink", "", "", "", ""]);
     assert_eq!(file.generate(&["--lora", "d"]).lora, ["d"]);
 }
 

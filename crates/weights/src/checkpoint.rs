@@ -7,7 +7,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use llm_dit_kernels::Matrix;
+use llm_dit_kernels::{Matrix, SideBranch};
 use parking_lot::Mutex;
 
 use crate::{
@@ -151,9 +151,27 @@ impl Weights {
     ///
     /// See [`Self::get`].
     pub fn stack_matrix(&self, parts: &[(&str, &[usize; 2])]) -> Result<Matrix, LoadError> {
-        let parts: Vec<(&str, &[usize])> =
+        let wanted: Vec<(&str, &[usize])> =
             parts.iter().map(|(name, shape)| (*name, &shape[..])).collect();
-        self.take(&parts, |source, parts, target| source.matrix(parts, target))
+        let matrix = self.take(&wanted, |source, parts, target| source.matrix(parts, target))?;
+        Ok(matrix.with_side(self.beside(parts)?))
+    }
+
+    /// What positive prompts have beside these matrices.
+    fn beside(&self, parts: &[(&str, &[usize; 2])]) -> Result<Option<SideBranch>, LoadError> {
+        let (overlay, dtype) = (&*self.overlay, self.dtype());
+        let names = parts.iter().map(|(name, _)| self.pp(name).prefix).collect::<Vec<_>>();
+        if !names.iter().any(|name| overlay.has_beside(name)) {
+            return Ok(None);
+        }
+        for ((name, shape), full) in parts.iter().zip(&names) {
+            if overlay.has_beside(full) && overlay.may_overflow(full, dtype)? {
+                // Fails where the sum does.
+                self.with_overlay(Arc::new(overlay.in_one_pass())).get(name, &shape[..])?;
+            }
+        }
+        let rows = names.iter().zip(parts).map(|(name, (_, [rows, _]))| (name.as_str(), *rows));
+        overlay.side_branch(&rows.collect::<Vec<_>>(), true, self.device(), dtype)
     }
 
     /// The matrix `name`, if it has the shape `[rows, columns]`, of which a few rows are wanted at a

@@ -2,7 +2,10 @@
 //!
 //! The files stay as they are. A tensor that has changes is read from its file, summed in f32 and
 //! rounded once, so taking the changes away and reading it again gives the original bits. Changes of a
-//! matrix that stays packed are added to its products instead.
+//! matrix that stays packed are added to its products instead, and so are those that a forward for a
+//! negative prompt goes without.
+
+mod passes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,6 +92,8 @@ pub struct Change {
     pub strength: f64,
     /// DoRA's: the length that each row of the sum is given, `(out, 1)`, or each column, `(1, in)`.
     pub magnitude: Option<Tensor>,
+    /// Of the caller: not for negative prompts.
+    pub positive_only: bool,
 }
 
 impl Delta {
@@ -113,9 +118,9 @@ impl Delta {
 }
 
 impl Change {
-    /// With the file's scale 1 and without a magnitude.
+    /// With the file's scale 1 and without a magnitude, for all prompts.
     pub fn new(delta: Delta, strength: f64) -> Self {
-        Self { delta, scale: 1.0, strength, magnitude: None }
+        Self { delta, scale: 1.0, strength, magnitude: None, positive_only: false }
     }
 
     /// `(up, down, scale)` of a plain LoRA.
@@ -206,9 +211,9 @@ impl Overlay {
         self.0.keys().map(String::as_str).collect()
     }
 
-    /// True when there are changes for this tensor.
-    pub fn changes(&self, tensor: &str) -> bool {
-        self.0.contains_key(tensor)
+    /// True when there are changes that the values of this tensor are to have.
+    pub(crate) fn changes(&self, tensor: &str) -> bool {
+        self.some(tensor, false).next().is_some()
     }
 
     /// True when there are no changes at all.
@@ -225,8 +230,9 @@ impl Overlay {
         self.0.get(tensor).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The changes of low rank of matrices whose rows follow each other, names and counts of rows, as
-    /// what is added to products with all of them. `None` without changes.
+    /// Changes of low rank of matrices whose rows follow each other, names and counts of rows, as what is
+    /// added to products with all of them: those that [`Self::has_beside`] tells of, or all others.
+    /// `None` without changes.
     ///
     /// # Errors
     ///
@@ -235,6 +241,7 @@ impl Overlay {
     pub(crate) fn side_branch(
         &self,
         matrices: &[(&str, usize)],
+        beside: bool,
         device: &Device,
         dtype: DType,
     ) -> Result<Option<SideBranch>, LoadError> {
@@ -242,7 +249,7 @@ impl Overlay {
         let (mut ups, mut downs) = (Vec::new(), Vec::new());
         let mut first = 0;
         for (name, rows) in matrices {
-            for change in self.changes_of(name) {
+            for change in self.some(name, beside) {
                 let Some((up, down, scale)) = change.low_rank() else { continue };
                 let wide = |x: &Tensor| x.to_device(device)?.to_dtype(DType::F32);
                 let up = (wide(up)? * scale)?;
@@ -285,11 +292,11 @@ impl Overlay {
 
     /// The file's tensor in `dtype`, changed where there are changes for `name`.
     pub(crate) fn fuse(&self, name: &str, base: Tensor, dtype: DType) -> Result<Tensor, LoadError> {
-        let Some(changes) = self.0.get(name) else {
+        if !self.changes(name) {
             return Ok(base.to_dtype(dtype)?);
-        };
+        }
         let mut sum = base.to_dtype(DType::F32)?;
-        for change in changes {
+        for change in self.some(name, false) {
             sum = change.apply(&sum)?;
         }
         let rounded = sum.to_dtype(dtype)?;

@@ -57,6 +57,11 @@ impl<T> Resident<T> {
         self.part.as_ref()
     }
 
+    /// Likewise, to be changed.
+    pub fn loaded_mut(&mut self) -> Option<&mut T> {
+        self.part.as_mut()
+    }
+
     /// Gives its memory back in any case. The next [`Resident::get`] loads it again.
     pub fn unload(&mut self) {
         self.part = None;

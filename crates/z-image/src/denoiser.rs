@@ -50,6 +50,12 @@ pub trait Denoiser {
         conditioning: &mut Self::Conditioning,
     ) -> Result<Vec<Tensor>>;
 
+    /// The model of the negative prompts, where it is another one: then a guided step asks both, one
+    /// after the other. `None` where one forward is for all prompts.
+    fn negative(&self) -> Option<&Self> {
+        None
+    }
+
     /// Gives back all memory that it holds besides weights, after a forward failed.
     fn reset(&self);
 }
@@ -77,6 +83,10 @@ impl Denoiser for Dit {
     ) -> Result<Vec<Tensor>> {
         // The model predicts x0 - noise; the velocity points the other way.
         self.forward(latents, times, conditioning)?.iter().map(Tensor::neg).collect()
+    }
+
+    fn negative(&self) -> Option<&Self> {
+        Self::negative(self)
     }
 
     fn reset(&self) {

@@ -12,6 +12,7 @@ mod layout;
 mod modulation;
 mod modules;
 pub mod names;
+mod passes;
 mod reload;
 mod replay;
 
@@ -54,6 +55,8 @@ pub struct Dit {
     /// False while some parts have changes that others lack.
     settled: bool,
     graphs: GraphCache,
+    /// See [`Self::negative`].
+    negative: Option<Box<Self>>,
 }
 
 /// What a forward needs besides latents and time; good for every step of a request.
@@ -87,7 +90,7 @@ impl Dit {
         let t_embedder = weights.pp("t_embedder");
         let (cap_norm, cap_embedder) = Self::load_cap_embedder(&config, weights)?;
         let (x_pad_token, cap_pad_token) = Self::load_pads(&config, weights)?;
-        let dit = Self {
+        let mut dit = Self {
             device: weights.device().clone(),
             dtype: weights.dtype(),
             x_embedder: Self::load_x_embedder(&config, weights)?,
@@ -105,8 +108,10 @@ impl Dit {
             weights: weights.clone(),
             settled: true,
             graphs: GraphCache::default(),
+            negative: None,
             config,
         };
+        dit.load_negative(weights)?;
         weights.finish(names::is_unused)?;
         Ok(dit)
     }
@@ -195,6 +200,9 @@ impl Dit {
     /// Gives back the memory that captured graphs hold.
     pub fn forget(&self) {
         self.graphs.forget();
+        if let Some(negative) = &self.negative {
+            negative.forget();
+        }
     }
 
     /// One forward: latents `(channels, height, width)` and the time `1 - sigma` of each item to

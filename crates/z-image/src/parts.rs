@@ -16,6 +16,9 @@ pub struct Transformer {
     device: Device,
     weights: Weights,
     dit: Resident<Dit>,
+    /// The changes as they were asked for. What the weights have may be [the same in one
+    /// pass](Overlay::in_one_pass).
+    overlay: Arc<Overlay>,
 }
 
 /// Both halves of the VAE. Most requests bring no picture to encode, so that half is read when the
@@ -63,7 +66,8 @@ impl Transformer {
         device: Device,
     ) -> Result<Self, LoadError> {
         let dit = when.resident(residency, loader(&config, &weights))?;
-        Ok(Self { config, device, weights, dit })
+        let overlay = Arc::clone(weights.overlay());
+        Ok(Self { config, device, weights, dit, overlay })
     }
 
     pub fn config(&self) -> &dit::Config {
@@ -112,18 +116,42 @@ impl Transformer {
 
     /// What is on top of the checkpoint.
     pub fn overlay(&self) -> &Arc<Overlay> {
-        self.weights.overlay()
+        &self.overlay
     }
 
     /// See [`Dit::set_overlay`].
     pub fn set_overlay(&mut self, overlay: Arc<Overlay>) -> Result<(), LoadError> {
         let done = self.dit.get().and_then(|dit| dit.set_overlay(Arc::clone(&overlay)));
         if done.is_ok() {
-            self.weights = self.weights.with_overlay(overlay);
-            self.dit.load_with(loader(&self.config, &self.weights));
+            self.overlay = Arc::clone(&overlay);
+            self.take_over(overlay);
         }
         self.dit.release();
         done
+    }
+
+    /// Makes it ready for pictures with guidance, or for those without: these have one pass, so that a
+    /// change for positive prompts only is one like all others.
+    pub fn set_guided(&mut self, guided: bool) -> Result<(), LoadError> {
+        if !self.overlay.has_two_passes() || self.weights.overlay().has_two_passes() == guided {
+            return Ok(());
+        }
+        let overlay = match guided {
+            true => Arc::clone(&self.overlay),
+            false => Arc::new(self.overlay.in_one_pass()),
+        };
+        tracing::debug!(guided, "changing which passes the LoRAs are in");
+        if let Some(dit) = self.dit.loaded_mut() {
+            dit.set_overlay(Arc::clone(&overlay))?;
+        }
+        self.take_over(overlay);
+        Ok(())
+    }
+
+    /// From now on it is loaded with these changes.
+    fn take_over(&mut self, overlay: Arc<Overlay>) {
+        self.weights = self.weights.with_overlay(overlay);
+        self.dit.load_with(loader(&self.config, &self.weights));
     }
 }
 

@@ -21,7 +21,7 @@ use llm_dit_engine::{
 };
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
-use llm_dit_weights::{LoadError, Residency, wire_dtype};
+use llm_dit_weights::{Residency, wire_dtype};
 
 use self::denoise::Trajectory;
 use crate::{
@@ -163,11 +163,13 @@ impl ZImage {
         let Some(first) = trajectories.first() else {
             return Vec::new();
         };
-        let shape = info.latent_shape(&first.member.job.params);
+        let params = &first.member.job.params;
+        let (shape, guided) = (info.latent_shape(params), params.uses_guidance());
         // Taken by the loop, unless the transformer could not be loaded.
         let mut waiting = Some(trajectories);
-        let denoised = self.dit.with(|dit| {
-            Ok::<_, LoadError>(denoise::denoise(dit, shape, waiting.take().unwrap_or_default()))
+        let denoised = self.dit.set_guided(guided).and_then(|()| {
+            self.dit
+                .with(|dit| Ok(denoise::denoise(dit, shape, waiting.take().unwrap_or_default())))
         });
         denoised.unwrap_or_else(|error| {
             let members = waiting.take().into_iter().flatten().map(|trajectory| trajectory.member);

@@ -78,6 +78,7 @@ impl Loras {
             scale: selection.scale(),
             trigger_words: selection.trigger_words().to_owned(),
             blocks: selection.blocks().clone(),
+            pass: selection.pass(),
         })
     }
 }

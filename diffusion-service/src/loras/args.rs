@@ -5,16 +5,20 @@ use std::{
     str::FromStr,
 };
 
-use llm_dit_params::{LoraBlocks, LoraSelection, LoraSet, ParamError};
+use llm_dit_params::{LoraBlocks, LoraPass, LoraSelection, LoraSet, ParamError};
 
 use super::{LorasFolder, LorasFolderError};
 use crate::engine::LoraChoice;
+
+/// What parts a pass from blocks, of which none is called so.
+const PASS: &str = "pass";
 
 /// LoRAs to fuse into the transformer.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LoraArgs {
     /// LoRA file to fuse into the transformer, with an optional scale after the last colon [default
-    /// scale: 1], and optional factors for parts of the model: FILE:0.8@layers.0-14=0. Repeatable
+    /// scale: 1], optional factors for parts of the model: FILE:0.8@layers.0-14=0, and optionally for
+    /// the prompt's pass of guidance only: FILE@pass=positive. Repeatable
     #[arg(short, long, value_name = "PATH[:SCALE][@BLOCK=FACTOR,...]")]
     pub lora: Vec<LoraArg>,
     /// Trigger words to put before every prompt: the first value belongs to the first --lora, and
@@ -26,12 +30,14 @@ pub struct LoraArgs {
     pub loras_dir: Option<PathBuf>,
 }
 
-/// `PATH` or `PATH:SCALE`, either with `@BLOCK=FACTOR,...` behind it.
+/// `PATH` or `PATH:SCALE`, either with `@BLOCK=FACTOR,...` behind it, where `pass=PASS` may be among the
+/// factors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraArg {
     pub path: PathBuf,
     pub scale: f32,
     pub blocks: LoraBlocks,
+    pub pass: LoraPass,
 }
 
 /// Why the flags' LoRAs cannot be used.
@@ -59,18 +65,36 @@ fn looked(folder: &Option<PathBuf>) -> String {
 impl FromStr for LoraArg {
     type Err = ParamError;
 
-    /// What follows the last `@` are blocks if there is a `=` in it; else it belongs to the path. So
-    /// does what follows the last colon, unless it is a number.
+    /// What follows the last `@` are blocks and a pass if there is a `=` in it; else it belongs to the
+    /// path. So does what follows the last colon, unless it is a number.
     fn from_str(text: &str) -> Result<Self, ParamError> {
-        let (text, blocks) = match text.rsplit_once('@') {
-            Some((text, blocks)) if blocks.contains('=') => (text, blocks.parse()?),
-            _ => (text, LoraBlocks::default()),
+        let (text, (blocks, pass)) = match text.rsplit_once('@') {
+            Some((text, behind)) if behind.contains('=') => (text, blocks_and_pass(behind)?),
+            _ => (text, Default::default()),
         };
         let scaled = text
             .rsplit_once(':')
             .and_then(|(path, scale)| Some((PathBuf::from(path), scale.parse().ok()?)));
         let (path, scale) = scaled.unwrap_or_else(|| (text.into(), 1.0));
-        Ok(Self { path, scale, blocks })
+        Ok(Self { path, scale, blocks, pass })
+    }
+}
+
+/// `layers.0-14=0,pass=positive`, in any order.
+fn blocks_and_pass(text: &str) -> Result<(LoraBlocks, LoraPass), ParamError> {
+    let (mut blocks, mut passes) = (Vec::new(), Vec::new());
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some((key, pass)) if key.trim() == PASS => passes.push(pass.trim()),
+            _ => blocks.push(part),
+        }
+    }
+    let blocks =
+        if blocks.is_empty() { LoraBlocks::default() } else { blocks.join(",").parse()? };
+    match passes[..] {
+        [] => Ok((blocks, LoraPass::default())),
+        [pass] => Ok((blocks, pass.parse()?)),
+        _ => Err(ParamError::Invalid { name: "loras", why: format!("'{PASS}' is there twice") }),
     }
 }
 
@@ -90,6 +114,7 @@ impl LoraArgs {
                 scale: lora.scale(),
                 trigger_words: lora.trigger_words().to_owned(),
                 blocks: lora.blocks().clone(),
+                pass: lora.pass(),
             })
         });
         found.collect()
@@ -109,12 +134,12 @@ impl LoraArgs {
             return Err(LoraArgsError::Triggers { triggers, loras });
         }
         let words = self.lora_trigger.iter().map(String::as_str).chain(std::iter::repeat(""));
-        let selection = |(LoraArg { path, scale, blocks }, words): (&LoraArg, &str)| {
+        let selection = |(LoraArg { path, scale, blocks, pass }, words): (&LoraArg, &str)| {
             if path.as_os_str().is_empty() {
                 return Err(LoraArgsError::Empty);
             }
             let lora = LoraSelection::new(&name(path), Some(*scale), words)?;
-            Ok(lora.with_blocks(blocks.clone()))
+            Ok(lora.with_blocks(blocks.clone()).in_pass(*pass))
         };
         let all = self.lora.iter().zip(words).map(selection).collect::<Result<_, _>>()?;
         Ok(LoraSet::new(all)?)
@@ -189,6 +214,37 @@ mod tests {
         assert!(plain.blocks.is_empty());
         assert_eq!(plain.path, Path::new("a@b.safetensors"));
         assert!("a@layers=x".parse::<LoraArg>().is_err());
+    }
+
+    #[test]
+    fn a_pass_stands_among_the_blocks_in_any_place() {
+        for (text, pass, blocks) in [
+            ("a:0.8", LoraPass::Both, ""),
+            ("a:0.8@pass=both", LoraPass::Both, ""),
+            ("a:0.8@pass=positive", LoraPass::Positive, ""),
+            ("a:0.8@layers.0-14=0, pass=positive", LoraPass::Positive, "layers.0-14=0"),
+            (
+                "a:0.8@pass=positive,layers=1,cap_embedder=2",
+                LoraPass::Positive,
+                "cap_embedder=2,layers=1",
+            ),
+        ] {
+            let lora: LoraArg = text.parse().expect(text);
+            assert_eq!((lora.pass, &*lora.blocks.to_string(), lora.scale), (pass, blocks, 0.8));
+            assert_eq!(lora.path, Path::new("a"), "{text}");
+        }
+        for (text, words) in [
+            ("a@pass=negative", "'negative'"),
+            ("a@pass=", "positive"),
+            ("a@layers=1,pass=Both", "'Both'"),
+            ("a@pass=positive,pass=both", "twice"),
+            ("a@positive=", "positive="),
+        ] {
+            let error = text.parse::<LoraArg>().expect_err(text).to_string();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        let plain: LoraArg = "a@positive".parse().expect("a path");
+        assert_eq!((&*plain.path, plain.pass), (Path::new("a@positive"), LoraPass::Both));
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub(crate) struct ActiveLoraBody {
     /// Parts of the model, and what the scale is multiplied by there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub blocks: BTreeMap<String, f32>,
+    /// The forward passes of guidance that it is in, if not both: `positive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<String>,
 }
 
 /// What `/api/loras/apply` said last.
@@ -42,9 +45,10 @@ pub(crate) struct DefaultLoras {
 
 impl From<ActiveLora> for ActiveLoraBody {
     fn from(lora: ActiveLora) -> Self {
-        let ActiveLora { name, scale, trigger_words, rank, matrices, unmatched, blocks } = lora;
+        let ActiveLora { name, scale, trigger_words, rank, matrices, unmatched, blocks, pass } =
+            lora;
         let blocks = blocks.into_iter().collect();
-        Self { name, scale, trigger_words, rank, matrices, unmatched, blocks }
+        Self { name, scale, trigger_words, rank, matrices, unmatched, blocks, pass }
     }
 }
 
@@ -67,7 +71,8 @@ impl DefaultLoras {
         let active = self.active.lock();
         let lora = |lora: &ActiveLoraBody| -> Result<LoraSelection, ParamError> {
             LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words)?
-                .with_scales(lora.blocks.clone())
+                .with_scales(lora.blocks.clone())?
+                .in_named_pass(lora.pass.as_deref())
         };
         let set = |active: &Vec<ActiveLoraBody>| {
             LoraSet::new(active.iter().map(lora).collect::<Result<_, _>>()?)

@@ -142,7 +142,8 @@ fn is_plausible(description: &DiffusionDescription) -> bool {
 fn set_of(active: &[ActiveLora]) -> Result<LoraSet, ParamError> {
     let lora = |lora: &ActiveLora| -> Result<LoraSelection, ParamError> {
         LoraSelection::new(&lora.name, Some(lora.scale), &lora.trigger_words)?
-            .with_scales(lora.blocks.clone())
+            .with_scales(lora.blocks.clone())?
+            .in_named_pass(lora.pass.as_deref())
     };
     LoraSet::new(active.iter().map(lora).collect::<Result<_, _>>()?)
 }

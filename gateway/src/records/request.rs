@@ -183,6 +183,11 @@ pub(crate) struct LoraBody {
     /// multiplied by there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub blocks: BTreeMap<String, f32>,
+    /// The forward passes of guidance that it is in: `both` (the default), or `positive`, that of
+    /// the prompt only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "positive")]
+    pub pass: Option<String>,
     /// False skips this LoRA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
@@ -357,7 +362,8 @@ pub(crate) fn selections(bodies: &[LoraBody]) -> Result<LoraSet, ParamError> {
     let on = bodies.iter().filter(|lora| lora.enabled.unwrap_or(true));
     let loras = on.map(|lora| {
         LoraSelection::new(&lora.name, lora.scale, &lora.trigger_words)?
-            .with_scales(lora.blocks.clone())
+            .with_scales(lora.blocks.clone())?
+            .in_named_pass(lora.pass.as_deref())
     });
     LoraSet::new(loras.collect::<Result<_, ParamError>>()?)
 }
@@ -369,6 +375,7 @@ pub(crate) fn lora_bodies(set: &LoraSet) -> Vec<LoraBody> {
         scale: Some(lora.scale()),
         trigger_words: lora.trigger_words().to_owned(),
         blocks: lora.blocks().into(),
+        pass: lora.pass().written(),
         enabled: None,
     };
     set.iter().map(body).collect()

@@ -59,6 +59,7 @@ async fn trigger_words_of_active_loras_go_before_the_prompt() {
         scale: None,
         trigger_words: "ink wash".into(),
         blocks: Default::default(),
+        pass: None,
     };
     let mut client = DiffusionClient::new(diffusion.channel());
     let request = ApplyLorasRequest { loras: vec![selection] };

@@ -99,6 +99,8 @@ async fn loras_are_listed_applied_everywhere_and_cleared() {
         (json!({"loras": 7}), 400),
         (json!({}), 400),
         (json!({"loras": [], "more": 1}), 400),
+        (json!({"loras": [{"name": "ink.safetensors", "pass": "negative"}]}), 400),
+        (json!({"loras": [{"name": "ink.safetensors", "pass": 1}]}), 400),
     ] {
         problem(gateway.post_to("/api/loras/apply", &body).await, status).await;
     }
@@ -148,6 +150,54 @@ async fn a_picture_may_have_loras_of_its_own() {
     assert_eq!(gateway.post(&json!({"prompt": "f", "seed": 6})).await.status(), 200);
     assert_eq!(seen(&mut control).await, Seen::Finished { seed: 5 });
     assert_eq!(seen(&mut control).await, Seen::Finished { seed: 6 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lora_may_be_in_the_pass_of_the_prompt_only() {
+    let (folder, data) = (folder(), tempfile::tempdir().expect("a folder"));
+    let (encoder, _jobs) = fake_encoder(WIDTH);
+    let encoder = Server::encoder(encoder).await;
+    let (diffusion, mut control) = diffusion(folder.path()).await;
+    let gateway = start(&encoder, &diffusion, data.path());
+    let body = |pass: Value| {
+        let lora = json!({"name": "ink.safetensors", "scale": 0.5, "pass": pass});
+        json!({"prompt": "a", "seed": 1, "guidance_scale": 1.5, "loras": [lora]})
+    };
+    let recipe = async |body: &Value| {
+        let request = http().post(format!("{}/api/generate", gateway.url)).json(body);
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.status(), 200, "{body}");
+        let file = response.bytes().await.expect("a picture");
+        llm_dit_recipe::read(file).expect("ours").expect("a recipe").loras
+    };
+    let one = recipe(&body(json!("positive"))).await;
+    assert_eq!(one[0].pass.as_deref(), Some("positive"));
+    for default in [json!("both"), json!(null)] {
+        assert_eq!(recipe(&body(default)).await[0].pass, None);
+    }
+    for _ in 0..2 {
+        assert_eq!(seen(&mut control).await, loras(&["ink.safetensors"]), "fused for each pass");
+        assert_eq!(seen(&mut control).await, Seen::Finished { seed: 1 });
+    }
+    assert_eq!(seen(&mut control).await, Seen::Finished { seed: 1 }, "the default is as it was");
+    for pass in ["negative", ""] {
+        let request = http().post(format!("{}/api/generate", gateway.url));
+        let response = request.json(&body(json!(pass))).send().await.expect("an answer");
+        assert_eq!(response.status(), 400);
+        let why = response.text().await.expect("a problem");
+        assert!(why.contains(&format!("'{pass}'")) && why.contains("both or positive"), "{why}");
+    }
+
+    // As a default set, which is kept.
+    let all = json!({"loras": body(json!("positive"))["loras"]});
+    assert_eq!(post(&gateway, "/api/loras/apply", &all).await, 200);
+    let active = json_of(&gateway, "/api/loras/active").await;
+    assert_eq!(active["active_loras"][0]["pass"], "positive");
+    let default = json!({"prompt": "b", "seed": 2, "guidance_scale": 1.5});
+    assert_eq!(recipe(&default).await[0].pass.as_deref(), Some("positive"));
+    gateway.kill();
+    let gateway = start(&encoder, &diffusion, data.path());
+    assert_eq!(json_of(&gateway, "/api/loras/active").await, active);
 }
 
 /// A gateway that keeps what it knows, in a process of its own, which can be killed.
@@ -249,6 +299,7 @@ async fn nobody_gets_the_loras_of_another() {
                     scale: lora["scale"].as_f64().map(|scale| scale as f32),
                     trigger_words: String::new(),
                     blocks: Default::default(),
+                    pass: None,
                 })
                 .collect(),
         });

@@ -11,7 +11,7 @@ use diffusion_service::{
     },
 };
 use llm_dit_fault::Fault;
-use llm_dit_params::{GenerateOptions, Scheduler};
+use llm_dit_params::{GenerateOptions, LoraPass, Scheduler};
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_testkit::{
     fakes::{Control, FAILING_SEED, FakeGenerator, MISFIT, PANICKING_SEED, Seen},
@@ -185,6 +185,7 @@ fn lora(name: &str) -> LoraChoice {
         scale: 1.0,
         trigger_words: String::new(),
         blocks: Default::default(),
+        pass: Default::default(),
     }
 }
 
@@ -220,6 +221,26 @@ async fn jobs_go_together_with_those_of_their_own_loras() {
         end(begin(&handle, seeded(&handle, seed)).await).await.expect("well");
     }
     assert_eq!(changes(until_finished(&mut control, 2).await), [Seen::Loras(Vec::new())]);
+}
+
+#[tokio::test]
+async fn jobs_whose_loras_are_in_other_passes_are_not_made_together() {
+    let (handle, mut control, first) = busy(4).await;
+    let in_pass = |pass, seed| GenerateJob {
+        loras: vec![LoraChoice { pass, ..lora("ink") }],
+        ..seeded(&handle, seed)
+    };
+    let mut all = vec![first];
+    for (seed, pass) in [(2, LoraPass::Both), (3, LoraPass::Positive), (4, LoraPass::Both)] {
+        all.push(begin(&handle, in_pass(pass, seed)).await);
+    }
+    control.open();
+    let seen = until_finished(&mut control, 4).await;
+    let ink = || Seen::Loras(vec!["ink".into()]);
+    assert_eq!(changes(seen), [ink(), Seen::Together(vec![2, 4]), ink()]);
+    for events in all {
+        end(events).await.expect("well");
+    }
 }
 
 #[tokio::test]
@@ -416,6 +437,15 @@ fn a_batch_makes_the_pictures_that_are_made_alone() {
                 println!("{dtype}, {name}, {leaves:?} leaves: {worst:.1e}");
                 assert!(worst <= bound, "{dtype}, {name}: {worst}");
             }
+        }
+        let path = Goldens::folder().join("lora/kohya.safetensors");
+        let positive = LoraChoice { path, pass: LoraPass::Positive, ..lora("kohya") };
+        generator.set_loras(&[positive]).expect("fits");
+        let jobs = unequal(&info, guided.clone());
+        for leaves in [None, Some(1)] {
+            let worst = apart(generator.as_mut(), &jobs, leaves);
+            println!("{dtype}, a LoRA in one pass, {leaves:?} leaves: {worst:.1e}");
+            assert!(worst <= bound, "{dtype}, a LoRA in one pass: {worst}");
         }
     }
 }

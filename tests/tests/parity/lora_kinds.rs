@@ -28,6 +28,7 @@ fn choice(file: &str, scale: f32, blocks: &str) -> LoraChoice {
         } else {
             blocks.parse().expect(blocks)
         },
+        pass: Default::default(),
     }
 }
 

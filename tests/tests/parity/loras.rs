@@ -28,7 +28,14 @@ fn golden(name: &str, scale: f32) -> LoraChoice {
 
 fn choice(path: PathBuf, scale: f32) -> LoraChoice {
     let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-    LoraChoice { name, path, scale, trigger_words: String::new(), blocks: Default::default() }
+    LoraChoice {
+        name,
+        path,
+        scale,
+        trigger_words: String::new(),
+        blocks: Default::default(),
+        pass: Default::default(),
+    }
 }
 
 fn apply(dit: &mut Dit, choices: &[LoraChoice]) -> Result<Vec<ActiveLora>, LoadError> {

@@ -14,6 +14,7 @@ mod loras;
 mod models;
 mod packed;
 mod packed_forms;
+mod passes;
 mod pictures;
 mod previews;
 mod resize;

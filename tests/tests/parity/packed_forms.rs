@@ -10,7 +10,10 @@ use diffusion_service::engine::{LoraChoice, Picture};
 use encoder_service::engine::EncodeJob;
 use llm_dit_chat::{Chat, ChatTokenizer};
 use llm_dit_kernels::Format;
-use llm_dit_params::GenerateOptions;
+use llm_dit_params::{
+    GenerateOptions,
+    LoraPass::{Both, Positive},
+};
 use llm_dit_qwen3::EncoderOptions;
 use llm_dit_testkit::repository;
 use llm_dit_tests::{
@@ -276,6 +279,31 @@ fn loras_go_on_top_of_packed_weights() {
     };
     let error = llm_dit_z_image::load(&options).err().expect("is refused").to_string();
     assert!(error.contains("lower their scales"), "{error}");
+}
+
+#[test]
+fn a_lora_for_positive_prompts_only_goes_on_top_of_packed_weights() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("dit.gguf");
+    gguf(&native(), |_, _| Format::Q8_0).write(&file);
+    let blueprint = |scale, pass| LoraChoice { scale, pass, ..blueprint() };
+    let draw = |packing, residency, loras: &[LoraChoice]| {
+        Files { loras: loras.to_vec(), residency, ..Files::dit(&file, packing) }.draw()
+    };
+    let (always, packed) = (Residency::Always, Packing::Packed);
+    for (loras, in_both) in [
+        (vec![blueprint(1.0, Positive)], blueprint(1.0, Both)),
+        (vec![blueprint(0.3, Both), blueprint(0.7, Positive)], blueprint(1.0, Both)),
+    ] {
+        let expanded = draw(Packing::Expanded, always, &loras);
+        let both = draw(packed, always, &[in_both]);
+        assert!(psnr(&both, &expanded) < 40.0, "the pass makes a difference");
+        let beside = draw(packed, always, &loras);
+        let near = psnr(&beside, &expanded);
+        println!("{near:.1} dB from the same over expanded weights");
+        assert!(near > 50.0, "{near} dB");
+        assert!(draw(packed, Residency::InUse, &loras) == beside, "with offloading");
+    }
 }
 
 /// The demo's text encoder under the names of GGUF files, with its sizes and its tokenizer.

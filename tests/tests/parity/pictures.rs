@@ -45,6 +45,12 @@ fn pictures_from_pictures_are_diffusers_pictures() {
     check("img2img/index.json", 6);
 }
 
+/// PEFT's adapters on the transformer, some of them disabled for the negative prompt.
+#[test]
+fn pictures_with_a_lora_in_one_pass_are_diffusers_pictures() {
+    check("pictures/passes.json", 2);
+}
+
 /// The LoRA that ships beside the model, through `load_lora_weights` and `fuse_lora`.
 #[test]
 fn pictures_in_a_style_are_diffusers_pictures() {

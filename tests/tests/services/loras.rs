@@ -193,6 +193,7 @@ async fn applied_loras_are_those_of_the_command_line_and_clearing_gives_every_bi
         scale,
         trigger_words: String::new(),
         blocks: Default::default(),
+        pass: Default::default(),
     });
     let from_the_start = Service::start(tiny(choices.to_vec()), folder()).await;
     assert_eq!(from_the_start.picture().await, changed);
@@ -287,6 +288,7 @@ async fn without_a_folder_nothing_can_be_chosen_but_all_can_be_cleared() {
         scale: 1.0,
         trigger_words: "ink".to_owned(),
         blocks: Default::default(),
+        pass: Default::default(),
     };
     let server = Server::diffusion(tiny(vec![choice])).await;
     let mut client = DiffusionClient::new(server.channel());
@@ -436,7 +438,14 @@ async fn a_request_may_name_what_the_service_was_started_with() {
         let path = folder.path().join("style.safetensors");
         copy(golden, &path);
         let (name, trigger_words) = ("style.safetensors".to_owned(), String::new());
-        LoraChoice { name, path, scale: 0.5, trigger_words, blocks: Default::default() }
+        LoraChoice {
+            name,
+            path,
+            scale: 0.5,
+            trigger_words,
+            blocks: Default::default(),
+            pass: Default::default(),
+        }
     });
     let mut service = Service::start(tiny(choices.collect()), folder()).await;
     let default = service.picture().await;

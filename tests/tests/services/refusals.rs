@@ -116,6 +116,22 @@ async fn names_of_any_length_are_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_pass_that_no_lora_can_be_in() {
+    for pass in ["negative", "", "Positive"] {
+        let pass = Some(pass.to_owned());
+        let lora =
+            v1::LoraSelection { name: "ink".into(), pass: pass.clone(), ..Default::default() };
+        let loras = Some(v1::LoraSet { loras: vec![lora] });
+        let first = GenerateParams { loras, ..Default::default() };
+        let status = refused(stream::iter([params(first)])).await;
+        let reason = format!("'{}' is no pass", pass.unwrap_or_default());
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(&reason), "{status}");
+        assert!(status.message().contains("both or positive"), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn tensors_that_do_not_add_up() {
     let bytes = 4 * WIDTH as u64 * 4;
     let whole = || data(embeddings().bytes().clone());

@@ -121,7 +121,7 @@ impl GenerateJob {
 
 #[cfg(test)]
 mod tests {
-    use llm_dit_params::{GenerateOptions, Limits, ModelDefaults};
+    use llm_dit_params::{GenerateOptions, Limits, LoraPass, ModelDefaults};
     use llm_dit_proto::{DType, Tensor};
 
     use super::*;
@@ -186,12 +186,16 @@ mod tests {
                 scale,
                 trigger_words: words.to_owned(),
                 blocks: Default::default(),
+                pass: Default::default(),
             };
             GenerateJob { loras: vec![lora], ..job(|_| {}) }
         };
         assert!(with(1.0, "").fits(&with(1.0, "")));
         assert!(!with(1.0, "").fits(&with(0.5, "")));
         assert!(!with(1.0, "").fits(&job(|_| {})));
+        let mut other = with(1.0, "");
+        other.loras[0].pass = LoraPass::Positive;
+        assert!(!with(1.0, "").fits(&other) && other.fits(&other));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use llm_dit_params::LoraBlocks;
+use llm_dit_params::{LoraBlocks, LoraPass};
 use llm_dit_proto::v1;
 
 /// One to use.
@@ -20,6 +20,8 @@ pub struct LoraChoice {
     pub trigger_words: String,
     /// Parts of the model with another scale.
     pub blocks: LoraBlocks,
+    /// The passes of guidance that it is in.
+    pub pass: LoraPass,
 }
 
 /// One that is fused.
@@ -80,12 +82,13 @@ pub enum SetLorasError {
 
 impl From<&LoraChoice> for v1::LoraSelection {
     fn from(choice: &LoraChoice) -> Self {
-        let LoraChoice { name, scale, trigger_words, blocks, .. } = choice;
+        let LoraChoice { name, scale, trigger_words, blocks, pass, .. } = choice;
         Self {
             name: name.clone(),
             scale: Some(*scale),
             trigger_words: trigger_words.clone(),
             blocks: blocks.into(),
+            pass: pass.written(),
         }
     }
 }
@@ -100,6 +103,7 @@ impl From<&ActiveLora> for v1::ActiveLora {
             matrices: lora.matrices as u32,
             unmatched: lora.unmatched.clone(),
             blocks: (&lora.choice.blocks).into(),
+            pass: lora.choice.pass.written(),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 /// `lora.entries`, `lora.paths` and `lora.scales`, until all have been seen.
 #[derive(Default)]
 pub(super) struct Loras {
-    /// Path, scale with blocks, trigger words.
+    /// Path, scale with blocks and pass, trigger words.
     entries: Vec<(String, String, String)>,
     pub(super) paths: Vec<String>,
     pub(super) scales: Vec<String>,
@@ -42,8 +42,10 @@ impl Reader<'_> {
         let path = field("path", Kind::Text)?;
         let path = path.ok_or_else(|| self.problem(at, "a LoRA without a path".into()))?;
         let mut scale = field("scale", Kind::Number)?.unwrap_or_else(|| "1.0".into());
-        if let Some(blocks) = field("blocks", Kind::Text)? {
-            scale = format!("{scale}@{blocks}");
+        let pass = field("pass", Kind::Text)?.map(|pass| format!("pass={pass}"));
+        let behind: Vec<String> = field("blocks", Kind::Text)?.into_iter().chain(pass).collect();
+        if !behind.is_empty() {
+            scale = format!("{scale}@{}", behind.join(","));
         }
         let trigger = field("trigger_words", Kind::Text)?.unwrap_or_default();
         let enabled = field("enabled", Kind::Switch)?.is_none_or(|on| on == "true");

@@ -196,7 +196,7 @@ impl LoraModule {
         };
         let magnitude =
             magnitude.as_ref().map(|of| matrix_of(header, &of.key, of.shape)).transpose()?;
-        Ok(Change { delta, scale: self.scale, strength, magnitude })
+        Ok(Change { scale: self.scale, magnitude, ..Change::new(delta, strength) })
     }
 }
 

@@ -14,6 +14,7 @@ use super::{config::Config, linear};
 const QK_EPS: f64 = 1e-5;
 
 /// A transformer block: attention and a gated feed-forward layer, each between two RMSNorms.
+#[derive(Clone)]
 pub struct Block {
     attention_norm1: Tensor,
     to_qkv: Linear,
@@ -87,6 +88,22 @@ impl Block {
             ffn_norm2: weights.get("ffn_norm2.weight", &[dim])?,
             adaln_modulation,
             eps: config.norm_eps,
+        })
+    }
+
+    /// See [`Dit::negative`](super::Dit::negative).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the device fails.
+    pub fn without_sides(&self) -> Result<Self> {
+        Ok(Self {
+            to_qkv: self.to_qkv.without_side(),
+            to_out: self.to_out.without_side(),
+            w1_w3: self.w1_w3.without_side()?,
+            w2: self.w2.without_side(),
+            adaln_modulation: self.adaln_modulation.as_ref().map(Linear::without_side),
+            ..self.clone()
         })
     }
 

@@ -36,6 +36,13 @@ impl TimestepEmbedder {
         })
     }
 
+    /// See [`Dit::negative`](super::Dit::negative).
+    #[must_use]
+    pub fn without_sides(&self) -> Self {
+        let (mlp_0, mlp_2) = (self.mlp_0.without_side(), self.mlp_2.without_side());
+        Self { mlp_0, mlp_2, t_scale: self.t_scale }
+    }
+
     /// Times `1 - sigma` to `(items, adaln_dim)`. The sinusoids are f32 whatever the type.
     ///
     /// # Errors

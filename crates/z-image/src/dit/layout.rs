@@ -28,10 +28,12 @@ struct Item {
 }
 
 /// Cosines and sines for every position of every axis.
+#[derive(Clone)]
 pub struct RopeTables {
     axes: Vec<Axis>,
 }
 
+#[derive(Clone)]
 struct Axis {
     pairs: usize,
     /// `(positions, pairs)` each.

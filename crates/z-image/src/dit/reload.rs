@@ -41,21 +41,40 @@ impl Dit {
         };
         // They read the weights that are about to go.
         self.graphs.clear();
+        self.negative = None;
         // Until all are done: this holds when loading panics, too.
         self.settled = false;
         let after = before.with_overlay(overlay);
-        for (done, &part) in parts.iter().enumerate() {
-            let Err(error) = self.reload(part, &after) else { continue };
+        let mut done = 0;
+        let changed: Result<(), LoadError> = parts.iter().try_for_each(|&part| {
+            self.reload(part, &after)?;
+            done += 1;
+            Ok(())
+        });
+        if let Err(error) = changed.and_then(|()| self.load_negative(&after)) {
+            let part = parts.get(done);
             tracing::warn!(%error, ?part, "changing the weights failed; reverting");
             for &part in &parts[..done] {
                 self.reload(part, &before)?;
             }
+            self.load_negative(&before)?;
             self.settled = true;
             return Err(error);
         }
         self.weights = after;
         self.settled = true;
         self.weights.done()
+    }
+
+    /// Loads the parts of which tensors with these names are.
+    pub(super) fn reload_those<'t>(
+        &mut self,
+        tensors: impl Iterator<Item = &'t str>,
+        weights: &Weights,
+    ) -> Result<(), LoadError> {
+        let parts = tensors.filter_map(Part::of);
+        let parts = parts.collect::<BTreeSet<Part>>();
+        parts.into_iter().try_for_each(|part| self.reload(part, weights))
     }
 
     /// The overlay on the checkpoint.

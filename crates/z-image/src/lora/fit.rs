@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use llm_dit_engine::image::LoraChoice;
-use llm_dit_params::block_contains;
+use llm_dit_params::{LoraPass, block_contains};
 use llm_dit_weights::{
     Change, Overlay, Part,
     lora::{Difference, LoraError, LoraFile, LoraModule, Whole, flat},
@@ -150,7 +150,8 @@ pub(super) fn overlay(
     let mut overlay = Overlay::default();
     let mut add = |name: String, share: Change| {
         let strength = share.strength * f64::from(choice.blocks.factor(&name));
-        overlay.add(name, Change { strength, ..share });
+        let positive_only = choice.pass == LoraPass::Positive;
+        overlay.add(name, Change { strength, positive_only, ..share });
     };
     for Fit { module, parts } in &fits.modules {
         let change = file.change(module, f64::from(choice.scale))?;

@@ -1,6 +1,7 @@
 //! The denoising loop: from noise to latents, for pictures of one shape on one grid of sigmas.
 //!
-//! All of a batch go through the transformer in one packed forward. Each keeps its own solver and
+//! All of a batch go through the transformer in one packed forward, and with guidance their negative
+//! prompts too, unless these have weights of their own. Each keeps its own solver and
 //! latents, so one that leaves, or a forward that is too large for the device, disturbs no other.
 
 use std::{
@@ -32,10 +33,18 @@ pub(super) struct Trajectory<'a> {
 }
 
 /// The denoiser's inputs for a batch besides its latents.
-struct Conditions<C> {
-    positive: C,
-    /// All positive captions, then all negative ones; with guidance only.
-    both: Option<C>,
+struct Conditions<'m, D: Denoiser> {
+    positive: D::Conditioning,
+    /// With guidance only.
+    guided: Option<Guided<'m, D>>,
+}
+
+/// How the negative captions' velocities are computed.
+enum Guided<'m, D: Denoiser> {
+    /// In one forward: all positive captions, then all negative ones.
+    Together(D::Conditioning),
+    /// The negative ones by a model of their own.
+    Apart(&'m D, D::Conditioning),
 }
 
 impl<'a> Trajectory<'a> {
@@ -118,7 +127,7 @@ fn denoise_together<D: Denoiser>(
     shape: [usize; 3],
     trajectories: &mut Vec<Trajectory<'_>>,
 ) -> candle_core::Result<()> {
-    let mut conditions: Option<Conditions<D::Conditioning>> = None;
+    let mut conditions: Option<Conditions<'_, D>> = None;
     // They have the same grid, so the first speaks for all.
     while let Some(sigma) = trajectories.first().and_then(|trajectory| trajectory.solver.sigma()) {
         let started = Instant::now();
@@ -141,31 +150,35 @@ fn denoise_together<D: Denoiser>(
     Ok(())
 }
 
-impl<C> Conditions<C> {
-    fn new<D: Denoiser<Conditioning = C>>(
-        model: &D,
+impl<'m, D: Denoiser> Conditions<'m, D> {
+    fn new(
+        model: &'m D,
         shape: [usize; 3],
         trajectories: &[Trajectory<'_>],
     ) -> candle_core::Result<Self> {
         let jobs = || trajectories.iter().map(|trajectory| trajectory.member.job);
         let positive: Vec<&proto::Tensor> = jobs().map(|job| &job.embeddings).collect();
         let guided = jobs().filter(|job| job.params.uses_guidance());
-        let mut both = positive.clone();
-        both.extend(guided.filter_map(|job| job.negative_embeddings.as_ref()));
+        let negative: Vec<&proto::Tensor> =
+            guided.filter_map(|job| job.negative_embeddings.as_ref()).collect();
         let times =
             trajectories.first().map(|trajectory| &trajectory.times[..]).unwrap_or_default();
-        let condition = |captions: &[&proto::Tensor]| {
+        let condition = |model: &D, captions: &[&proto::Tensor]| {
             let mut conditioning = condition(model, captions, shape)?;
             model.prepare(&mut conditioning, times)?;
             Ok::<_, candle_core::Error>(conditioning)
         };
         // Members of a batch all have guidance, or none has.
-        let both = (both.len() == 2 * positive.len()).then(|| condition(&both));
-        Ok(Self { positive: condition(&positive)?, both: both.transpose()? })
+        let guided = match model.negative() {
+            _ if negative.len() != positive.len() => None,
+            Some(own) => Some(Guided::Apart(own, condition(own, &negative)?)),
+            None => Some(Guided::Together(condition(model, &[&positive[..], &negative].concat())?)),
+        };
+        Ok(Self { positive: condition(model, &positive)?, guided })
     }
 
     /// Where each goes from here.
-    fn velocities<D: Denoiser<Conditioning = C>>(
+    fn velocities(
         &mut self,
         model: &D,
         shape: [usize; 3],
@@ -178,19 +191,24 @@ impl<C> Conditions<C> {
             .collect::<candle_core::Result<Vec<_>>>()?;
         // In the same steps, too.
         let applies = trajectories.iter().all(|w| guidance::applies(&w.member.job.params, time));
-        match self.both.as_mut().filter(|_| applies) {
-            Some(both) => {
+        let (positive, negative) = match self.guided.as_mut().filter(|_| applies) {
+            None => return velocities(model, &latents, time, &mut self.positive),
+            Some(Guided::Together(both)) => {
                 let latents = [&latents[..], &latents[..]].concat();
                 let mut outputs = velocities(model, &latents, time, both)?;
                 let negative = outputs.split_off(trajectories.len());
-                let pairs = outputs.iter().zip(&negative).zip(trajectories);
-                let combine = |((p, n), w): ((&Vec<f32>, &Vec<f32>), &Trajectory<'_>)| {
-                    guidance::combine(&w.member.job.params, p, n)
-                };
-                Ok(pairs.map(combine).collect())
+                (outputs, negative)
             }
-            None => velocities(model, &latents, time, &mut self.positive),
-        }
+            Some(Guided::Apart(own, conditioning)) => (
+                velocities(model, &latents, time, &mut self.positive)?,
+                velocities(*own, &latents, time, conditioning)?,
+            ),
+        };
+        let pairs = positive.iter().zip(&negative).zip(trajectories);
+        let combine = |((p, n), w): ((&Vec<f32>, &Vec<f32>), &Trajectory<'_>)| {
+            guidance::combine(&w.member.job.params, p, n)
+        };
+        Ok(pairs.map(combine).collect())
     }
 }
 

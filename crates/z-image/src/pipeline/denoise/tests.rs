@@ -18,6 +18,10 @@ const STEPS: u32 = 4;
 struct Constant {
     /// More items than this fail, as if there were no memory.
     room: Option<usize>,
+    /// Sees something else for negative prompts.
+    negative: Option<Box<Self>>,
+    /// Is added to what it sees.
+    more: f32,
     asked: RefCell<Vec<Asked>>,
 }
 
@@ -58,7 +62,13 @@ impl Denoiser for Constant {
             candle_core::bail!("no room for {}", latents.len());
         }
         let items = latents.iter().zip(times).zip(x0s);
-        items.map(|((x, time), x0)| (x - f64::from(*x0))? / f64::from(1.0 - time)).collect()
+        items
+            .map(|((x, time), x0)| (x - f64::from(*x0 + self.more))? / f64::from(1.0 - time))
+            .collect()
+    }
+
+    fn negative(&self) -> Option<&Self> {
+        self.negative.as_deref()
     }
 
     fn reset(&self) {
@@ -143,6 +153,40 @@ fn guidance_asks_for_both_captions_at_once() {
     let velocities = model.asked.take().into_iter();
     let velocities = velocities.filter(|asked| matches!(asked, Asked::Velocity { items: 2 }));
     assert_eq!(velocities.count(), STEPS as usize);
+}
+
+#[test]
+fn negative_prompts_are_asked_of_their_own_model() {
+    let guided = |truncation| {
+        job(0.5, move |options| {
+            (options.guidance_scale, options.cfg_truncation) = (Some(1.0), truncation);
+        })
+    };
+    let (all, some) = (guided(None), guided(Some(0.05)));
+    // The first step is at time 0, the second at 0.1.
+    for (job, steps) in [(&all, STEPS), (&some, 1)] {
+        let negative = Some(Box::new(Constant { more: 0.25, ..Default::default() }));
+        let model = Constant { negative, ..Default::default() };
+        let batch = vec![trajectory(job, go_on, |_| unreachable!("no caller leaves"))];
+        let arrived = denoise(&model, SHAPE, batch);
+        if steps == STEPS {
+            // 0.5 + (0.5 - (-0.5 + 0.25)).
+            assert_all_near(&arrived[0].latents, 1.25);
+        }
+        let asked = |model: &Constant, steps: u32| {
+            let mut expected =
+                vec![Asked::Condition { items: 1 }, Asked::Prepare { times: STEPS as usize }];
+            expected.extend((0..steps).map(|_| Asked::Velocity { items: 1 }));
+            assert_eq!(model.asked.take(), expected);
+        };
+        asked(&model, STEPS);
+        asked(model.negative().expect("it has one"), steps);
+    }
+    // Without guidance nothing is asked of it.
+    let negative = Some(Box::new(Constant::default()));
+    let (model, plain) = (Constant { negative, ..Default::default() }, job(0.5, |_| {}));
+    denoise(&model, SHAPE, vec![trajectory(&plain, go_on, |_| unreachable!("it stays"))]);
+    assert!(model.negative().expect("it has one").asked.take().is_empty());
 }
 
 #[test]
