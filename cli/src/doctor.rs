@@ -41,6 +41,8 @@ struct Report {
     backends: Vec<&'static str>,
     devices: Vec<DeviceReport>,
     model: ModelReport,
+    /// How `generate` would use the devices with these flags; empty without a limit, as on a CPU.
+    plan: Vec<String>,
     /// For the GPU that the flags select; empty for a CPU.
     fits: Vec<FitReport>,
     /// What keeps these flags from making an image.
@@ -55,7 +57,7 @@ struct Report {
 pub fn doctor(args: &DoctorArgs) -> Result<(), CliError> {
     let mut problems = Vec::new();
     let devices = devices(args.model.dit_device.unwrap_or(args.model.device), &mut problems);
-    let model = model(&args.model, &mut problems);
+    let (model, plan) = model(&args.model, &mut problems);
     let chosen = devices.iter().find(|device| device.selected);
     // The sizes are those of a GPU. A CPU computes in f32, and is too slow for this model anyway.
     let gpu = chosen.filter(|device| device.name != "cpu");
@@ -64,6 +66,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), CliError> {
         version: env!("CARGO_PKG_VERSION"),
         backends: version::backends(),
         fits: free.map(fits).unwrap_or_default(),
+        plan,
         devices,
         model,
         problems,
@@ -92,10 +95,16 @@ impl Report {
         for line in self.model.lines() {
             let _ = writeln!(text, "  {line}");
         }
+        if !self.plan.is_empty() {
+            let _ = writeln!(text);
+        }
+        for line in &self.plan {
+            let _ = writeln!(text, "{line}");
+        }
         if !self.fits.is_empty() {
             let _ = writeln!(
                 text,
-                "\nZ-Image at 1024x1024 in this device's free memory (derived from sizes)"
+                "\nZ-Image at 1024x1024 in this device's free memory (planned from sizes)"
             );
             for fit in &self.fits {
                 let _ = writeln!(text, "  {:<22} {}", fit.name, fit.words());

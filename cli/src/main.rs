@@ -40,6 +40,8 @@ mod services;
 mod stdin;
 mod templates;
 mod version;
+#[cfg(feature = "local")]
+mod vram;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,7 @@ use gateway::{
     ModelAlias, OpenAiArgs, Storage,
 };
 use llm_dit_comfyui::Part;
+use llm_dit_engine::{Turns, observe_plan, plan::Course};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_serving::{
@@ -29,7 +30,7 @@ use llm_dit_serving::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{args::model::ModelArgs, error::CliError};
+use crate::{args::model::ModelArgs, error::CliError, vram::Wanted};
 
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
@@ -92,11 +93,34 @@ async fn run(mut args: ServeArgs) -> Result<(), CliError> {
     // The gateway asks heylookitsanllm itself, as the program `gateway` does.
     let heylook = args.api.encoder().map_err(CliError::usage)?;
     let heylook = heylook.map(|encoder| encoder.with_dtype(args.model.encoder_dtype()));
-    let encoder = match &heylook {
-        Some(_) => None,
-        None => {
-            let options = args.model.encoder(&model_path);
+    let encoder_options = heylook.is_none().then(|| args.model.encoder(&model_path));
+    let diffusion_options = args.model.diffusion(&model_path, loras);
+    let models = args.models.named();
+    let wanted = Wanted {
+        encoder: encoder_options.as_ref(),
+        diffusion: &diffusion_options,
+        models: &models,
+        model_memory: args.models.model_memory,
+        course: Course::Service,
+        batch: args.batch.images(),
+        images: usize::MAX,
+        largest: None,
+    };
+    let plans = wanted.plan(&args.model.offload)?;
+    plans.lines().iter().for_each(|line| tracing::info!("{line}"));
+    let _observer = plans.diffusion.as_ref().map(observe_plan);
+    // Without a plan, the flag alone says that parts are loaded for each use.
+    let turns = plans.takes_turns().then(Turns::default);
+    let diffusion_options = diffusion_options.planned(plans.diffusion.as_ref());
+    let encoder = match encoder_options {
+        None => None,
+        Some(options) => {
+            let options = options.planned(plans.encoder.as_ref());
             let (engine, tokenizer) = load(move || llm_dit_qwen3::load(&options)).await?;
+            let engine = match &turns {
+                Some(turns) => turns.text_encoder(engine),
+                None => engine,
+            };
             let handle = EncoderHandle::spawn(engine, tokenizer, EncoderLimits::default());
             Some(handle.map_err(CliError::failed)?)
         }
@@ -104,13 +128,16 @@ async fn run(mut args: ServeArgs) -> Result<(), CliError> {
     // All services of this process share it.
     let memory = args.memory.budget();
     let encoder = encoder.map(|encoder| encoder.with_memory(memory.clone()));
-    let diffusion_options = args.model.diffusion(&model_path, loras);
-    let models = args.models.named();
     let budget = args.models.model_memory;
     let lazy = budget.is_some();
     let engines = load(move || llm_dit_z_image::load_all(&diffusion_options, models, lazy)).await?;
+    let engines = match &turns {
+        Some(turns) => engines.into_iter().map(|engine| turns.image_generator(engine)).collect(),
+        None => engines,
+    };
     let engines = Engines::new(engines, budget).map_err(CliError::usage)?;
-    let limits = ServiceLimits { batch: args.batch.limit(), ..Default::default() };
+    let limits =
+        ServiceLimits { batch: args.batch.planned(plans.diffusion.as_ref()), ..Default::default() };
     let diffusion = DiffusionHandle::spawn_all(engines, limits, None)
         .map_err(CliError::failed)?
         .with_loras_folder(loras_folder)

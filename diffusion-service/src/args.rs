@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use llm_dit_engine::plan::Plan;
 use llm_dit_hub::{CacheArgs, NotCached};
 use llm_dit_memory::parse_size;
 
@@ -76,6 +77,16 @@ pub struct BatchArgs {
 }
 
 impl BatchArgs {
+    /// As it was given.
+    pub fn images(self) -> Option<usize> {
+        self.max_batch.map(usize::from)
+    }
+
+    /// As it was given, or else as planned.
+    pub fn planned(self, plan: Option<&Plan>) -> Option<BatchLimit> {
+        self.limit().or_else(|| plan.map(|plan| BatchLimit::new(plan.batch)))
+    }
+
     /// `None` leaves it to the device.
     pub fn limit(self) -> Option<BatchLimit> {
         self.max_batch.map(|pictures| BatchLimit::new(pictures.into()))

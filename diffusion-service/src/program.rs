@@ -5,6 +5,10 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use llm_dit_comfyui::{Found, Part, find};
+use llm_dit_engine::{
+    observe_plan,
+    plan::{Course, Plan},
+};
 use llm_dit_hub::CacheArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
@@ -53,8 +57,9 @@ struct Args {
     /// Compute dtype of the VAE [default: bf16 on CUDA, f32 elsewhere]
     #[arg(long, value_name = "DTYPE")]
     vae_dtype: Option<DType>,
-    /// When to decode and encode images in overlapping VAE tiles: auto (if the VAE would need more
-    /// than 6 GiB), on (if the image is larger than one tile) or off
+    /// How the VAE decodes and encodes large images: auto (in bands of rows if the memory does not
+    /// suffice for the whole; the same image), on (in the overlapping tiles of diffusers, if larger
+    /// than one) or off (whole)
     #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
     vae_tiling: Tiling,
     /// ComfyUI folder, or its models folder: provides the transformer and the VAE that no path names,
@@ -161,10 +166,15 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         ..Default::default()
     };
     let (models, budget) = (models.named(), models.model_memory);
+    let parts = llm_dit_z_image::measure(&options, &models, budget, None)?;
+    let plan = args.offload.plan(&parts, Course::Service, usize::MAX, args.batch.images())?;
+    plan.iter().flat_map(Plan::lines).for_each(|line| tracing::info!("{line}"));
+    let _observer = plan.as_ref().map(observe_plan);
+    let options = options.planned(plan.as_ref());
     let folder = lora.folder()?;
     tracing::info!(path = %options.model_path.display(), device = %options.device, "loading");
     let engines = Engines::new(load_all(&options, models, budget.is_some())?, budget)?;
-    let (queue_capacity, batch) = (args.queue_capacity, args.batch.limit());
+    let (queue_capacity, batch) = (args.queue_capacity, args.batch.planned(plan.as_ref()));
     let limits = ServiceLimits { queue_capacity, batch, grace: args.grace, ..Default::default() };
     let handle = DiffusionHandle::spawn_all(engines, limits, encoder)?
         .with_loras_folder(folder)

@@ -4,11 +4,12 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use llm_dit_comfyui::{Found, Part, find};
+use llm_dit_engine::plan::{Course, Plan};
 use llm_dit_heylook::args::ApiArgs;
 use llm_dit_hub::CacheArgs;
 use llm_dit_memory::MemoryArgs;
 use llm_dit_proto::DType;
-use llm_dit_qwen3::{EncoderOptions, load};
+use llm_dit_qwen3::{EncoderOptions, load, measure};
 use llm_dit_serving::{
     Grace,
     args::ListenArgs,
@@ -138,6 +139,9 @@ fn load_local(args: &Args, limits: EncoderLimits) -> Result<EncoderHandle, Box<d
     };
     let path = options.text_encoder_path.as_ref().unwrap_or(&options.model_path);
     tracing::info!(path = %path.display(), device = %options.device, "loading");
+    let plan = args.offload.plan(&measure(&options)?, Course::Service, 1, None)?;
+    plan.iter().flat_map(Plan::lines).for_each(|line| tracing::info!("{line}"));
+    let options = options.planned(plan.as_ref());
     let (engine, tokenizer) = load(&options)?;
     let handle = EncoderHandle::spawn(engine, tokenizer, limits)?;
     let info = handle.info();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use llm_dit_chat::ChatTokenizer;
 use llm_dit_comfyui::{Found, Part, find, loras};
-use llm_dit_engine::{image::LoraChoice, text::TextEncoder};
+use llm_dit_engine::{image::LoraChoice, plan::Course, text::TextEncoder};
 use llm_dit_hub::CacheArgs;
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
@@ -60,8 +60,9 @@ pub struct ModelArgs {
     /// Compute dtype of the VAE [default: bf16 on CUDA, f32 elsewhere]
     #[arg(long, value_name = "DTYPE")]
     pub vae_dtype: Option<DType>,
-    /// When to decode and encode images in overlapping VAE tiles: auto (if the VAE would need more
-    /// than 6 GiB), on (if the image is larger than one tile) or off
+    /// How the VAE decodes and encodes large images: auto (in bands of rows if the memory does not
+    /// suffice for the whole; the same image), on (in the overlapping tiles of diffusers, if larger
+    /// than one) or off (whole)
     #[arg(long, value_name = "WHEN", default_value_t = Tiling::Auto)]
     pub vae_tiling: Tiling,
     #[command(flatten)]
@@ -195,5 +196,8 @@ pub fn load_encoder(
     args: &ModelArgs,
     folder: &Path,
 ) -> Result<(Box<dyn TextEncoder>, ChatTokenizer), CliError> {
-    llm_dit_qwen3::load(&args.encoder(folder)).map_err(CliError::failed)
+    let options = args.encoder(folder);
+    let parts = llm_dit_qwen3::measure(&options).map_err(CliError::failed)?;
+    let plan = args.offload.plan(&parts, Course::Command, 1, None).map_err(CliError::usage)?;
+    llm_dit_qwen3::load(&options.planned(plan.as_ref())).map_err(CliError::failed)
 }

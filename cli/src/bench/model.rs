@@ -7,7 +7,9 @@ use encoder_service::engine::TextEncoder;
 use llm_dit_comfyui::Part;
 use llm_dit_device::{Emulation, emulate};
 use llm_dit_qwen3::{EncoderOptions, load_encoder, synthetic_encoder};
-use llm_dit_weights::{LoadError, compute_dtype, model_folder, model_label};
+use llm_dit_weights::{
+    DeviceBudget, LoadError, args::MaxVram, compute_dtype, model_folder, model_label, overhead,
+};
 use llm_dit_z_image::{DiffusionOptions, ZImage, load_model, synthetic_model};
 
 use super::{BenchArgs, shape::Shape};
@@ -67,7 +69,11 @@ impl Plan {
             Source::Shape(_) => PathBuf::new(),
             Source::Files(folder) => folder.clone(),
         };
-        let diffusion = model.diffusion(&folder, Vec::new());
+        let mut diffusion = model.diffusion(&folder, Vec::new());
+        if let MaxVram::Size(limit) = model.offload.max_vram {
+            let overhead = overhead(&device);
+            diffusion.budget = Some(DeviceBudget { limit, others: overhead, overhead });
+        }
         Ok(Self {
             dtype: compute_dtype(diffusion.dtype, &device),
             vae_dtype: diffusion.vae_compute_dtype(&device),

@@ -3,12 +3,17 @@
 use std::{fs, path::Path};
 
 use llm_dit_comfyui::Part;
+use llm_dit_engine::plan::Course;
 use llm_dit_qwen3::EncoderOptions;
 use llm_dit_weights::{PartFiles, Residency, model_label};
 use llm_dit_z_image::{DiffusionOptions, parts::Load};
 use serde::Serialize;
 
-use crate::{args::model::ModelArgs, error::CliError};
+use crate::{
+    args::model::ModelArgs,
+    error::CliError,
+    vram::{Plans, Wanted},
+};
 
 #[derive(Debug, Default, Serialize)]
 pub(super) struct ModelReport {
@@ -26,17 +31,21 @@ pub(super) struct PartReport {
 }
 
 /// Reads headers and configurations, as loading would.
-pub(super) fn model(args: &ModelArgs, problems: &mut Vec<String>) -> ModelReport {
+/// The lines are those of the memory plan, if there is one.
+pub(super) fn model(args: &ModelArgs, problems: &mut Vec<String>) -> (ModelReport, Vec<String>) {
     match report(args, problems) {
         Ok(report) => report,
         Err(error) => {
             problems.push(error.to_string());
-            ModelReport::default()
+            (ModelReport::default(), Vec::new())
         }
     }
 }
 
-fn report(args: &ModelArgs, problems: &mut Vec<String>) -> Result<ModelReport, CliError> {
+fn report(
+    args: &ModelArgs,
+    problems: &mut Vec<String>,
+) -> Result<(ModelReport, Vec<String>), CliError> {
     let args = args.located(&Part::ALL, |_| {})?;
     args.complete()?;
     let folder = args.folder()?;
@@ -65,7 +74,23 @@ fn report(args: &ModelArgs, problems: &mut Vec<String>) -> Result<ModelReport, C
         problems.push(format!("transformer and VAE: {error}"));
     }
     let label = model_label(args.dit_path.as_deref().unwrap_or(&folder));
-    Ok(ModelReport { name: Some(label), parts })
+    let wanted = Wanted {
+        encoder: Some(&encoder),
+        diffusion: &diffusion,
+        models: &[],
+        model_memory: None,
+        course: Course::Command,
+        batch: None,
+        images: 1,
+        largest: None,
+    };
+    // Files that cannot be read are reported already.
+    let plan = if problems.is_empty() { wanted.plan(&args.offload) } else { Ok(Plans::default()) };
+    let plan = plan.map(|plans| plans.lines()).unwrap_or_else(|error| {
+        problems.push(error.to_string());
+        Vec::new()
+    });
+    Ok((ModelReport { name: Some(label), parts }, plan))
 }
 
 /// Bytes of a file, or of the weights in a folder.

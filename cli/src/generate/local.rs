@@ -16,11 +16,12 @@ use diffusion_service::{
     picture::{self, encode_png},
     source,
 };
+use llm_dit_engine::plan::{Course, Part};
 use llm_dit_params::{GenerateParams, Limits, LoraPass, ModelDefaults, choose_model};
 use llm_dit_proto::Tensor;
 use llm_dit_recipe::{Lora, Recipe, Settings};
 use llm_dit_weights::model_label;
-use llm_dit_z_image::defaults;
+use llm_dit_z_image::{DiffusionOptions, Largest, defaults};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -35,6 +36,7 @@ use crate::{
     files::{self, TensorFile},
     lora,
     progress::Progress,
+    vram::{Plans, Wanted},
 };
 
 /// Not loaded before [`Studio::prepare`].
@@ -44,6 +46,8 @@ struct Local<'a> {
     defaults: ModelDefaults,
     stop: &'a CancellationToken,
     loaded: Option<Loaded>,
+    /// `None` leaves it to the device.
+    batch: Option<BatchLimit>,
 }
 
 struct Loaded {
@@ -81,7 +85,7 @@ impl<'a> Local<'a> {
         })?;
         let options = args.model.diffusion(&folder, Vec::new());
         let defaults = defaults(&options).map_err(CliError::usage)?;
-        Ok(Self { args, folder, defaults, stop, loaded: None })
+        Ok(Self { args, folder, defaults, stop, loaded: None, batch: None })
     }
 
     /// Wrong parameters are refused before gigabytes are read. The model may set narrower limits
@@ -90,6 +94,36 @@ impl<'a> Local<'a> {
         item.options()?
             .resolve(&self.defaults, &Limits::default())
             .map_err(|error| item.usage(error))
+    }
+}
+
+impl Local<'_> {
+    /// How these images share the memory of the devices.
+    fn plans(&self, items: &[Item], diffusion: &DiffusionOptions) -> Result<Plans, CliError> {
+        let args = self.args;
+        let comes_from_elsewhere = args.api.api_url.is_some()
+            || items.first().is_some_and(|item| item.settings.load_embeddings.is_some());
+        let encoder = (!comes_from_elsewhere).then(|| args.model.encoder(&self.folder));
+        let params = items.iter().map(|item| self.params(item)).collect::<Result<Vec<_>, _>>()?;
+        let largest = |params: &GenerateParams| Largest {
+            width: params.width,
+            height: params.height,
+            is_guided: params.uses_guidance(),
+        };
+        // Of the same number of pixels, the guided one.
+        let area =
+            |image: &Largest| (u64::from(image.width) * u64::from(image.height), image.is_guided);
+        Wanted {
+            encoder: encoder.as_ref(),
+            diffusion,
+            models: &[],
+            model_memory: None,
+            course: Course::Command,
+            batch: args.batch.images(),
+            images: items.len(),
+            largest: params.iter().map(largest).max_by_key(area),
+        }
+        .plan(&args.model.offload)
     }
 }
 
@@ -164,13 +198,28 @@ impl Studio for Local<'_> {
             );
         }
         let options = self.args.model.diffusion(&self.folder, loras);
-        // Both parts are read at once; the encoder is dropped before the first step.
-        let loading = thread::spawn(move || llm_dit_z_image::load(&options));
-        let conditions = conditions::all(self.args, &self.folder, &guided, progress);
-        let generator =
-            loading.join().map_err(|_| CliError::Failed("loading the model failed".into()))?;
-        let conditions = conditions?.into_iter();
+        let plans = self.plans(items, &options)?;
+        plans.lines().iter().for_each(|line| progress.note(line));
+        let options = options.planned(plans.diffusion.as_ref());
+        let mut args = self.args.clone();
+        if let Some(part) = plans.encoder.as_ref().and_then(|plan| plan.part(Part::TextEncoder)) {
+            args.model.offload.weights = part.form.into();
+        }
+        let encode = || conditions::all(&args, &self.folder, &guided, progress);
+        let load = move || llm_dit_z_image::load(&options);
+        let (conditions, generator) = if plans.takes_turns() {
+            (encode()?, load())
+        } else {
+            // Both parts are read at once; the encoder is dropped before the first step.
+            let loading = thread::spawn(load);
+            let conditions = encode();
+            let failed = |_| CliError::Failed("loading the model failed".into());
+            let generator = loading.join().map_err(failed)?;
+            (conditions?, generator)
+        };
+        let conditions = conditions.into_iter();
         let generator = generator.map_err(CliError::failed)?;
+        self.batch = self.args.batch.planned(plans.diffusion.as_ref());
         lora::note(&generator.loras(), progress);
         self.loaded =
             Some(Loaded { conditions, generator, latents, took: Some(started.elapsed()) });
@@ -182,7 +231,7 @@ impl Studio for Local<'_> {
             return Ok(1);
         };
         let device = loaded.generator.info().device;
-        let limit = self.args.batch.limit().unwrap_or_else(|| BatchLimit::of_device(device));
+        let limit = self.batch.unwrap_or_else(|| BatchLimit::of_device(device));
         // The set is the same for the whole command.
         let key = |item| Ok(BatchKey::of(&self.params(item)?, item.image.is_some(), &[]));
         let mut count = 0;

@@ -26,7 +26,7 @@ use super::{
 use crate::{args::GenerateArgs, error::CliError, progress::Progress};
 
 /// Flags that a gateway cannot honour.
-const LOCAL: [&str; 21] = [
+const LOCAL: [&str; 22] = [
     "load-embeddings",
     "save-embeddings",
     "latents",
@@ -45,6 +45,7 @@ const LOCAL: [&str; 21] = [
     "vae-tiling",
     "max-batch",
     "cpu-offload",
+    "max-vram",
     "weights",
     "device",
     "api-url",

@@ -76,7 +76,7 @@ fn it_is_said_where_each_value_came_from() {
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["generation.steps"]["value"], 4);
     assert_eq!(json["generation.guidance_scale"]["value"], 1.5);
-    assert_eq!(json["optimization.cpu_offload"]["value"], false);
+    assert_eq!(json["optimization.max_vram"]["value"], "auto");
     assert_eq!(json["server.host"]["value"], "127.0.0.1");
     assert_eq!(json["generation.steps"]["origin"], "file");
 }

@@ -13,6 +13,7 @@ mod image;
 mod input;
 mod lora;
 mod many;
+mod memory;
 mod output;
 mod recipes;
 mod remote;

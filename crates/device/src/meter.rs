@@ -4,8 +4,9 @@
 //! what the device's allocator reports: [`reset_peak`] begins a measurement, [`memory`] reads it.
 
 use candle_core::{Device, Result};
+use parking_lot::Mutex;
 
-use crate::{Memory, MemoryReader};
+use crate::{DeviceId, Memory, MemoryReader, device_id};
 
 /// Waits until everything that was asked of the device is done, on whichever stream.
 ///
@@ -40,10 +41,77 @@ pub fn available(device: &Device) -> Option<u64> {
     }
 }
 
-/// [`memory`] of this device, for callers that do not hold it.
+/// [`memory`] of this device, for callers that do not hold it. The peak is that since the start,
+/// whatever [`stage`] measured meanwhile.
 pub fn memory_reader(device: &Device) -> MemoryReader {
     let device = device.clone();
-    Box::new(move || memory(&device))
+    Box::new(move || {
+        let memory = memory(&device)?;
+        let before = STAGES.lock().peak(device_id(&device));
+        Some(Memory { peak: memory.peak.max(before), ..memory })
+    })
+}
+
+/// Does some work, and tells the most that was in tensors on the device meanwhile. `None` on the CPU,
+/// whose memory is the process's, and where the device does not tell.
+pub fn stage<T>(device: &Device, work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    if device.is_cpu() {
+        return (work(), None);
+    }
+    let id = device_id(device);
+    let peak = || memory(device).map(|memory| memory.peak);
+    let Some(before) = peak() else { return (work(), None) };
+    let key = {
+        let mut stages = STAGES.lock();
+        let key = stages.begin(id, before);
+        reset_peak(device);
+        key
+    };
+    let done = work();
+    let peak = peak().and_then(|peak| STAGES.lock().end(key, peak));
+    (done, peak)
+}
+
+static STAGES: Mutex<Stages> = Mutex::new(Stages { open: Vec::new(), peaks: Vec::new(), next: 0 });
+
+/// Stages that run now, and peaks that were reset for them. Two may run at a time on one device.
+struct Stages {
+    /// Key, device, and the peak before a later stage reset it.
+    open: Vec<(u64, DeviceId, u64)>,
+    /// Of each device since the start.
+    peaks: Vec<(DeviceId, u64)>,
+    next: u64,
+}
+
+impl Stages {
+    /// A stage begins at this peak, which is reset then.
+    fn begin(&mut self, device: DeviceId, peak: u64) -> u64 {
+        self.note(device, peak);
+        self.next += 1;
+        self.open.push((self.next, device, 0));
+        self.next
+    }
+
+    /// The peak of a stage that ends at this one.
+    fn end(&mut self, key: u64, peak: u64) -> Option<u64> {
+        let at = self.open.iter().position(|(open, ..)| *open == key)?;
+        let (_, device, before) = self.open.remove(at);
+        self.note(device, peak);
+        Some(peak.max(before))
+    }
+
+    fn note(&mut self, device: DeviceId, peak: u64) {
+        let open = self.open.iter_mut().filter(|(_, of, _)| *of == device);
+        open.for_each(|(.., before)| *before = peak.max(*before));
+        match self.peaks.iter_mut().find(|(of, _)| *of == device) {
+            Some((_, most)) => *most = peak.max(*most),
+            None => self.peaks.push((device, peak)),
+        }
+    }
+
+    fn peak(&self, device: DeviceId) -> u64 {
+        self.peaks.iter().find(|(of, _)| *of == device).map_or(0, |(_, peak)| *peak)
+    }
 }
 
 /// Resets the peak to what is in use now.
@@ -215,6 +283,26 @@ mod host {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stages_that_overlap_keep_their_own_peaks() {
+        let gpu = DeviceId::Cuda(0);
+        let mut stages = Stages { open: Vec::new(), peaks: Vec::new(), next: 0 };
+        let denoise = stages.begin(gpu, 10);
+        // The peak is reset to 4 here, rises to 30, and is reset by another stage.
+        let encode = stages.begin(gpu, 30);
+        let other = stages.begin(DeviceId::Cuda(1), 99);
+        assert_eq!(stages.end(encode, 12), Some(12));
+        assert_eq!(stages.end(denoise, 13), Some(30));
+        assert_eq!(stages.end(other, 5), Some(5));
+        assert_eq!((stages.peak(gpu), stages.peak(DeviceId::Cuda(1))), (30, 99));
+        assert!(stages.open.is_empty() && stages.end(encode, 1).is_none());
+    }
+
+    #[test]
+    fn the_cpu_has_no_peak_of_a_stage() {
+        assert_eq!(stage(&Device::Cpu, || 5), (5, None));
+    }
 
     #[test]
     fn the_processes_memory_is_told() {

@@ -139,12 +139,12 @@ pub enum GenerateError {
     #[error("the generation was cancelled")]
     Cancelled,
     #[error(
-        "the device is out of memory for this image; request a smaller one, or run with --vae-tiling on, --cpu-offload or a smaller --max-batch"
+        "the device is out of memory for this image; request a smaller one, or run with --cpu-offload, a smaller --max-vram or a smaller --max-batch"
     )]
     OutOfMemory,
-    /// Known before it was begun, on the host. Sizes in pixels and bytes.
+    /// Known before it was begun, of the host or of a planned device. Sizes in pixels and bytes.
     #[error(
-        "a {width}x{height} image needs {} MiB of memory, but the system can give {} MiB; request a smaller size or fewer images at once, or run with --vae-tiling on, --cpu-offload or a smaller --max-batch",
+        "a {width}x{height} image needs {} MiB of memory, but {} MiB are available; request a smaller size, or run with --cpu-offload or a larger --max-vram",
         .needed >> 20,
         .available >> 20
     )]

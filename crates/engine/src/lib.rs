@@ -6,9 +6,14 @@
 
 mod health;
 pub mod image;
+mod peaks;
+pub mod plan;
 pub mod text;
+mod turns;
 mod worker;
 
 pub use health::{Condition, EngineHealth, stall_limit};
 pub use llm_dit_device::{DeviceId, Memory, MemoryReader};
+pub use peaks::{observe_plan, stage_peak};
+pub use turns::Turns;
 pub use worker::{Answer, Batch, Place, Ticket, Unbatched, Worker};

@@ -46,7 +46,21 @@ const DEFAULT_THETA: f64 = 1e4;
 /// Likewise the width of a head.
 const DEFAULT_HEAD_DIM: usize = 128;
 
+/// Tokens of a long prompt, for which memory is planned.
+const TOKENS: u64 = 512;
+
 impl Config {
+    /// Bytes that a long prompt takes beside the weights: the sum so far, its norms, queries, keys,
+    /// values and the result; gates, ups and their product; a score for each pair of tokens in f32
+    /// and rounded, since not every device has a kernel for this.
+    pub fn encode_bytes(&self, value_bytes: usize) -> u64 {
+        let (hidden, inner) = (self.hidden_size as u64, self.intermediate_size as u64);
+        let values = TOKENS * (8 * hidden + 3 * inner);
+        let scores = self.num_attention_heads as u64 * TOKENS * TOKENS;
+        // Norms are computed in f32.
+        values * value_bytes as u64 + TOKENS * hidden * 8 + scores * (8 + value_bytes as u64)
+    }
+
     /// Qwen3-4B, Z-Image's text encoder.
     pub fn qwen3_4b() -> Self {
         Self {

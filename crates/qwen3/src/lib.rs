@@ -9,5 +9,5 @@ mod model;
 pub mod names;
 
 pub use config::Config;
-pub use load::{EncoderOptions, load, load_encoder, synthetic_encoder};
+pub use load::{EncoderOptions, load, load_encoder, measure, synthetic_encoder};
 pub use model::Qwen3;

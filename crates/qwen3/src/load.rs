@@ -7,14 +7,19 @@ use std::{
 
 use candle_core::Device;
 use llm_dit_chat::{ChatTokenizer, TokenizerParts};
-use llm_dit_device::{device_id, is_out_of_memory, meter::memory_reader};
+use llm_dit_device::{
+    device_id, is_out_of_memory,
+    meter::{self, memory_reader},
+};
 use llm_dit_engine::{
     MemoryReader,
+    plan::{Part, Plan, Stage, Work},
+    stage_peak,
     text::{EncodeError, EncodeJob, EncoderInfo, TextEncoder},
 };
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, GgufTokenizer, Kind, Library, LoadError, Packing, PartFiles,
+    Checkpoint, DeviceChoice, GgufTokenizer, Kind, Library, LoadError, Packing, PartFiles, Parts,
     Residency, Resident, Rule, Schema, Weights, check_index, compute_dtype, gguf_tokenizer,
     model_label, part_config, synthetic, wire_dtype,
 };
@@ -139,7 +144,29 @@ fn open(options: &EncoderOptions) -> Result<(String, Config, Weights), LoadError
     Ok((model_label(instead.unwrap_or(model_path)), config, weights))
 }
 
+/// What the text encoder takes of its device, read from its files without its weights.
+///
+/// # Errors
+///
+/// As [`load_encoder`], without what loading itself finds.
+pub fn measure(options: &EncoderOptions) -> Result<Parts, LoadError> {
+    let (_, config, weights) = open(options)?;
+    let encode = config.encode_bytes(weights.dtype().size_in_bytes());
+    let work = Work { encode, ..Work::default() };
+    let sizes = vec![weights.size(Part::TextEncoder)];
+    Ok(Parts { device: weights.device().clone(), sizes, work })
+}
+
 impl EncoderOptions {
+    /// The same with the part kept as a plan says it, if there is one.
+    #[must_use]
+    pub fn planned(self, plan: Option<&Plan>) -> Self {
+        match plan.and_then(|plan| plan.part(Part::TextEncoder)) {
+            Some(part) => Self { residency: part.stay.into(), packing: part.form.into(), ..self },
+            None => self,
+        }
+    }
+
     /// The text encoder's.
     pub fn files(&self) -> PartFiles {
         PartFiles::find(&self.model_path, FOLDER, STEM, self.text_encoder_path.as_deref())
@@ -210,12 +237,10 @@ impl TextEncoder for Qwen3Encoder {
                 config.num_hidden_layers
             )));
         }
-        let model = self.model.get().map_err(|error| failed(&error))?;
-        let encoded = model
-            .hidden_states(&job.token_ids, job.hidden_layer)
-            .and_then(|states| to_wire(&states, job.dtype));
-        self.model.release();
-        encoded.map_err(|error| failed(&error))
+        let device = self.device.clone();
+        let (encoded, peak) = meter::stage(&device, || self.encode_checked(job));
+        stage_peak(Stage::Encode, peak);
+        encoded
     }
 
     fn probe(&mut self) -> Result<(), EncodeError> {
@@ -227,6 +252,17 @@ impl TextEncoder for Qwen3Encoder {
 
     fn memory(&self) -> Option<MemoryReader> {
         Some(memory_reader(&self.device))
+    }
+}
+
+impl Qwen3Encoder {
+    fn encode_checked(&mut self, job: &EncodeJob) -> Result<Tensor, EncodeError> {
+        let model = self.model.get().map_err(|error| failed(&error))?;
+        let encoded = model
+            .hidden_states(&job.token_ids, job.hidden_layer)
+            .and_then(|states| to_wire(&states, job.dtype));
+        self.model.release();
+        encoded.map_err(|error| failed(&error))
     }
 }
 

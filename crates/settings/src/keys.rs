@@ -112,6 +112,7 @@ pub const KEYS: &[Key] = &[
     key("lora.scales", Numbers, Lora),
     key("optimization.cpu_offload", Switch, Flag("cpu_offload")),
     key("optimization.weights", Text, Flag("weights")),
+    key("optimization.max_vram", Text, Flag("max_vram")),
     key("optimization.max_batch", Integer, Flag("max_batch")),
     key("optimization.flash_attn", Switch, Nothing(FUSED)),
     key("optimization.compile", Switch, Nothing(FUSED)),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use llm_dit_kernels::{Matrix, SideBranch};
+use llm_dit_kernels::{Matrix, Packed, SideBranch};
 use parking_lot::Mutex;
 
 use crate::{
@@ -253,16 +253,24 @@ impl Weights {
 
     /// What all tensors of the files take once they are loaded; 0 without files.
     pub fn loaded_bytes(&self) -> u64 {
-        let Checkpoint { source, dtype, packed, .. } = &*self.checkpoint;
+        let (packed, expanded) = self.bytes_by_form();
+        if self.checkpoint.packed { packed } else { expanded }
+    }
+
+    /// What all tensors of the files take once they are loaded, with matrices that stay packed where
+    /// the device can compute with those, and without.
+    pub fn bytes_by_form(&self) -> (u64, u64) {
+        let Checkpoint { source, dtype, device, .. } = &*self.checkpoint;
         let spans = || source.entries().values();
-        if !packed {
-            return expanded_bytes(spans(), *dtype);
-        }
         let expanded = |span: &TensorSpan| expanded_bytes(std::iter::once(span), *dtype);
+        let runs = |span: &TensorSpan| {
+            let Some((format, columns)) = span.packed_format() else { return false };
+            Packed::runs_on(device, *dtype, format, columns).unwrap_or(false)
+        };
         let (mut kept, mut largest) = (0, 0);
         for span in spans() {
             let (bytes, wide) = (span.len() as u64, expanded(span));
-            if squeezed(&span.shape()).len() == 2 && bytes < wide {
+            if squeezed(&span.shape()).len() == 2 && bytes < wide && runs(span) {
                 kept += bytes;
                 largest = largest.max(wide);
             } else {
@@ -270,7 +278,8 @@ impl Weights {
             }
         }
         // What is expanded at a time is of two matrices at most that are as large.
-        kept + 2 * largest
+        let all = expanded_bytes(spans(), *dtype);
+        (all.min(kept + 2 * largest), all)
     }
 
     /// What a GGUF file says besides its tensors.

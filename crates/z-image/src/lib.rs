@@ -10,6 +10,7 @@ mod guidance;
 mod latent_map;
 mod load;
 mod lora;
+mod measure;
 mod model_index;
 pub mod noise;
 pub mod parts;
@@ -18,6 +19,7 @@ pub mod schedule;
 mod scheduler_config;
 mod source_latents;
 pub mod vae;
+mod work;
 
 pub use denoiser::Denoiser;
 pub use error::DrawError;
@@ -27,4 +29,6 @@ pub use load::{
     load_vae_encoder, synthetic_model,
 };
 pub use lora::read_loras;
+pub use measure::measure;
 pub use pipeline::ZImage;
+pub use work::{Largest, released_work};

@@ -7,13 +7,16 @@ use std::{
 
 use candle_core::Device;
 use llm_dit_device::has_bf16;
-use llm_dit_engine::image::{About, ImageGenerator, LatentMap, LoraChoice};
+use llm_dit_engine::{
+    image::{About, ImageGenerator, LatentMap, LoraChoice},
+    plan::{Part, Plan},
+};
 use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
-    Checkpoint, DeviceChoice, Kind, Library, LoadError, Packing, PartFiles, Residency, Rule,
-    Schema, Weights, check_index, compute_dtype, model_label, part_config, read_config,
-    read_object, synthetic,
+    Checkpoint, DeviceBudget, DeviceChoice, Kind, Library, LoadError, Packing, PartFiles,
+    Residency, Rule, Schema, Weights, check_index, compute_dtype, model_label, part_config,
+    read_config, read_object, synthetic,
 };
 use serde_json::Value;
 
@@ -64,6 +67,8 @@ pub struct DiffusionOptions {
     pub load: Load,
     /// Whether weights stay as they are stored.
     pub packing: Packing,
+    /// What it may take of the transformer's device; `None`: what is there.
+    pub budget: Option<DeviceBudget>,
     /// What requests call the model; `None`: as its folder or file is called.
     pub name: Option<String>,
     /// LoRAs to fuse.
@@ -88,18 +93,7 @@ pub fn load_all(
 ) -> Result<Vec<Box<dyn ImageGenerator>>, LoadError> {
     let load_when = if lazy { Load::OnUse } else { Load::AtStart };
     let options = DiffusionOptions { load: load_when, ..options.clone() };
-    if models.is_empty() {
-        return Ok(vec![load(&options)?]);
-    }
-    let one = |(at, (name, model_path)): (usize, (String, PathBuf))| {
-        let mut options = DiffusionOptions { name: Some(name), model_path, ..options.clone() };
-        if at > 0 {
-            options.loras.clear();
-            (options.dit_path, options.vae_path) = (None, None);
-        }
-        load(&options)
-    };
-    models.into_iter().enumerate().map(one).collect()
+    options.each(models).iter().map(load).collect()
 }
 
 /// [`load`], for a caller that uses the parts alone.
@@ -140,7 +134,8 @@ pub fn load_model(options: &DiffusionOptions) -> Result<ZImage, LoadError> {
     let dit = Transformer::new(residency, options.load, config, weights, device)?;
     let autoencoder =
         Autoencoder::new(residency, options.load, vae_config, vae_weights, options.vae_tiling)?;
-    Ok(ZImage { label, about, dit, autoencoder, defaults, preview, loras, residency })
+    let budget = options.budget;
+    Ok(ZImage { label, about, dit, autoencoder, defaults, preview, loras, residency, budget })
 }
 
 /// A model of this shape with random weights, to measure with. Paths of `options` are not read.
@@ -167,6 +162,7 @@ pub fn synthetic_model(
             options.vae_tiling,
         )?,
         residency,
+        budget: options.budget,
         defaults: ModelDefaults::z_image_turbo(),
         preview: None,
         loras: Vec::new(),
@@ -194,7 +190,7 @@ pub fn load_vae_encoder(path: &Path, device: &Device) -> Result<vae::Encoder, Lo
     vae::Encoder::load(config, &weights)
 }
 
-fn open_dit(
+pub(crate) fn open_dit(
     part: &PartFiles,
     model: &Path,
     device: &Device,
@@ -206,7 +202,7 @@ fn open_dit(
     Ok((part_config(part, &model.join("transformer"), &weights)?, weights))
 }
 
-fn open_vae(
+pub(crate) fn open_vae(
     part: &PartFiles,
     model: &Path,
     device: &Device,
@@ -242,8 +238,35 @@ fn about(options: &DiffusionOptions) -> Result<About, LoadError> {
 }
 
 impl DiffusionOptions {
+    /// Those of each of these models, or these alone.
+    pub(crate) fn each(&self, models: Vec<(String, PathBuf)>) -> Vec<Self> {
+        if models.is_empty() {
+            return vec![self.clone()];
+        }
+        let one = |(at, (name, model_path)): (usize, (String, PathBuf))| {
+            let mut options = Self { name: Some(name), model_path, ..self.clone() };
+            if at > 0 {
+                options.loras.clear();
+                (options.dit_path, options.vae_path) = (None, None);
+            }
+            options
+        };
+        models.into_iter().enumerate().map(one).collect()
+    }
+
+    /// The same with parts kept as a plan says it, if there is one.
+    #[must_use]
+    pub fn planned(self, plan: Option<&Plan>) -> Self {
+        let Some((plan, part)) = plan.and_then(|plan| Some((plan, plan.part(Part::Transformer)?)))
+        else {
+            return self;
+        };
+        let budget = Some(DeviceBudget::of(plan));
+        Self { residency: part.stay.into(), packing: part.form.into(), budget, ..self }
+    }
+
     /// The transformer's and the VAE's.
-    fn open_devices(&self) -> Result<(Device, Device), LoadError> {
+    pub(crate) fn open_devices(&self) -> Result<(Device, Device), LoadError> {
         let device = self.device.open()?;
         let vae_device = match self.vae_device {
             Some(choice) if choice != self.device => choice.open()?,

@@ -7,7 +7,7 @@ use llm_dit_weights::{LoadError, Overlay, Residency, Resident, Weights};
 
 use crate::{
     dit::{self, Dit},
-    vae::{self, Tiling},
+    vae::{self, Cost, Tiling},
 };
 
 /// The transformer.
@@ -193,9 +193,16 @@ impl Autoencoder {
         &self.device
     }
 
-    /// Bytes that the CPU kernels take to decode a picture of this height and width.
-    pub fn decode_bytes(&self, height: usize, width: usize) -> u64 {
-        self.tiling.decode_bytes(&self.config, self.dtype, (height, width))
+    /// Bytes that it takes on its device beside the weights to decode an image of this height and
+    /// width with `budget` bytes, or more if those do not suffice.
+    pub fn decode_bytes(&self, height: usize, width: usize, budget: u64) -> u64 {
+        let cost = Cost::new(&self.device, self.dtype, 1);
+        self.tiling.decode_bytes(&self.config, cost, (height, width), budget)
+    }
+
+    /// How it takes large images.
+    pub fn tiling(&self) -> Tiling {
+        self.tiling
     }
 
     /// Bytes that both halves take when they are loaded.
@@ -225,24 +232,26 @@ impl Autoencoder {
         done
     }
 
-    /// Latents `(n, channels, height, width)`, as [`vae::Decoder::decode`] wants them, to pictures.
-    /// In tiles where that is to be.
+    /// Latents `(n, channels, height, width)`, as [`vae::Decoder::decode`] wants them, to pictures,
+    /// with `budget` bytes beside the weights.
     pub fn decode<E: From<LoadError> + From<candle_core::Error>>(
         &mut self,
         z: &Tensor,
+        budget: u64,
     ) -> Result<Tensor, E> {
         let tiling = self.tiling;
-        self.decoder(|decoder| Ok(tiling.decode(decoder, z)?))
+        self.decoder(|decoder| Ok(tiling.decode(decoder, z, budget)?))
     }
 
     /// Pictures to what [`vae::Encoder::encode`] makes of them, likewise.
     pub fn encode<E: From<LoadError> + From<candle_core::Error>>(
         &mut self,
         pictures: &Tensor,
+        budget: u64,
     ) -> Result<vae::Posterior, E> {
         let tiling = self.tiling;
         let encoder = self.encoder.get().map_err(E::from);
-        let posterior = encoder.and_then(|encoder| Ok(tiling.encode(encoder, pictures)?));
+        let posterior = encoder.and_then(|encoder| Ok(tiling.encode(encoder, pictures, budget)?));
         self.encoder.release();
         posterior
     }

@@ -11,17 +11,22 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use llm_dit_device::{device_id, meter::memory_reader};
+use llm_dit_device::{
+    device_id,
+    meter::{self, memory_reader},
+};
 use llm_dit_engine::{
     MemoryReader,
     image::{
         About, ActiveLora, GenerateError, GenerateJob, Generated, ImageGenerator, InspectLora,
         LatentMap, LoraChoice, LoraReport, Member, ModelInfo, Picture, SetLorasError,
     },
+    plan::Stage,
+    stage_peak,
 };
 use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
-use llm_dit_weights::{Residency, wire_dtype};
+use llm_dit_weights::{DeviceBudget, Residency, wire_dtype};
 
 use self::denoise::Trajectory;
 use crate::{
@@ -45,6 +50,8 @@ pub struct ZImage {
     /// What is fused into `dit`.
     pub loras: Vec<ActiveLora>,
     pub residency: Residency,
+    /// What it may take of the transformer's device, if that was planned.
+    pub budget: Option<DeviceBudget>,
 }
 
 impl ImageGenerator for ZImage {
@@ -131,7 +138,10 @@ impl ZImage {
     /// Makes the pictures of a batch that the memory suffices for.
     fn generate_admitted(&mut self, info: &ModelInfo, batch: Vec<Member<'_>>) {
         let started = Instant::now();
-        let arrived = self.denoise(info, batch);
+        self.make_room(info, &batch);
+        let device = self.dit.device().clone();
+        let (arrived, peak) = meter::stage(&device, || self.denoise(info, batch));
+        stage_peak(Stage::Denoise, peak);
         let denoise = started.elapsed();
         // One after the other, since a picture on its way through the VAE takes far more memory
         // than its latents.
@@ -204,7 +214,9 @@ impl ZImage {
         match (&job.latents, &job.image) {
             (Some(given), _) => Ok(given.to_f32()),
             (None, Some(image)) => {
-                source_latents::noisy(&mut self.autoencoder, image, shape, sigma, &mut noise)
+                let budget = self.vae_budget();
+                let autoencoder = &mut self.autoencoder;
+                source_latents::noisy(autoencoder, image, shape, sigma, &mut noise, budget)
             }
             (None, None) => Ok(noise.randn(shape.iter().product())),
         }
@@ -223,7 +235,13 @@ impl ZImage {
         let [channels, rows, cols] = shape;
         let z = Tensor::from_slice(&latents, (1, channels, rows, cols), &Device::Cpu)?;
         let z = ((z / config.scaling_factor)? + config.shift_factor)?;
-        let rgb = pixels::bytes(&self.autoencoder.decode::<DrawError>(&z)?)?;
+        let budget = self.decode_budget(&job.params);
+        let device = self.autoencoder.device().clone();
+        let (rgb, peak) = meter::stage(&device, || {
+            pixels::bytes(&self.autoencoder.decode::<DrawError>(&z, budget)?)
+        });
+        stage_peak(Stage::Decode, peak);
+        let rgb = rgb?;
         let picture = Picture { width: job.params.width, height: job.params.height, rgb };
         let decode = started.elapsed();
         let latents = job

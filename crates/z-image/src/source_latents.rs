@@ -6,7 +6,8 @@ use llm_dit_engine::image::{GenerateError, Picture};
 use crate::{error::DrawError, noise::Noise, parts::Autoencoder};
 
 /// `(1 - sigma) * z + sigma * noise`, where `z` is drawn from the picture's posterior. The two
-/// draws follow each other in diffusers' order, posterior first.
+/// draws follow each other in diffusers' order, posterior first. `budget`: bytes that the autoencoder
+/// may take beside its weights.
 ///
 /// # Errors
 ///
@@ -18,9 +19,10 @@ pub fn noisy(
     shape: [usize; 3],
     sigma: f64,
     noise: &mut Noise,
+    budget: u64,
 ) -> Result<Vec<f32>, DrawError> {
     let count = shape.iter().product();
-    let posterior = autoencoder.encode::<DrawError>(&pixels(picture)?)?;
+    let posterior = autoencoder.encode::<DrawError>(&pixels(picture)?, budget)?;
     let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
     let (mean, logvar) = (flat(&posterior.mean)?, flat(&posterior.logvar)?);
     if mean.len() != count {

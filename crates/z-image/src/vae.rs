@@ -3,6 +3,7 @@
 //! Activations are channels-last, `(n, height, width, channels)`; latents and pictures keep the
 //! field's `(n, channels, height, width)` at the edges.
 
+mod bands;
 mod blocks;
 mod config;
 pub mod names;
@@ -13,6 +14,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use llm_dit_kernels::{Conv2d, ConvInput, GroupNorm};
 use llm_dit_weights::{LoadError, Weights};
 
+use bands::{Bands, Layer, Scale, Schedule};
+pub use bands::{Cost, Kernels};
 use blocks::{DownBlock, MidBlock, UpBlock, conv3x3, group_norm};
 pub use config::Config;
 pub use tensors::check_encoder;
@@ -117,6 +120,36 @@ impl Decoder {
         let x = self.conv_out.forward(&ConvInput::normed(&x, &self.conv_norm_out), None)?;
         channels_first(&x)
     }
+
+    /// [`Self::decode`] with at most so many bytes on the device beside the weights, as far as that is
+    /// possible: [`Tiling::decode_bytes`] tells. The result differs by rounding only.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::decode`].
+    pub fn decode_within(&self, z: &Tensor, budget: u64) -> Result<Tensor> {
+        let (n, _, height, width) = z.dims4()?;
+        let cost = Cost::new(&self.device, self.dtype, n);
+        let schedule = Schedule::new(&self.config.decoder_layers(), (height, width), cost, budget);
+        if schedule.is_whole() {
+            return self.decode(z);
+        }
+        let x = channels_last(z, &self.device, self.dtype)?;
+        let x = self.mid_block.forward(&self.conv_in.forward(&ConvInput::plain(&x), None)?)?;
+        let x = Bands::whole(x, self.device.clone())?;
+        channels_first(&bands::run(&self.layers(), &schedule, x)?.join()?)
+    }
+
+    /// As [`Config::decoder_layers`] lists them.
+    fn layers(&self) -> Vec<Layer<'_>> {
+        let mut layers = Vec::new();
+        for block in &self.up_blocks {
+            layers.extend(block.resnets.iter().map(Layer::Resnet));
+            layers.extend(block.upsampler.iter().map(|conv| Layer::Conv(conv, Scale::Double)));
+        }
+        layers.push(Layer::NormConv(&self.conv_norm_out, &self.conv_out));
+        layers
+    }
 }
 
 impl Encoder {
@@ -184,7 +217,41 @@ impl Encoder {
         for block in &self.down_blocks {
             x = block.forward(x)?;
         }
-        let x = self.mid_block.forward(&x)?;
+        self.middle(&x)
+    }
+
+    /// What [`Self::encode`] makes with at most so many bytes on the device beside the weights, as far
+    /// as that is possible. The result differs by rounding only.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::encode`].
+    pub fn encode_within(&self, pictures: &Tensor, budget: u64) -> Result<Posterior> {
+        let (n, _, height, width) = pictures.dims4()?;
+        let cost = Cost::new(&self.device, self.dtype, n);
+        let schedule = Schedule::new(&self.config.encoder_layers(), (height, width), cost, budget);
+        if schedule.is_whole() {
+            return self.encode(pictures);
+        }
+        let x = channels_last(pictures, &self.device, self.dtype)?;
+        let x = Bands::whole(x, self.device.clone())?;
+        let x = bands::run(&self.layers(), &schedule, x)?.into_whole()?;
+        self.posterior(&self.middle(&x)?)
+    }
+
+    /// As [`Config::encoder_layers`] lists them.
+    fn layers(&self) -> Vec<Layer<'_>> {
+        let mut layers = vec![Layer::Conv(&self.conv_in, Scale::Same)];
+        for block in &self.down_blocks {
+            layers.extend(block.resnets.iter().map(Layer::Resnet));
+            layers.extend(block.downsampler.iter().map(|conv| Layer::Conv(conv, Scale::Half)));
+        }
+        layers
+    }
+
+    /// From the last block to the moments.
+    fn middle(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.mid_block.forward(x)?;
         let x = self.conv_out.forward(&ConvInput::normed(&x, &self.conv_norm_out), None)?;
         channels_first(&x)
     }

@@ -4,6 +4,7 @@
 //! One program, since linking costs more than what most of these tests do; name a module to run that
 //! alone: `cargo test --release -p llm-dit-tests --test parity tensors`.
 
+mod bands;
 mod batches;
 mod chat;
 mod configs;

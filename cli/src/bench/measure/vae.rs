@@ -15,11 +15,12 @@ pub fn rows(setup: &Setup, model: &mut ZImage, lines: &mut Lines<'_>) -> Result<
     for &size in &setup.sizes {
         let name = format!("decode {size}x{size}");
         let side = size as usize / config.scale_factor();
+        let (tiling, budget) = (model.autoencoder.tiling(), model.vae_budget());
         lines.measure(&name, || {
             model.autoencoder.decoder(|decoder| {
                 let device = decoder.device();
                 let z = normal(&[1, config.latent_channels, side, side], device)?;
-                let times = setup.clock.time(&[device], || decoder.decode(&z))?;
+                let times = setup.clock.time(&[device], || tiling.decode(decoder, &z, budget))?;
                 Ok::<_, DrawError>(Row::new(&name, &times))
             })
         })?;

@@ -85,6 +85,13 @@ impl BatchLimit {
         let passes = if key.params.uses_guidance() { 2 } else { 1 };
         count <= 1 || pixels * passes * count as u64 <= PIXELS * self.0 as u64
     }
+
+    /// What an image of this size counts for, rounded up.
+    pub fn units(width: u32, height: u32, is_guided: bool) -> usize {
+        let pixels = (u64::from(width) * u64::from(height)).max(PIXELS);
+        let passes = if is_guided { 2 } else { 1 };
+        (pixels * passes).div_ceil(PIXELS) as usize
+    }
 }
 
 impl BatchKey {

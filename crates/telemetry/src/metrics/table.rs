@@ -121,6 +121,13 @@ metrics! {
     MEMORY_SIZE Gauge, "llm_dit_device_memory_size_bytes", ["service", "device"],
         "Total memory of the device";
 
+    STAGE_MEMORY Gauge, "llm_dit_stage_memory_peak_bytes", ["stage"],
+        "Peak memory used by tensors during the last encode, denoise or decode, with the weights; GPUs only";
+    PLANNED_MEMORY Gauge, "llm_dit_planned_memory_bytes", ["stage"],
+        "Memory that the plan of --max-vram expects for the stage";
+    VRAM_LIMIT Gauge, "llm_dit_device_memory_limit_bytes", ["device"],
+        "Value of --max-vram, or with auto the memory that was free at the start";
+
     GATEWAY_PICTURES Counter, "llm_dit_gateway_pictures_total", ["outcome"],
         "Image requests to the gateway, by outcome";
     GATEWAY_SECONDS Histogram(SECONDS), "llm_dit_gateway_picture_seconds", [],

@@ -9,13 +9,13 @@ type Load<T> = std::result::Result<T, LoadError>;
 const EPS: f64 = 1e-6;
 
 /// `ResnetBlock2D` without a time embedding.
-struct Resnet {
-    norm1: GroupNorm,
-    conv1: Conv2d,
-    norm2: GroupNorm,
-    conv2: Conv2d,
+pub struct Resnet {
+    pub norm1: GroupNorm,
+    pub conv1: Conv2d,
+    pub norm2: GroupNorm,
+    pub conv2: Conv2d,
     /// 1x1, where the number of channels changes.
-    conv_shortcut: Option<Conv2d>,
+    pub conv_shortcut: Option<Conv2d>,
 }
 
 /// Single-head attention over all pixels.
@@ -34,14 +34,14 @@ pub struct MidBlock {
 
 /// Resnets, then twice the size.
 pub struct UpBlock {
-    resnets: Vec<Resnet>,
-    upsampler: Option<Conv2d>,
+    pub resnets: Vec<Resnet>,
+    pub upsampler: Option<Conv2d>,
 }
 
 /// Resnets, then half the size.
 pub struct DownBlock {
-    resnets: Vec<Resnet>,
-    downsampler: Option<Conv2d>,
+    pub resnets: Vec<Resnet>,
+    pub downsampler: Option<Conv2d>,
 }
 
 /// Reads a 3x3 convolution with bias.
@@ -102,8 +102,13 @@ impl Resnet {
             .collect()
     }
 
-    /// Takes `x`, so that a wider one is gone before the result is made.
-    fn forward(&self, x: Tensor) -> Result<Tensor> {
+    /// `x`: `(n, height, width, c_in)`; the result has `c_out` channels. Takes `x`, so that a wider one
+    /// is gone before the result is made.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shape does not fit, or if the device fails.
+    pub fn forward(&self, x: Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(&ConvInput::normed(&x, &self.norm1), None)?;
         let residual = match &self.conv_shortcut {
             Some(conv) => conv.forward(&ConvInput::plain(&x), None)?,

@@ -1,21 +1,22 @@
-//! Large pictures in overlapping tiles, as diffusers' `AutoencoderKL` cuts and blends them.
+//! How much of an image goes through the autoencoder at a time.
 //!
-//! The memory that a decoder takes grows with the picture; in tiles it is a tile's, whatever the
-//! picture's size. The price is some work done twice, and a picture that differs a little: norms and
-//! attention see a tile, not the whole.
+//! The memory that a decoder takes grows with the image. `auto` keeps to a number of bytes, in
+//! [`bands`](super::bands) where they do not suffice for the whole, and gives the image that the whole
+//! gives. `on` cuts overlapping tiles and blends them, as diffusers' `AutoencoderKL` does: that is an
+//! image that differs a little, since norms and attention see a tile, not the whole.
 
 mod planes;
 
 use std::{fmt, str::FromStr};
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use self::planes::Planes;
-use super::{Config, Decoder, Encoder, Posterior};
-
-/// What a part may take for its activations before `auto` cuts the picture. Two megapixels in f32,
-/// four in half precision, with the autoencoder of Z-Image.
-const BUDGET: u64 = 6 << 30;
+use super::{
+    Decoder, Encoder, Posterior,
+    bands::{Cost, Schedule},
+    config::Config,
+};
 
 /// A quarter of a tile is shared with its neighbour.
 const OVERLAP: usize = 4;
@@ -23,14 +24,15 @@ const OVERLAP: usize = 4;
 /// Where a model does not say what it was trained on.
 const SIDE: usize = 1024;
 
-/// When pictures go through the autoencoder in tiles.
+/// How large images go through the autoencoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiling {
-    /// Those that would take much memory in one piece.
+    /// Whole where the memory suffices, and in bands of rows otherwise. The image is the same.
     #[default]
     Auto,
-    /// All that are larger than one tile.
+    /// In the tiles of diffusers, if they are larger than one.
     On,
+    /// Whole.
     Off,
 }
 
@@ -46,68 +48,91 @@ struct Cut {
 }
 
 impl Tiling {
-    /// [`Decoder::decode`], in tiles where this setting asks for them.
+    /// [`Decoder::decode`] as this setting asks for it; `auto` with at most so many bytes on the
+    /// device beside the weights, as far as that is possible.
     ///
     /// # Errors
     ///
     /// As [`Decoder::decode`].
-    pub fn decode(self, decoder: &Decoder, z: &Tensor) -> Result<Tensor> {
+    pub fn decode(self, decoder: &Decoder, z: &Tensor, budget: u64) -> Result<Tensor> {
         let (config, scale) = (&decoder.config, decoder.config.scale_factor());
         let (n, _, height, width) = z.dims4()?;
-        let side = config.tile_side();
         let pixels = (height * scale, width * scale);
-        if !self.applies(config, pixels, n * decoder.dtype.size_in_bytes()) {
-            return decoder.decode(z);
+        if !self.has_tiles(config, pixels) {
+            return match self {
+                Self::Auto => decoder.decode_within(z, budget),
+                Self::On | Self::Off => decoder.decode(z),
+            };
         }
+        let side = config.tile_side();
         let cut = Cut::new(side / scale, side);
         let out = (n, config.out_channels, pixels.0, pixels.1);
         tiled(z, cut, out, |tile| decoder.decode(tile))
     }
 
-    /// [`Encoder::encode`], in tiles where this setting asks for them.
+    /// [`Encoder::encode`], likewise.
     ///
     /// # Errors
     ///
     /// As [`Encoder::encode`].
-    pub fn encode(self, encoder: &Encoder, pictures: &Tensor) -> Result<Posterior> {
+    pub fn encode(self, encoder: &Encoder, pictures: &Tensor, budget: u64) -> Result<Posterior> {
         let (config, scale) = (&encoder.config, encoder.config.scale_factor());
         let (n, _, height, width) = pictures.dims4()?;
-        let side = config.tile_side();
-        if !self.applies(config, (height, width), n * encoder.dtype.size_in_bytes()) {
-            return encoder.encode(pictures);
+        if !self.has_tiles(config, (height, width)) {
+            return match self {
+                Self::Auto => encoder.encode_within(pictures, budget),
+                Self::On | Self::Off => encoder.encode(pictures),
+            };
         }
+        let side = config.tile_side();
         let cut = Cut::new(side, side / scale);
         let out = (n, 2 * config.latent_channels, height / scale, width / scale);
         encoder.posterior(&tiled(pictures, cut, out, |tile| encoder.moments(tile))?)
     }
 
-    /// Bytes that the CPU kernels take at the widest place of [`Tiling::decode`] for a picture of
-    /// this height and width.
+    /// Bytes that [`Tiling::decode`] takes on the device beside the weights at the widest place, for
+    /// an image of this height and width. More than `budget` if that does not suffice.
     pub fn decode_bytes(
         self,
         config: &Config,
-        dtype: DType,
-        (height, width): (usize, usize),
+        cost: Cost,
+        size: (usize, usize),
+        budget: u64,
     ) -> u64 {
-        let values =
-            |pixels: usize, count: usize| (pixels * count * DType::F32.size_in_bytes()) as u64;
-        // What is made in f32, and the copy that has its channels first.
-        let result = values(height * width, 2 * config.out_channels);
-        if !self.applies(config, (height, width), dtype.size_in_bytes()) {
-            return values(height * width, config.widest()).max(result);
+        let scale = config.scale_factor();
+        // The result in f32, and the copy that has its channels first.
+        let result = (size.0 * size.1 * 2 * config.out_channels * size_of::<f32>()) as u64;
+        let within = |size: (usize, usize), budget| {
+            let latents = (size.0 / scale, size.1 / scale);
+            let layers = Schedule::new(&config.decoder_layers(), latents, cost, budget);
+            layers.peak.max(config.middle_bytes(latents, cost))
+        };
+        if self.has_tiles(config, size) {
+            let side = config.tile_side();
+            return result + within((side.min(size.0), side.min(size.1)), u64::MAX);
         }
-        let side = config.tile_side();
-        result + values(side.min(height) * side.min(width), config.widest())
+        let budget = if self == Self::Auto { budget } else { u64::MAX };
+        within(size, budget).max(result)
     }
 
-    fn applies(self, config: &Config, (height, width): (usize, usize), bytes: usize) -> bool {
-        let side = config.tile_side();
-        let large = height > side || width > side;
+    /// Rows that an image of this height and width is decoded in at a time, if not whole.
+    pub fn rows(
+        self,
+        config: &Config,
+        cost: Cost,
+        size: (usize, usize),
+        budget: u64,
+    ) -> Option<usize> {
+        let latents = (size.0 / config.scale_factor(), size.1 / config.scale_factor());
         match self {
-            Self::Off => false,
-            Self::On => large,
-            Self::Auto => large && config.peak(height, width, bytes) > BUDGET,
+            Self::Auto => Schedule::new(&config.decoder_layers(), latents, cost, budget).rows(),
+            Self::On | Self::Off => self.has_tiles(config, size).then(|| config.tile_side()),
         }
+    }
+
+    fn has_tiles(self, config: &Config, (height, width): (usize, usize)) -> bool {
+        let side = config.tile_side();
+        self == Self::On && (height > side || width > side)
     }
 }
 
@@ -118,24 +143,6 @@ impl Config {
             (64..=2048).contains(side) && side.is_multiple_of(OVERLAP * self.scale_factor())
         };
         self.sample_size.filter(good).unwrap_or(SIDE)
-    }
-
-    /// Values a pixel that the CPU kernels hold at the widest place: at full size the last block's
-    /// first convolutions read the channels of the block before, and hold what they made, add and
-    /// write. A kernel widens what is not f32, which comes to the same.
-    fn widest(&self) -> usize {
-        let channels = &self.block_out_channels;
-        let first = channels.first().copied().unwrap_or_default();
-        channels.get(1).copied().unwrap_or(first) + 3 * first
-    }
-
-    /// About what a picture takes at the widest place, in bytes: at full size the last block reads
-    /// the channels of the one before, and its convolutions hold on to what they read, made and add.
-    fn peak(&self, height: usize, width: usize, bytes_a_value: usize) -> u64 {
-        let channels = &self.block_out_channels;
-        let first = channels.first().copied().unwrap_or_default();
-        let second = channels.get(1).copied().unwrap_or(first);
-        (height * width) as u64 * (2 * (first + second) * bytes_a_value) as u64
     }
 }
 
@@ -214,17 +221,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_cuts_what_takes_much_memory() {
+    fn only_on_has_tiles() {
         let config = Config::z_image();
-        let auto = |height, width, bytes| Tiling::Auto.applies(&config, (height, width), bytes);
-        assert!(!auto(1024, 1024, 4));
-        assert!(!auto(1024, 2032, 4));
-        assert!(auto(1536, 1536, 4));
-        assert!(auto(2048, 2048, 4));
-        assert!(!auto(2048, 2048, 2), "half precision takes half the memory");
-        assert!(Tiling::On.applies(&config, (1024, 1040), 2));
-        assert!(!Tiling::On.applies(&config, (1024, 1024), 4), "it is one tile");
-        assert!(!Tiling::Off.applies(&config, (8192, 512), 4));
+        assert!(Tiling::On.has_tiles(&config, (1024, 1040)));
+        assert!(!Tiling::On.has_tiles(&config, (1024, 1024)), "it is one tile");
+        assert!(!Tiling::Off.has_tiles(&config, (8192, 512)));
+        assert!(!Tiling::Auto.has_tiles(&config, (8192, 512)));
     }
 
     #[test]
