@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use crate::{
     MemoryReader,
     image::{
-        ActiveLora, GenerateError, ImageGenerator, LoraChoice, LoraReport, Member, ModelInfo,
-        SetLorasError,
+        ActiveLora, GenerateError, ImageGenerator, InspectLora, LoraChoice, LoraReport, Member,
+        ModelInfo, SetLorasError,
     },
     text::{EncodeError, EncodeJob, EncoderInfo, TextEncoder},
 };
@@ -89,6 +89,10 @@ impl ImageGenerator for InTurn<dyn ImageGenerator> {
 
     fn unload(&mut self) {
         self.engine.unload();
+    }
+
+    fn lora_inspector(&self) -> InspectLora {
+        self.engine.lora_inspector()
     }
 
     fn loras(&self) -> Vec<ActiveLora> {
