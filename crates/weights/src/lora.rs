@@ -6,6 +6,7 @@
 
 mod adapter;
 mod error;
+mod extent;
 mod header;
 mod key;
 mod module;
@@ -18,8 +19,9 @@ use candle_core::Device;
 use self::{adapter::AdapterConfig, header::Header, key::Key, module::Parts};
 pub use self::{
     error::LoraError,
+    extent::Extent,
     key::{Whole, flat},
-    module::{Extent, LoraModule},
+    module::LoraModule,
 };
 use crate::overlay::{Change, Delta};
 
@@ -145,7 +147,7 @@ impl LoraFile {
     ///
     /// As [`LoraFile::change`].
     pub fn whole(&self, difference: &Difference, strength: f64) -> Result<Change, LoraError> {
-        let values = module::finite(&self.header, &difference.key)?;
+        let values = self.header.finite(&difference.key)?;
         Ok(Change::new(Delta::Full(values), strength))
     }
 }

@@ -4,7 +4,9 @@ mod fit;
 
 use std::{fs, path::Path, sync::Arc};
 
-use llm_dit_engine::image::{ActiveLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
+use llm_dit_engine::image::{
+    ActiveLora, InspectLora, LoraChoice, LoraReport, LoraSummary, SetLorasError,
+};
 use llm_dit_weights::{
     LoadError, Overlay,
     lora::{LoraError, LoraFile},
@@ -62,7 +64,7 @@ pub fn read_loras(
 }
 
 /// What a LoRA file's header says, or why the transformer cannot use it. Reads no factors.
-pub(crate) fn summary(path: &Path, name: String, config: &dit::Config) -> LoraSummary {
+fn summary(path: &Path, name: String, config: &dit::Config) -> LoraSummary {
     let fitting = LoraFile::open(path, &name).and_then(|file| {
         fit::fit(&file, config)?;
         Ok(file)
@@ -88,6 +90,12 @@ pub(crate) fn summary(path: &Path, name: String, config: &dit::Config) -> LoraSu
 }
 
 impl ZImage {
+    /// What tells of a LoRA file whether it fits this model.
+    pub(crate) fn inspects_loras(&self) -> InspectLora {
+        let config = self.dit.config().clone();
+        Arc::new(move |path: &Path, name: String| summary(path, name, &config))
+    }
+
     /// Makes these the active LoRAs, all or none.
     pub(crate) fn change_loras(
         &mut self,

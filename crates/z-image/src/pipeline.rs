@@ -4,11 +4,7 @@ mod denoise;
 mod memory;
 mod pixels;
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use llm_dit_device::{
@@ -32,7 +28,6 @@ use self::denoise::Trajectory;
 use crate::{
     dit,
     error::DrawError,
-    lora,
     noise::Noise,
     parts::{Autoencoder, Transformer},
     schedule::grid,
@@ -121,8 +116,7 @@ impl ImageGenerator for ZImage {
     }
 
     fn lora_inspector(&self) -> InspectLora {
-        let config = self.dit.config().clone();
-        Arc::new(move |path: &Path, name: String| lora::summary(path, name, &config))
+        self.inspects_loras()
     }
 
     fn loras(&self) -> Vec<ActiveLora> {

@@ -3,6 +3,11 @@
 use diffusion_service::ServiceLimits;
 use futures::StreamExt as _;
 use gateway::{GatewayOptions, KeepOptions};
+use llm_dit_engine::{
+    observe_plan,
+    plan::{Course, Demand, Fixed, Limit, Plan, Stage, Work},
+    stage_peak,
+};
 use llm_dit_memory::MemoryBudget;
 use llm_dit_proto::v1::{
     ClearLorasRequest, GenerateParams, TensorRole, diffusion_client::DiffusionClient,
@@ -100,6 +105,20 @@ pub async fn everything() -> String {
     told.bytes().await.expect("all of it");
     let _second = TcpStream::connect(address).await.expect("closed at once");
     since.until("llm_dit_connections_refused_total", 1.0).await;
+
+    // A GPU, which the fake has not.
+    let demand = Demand {
+        device: "cuda:0".to_owned(),
+        limit: Limit::Given(1 << 30),
+        overhead: 1,
+        parts: Vec::new(),
+        work: Work::default(),
+        course: Course::Service,
+        images: 1,
+        fixed: Fixed::default(),
+    };
+    let _planned = observe_plan(&Plan::new(&demand).expect("it fits"));
+    stage_peak(Stage::Decode, Some(1 << 20));
 
     let text = stack.gateway.get("/metrics").await.text().await.expect("text");
     stack.jobs.close();

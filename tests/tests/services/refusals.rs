@@ -118,13 +118,15 @@ async fn names_of_any_length_are_not_repeated() {
 #[tokio::test]
 async fn a_pass_that_no_lora_can_be_in() {
     for pass in ["negative", "", "Positive"] {
-        let pass = Some(pass.to_owned());
-        let lora =
-            v1::LoraSelection { name: "ink".into(), pass: pass.clone(), ..Default::default() };
+        let lora = v1::LoraSelection {
+            name: "ink".into(),
+            pass: Some(pass.to_owned()),
+            ..Default::default()
+        };
         let loras = Some(v1::LoraSet { loras: vec![lora] });
         let first = GenerateParams { loras, ..Default::default() };
         let status = refused(stream::iter([params(first)])).await;
-        let reason = format!("'{}' is no pass", pass.unwrap_or_default());
+        let reason = format!("'{pass}' is no pass");
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(&reason), "{status}");
         assert!(status.message().contains("both or positive"), "{status}");

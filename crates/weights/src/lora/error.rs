@@ -1,7 +1,5 @@
 //! Why a LoRA file cannot be used.
 
-use super::module::Extent;
-
 /// Messages call the file by the label that it was opened with.
 #[derive(Debug, thiserror::Error)]
 pub enum LoraError {
@@ -23,10 +21,8 @@ pub enum LoraError {
     Incomplete { file: String, key: String, lacks: &'static str },
     #[error("LoRA {file}: '{key}' contains NaN or infinite values")]
     NotFinite { file: String, key: String },
-    #[error(
-        "LoRA {file}: '{key}' changes a matrix of {found}, but '{tensor}' is {expected:?}; it was trained for another model"
-    )]
-    Shape { file: String, key: String, tensor: String, found: Extent, expected: [usize; 2] },
+    #[error("LoRA {file}: '{key}' changes a matrix of {misfit}; it was trained for another model")]
+    Shape { file: String, key: String, misfit: String },
     #[error("LoRA {file}: '{key}' is a difference of {misfit}; it was trained for another model")]
     Difference { file: String, key: String, misfit: String },
     #[error("LoRA {file}: '{first}' and '{second}' both change '{tensor}'")]
@@ -41,4 +37,10 @@ pub enum LoraError {
     Scale { file: String, scale: f32 },
     #[error("reading a LoRA failed: {0}")]
     Backend(String),
+}
+
+impl LoraError {
+    pub(super) fn backend(error: candle_core::Error) -> Self {
+        Self::Backend(error.to_string())
+    }
 }

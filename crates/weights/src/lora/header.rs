@@ -19,6 +19,7 @@ use super::{DEVICE, LoraError};
 use crate::{
     foreign::{self, START},
     header,
+    overlay::is_finite,
 };
 
 /// As the format itself limits it.
@@ -175,7 +176,21 @@ impl Header {
                 .and_then(|narrow| narrow.to_dtype(DType::F32)),
             _ => Tensor::from_raw_buffer(&data, stored, shape, &DEVICE),
         };
-        tensor.map_err(|e| LoraError::Backend(e.to_string()))
+        tensor.map_err(LoraError::backend)
+    }
+
+    /// [`Self::tensor`], all of whose values must be finite.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::tensor`]; [`LoraError::NotFinite`] if a value is not.
+    pub fn finite(&self, key: &str) -> Result<Tensor, LoraError> {
+        let tensor = self.tensor(key)?;
+        if is_finite(&tensor).map_err(LoraError::backend)? {
+            Ok(tensor)
+        } else {
+            Err(LoraError::NotFinite { file: self.label.clone(), key: key.into() })
+        }
     }
 
     /// The error for a file that is not as the format demands.

@@ -1,17 +1,18 @@
 //! A changed module of a file: which tensors make the change, and their shapes.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
 
 use super::{
     LoraError,
     adapter::AdapterConfig,
+    extent::Extent,
     header::{FileSpan, Header},
     key::{Role, Side},
     rotation::Blocks,
 };
-use crate::overlay::{Change, Delta, is_finite};
+use crate::overlay::{Change, Delta};
 
 /// A changed module of a file.
 #[derive(Clone, Debug)]
@@ -38,41 +39,6 @@ enum Way {
     Sum { form: Form, magnitude: Option<Magnitude> },
     /// Rows or columns are rotated.
     Rotation(Blocks),
-}
-
-/// Which matrices a module's change fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// Those of these rows and columns.
-    Matrix([usize; 2]),
-    Rows(usize),
-    Columns(usize),
-    /// Those with a multiple of so many columns.
-    ColumnsBy(usize),
-}
-
-impl Extent {
-    /// Whether a matrix `(outs, ins)` can be changed.
-    pub fn fits(self, [outs, ins]: [usize; 2]) -> bool {
-        match self {
-            Self::Matrix(dims) => dims == [outs, ins],
-            Self::Rows(rows) => rows == outs,
-            Self::Columns(columns) => columns == ins,
-            Self::ColumnsBy(side) => side > 0 && ins.is_multiple_of(side),
-        }
-    }
-}
-
-/// What messages call such a matrix.
-impl fmt::Display for Extent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Matrix(dims) => write!(f, "{dims:?}"),
-            Self::Rows(rows) => write!(f, "{rows} rows"),
-            Self::Columns(columns) => write!(f, "{columns} columns"),
-            Self::ColumnsBy(side) => write!(f, "a multiple of {side} columns"),
-        }
-    }
 }
 
 /// What is added, by the file's keys.
@@ -339,7 +305,7 @@ impl Factor {
             Self::Product(product) => {
                 let (up, down) = product.read(header)?;
                 let wide = |x: Tensor| x.to_dtype(DType::F32);
-                wide(up).and_then(|up| up.matmul(&wide(down)?)).map_err(backend)
+                wide(up).and_then(|up| up.matmul(&wide(down)?)).map_err(LoraError::backend)
             }
         }
     }
@@ -379,29 +345,15 @@ fn matrix(header: &Header, key: &str) -> Result<[usize; 2], LoraError> {
 
 /// A tensor as a matrix of finite values.
 fn matrix_of(header: &Header, key: &str, [rows, cols]: [usize; 2]) -> Result<Tensor, LoraError> {
-    finite(header, key)?.reshape((rows, cols)).map_err(backend)
-}
-
-/// The values of a tensor, all finite.
-pub(super) fn finite(header: &Header, key: &str) -> Result<Tensor, LoraError> {
-    let tensor = header.tensor(key)?;
-    if is_finite(&tensor).map_err(backend)? {
-        Ok(tensor)
-    } else {
-        Err(LoraError::NotFinite { file: header.label().into(), key: key.into() })
-    }
+    header.finite(key)?.reshape((rows, cols)).map_err(LoraError::backend)
 }
 
 fn scalar(header: &Header, key: &str) -> Result<f64, LoraError> {
     let values = header.tensor(key)?.to_dtype(DType::F64).and_then(|x| x.flatten_all());
     let values = values.and_then(|x| x.to_vec1::<f64>());
-    match values.map_err(backend)?[..] {
+    match values.map_err(LoraError::backend)?[..] {
         [value] if value.is_finite() => Ok(value),
         [_] => Err(LoraError::NotFinite { file: header.label().into(), key: key.into() }),
         _ => Err(header.invalid(format!("'{key}' must be one number"))),
     }
-}
-
-pub(super) fn backend(error: candle_core::Error) -> LoraError {
-    LoraError::Backend(error.to_string())
 }

@@ -5,12 +5,7 @@
 
 use candle_core::Tensor;
 
-use super::{
-    DEVICE, LoraError,
-    adapter::AdapterConfig,
-    header::Header,
-    module::{Extent, finite},
-};
+use super::{DEVICE, LoraError, adapter::AdapterConfig, extent::Extent, header::Header};
 use crate::overlay::{Axis, Rotation};
 
 /// The blocks of a module, by the file's keys.
@@ -105,9 +100,9 @@ impl Blocks {
     /// [`LoraError`] if the file cannot be read or a value is not finite.
     pub fn read(&self, header: &Header) -> Result<Rotation, LoraError> {
         let values = |key: &str| -> Result<Vec<f64>, LoraError> {
-            let tensor = finite(header, key)?;
+            let tensor = header.finite(key)?;
             let flat = tensor.to_dtype(candle_core::DType::F64).and_then(|x| x.flatten_all());
-            flat.and_then(|x| x.to_vec1()).map_err(super::module::backend)
+            flat.and_then(|x| x.to_vec1()).map_err(LoraError::backend)
         };
         let (axis, side, turned, lengths) = match self {
             Self::Rows { key, side, constraint, rescale, .. } => {
@@ -154,8 +149,8 @@ impl Blocks {
         });
         Ok(Rotation {
             axis,
-            turn: turn.map_err(super::module::backend)?,
-            lengths: lengths.transpose().map_err(super::module::backend)?,
+            turn: turn.map_err(LoraError::backend)?,
+            lengths: lengths.transpose().map_err(LoraError::backend)?,
         })
     }
 }

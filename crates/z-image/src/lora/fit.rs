@@ -207,12 +207,11 @@ impl Fit<'_> {
             let Some(&[outs, ins]) = layers.get(&part.name) else { continue };
             let expected = [outs * part.rows.map_or(1, |rows| rows.of), ins];
             if !module.extent.fits(expected) {
+                let (found, tensor) = (module.extent, &part.name);
                 return Err(LoraError::Shape {
                     file: file.label().to_owned(),
                     key: module.key.clone(),
-                    tensor: part.name.clone(),
-                    found: module.extent,
-                    expected,
+                    misfit: format!("{found}, but '{tensor}' is {expected:?}"),
                 });
             }
         }
