@@ -10,7 +10,7 @@ use llm_dit_proto::v1::{
     generate_request::Part,
 };
 use llm_dit_testkit::{
-    fakes::FakeGenerator,
+    fakes::{FakeGenerator, Seen},
     servers::{Server, fake_diffusion},
     wire::{data, image_parts, outcome, params, tensor, tensor_parts},
 };
@@ -113,13 +113,15 @@ async fn uploads_that_do_not_end_take_no_place_in_the_queue() {
 async fn what_finds_the_queue_full_is_refused_before_its_data() {
     let limits = ServiceLimits { queue_capacity: 1, ..Default::default() };
     // No step of it is permitted, so that the queue stays full.
-    let (handle, control) = fake_diffusion(FakeGenerator::gated(WIDTH), limits, None);
+    let (handle, mut control) = fake_diffusion(FakeGenerator::gated(WIDTH), limits, None);
     let server = Server::diffusion(handle).await;
     let mut waiting = Vec::new();
-    for _ in 0..2 {
+    for nth in 0..2 {
         let mut client = DiffusionClient::new(server.channel());
         let events = client.generate(stream::iter(good(&[]))).await.expect("a place is free");
         waiting.push(events);
+        // The first one has left the queue when it runs.
+        while nth == 0 && !matches!(control.seen().await, Seen::Began { .. }) {}
     }
     let mut uploads = unfinished(&server, 3, &[params(GenerateParams::default())]);
     for status in in_time(refused(&mut uploads, 3)).await {
