@@ -5,7 +5,7 @@ use futures::StreamExt as _;
 use gateway::{GatewayOptions, KeepOptions};
 use llm_dit_engine::{
     observe_plan,
-    plan::{Course, Demand, Fixed, Limit, Plan, Stage, Work},
+    plan::{Course, Demand, Fixed, Limit, Part, PartSize, Plan, Stage, Work},
     stage_peak,
 };
 use llm_dit_memory::MemoryBudget;
@@ -111,7 +111,7 @@ pub async fn everything() -> String {
         device: "cuda:0".to_owned(),
         limit: Limit::Given(1 << 30),
         overhead: 1,
-        parts: Vec::new(),
+        parts: vec![PartSize { part: Part::Vae, packed: 1, expanded: 1 }],
         work: Work::default(),
         course: Course::Service,
         images: 1,
