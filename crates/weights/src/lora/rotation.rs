@@ -116,11 +116,8 @@ impl Blocks {
                 }
                 let lengths = rescale.as_deref().map(values).transpose()?;
                 // LyCORIS multiplies with the transpose: it sums over the first index of a block.
-                let turned = all.chunks_exact(side * side).flat_map(|q| {
-                    let mut turned = cayley(q, *side);
-                    transpose(&mut turned, *side);
-                    turned
-                });
+                let turned =
+                    all.chunks_exact(side * side).flat_map(|q| cayley_transposed(q, *side));
                 (Axis::Rows, *side, turned.collect::<Vec<f64>>(), lengths)
             }
             Self::Columns { key, side, series, .. } => {
@@ -130,11 +127,7 @@ impl Blocks {
                     match series {
                         Some(terms) => cayley_series(&q, *side, *terms),
                         // PEFT's exact form turns the other way than its series.
-                        None => {
-                            let mut turned = cayley(&q, *side);
-                            transpose(&mut turned, *side);
-                            turned
-                        }
+                        None => cayley_transposed(&q, *side),
                     }
                 });
                 (Axis::Columns, *side, turned.collect(), None)
@@ -166,14 +159,6 @@ fn subtract_transpose(q: &mut [f64], side: usize) {
     }
 }
 
-fn transpose(q: &mut [f64], side: usize) {
-    for row in 0..side {
-        for column in 0..row {
-            q.swap(row * side + column, column * side + row);
-        }
-    }
-}
-
 /// The skew-symmetric matrix with these values above its diagonal, row by row.
 fn from_triangle(triangle: &[f64], side: usize) -> Vec<f64> {
     let mut q = vec![0.0; side * side];
@@ -187,11 +172,10 @@ fn from_triangle(triangle: &[f64], side: usize) -> Vec<f64> {
     q
 }
 
-/// `R - I = 2 Q (I - Q)^-1`: the solution `X` of `X (I - Q) = 2 Q`.
+/// `R^T - I`: since `Q` is skew-symmetric, the solution `X` of `(I + Q) X = -2 Q`.
 ///
-/// Transposed, `(I + Q) X^T = -2 Q`, since `Q` is skew-symmetric. The symmetric part of `I + Q` is `I`,
-/// so elimination needs no pivots: all of them are 1 or more.
-fn cayley(q: &[f64], side: usize) -> Vec<f64> {
+/// The symmetric part of `I + Q` is `I`, so elimination needs no pivots: all of them are 1 or more.
+fn cayley_transposed(q: &[f64], side: usize) -> Vec<f64> {
     let mut left: Vec<f64> = q.to_vec();
     (0..side).for_each(|i| left[i * side + i] += 1.0);
     let mut right: Vec<f64> = q.iter().map(|x| -2.0 * x).collect();
@@ -208,7 +192,6 @@ fn cayley(q: &[f64], side: usize) -> Vec<f64> {
         let by = left[row * side + row];
         right[row * side..][..side].iter_mut().for_each(|x| *x /= by);
     }
-    transpose(&mut right, side);
     right
 }
 
@@ -251,6 +234,21 @@ fn product(left: &[f64], right: &[f64], side: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn transpose(q: &mut [f64], side: usize) {
+        for row in 0..side {
+            for column in 0..row {
+                q.swap(row * side + column, column * side + row);
+            }
+        }
+    }
+
+    /// `R - I`.
+    fn cayley(q: &[f64], side: usize) -> Vec<f64> {
+        let mut turned = cayley_transposed(q, side);
+        transpose(&mut turned, side);
+        turned
+    }
 
     #[test]
     fn a_rotation_keeps_lengths_and_angles() {
