@@ -143,6 +143,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(llm_dit_testkit::damage::config())]
+
         #[test]
         fn no_name_leaves_its_folder(name in "[./\\\\a-cC:N\u{0}-\u{1f}]{0,12}") {
             if let Ok(parsed) = FileName::parse(&name) {

@@ -1,5 +1,6 @@
 //! The database: entries, files and thumbnails by id, bounded in number and in bytes; and jobs.
 
+mod contained;
 mod error;
 mod jobs;
 mod slots;
@@ -23,6 +24,7 @@ use redb::{
 
 pub(crate) use self::error::StoreError;
 use self::{
+    contained::Contained,
     slots::JobSlots,
     tables::{ENTRIES, PICTURES, SETTINGS, THUMBNAILS, Tables},
     upkeep::panic_message,
@@ -40,7 +42,7 @@ type Open = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
 pub(crate) struct Store {
     /// `None` after the disk failed: what the database has in memory is then in doubt, so it is
     /// opened again, as after a crash.
-    database: Option<Database>,
+    database: Option<Contained<Database>>,
     open: Open,
     path: PathBuf,
     trouble: Arc<Mutex<Option<String>>>,
@@ -77,7 +79,7 @@ impl Store {
         // The database's code may panic at a file that is not as it wrote it.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let mut store = Self {
-                database: Some(open()?),
+                database: Some(Contained::new(open()?)),
                 open: Box::new(open),
                 path: named.clone(),
                 trouble: Arc::default(),
@@ -267,9 +269,9 @@ impl Store {
 
     fn database(&mut self) -> Result<&Database, StoreError> {
         if self.database.is_none() {
-            self.database = Some((self.open)()?);
+            self.database = Some(Contained::new((self.open)()?));
         }
-        self.database.as_ref().ok_or(StoreError::Database(redb::Error::PreviousIo))
+        self.database.as_deref().ok_or(StoreError::Database(redb::Error::PreviousIo))
     }
 
     /// All of a change with what the bounds ask for, or nothing of it.
@@ -291,14 +293,14 @@ impl Store {
         change: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let (max_entries, max_bytes) = (self.max_entries, self.max_bytes);
-        let transaction = self.database()?.begin_write()?;
+        let transaction = Contained::new(self.database()?.begin_write()?);
         let result = {
             let mut tables = Tables::open(&transaction)?;
             let result = change(&mut tables)?;
             tables.trim(max_entries, max_bytes)?;
             result
         };
-        transaction.commit()?;
+        transaction.into_inner().commit()?;
         Ok(result)
     }
 }

@@ -2,7 +2,7 @@
 
 use redb::{ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
-use super::error::StoreError;
+use super::{contained::Contained, error::StoreError};
 use crate::records::job::JobId;
 
 /// JSON of an [`Entry`](crate::history::entry::Entry).
@@ -26,16 +26,18 @@ pub(super) const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::n
 const NEXT_ID: &str = "next_id";
 pub(super) const BYTES: &str = "bytes";
 
+type Table<'a, K, V> = Contained<redb::Table<'a, K, V>>;
+
 /// All tables within one change.
 pub(super) struct Tables<'a> {
-    pub entries: redb::Table<'a, u64, &'static [u8]>,
-    pub pictures: redb::Table<'a, u64, &'static [u8]>,
-    pub thumbnails: redb::Table<'a, u64, &'static [u8]>,
-    pub jobs: redb::Table<'a, u64, &'static [u8]>,
-    pub sources: redb::Table<'a, u128, &'static [u8]>,
-    numbered_sources: redb::Table<'a, u64, &'static [u8]>,
-    pub settings: redb::Table<'a, &'static str, &'static [u8]>,
-    numbers: redb::Table<'a, &'static str, u64>,
+    pub entries: Table<'a, u64, &'static [u8]>,
+    pub pictures: Table<'a, u64, &'static [u8]>,
+    pub thumbnails: Table<'a, u64, &'static [u8]>,
+    pub jobs: Table<'a, u64, &'static [u8]>,
+    pub sources: Table<'a, u128, &'static [u8]>,
+    numbered_sources: Table<'a, u64, &'static [u8]>,
+    pub settings: Table<'a, &'static str, &'static [u8]>,
+    numbers: Table<'a, &'static str, u64>,
 }
 
 impl<'a> Tables<'a> {
@@ -46,14 +48,14 @@ impl<'a> Tables<'a> {
     /// [`StoreError`] if the database fails.
     pub fn open(transaction: &'a WriteTransaction) -> Result<Self, StoreError> {
         Ok(Self {
-            entries: transaction.open_table(ENTRIES)?,
-            pictures: transaction.open_table(PICTURES)?,
-            thumbnails: transaction.open_table(THUMBNAILS)?,
-            jobs: transaction.open_table(JOBS)?,
-            sources: transaction.open_table(SOURCES)?,
-            numbered_sources: transaction.open_table(NUMBERED_SOURCES)?,
-            settings: transaction.open_table(SETTINGS)?,
-            numbers: transaction.open_table(NUMBERS)?,
+            entries: Contained::new(transaction.open_table(ENTRIES)?),
+            pictures: Contained::new(transaction.open_table(PICTURES)?),
+            thumbnails: Contained::new(transaction.open_table(THUMBNAILS)?),
+            jobs: Contained::new(transaction.open_table(JOBS)?),
+            sources: Contained::new(transaction.open_table(SOURCES)?),
+            numbered_sources: Contained::new(transaction.open_table(NUMBERED_SOURCES)?),
+            settings: Contained::new(transaction.open_table(SETTINGS)?),
+            numbers: Contained::new(transaction.open_table(NUMBERS)?),
         })
     }
 

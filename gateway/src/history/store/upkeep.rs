@@ -26,9 +26,7 @@ impl Store {
         let cause = panic_message(&*panic);
         tracing::error!(cause, "the history's file is damaged; stop the gateway and move it away");
         *self.trouble.lock() = Some("the file of the gateway's history is damaged".to_owned());
-        let database = self.database.take();
-        // Closing it may find the same.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        self.database = None;
     }
 
     /// Gives the space of removed pictures back to the disk, where that is much and little is left to
