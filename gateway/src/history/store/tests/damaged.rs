@@ -79,8 +79,9 @@ fn a_file_that_was_cut_flipped_or_grown_is_opened_or_refused_with_advice() {
     let folder = tempfile::tempdir().expect("a folder");
     drop(filled(folder.path()));
     let whole = fs::read(folder.path().join(FILE)).expect("reads");
-    let config = ProptestConfig { cases: 64, ..damage::config() };
-    let mut runner = TestRunner::new(config);
+    let config = damage::config();
+    // Each opens a database, some of them twice.
+    let mut runner = TestRunner::new(ProptestConfig { cases: config.cases / 4, ..config });
     let harmed =
         runner.run(&(damage::damaged(vec![whole.clone()]), any::<bool>()), |(file, runs)| {
             let folder = tempfile::tempdir().expect("a folder");
