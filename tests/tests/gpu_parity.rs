@@ -26,7 +26,7 @@ const PLAYED: [Emulation; 4] = [
     Emulation::NONE,
     Emulation::of(Capability::AMPERE),
     Emulation { capability: Some(Capability::new(8, 6)), cudnn: false },
-    // Without bf16: everything is composed, in f32.
+    // Without bf16: f16 weights, and all but products is composed, in f32.
     Emulation::of(Capability::TURING),
 ];
 
@@ -142,15 +142,39 @@ fn forwards_are_no_rougher_than_diffusers_bf16() {
 }
 
 #[test]
+fn forwards_in_f16_are_no_rougher_than_in_bf16() {
+    let goldens = Goldens::open("dit.safetensors");
+    let device = played(Emulation::of(Capability::TURING), || cuda_device(0).expect("a GPU"));
+    let transformer = Goldens::tiny().join("transformer");
+    for asked in [None, Some(Wire::F16)] {
+        let dit = load_dit(&transformer, &device, asked).expect("tiny transformer");
+        for key in (0..7).map(|k| k.to_string()) {
+            let expected = goldens.values(&format!("out_{key}"));
+            let out = Items::new(&goldens, std::slice::from_ref(&key)).forward(&dit);
+            let error = relative_error(&out[0], &expected);
+            let bf16 = relative_error(&goldens.values(&format!("out_bf16_{key}")), &expected);
+            println!("forward {key}: f16 {error:.1e}, diffusers' bf16 {bf16:.1e}");
+            assert!(error <= bf16 / 2.0, "f16 {error}, diffusers' bf16 {bf16}");
+        }
+    }
+}
+
+#[test]
 fn hidden_states_match() {
+    hidden_states(Emulation::NONE, Wire::Bf16, 3e-2);
+    hidden_states(Emulation::of(Capability::TURING), Wire::F16, 4e-3);
+}
+
+fn hidden_states(emulation: Emulation, dtype: Wire, bound: f64) {
     let goldens = Goldens::open("encoder.safetensors");
     let options = EncoderOptions {
         model_path: Goldens::tiny(),
         device: DeviceChoice::Cuda(0),
-        dtype: Some(Wire::Bf16),
+        dtype: Some(dtype),
         ..Default::default()
     };
-    let mut encoder = llm_dit_qwen3::load_encoder(&options).expect("tiny text encoder");
+    let mut encoder =
+        played(emulation, || llm_dit_qwen3::load_encoder(&options).expect("tiny text encoder"));
     let layers = encoder.info().layers;
     for tokens in [1, 31, 32, 33, 100] {
         let ids = goldens.ids(&format!("ids_{tokens}"));
@@ -161,8 +185,8 @@ fn hidden_states_match() {
             let job = EncodeJob { token_ids: ids.clone(), hidden_layer, dtype: Wire::F32 };
             let made = encoder.encode(&job).expect("hidden states").to_f32();
             let error = relative_error(&made, &expected);
-            println!("{tokens} tokens, hidden {name}: bf16 {error:.1e}");
-            assert!(error <= 3e-2, "{tokens} tokens, hidden {name}: {error}");
+            println!("{tokens} tokens, hidden {name}: {dtype:?} {error:.1e}");
+            assert!(error <= bound, "{tokens} tokens, hidden {name}: {error}");
         }
     }
 }

@@ -123,7 +123,8 @@ impl Bench {
         self.time("residual, gate, norm, norm", 4.0 * giga, "GB/s", || {
             residual_gate_norm_next(&x, &y, &weight, Some(&scale), &next, &[tokens], 1e-5)
         })?;
-        let attention = Attention { heads: 30, kv_heads: 30, head_dim: 128, mask: Mask::Full };
+        let attention =
+            Attention { heads: 30, kv_heads: 30, head_dim: 128, mask: Mask::Full, half: false };
         let head = self.random(&[128])?;
         let norm = QkNorm {
             q_weight: head.clone(),
@@ -145,11 +146,13 @@ impl Bench {
                 attention.forward(&qkv, &seq_lens)
             })?;
         }
-        let causal = Attention { heads: 32, kv_heads: 8, head_dim: 128, mask: Mask::Causal };
+        let causal =
+            Attention { heads: 32, kv_heads: 8, head_dim: 128, mask: Mask::Causal, half: false };
         let qkv = self.random(&[512, 48 * 128])?;
         let tera = 2.0 * (512 * 512 * 4096) as f64 / 1e12;
         self.time("attention 512, causal", tera, "TFLOP/s", || causal.forward(&qkv, &[512]))?;
-        let wide = Attention { heads: 1, kv_heads: 1, head_dim: 512, mask: Mask::Full };
+        let wide =
+            Attention { heads: 1, kv_heads: 1, head_dim: 512, mask: Mask::Full, half: false };
         let qkv = self.random(&[128 * 128, 3 * 512])?;
         let tera = 4.0 * (128f64).powi(4) * 512.0 / 1e12;
         self.time("attention 16384, 512 wide", tera, "TFLOP/s", || wide.forward(&qkv, &[128 * 128]))
@@ -170,7 +173,8 @@ impl Bench {
             let w1_w3 = GatedLinear::new((self.random(&[2 * ffn, dim])? * 0.02)?)?;
             let (weight, scale) = (self.random(&[dim])?, self.random(&[1, dim])?);
             let next = NextNorm { weight: &weight, scale: Some(&scale) };
-            let attention = Attention { heads: 30, kv_heads: 30, head_dim: 128, mask: Mask::Full };
+            let attention =
+                Attention { heads: 30, kv_heads: 30, head_dim: 128, mask: Mask::Full, half: false };
             let head = self.random(&[128])?;
             let norm = QkNorm {
                 q_weight: head.clone(),

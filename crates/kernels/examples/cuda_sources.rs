@@ -6,8 +6,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 use llm_dit_device::Capability;
 use llm_dit_kernels::cuda_source::Source;
 
-/// Compute capabilities of the cards that are supported, from A100 to RTX 50.
-const TARGETS: [Capability; 6] = [
+/// Compute capabilities of the cards that are supported, from RTX 20 to RTX 50.
+const TARGETS: [Capability; 7] = [
+    Capability::TURING,
     Capability::AMPERE,
     Capability::new(8, 6),
     Capability::new(8, 9),

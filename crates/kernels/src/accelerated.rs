@@ -22,19 +22,6 @@ pub(crate) trait DeviceKernels {
     /// See [`crate::GatedLinear::forward`]; `weight` has its rows in turns.
     fn gated_linear(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor>;
 
-    /// Whether [`Self::expand`] knows rows of this format and width.
-    fn expands(&self, format: Format, columns: usize) -> bool;
-
-    /// Expands packed rows into those of `out` from row `first` on; with `turn`, to where they are
-    /// when the first half of `out`'s rows and the second take turns.
-    fn expand(
-        &self,
-        rows: &PackedRows,
-        first: usize,
-        turn: Option<usize>,
-        out: &Tensor,
-    ) -> Result<()>;
-
     /// See [`Attention::forward`].
     fn attention(
         &self,
@@ -100,6 +87,32 @@ pub(crate) trait DeviceKernels {
     fn conv2d(&self, weight: &Tensor, bias: &Tensor, stride: usize) -> Result<Arc<dyn ConvKernel>>;
 }
 
+/// The kernels of one device that expand packed weights to one type.
+pub(crate) trait PackedKernels {
+    /// Whether [`Self::expand`] knows rows of this format and width.
+    fn expands(&self, format: Format, columns: usize) -> bool;
+
+    /// Expands packed rows into those of `out` from row `first` on; with `turn`, to where they are
+    /// when the first half of `out`'s rows and the second take turns.
+    fn expand(
+        &self,
+        rows: &PackedRows,
+        first: usize,
+        turn: Option<usize>,
+        out: &Tensor,
+    ) -> Result<()>;
+}
+
+/// The kernels of one device for products of f16 values with f32 sums and f32 results.
+pub(crate) trait HalfKernels {
+    /// `x * factor` in f16, from f32. What is beyond the range becomes the largest value; NaN stays.
+    fn narrow(&self, x: &Tensor, factor: f32) -> Result<Tensor>;
+
+    /// `factor * a b^T`: `(batch, rows, depth)` and `(batch, columns, depth)` in f16 to
+    /// `(batch, rows, columns)` in f32.
+    fn product(&self, a: &Tensor, b: &Tensor, factor: f32) -> Result<Tensor>;
+}
+
 /// A convolution that was laid out for a device.
 pub(crate) trait ConvKernel: fmt::Debug + Send + Sync {
     /// See [`crate::Conv2d::forward`].
@@ -118,5 +131,25 @@ pub(crate) fn on(device: &Device, dtype: DType) -> Result<Option<Box<dyn DeviceK
         return Ok(Some(Box::new(gpu)));
     }
     let _ = (device, dtype);
+    Ok(None)
+}
+
+/// Kernels that expand packed weights to this type on this device, if there are any.
+pub(crate) fn packed_on(device: &Device, dtype: DType) -> Result<Option<Box<dyn PackedKernels>>> {
+    #[cfg(feature = "cuda")]
+    if let Some(expander) = crate::cuda::Expander::on(device, dtype)? {
+        return Ok(Some(Box::new(expander)));
+    }
+    let _ = (device, dtype);
+    Ok(None)
+}
+
+/// Kernels for f16 products on this device, if there are any.
+pub(crate) fn half_on(device: &Device) -> Result<Option<Box<dyn HalfKernels>>> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = crate::cuda::HalfGpu::on(device)? {
+        return Ok(Some(Box::new(gpu)));
+    }
+    let _ = device;
     Ok(None)
 }

@@ -21,6 +21,9 @@ pub struct Attention {
     pub kv_heads: usize,
     pub head_dim: usize,
     pub mask: Mask,
+    /// Whether the two products of f32 tensors may be of f16 values, where the device's tensor cores
+    /// have no wider ones. Sums and softmax are f32 in any case.
+    pub half: bool,
 }
 
 impl Attention {

@@ -1,9 +1,14 @@
 //! Every operation from candle's own operators: what runs on devices without kernels of ours, and
 //! what the CPU kernels are tested against. Norms and softmax compute in f32 whatever the type.
 
+use std::ops::Range;
+
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use crate::{Attention, Conv2d, ConvInput, GroupNorm, Mask, Pairing, QkNorm, Rope};
+use crate::{Attention, Conv2d, ConvInput, GroupNorm, Mask, Pairing, QkNorm, Rope, accelerated};
+
+/// Scores that attention keeps at a time: 256 MiB in f32.
+pub const MOST_SCORES: usize = 1 << 26;
 
 /// Queries and keys normed and rotated; see [`QkNorm::forward`].
 ///
@@ -41,16 +46,39 @@ pub fn qk_norm_rope(
     Tensor::cat(&[&q, &k, &v], 1)
 }
 
-/// See [`Attention::forward`].
+/// See [`Attention::forward`]. A stretch of queries at a time, so that at most [`MOST_SCORES`] scores
+/// are in memory, or those of one query of each head.
 ///
 /// # Errors
 ///
 /// Fails if the shapes do not fit, or if the device fails.
 pub fn attention(attention: &Attention, qkv: &Tensor, seq_lens: &[usize]) -> Result<Tensor> {
-    let Attention { heads, kv_heads, head_dim, mask } = *attention;
+    attention_within(attention, qkv, seq_lens, MOST_SCORES)
+}
+
+/// [`attention`] with another bound for the scores.
+///
+/// # Errors
+///
+/// As [`attention`].
+#[doc(hidden)]
+pub fn attention_within(
+    attention: &Attention,
+    qkv: &Tensor,
+    seq_lens: &[usize],
+    most_scores: usize,
+) -> Result<Tensor> {
+    let Attention { heads, kv_heads, head_dim, mask, half } = *attention;
+    let half = if half { accelerated::half_on(qkv.device())? } else { None };
+    // `a b^T`.
+    let product = |a: &Tensor, b: &Tensor| match &half {
+        Some(kernels) => kernels.product(&kernels.narrow(a, 1.0)?, &kernels.narrow(b, 1.0)?, 1.0),
+        None => a.matmul(&b.t()?),
+    };
+    let scale = 1.0 / (head_dim as f64).sqrt();
     let mut start = 0;
     let mut outputs = Vec::with_capacity(seq_lens.len());
-    for &len in seq_lens {
+    for &len in seq_lens.iter().filter(|len| **len > 0) {
         let qkv = qkv.narrow(0, start, len)?;
         start += len;
         let part = |first: usize, count: usize| {
@@ -66,13 +94,20 @@ pub fn attention(attention: &Attention, qkv: &Tensor, seq_lens: &[usize]) -> Res
         };
         let (q, k, v) =
             (part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
-        let scale = 1.0 / (head_dim as f64).sqrt();
-        let mut scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? * scale)?;
-        if mask == Mask::Causal {
-            scores = scores.broadcast_add(&causal_bias(len, qkv.device())?)?;
+        let v = v.transpose(1, 2)?.contiguous()?;
+        let stretch = (most_scores / (heads * len)).clamp(1, len);
+        for first in (0..len).step_by(stretch) {
+            let count = stretch.min(len - first);
+            let q = q.narrow(1, first, count)?.contiguous()?;
+            let mut scores = (product(&q, &k)?.to_dtype(DType::F32)? * scale)?;
+            if mask == Mask::Causal {
+                let bias = causal_bias(first..first + count, len, qkv.device())?;
+                scores = scores.broadcast_add(&bias)?;
+            }
+            let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(qkv.dtype())?;
+            let attended = product(&weights, &v)?.transpose(0, 1)?;
+            outputs.push(attended.reshape((count, heads * head_dim))?);
         }
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(qkv.dtype())?;
-        outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((len, heads * head_dim))?);
     }
     Tensor::cat(&outputs, 0)
 }
@@ -216,8 +251,11 @@ fn per_row(values: &Tensor, seq_lens: &[usize]) -> Result<Tensor> {
     Tensor::cat(&rows?, 0)
 }
 
-fn causal_bias(len: usize, device: &Device) -> Result<Tensor> {
-    let bias: Vec<f32> =
-        (0..len * len).map(|i| if i % len > i / len { f32::NEG_INFINITY } else { 0.0 }).collect();
-    Tensor::from_vec(bias, (len, len), device)
+/// What is added to the scores of these queries with all keys of their sequence.
+fn causal_bias(queries: Range<usize>, len: usize, device: &Device) -> Result<Tensor> {
+    let count = queries.len();
+    let row =
+        |query: usize| (0..len).map(move |key| if key > query { f32::NEG_INFINITY } else { 0.0 });
+    let bias: Vec<f32> = queries.flat_map(row).collect();
+    Tensor::from_vec(bias, (count, len), device)
 }

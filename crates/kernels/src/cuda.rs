@@ -1,4 +1,5 @@
-//! Kernels for NVIDIA GPUs: bf16 tensors, f32 sums, compute capability 8.0 and newer.
+//! Kernels for NVIDIA GPUs: bf16 tensors, f32 sums, compute capability 8.0 and newer. For GPUs of 7.5,
+//! products of f16 weights.
 //!
 //! Each function returns `None` for shapes that it has no kernel for; the operation is then composed
 //! from candle's operators. [`choice`] decides by compute capability: products, and convolutions as
@@ -7,11 +8,13 @@
 #![expect(unsafe_code, reason = "calls into the CUDA driver, NVRTC, cuBLAS and cuDNN")]
 
 mod attention;
+mod blas;
 mod conv;
 mod cudnn;
 mod expand;
 mod function;
 mod group_norm;
+mod half_products;
 mod kernels;
 mod matmul;
 mod rows;
@@ -24,6 +27,7 @@ use cudarc::driver::{CudaStream, sys::CUdevice_attribute};
 use llm_dit_device::{Capability, driver_error, played};
 use parking_lot::Mutex;
 
+pub(crate) use self::{expand::Expander, half_products::HalfGpu};
 use crate::{cuda_choice as choice, cuda_source as source};
 
 /// A GPU that the kernels run on.
@@ -68,6 +72,11 @@ impl Gpu {
         if dtype != DType::BF16 {
             return Ok(None);
         }
+        Ok(Self::open(device)?.filter(|gpu| gpu.kernels.bf16))
+    }
+
+    /// A device, if it is a GPU that is supported.
+    fn open(device: &Device) -> Result<Option<Self>> {
         let Device::Cuda(device) = device else { return Ok(None) };
         let stream = device.cuda_stream();
         let properties = Properties::of(&stream)?;

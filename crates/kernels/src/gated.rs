@@ -23,7 +23,7 @@ impl GatedLinear {
         let (both, _) = weight.dims()?;
         // What is added to the product is added before the activation.
         if !matches!(weight, Matrix::Sided { .. })
-            && let Some(kernels) = accelerated::on(weight.device(), weight.compute_dtype())?
+            && let Some(kernels) = accelerated::on(weight.device(), weight.dtype())?
         {
             let turn = kernels.gate_turn();
             if both.is_multiple_of(2 * turn) {
@@ -46,7 +46,7 @@ impl GatedLinear {
         }
     }
 
-    /// `(rows, in)` to `(rows, out)`, in the weight's type on its device.
+    /// `(rows, in)` to `(rows, out)`, on the weight's device in its type, or in f32 where that is f16.
     ///
     /// # Errors
     ///

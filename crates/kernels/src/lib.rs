@@ -5,7 +5,8 @@
 //! are widened, computed in f32 and rounded once), or is composed from candle's own operators in
 //! [`composed`], which is also what the kernels are tested against.
 //!
-//! Operands are on one device, and results are there in the operands' type. Sequences of unequal
+//! Operands are on one device, and results are there in the operands' type. Weights may be f16 beside
+//! f32 activations; see `half.rs`. Sequences of unequal
 //! length are packed one after the other into `(tokens, width)`; `seq_lens` are their lengths and add
 //! up to `tokens`. No padding and no masks.
 
@@ -21,6 +22,7 @@ pub mod cuda_choice;
 #[path = "cuda/source.rs"]
 pub mod cuda_source;
 mod gated;
+mod half;
 mod host;
 mod linear;
 mod matrix;

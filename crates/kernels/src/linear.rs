@@ -14,7 +14,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `weight`: `(out, in)`; `bias`: `(out)`, in the weight's type and on its device.
+    /// `weight`: `(out, in)`; `bias`: `(out)`, in the activations' type and on the weight's device.
     pub fn new(weight: impl Into<Matrix>, bias: Option<Tensor>) -> Self {
         Self { weight: weight.into(), bias }
     }
@@ -25,8 +25,8 @@ impl Linear {
         Self { weight: self.weight.without_side(), bias: self.bias.clone() }
     }
 
-    /// `(rows, in)` to `(rows, out)`, in the weight's type on its device. On the CPU other types than
-    /// f32 are widened, and the result is rounded once.
+    /// `(rows, in)` to `(rows, out)`, on the weight's device in its type, or in f32 where that is f16. On
+    /// the CPU other types than f32 are widened, and the result is rounded once.
     ///
     /// # Errors
     ///

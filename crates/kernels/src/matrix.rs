@@ -54,7 +54,8 @@ impl Matrix {
         }
     }
 
-    /// `x W^T`: `(rows, in)` to `(rows, out)`, both in [`Self::compute_dtype`] on the matrix's device.
+    /// `x W^T`: `(rows, in)` to `(rows, out)`, both on the matrix's device in [`Self::dtype`], or in f32
+    /// where that is f16.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl Matrix {
     }
 
     /// The rows with these indices, `(ids)` of type u32, as an embedding table is read: `(ids, in)` in
-    /// [`Self::compute_dtype`].
+    /// [`Self::dtype`].
     ///
     /// # Errors
     ///
@@ -90,7 +91,8 @@ impl Matrix {
                 self.stored_rows(&ids.into_iter().map(|id| id as usize).collect::<Vec<_>>())
             }
             Self::Sided { base, side } => {
-                base.select_rows(ids)? + side.values(&side.up.index_select(ids, 0)?)?
+                let side = side.values(&side.up.index_select(ids, 0)?)?;
+                base.select_rows(ids)?.to_dtype(side.dtype())? + side
             }
         }
     }
@@ -102,7 +104,7 @@ impl Matrix {
         values.to_dtype(*dtype)?.to_device(device)
     }
 
-    /// These rows as values, `(rows, in)` in [`Self::compute_dtype`]. Of a dense matrix it is a view; of
+    /// These rows as values, `(rows, in)` in [`Self::dtype`]. Of a dense matrix it is a view; of
     /// one with something added to its products, the sum.
     ///
     /// # Errors
@@ -115,7 +117,8 @@ impl Matrix {
             Self::Stored { .. } => self.stored_rows(&rows.collect::<Vec<_>>()),
             Self::Sided { base, side } => {
                 let up = side.up.narrow(0, rows.start, rows.len())?;
-                base.dequantize(rows)? + side.values(&up)?
+                let side = side.values(&up)?;
+                base.dequantize(rows)?.to_dtype(side.dtype())? + side
             }
         }
     }
@@ -150,13 +153,13 @@ impl Matrix {
         }
     }
 
-    /// What [`Self::forward`] takes and gives.
-    pub fn compute_dtype(&self) -> DType {
+    /// The type of its values when they are multiplied.
+    pub fn dtype(&self) -> DType {
         match self {
             Self::Dense(values) => values.dtype(),
             Self::Packed(packed) => packed.dtype(),
             Self::Stored { dtype, .. } => *dtype,
-            Self::Sided { base, .. } => base.compute_dtype(),
+            Self::Sided { base, .. } => base.dtype(),
         }
     }
 
@@ -193,7 +196,7 @@ mod tests {
     #[test]
     fn rows_are_read_by_range_and_by_index() -> Result<()> {
         let matrix = matrix(4, 2)?;
-        assert_eq!((matrix.dims()?, matrix.compute_dtype()), ((4, 2), DType::F32));
+        assert_eq!((matrix.dims()?, matrix.dtype()), ((4, 2), DType::F32));
         assert_eq!(firsts(&matrix.dequantize(1..3)?)?, [2.0, 4.0]);
         assert!(matrix.dequantize(3..5).is_err());
         let ids = Tensor::new(&[3u32, 0, 3], &Device::Cpu)?;

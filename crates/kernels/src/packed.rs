@@ -65,7 +65,7 @@ impl Packed {
         if device.is_cpu() {
             return Ok(matches!(dtype, DType::F32 | DType::BF16 | DType::F16));
         }
-        let kernels = accelerated::on(device, dtype)?;
+        let kernels = accelerated::packed_on(device, dtype)?;
         Ok(kernels.is_some_and(|kernels| kernels.expands(format, columns)))
     }
 
@@ -181,7 +181,7 @@ fn expand(parts: &[PackedRows], turn: Option<usize>, out: &Tensor) -> Result<()>
     if host::is_cpu(out) {
         return expand::on_host(parts, out.dim(1)?, turn, out);
     }
-    let Some(kernels) = accelerated::of(out)? else {
+    let Some(kernels) = accelerated::packed_on(out.device(), out.dtype())? else {
         bail!("no kernels on this device expand packed weights");
     };
     let mut first = 0;

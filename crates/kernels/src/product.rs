@@ -1,14 +1,16 @@
 //! Matrix products with a weight that is expanded.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::{
     accelerated,
     cpu::gemm::{MatMut, MatRef, multiply_parallel},
+    half,
     host::{self, Host},
 };
 
-/// `x weight^T + bias`: `(rows, in)`, `(out, in)` and `(out)` to `(rows, out)`.
+/// `x weight^T + bias`: `(rows, in)`, `(out, in)` and `(out)` to `(rows, out)`, in the type of `x`. The
+/// weight has that type too, or is f16 where the others are f32.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let ((_, width), (outs, ins)) = (x.dims2()?, weight.dims2()?);
     if width != ins {
@@ -19,7 +21,13 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     {
         return Ok(out);
     }
-    let product = if host::is_cpu(x) { on_cpu(x, weight)? } else { x.matmul(&weight.t()?)? };
+    let product = if host::is_cpu(x) {
+        on_cpu(x, weight)?
+    } else if (x.dtype(), weight.dtype()) == (DType::F32, DType::F16) {
+        half::product(x, weight)?
+    } else {
+        x.matmul(&weight.t()?)?
+    };
     match bias {
         Some(bias) => product.broadcast_add(bias),
         None => Ok(product),

@@ -54,12 +54,17 @@ fn attention_of_packed_sequences() -> Result<()> {
     let seq_lens = [1, 70, 33];
     let rows = seq_lens.iter().sum();
     for (heads, kv_heads, mask) in [(3, 3, Mask::Full), (4, 2, Mask::Causal), (1, 1, Mask::Full)] {
-        let attention = Attention { heads, kv_heads, head_dim: 10, mask };
+        let attention = Attention { heads, kv_heads, head_dim: 10, mask, half: false };
         let qkv = values(&[rows, (heads + 2 * kv_heads) * 10], 5);
         assert_close(
             &attention.forward(&qkv, &seq_lens)?,
             &composed::attention(&attention, &qkv, &seq_lens)?,
         )?;
+        let whole = composed::attention(&attention, &qkv, &seq_lens)?;
+        for most_scores in [1, 200, 900] {
+            let stretches = composed::attention_within(&attention, &qkv, &seq_lens, most_scores)?;
+            assert_close(&stretches, &whole)?;
+        }
         for pairing in [Pairing::Interleaved, Pairing::Halves] {
             let rope = Rope { cos: values(&[rows, 5], 6), sin: values(&[rows, 5], 7) };
             let (q_weight, k_weight) = (values(&[10], 8), values(&[10], 9));

@@ -232,7 +232,7 @@ fn rotations() -> Result<()> {
         [(37, 3, 3, 64), (70, 4, 2, 128), (5, 6, 6, 32), (9, 2, 1, 48), (3, 2, 2, 10)]
     {
         for pairing in [Pairing::Interleaved, Pairing::Halves] {
-            let attention = Attention { heads, kv_heads, head_dim, mask: Mask::Full };
+            let attention = Attention { heads, kv_heads, head_dim, mask: Mask::Full, half: false };
             let qkv = draw.normal(&[tokens, (heads + 2 * kv_heads) * head_dim]);
             let (q, k) = (draw.tensor(&[head_dim], 1.0, 0.3), draw.tensor(&[head_dim], 1.0, 0.3));
             let angles = (draw.normal(&[tokens, head_dim / 2]) * 3.0)?;
@@ -275,7 +275,7 @@ fn attention_of_packed_sequences_of_one() -> Result<()> {
         (vec![257], 2, 2, 16, Mask::Full),
     ] {
         let rows = seq_lens.iter().sum();
-        let attention = Attention { heads, kv_heads, head_dim, mask };
+        let attention = Attention { heads, kv_heads, head_dim, mask, half: false };
         let qkv = draw.normal(&[rows, (heads + 2 * kv_heads) * head_dim]);
         let on_gpu = attention.forward(&gpu(&qkv), &seq_lens)?;
         let on_cpu = attention.forward(&qkv, &seq_lens)?;
@@ -344,6 +344,56 @@ fn other_types_are_composed() -> Result<()> {
     Ok(())
 }
 
+/// What Turing's tensor cores have: f16 weights beside f32 activations, which may exceed f16's range.
+#[test]
+fn products_with_f16_weights() -> Result<()> {
+    emulate(Emulation::of(Capability::TURING));
+    let turing = cuda_device(0);
+    emulate(Emulation::NONE);
+    let mut draw = Draw::new(9);
+    for device in [turing?, GPUS[0].1.clone()] {
+        let on = |x: &Tensor, dtype| x.to_dtype(dtype)?.to_device(&device);
+        for (rows, ins, outs) in [(1, 64, 96), (97, 73, 41), (333, 520, 1000), (1100, 3, 7)] {
+            let (w, bias) = (draw.normal(&[outs, ins]), draw.normal(&[outs]));
+            let linear = Linear::new(on(&w, DType::F16)?, Some(on(&bias, DType::F32)?));
+            for scale in [1.0, 1e-3, 7e5] {
+                let x = (draw.normal(&[rows, ins]) * scale)?;
+                let on_gpu = linear.forward(&on(&x, DType::F32)?)?;
+                assert_eq!(on_gpu.dtype(), DType::F32);
+                let on_cpu = Linear::new(w.clone(), Some(bias.clone())).forward(&x)?;
+                assert_close(
+                    &format!("{rows} x {ins} x {outs} at {scale}"),
+                    &on_gpu,
+                    &on_cpu,
+                    1e-3,
+                );
+            }
+        }
+        let large = Tensor::new(&[[1e9f32, -1e9]], &device)?;
+        let unit = on(&Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?, DType::F16)?;
+        let values = Linear::new(unit.clone(), None).forward(&large)?.to_vec2::<f32>()?;
+        assert_eq!(values, [[64.0 * 65504.0, -64.0 * 65504.0]], "the largest, not infinity");
+        let missing = Tensor::new(&[[f32::NAN, 1.0]], &device)?;
+        let values = Linear::new(unit, None).forward(&missing)?.to_vec2::<f32>()?;
+        assert!(values[0][0].is_nan(), "NaN is seen");
+
+        for (seq_lens, heads, kv_heads, head_dim, mask) in [
+            (vec![70], 3, 3, 128, Mask::Full),
+            (vec![1, 70, 33], 6, 6, 32, Mask::Full),
+            (vec![300, 5], 4, 2, 128, Mask::Causal),
+            (vec![40], 2, 1, 10, Mask::Causal),
+        ] {
+            let rows = seq_lens.iter().sum();
+            let attention = Attention { heads, kv_heads, head_dim, mask, half: true };
+            let qkv = draw.normal(&[rows, (heads + 2 * kv_heads) * head_dim]);
+            let on_gpu = attention.forward(&on(&qkv, DType::F32)?, &seq_lens)?;
+            let on_cpu = attention.forward(&qkv, &seq_lens)?;
+            assert_close(&format!("{attention:?} {seq_lens:?}"), &on_gpu, &on_cpu, 1e-3);
+        }
+    }
+    Ok(())
+}
+
 /// Any bytes at all, in every format.
 #[test]
 fn packed_weights() -> Result<()> {
@@ -371,6 +421,14 @@ fn packed_weights() -> Result<()> {
         let found = bits(&dequantize(&device, columns, DType::BF16)?)?;
         let odd = found.iter().zip(&expected).position(|(a, b)| a != b);
         assert_eq!(odd, None, "{}, seed {}", format.name(), *SEED);
+        assert!(Packed::runs_on(&played_gpu(), DType::F16, format, columns)?, "{}", format.name());
+        let half = |parts: &[PackedRows]| {
+            let values = dequantize(parts, columns, DType::F16)?.to_device(&Device::Cpu)?;
+            let values = values.flatten_all()?.to_vec1::<half::f16>()?;
+            let bits = |x: half::f16| if x.is_nan() { NAN } else { x.to_bits() };
+            Ok::<_, candle_core::Error>(values.into_iter().map(bits).collect::<Vec<_>>())
+        };
+        assert_eq!(half(&device)?, half(&host)?, "{} to f16, seed {}", format.name(), *SEED);
 
         // The scratch is used again, and halves take turns in it.
         let scratch = Arc::<Scratch>::default();

@@ -1,5 +1,6 @@
 //! `text_encoder/config.json`, or the shapes of the tensors without one.
 
+use llm_dit_kernels::composed::MOST_SCORES;
 use llm_dit_weights::{
     Kind, Library, LoadError, PartConfig, Rule, Schema, Weights,
     metadata::{Metadata, Value},
@@ -57,6 +58,7 @@ impl Config {
         let (hidden, inner) = (self.hidden_size as u64, self.intermediate_size as u64);
         let values = TOKENS * (8 * hidden + 3 * inner);
         let scores = self.num_attention_heads as u64 * TOKENS * TOKENS;
+        let scores = scores.min(MOST_SCORES as u64);
         // Norms are computed in f32.
         values * value_bytes as u64 + TOKENS * hidden * 8 + scores * (8 + value_bytes as u64)
     }

@@ -20,8 +20,8 @@ use llm_dit_engine::{
 use llm_dit_proto::{DType, Tensor};
 use llm_dit_weights::{
     Checkpoint, DeviceChoice, GgufTokenizer, Kind, Library, LoadError, Packing, PartFiles, Parts,
-    Residency, Resident, Rule, Schema, Weights, check_index, compute_dtype, gguf_tokenizer,
-    model_label, part_config, synthetic, wire_dtype,
+    Precision, Residency, Resident, Rule, Schema, Weights, check_index, compute_dtype,
+    gguf_tokenizer, model_label, part_config, synthetic, wire_dtype,
 };
 
 use crate::{config::Config, model::Qwen3, names};
@@ -58,7 +58,8 @@ pub struct EncoderOptions {
     /// Instead of its `text_encoder/`: such a folder, or a file (safetensors or GGUF).
     pub text_encoder_path: Option<PathBuf>,
     pub device: DeviceChoice,
-    /// What to compute in; `None`: f32 on the CPU, bf16 on an accelerator.
+    /// What to compute in; `None`: f32 on the CPU, bf16 on an accelerator, or f16 on a GPU that has no
+    /// bf16. With f16, weights and products are f16, all else f32.
     pub dtype: Option<DType>,
     /// Whether the weights stay on the device, or are there only while it computes.
     pub residency: Residency,
@@ -137,9 +138,9 @@ fn open(options: &EncoderOptions) -> Result<(String, Config, Weights), LoadError
     let (model_path, instead) = (&options.model_path, options.text_encoder_path.as_deref());
     check_index(model_path, &INDEX, |key| key == FOLDER && instead.is_none())?;
     let device = options.device.open()?;
-    let dtype = compute_dtype(options.dtype, &device);
+    let precision = Precision::of_transformer(compute_dtype(options.dtype, &device));
     let part = options.files();
-    let weights = Checkpoint::open(&part, names::naming, &device, dtype, options.packing)?;
+    let weights = Checkpoint::open(&part, names::naming, &device, precision, options.packing)?;
     let config: Config = part_config(&part, &model_path.join(FOLDER), &weights)?;
     Ok((model_label(instead.unwrap_or(model_path)), config, weights))
 }
@@ -184,8 +185,8 @@ pub fn synthetic_encoder(
     options: &EncoderOptions,
 ) -> Result<Box<dyn TextEncoder>, LoadError> {
     let device = options.device.open()?;
-    let dtype = compute_dtype(options.dtype, &device);
-    let weights = synthetic(Path::new(label), &device, dtype);
+    let precision = Precision::of_transformer(compute_dtype(options.dtype, &device));
+    let weights = synthetic(Path::new(label), &device, precision);
     assemble(label.to_owned(), config, weights, options.residency)
 }
 
@@ -200,7 +201,7 @@ fn assemble(
         hidden_size: config.hidden_size,
         layers: config.num_hidden_layers,
         device: device_id(weights.device()).to_string(),
-        dtype: wire_dtype(weights.dtype()),
+        dtype: wire_dtype(weights.precision().matrices),
     };
     let device = weights.device().clone();
     let model = {

@@ -3,7 +3,7 @@
 //! Follows transformers' `Qwen3Model`; module and tensor names mirror the checkpoint. One
 //! sequence at a time, without padding and without a cache, since nothing is ever generated.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use llm_dit_kernels::{
     Attention, GatedLinear, Linear, Mask, Matrix, Pairing, QkNorm, Rope, add_rms_norm, rms_norm,
 };
@@ -15,6 +15,7 @@ use crate::{config::Config, names};
 pub struct Qwen3 {
     config: Config,
     device: Device,
+    dtype: DType,
     embed_tokens: Matrix,
     layers: Vec<Layer>,
     norm: Tensor,
@@ -46,6 +47,7 @@ impl Qwen3 {
         let embeddings = [config.vocab_size, config.hidden_size];
         let model = Self {
             device: weights.device().clone(),
+            dtype: weights.dtype(),
             embed_tokens: weights.table("embed_tokens.weight", &embeddings)?,
             layers,
             norm: weights.get("norm.weight", &[config.hidden_size])?,
@@ -64,7 +66,7 @@ impl Qwen3 {
     /// Fails if the device fails, for example for lack of memory.
     pub fn hidden_states(&self, ids: &[u32], hidden_layer: usize) -> Result<Tensor> {
         let ids = Tensor::new(ids, &self.device)?;
-        let mut x = self.embed_tokens.select_rows(&ids)?;
+        let mut x = self.embed_tokens.select_rows(&ids)?.to_dtype(self.dtype)?;
         let rope = self.rope(x.dim(0)?)?;
         let layers = &self.layers[..hidden_layer];
         // Each layer's sum and the norm after it are one pass over memory.
@@ -122,7 +124,13 @@ impl Layer {
                 eps,
                 pairing: Pairing::Halves,
             },
-            attention: Attention { heads, kv_heads, head_dim: dim, mask: Mask::Causal },
+            attention: Attention {
+                heads,
+                kv_heads,
+                head_dim: dim,
+                mask: Mask::Causal,
+                half: weights.precision().is_half(),
+            },
             o_proj: Linear::new(attn.matrix("o_proj.weight", &[hidden, heads * dim])?, None),
             post_attention_layernorm: weights.get("post_attention_layernorm.weight", &[hidden])?,
             gate_up_proj: GatedLinear::new(mlp.stack_matrix(&[

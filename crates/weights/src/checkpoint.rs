@@ -11,7 +11,7 @@ use llm_dit_kernels::{Matrix, Packed, SideBranch};
 use parking_lot::Mutex;
 
 use crate::{
-    LoadError, Naming, Overlay, Packing, PartFiles,
+    LoadError, Naming, Overlay, Packing, PartFiles, Precision,
     file_source::FileSource,
     loading::Loading,
     metadata::Metadata,
@@ -29,7 +29,7 @@ pub struct Checkpoint {
     taken: Mutex<BTreeMap<String, Vec<usize>>>,
     loading: Mutex<Loading>,
     device: Device,
-    dtype: DType,
+    precision: Precision,
     /// Whether matrices that are smaller as they are stored stay so.
     packed: bool,
     scratch: SharedScratch,
@@ -44,7 +44,7 @@ pub struct Weights {
 }
 
 impl Checkpoint {
-    /// Maps the files. Tensors will be made on `device` in `dtype`; those that are smaller as they are
+    /// Maps the files. Tensors will be made on `device` in these types; those that are smaller as they are
     /// stored stay so where `packing` says it.
     ///
     /// # Errors
@@ -54,11 +54,12 @@ impl Checkpoint {
         part: &PartFiles,
         naming: Naming,
         device: &Device,
-        dtype: DType,
+        precision: impl Into<Precision>,
         packing: Packing,
     ) -> Result<Weights, LoadError> {
+        let precision = precision.into();
         let source = FileSource::open(part, naming)?;
-        let expanded = expanded_bytes(source.entries().values(), dtype);
+        let expanded = source.entries().values().map(|span| expanded_bytes(span, precision)).sum();
         let packed = packing.is_packed(expanded, device);
         if packed {
             tracing::info!(
@@ -67,7 +68,7 @@ impl Checkpoint {
                 "weights stay packed in memory where that is smaller"
             );
         }
-        Ok(Self::with(part.path(), Box::new(source), device, dtype, packed))
+        Ok(Self::with(part.path(), Box::new(source), device, precision, packed))
     }
 
     /// The tensors of a source; `path` is what messages call it.
@@ -75,16 +76,16 @@ impl Checkpoint {
         path: &Path,
         source: Box<dyn TensorSource>,
         device: &Device,
-        dtype: DType,
+        precision: Precision,
     ) -> Weights {
-        Self::with(path, source, device, dtype, false)
+        Self::with(path, source, device, precision, false)
     }
 
     fn with(
         path: &Path,
         source: Box<dyn TensorSource>,
         device: &Device,
-        dtype: DType,
+        precision: Precision,
         packed: bool,
     ) -> Weights {
         let checkpoint = Self {
@@ -93,7 +94,7 @@ impl Checkpoint {
             taken: Mutex::default(),
             loading: Mutex::default(),
             device: device.clone(),
-            dtype,
+            precision,
             packed,
             scratch: SharedScratch::default(),
         };
@@ -101,10 +102,15 @@ impl Checkpoint {
     }
 }
 
-/// What tensors take as values of this type.
-fn expanded_bytes<'a>(spans: impl Iterator<Item = &'a TensorSpan>, dtype: DType) -> u64 {
-    let values = spans.map(|span| span.shape().iter().product::<usize>() as u64);
-    values.sum::<u64>() * dtype.size_in_bytes() as u64
+/// What a tensor takes as values of its type.
+fn expanded_bytes(span: &TensorSpan, precision: Precision) -> u64 {
+    let values = span.shape().iter().product::<usize>();
+    let dtype = if is_matrix(span) { precision.matrices } else { precision.activations };
+    (values * dtype.size_in_bytes()) as u64
+}
+
+fn is_matrix(span: &TensorSpan) -> bool {
+    squeezed(&span.shape()).len() == 2
 }
 
 impl Weights {
@@ -133,7 +139,8 @@ impl Weights {
     ///
     /// See [`Self::get`].
     pub fn stack(&self, parts: &[(&str, &[usize])]) -> Result<Tensor, LoadError> {
-        self.take(parts, |source, parts, target| source.tensor(parts, target))
+        let dtype = self.precision().activations;
+        self.take(parts, dtype, |source, parts, target| source.tensor(parts, target))
     }
 
     /// The tensor `name` as what a layer multiplies with, if it has the shape `[out, in]`.
@@ -153,7 +160,9 @@ impl Weights {
     pub fn stack_matrix(&self, parts: &[(&str, &[usize; 2])]) -> Result<Matrix, LoadError> {
         let wanted: Vec<(&str, &[usize])> =
             parts.iter().map(|(name, shape)| (*name, &shape[..])).collect();
-        let matrix = self.take(&wanted, |source, parts, target| source.matrix(parts, target))?;
+        let dtype = self.precision().matrices;
+        let matrix =
+            self.take(&wanted, dtype, |source, parts, target| source.matrix(parts, target))?;
         Ok(matrix.with_side(self.beside(parts)?))
     }
 
@@ -181,7 +190,8 @@ impl Weights {
     ///
     /// See [`Self::get`].
     pub fn table(&self, name: &str, shape: &[usize; 2]) -> Result<Matrix, LoadError> {
-        self.take(&[(name, shape)], |source, parts, target| source.table(parts, target))
+        let dtype = self.precision().matrices;
+        self.take(&[(name, shape)], dtype, |source, parts, target| source.table(parts, target))
     }
 
     /// Whether [`Self::get`] would find the tensor, without reading it.
@@ -197,15 +207,17 @@ impl Weights {
     fn take<T>(
         &self,
         parts: &[(&str, &[usize])],
+        dtype: DType,
         read: impl FnOnce(&dyn TensorSource, &[Wanted<'_>], &Target<'_>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
-        let Checkpoint { source, device, dtype, loading, packed, scratch, .. } = &*self.checkpoint;
+        let Checkpoint { source, device, loading, packed, scratch, .. } = &*self.checkpoint;
         let parts: Vec<Wanted<'_>> = parts
             .iter()
             .map(|&(name, shape)| Wanted { name: self.pp(name).prefix, shape })
             .collect();
-        let (overlay, dtype) = (&*self.overlay, *dtype);
-        let target = Target { device, dtype, overlay, loading, packed: *packed, scratch };
+        let (overlay, activations) = (&*self.overlay, self.dtype());
+        let target =
+            Target { device, dtype, activations, overlay, loading, packed: *packed, scratch };
         let made = read(&**source, &parts, &target)?;
         let taken = parts.into_iter().map(|part| (part.name, part.shape.to_vec()));
         self.checkpoint.taken.lock().extend(taken);
@@ -260,17 +272,17 @@ impl Weights {
     /// What all tensors of the files take once they are loaded, with matrices that stay packed where
     /// the device can compute with those, and without.
     pub fn bytes_by_form(&self) -> (u64, u64) {
-        let Checkpoint { source, dtype, device, .. } = &*self.checkpoint;
+        let Checkpoint { source, precision, device, .. } = &*self.checkpoint;
         let spans = || source.entries().values();
-        let expanded = |span: &TensorSpan| expanded_bytes(std::iter::once(span), *dtype);
+        let expanded = |span: &TensorSpan| expanded_bytes(span, *precision);
         let runs = |span: &TensorSpan| {
             let Some((format, columns)) = span.packed_format() else { return false };
-            Packed::runs_on(device, *dtype, format, columns).unwrap_or(false)
+            Packed::runs_on(device, precision.matrices, format, columns).unwrap_or(false)
         };
         let (mut kept, mut largest) = (0, 0);
         for span in spans() {
             let (bytes, wide) = (span.len() as u64, expanded(span));
-            if squeezed(&span.shape()).len() == 2 && bytes < wide && runs(span) {
+            if is_matrix(span) && bytes < wide && runs(span) {
                 kept += bytes;
                 largest = largest.max(wide);
             } else {
@@ -278,7 +290,7 @@ impl Weights {
             }
         }
         // What is expanded at a time is of two matrices at most that are as large.
-        let all = expanded_bytes(spans(), *dtype);
+        let all = spans().map(expanded).sum::<u64>();
         (all.min(kept + 2 * largest), all)
     }
 
@@ -319,9 +331,14 @@ impl Weights {
         &self.checkpoint.device
     }
 
-    /// What they become.
+    /// What tensors become that are no matrices: the type of activations.
     pub fn dtype(&self) -> DType {
-        self.checkpoint.dtype
+        self.precision().activations
+    }
+
+    /// What tensors become.
+    pub fn precision(&self) -> Precision {
+        self.checkpoint.precision
     }
 
     /// The folder or file they come from.

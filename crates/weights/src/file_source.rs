@@ -283,7 +283,8 @@ impl FileSource {
     ) -> Result<Option<SideBranch>, LoadError> {
         let changes = parts.iter().map(|(wanted, _)| (&*wanted.name, wanted.shape[0]));
         let changes: Vec<_> = changes.collect();
-        let side = target.overlay.side_branch(&changes, false, target.device, target.dtype)?;
+        let side =
+            target.overlay.side_branch(&changes, false, target.device, target.activations)?;
         for (wanted, span) in parts {
             if target.overlay.may_overflow(&wanted.name, target.dtype)? {
                 // Fails where the sum does.

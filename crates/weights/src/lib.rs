@@ -37,7 +37,7 @@ mod tokenizer;
 pub use checkpoint::{Checkpoint, Weights};
 pub use config::{PartConfig, part_config};
 pub use config_file::{check_index, read_config, read_object};
-pub use dtype::{compute_dtype, wire_dtype};
+pub use dtype::{Precision, compute_dtype, wire_dtype};
 pub use error::LoadError;
 pub use files::PartFiles;
 pub use gguf::GgufTokenizer;

@@ -66,6 +66,8 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Target<'a> {
     pub device: &'a Device,
     pub dtype: DType,
+    /// What these matrices are multiplied with.
+    pub activations: DType,
     pub overlay: &'a Overlay,
     pub loading: &'a Mutex<Loading>,
     /// Whether matrices that are smaller as they are stored stay so.

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    LoadError, Weights,
+    LoadError, Precision, Weights,
     checkpoint::Checkpoint,
     source::{Target, TensorSource, TensorSpan, Wanted, cat},
 };
@@ -28,9 +28,9 @@ struct Synthetic {
 }
 
 /// A checkpoint that holds whatever is asked for, under this label. Tensors are made on `device` in
-/// `dtype`.
-pub fn synthetic(label: &Path, device: &Device, dtype: DType) -> Weights {
-    Checkpoint::of(label, Box::new(Synthetic::default()), device, dtype)
+/// these types.
+pub fn synthetic(label: &Path, device: &Device, precision: impl Into<Precision>) -> Weights {
+    Checkpoint::of(label, Box::new(Synthetic::default()), device, precision.into())
 }
 
 impl TensorSource for Synthetic {

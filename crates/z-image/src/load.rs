@@ -15,8 +15,8 @@ use llm_dit_params::ModelDefaults;
 use llm_dit_proto::DType;
 use llm_dit_weights::{
     Checkpoint, DeviceBudget, DeviceChoice, Kind, Library, LoadError, Packing, PartFiles,
-    Residency, Rule, Schema, Weights, check_index, compute_dtype, model_label, part_config,
-    read_config, read_object, synthetic,
+    Precision, Residency, Rule, Schema, Weights, check_index, compute_dtype, model_label,
+    part_config, read_config, read_object, synthetic,
 };
 use serde_json::Value;
 
@@ -54,7 +54,8 @@ pub struct DiffusionOptions {
     pub device: DeviceChoice,
     /// Where the VAE computes; `None`: where the DiT does.
     pub vae_device: Option<DeviceChoice>,
-    /// What the DiT computes in; `None`: f32 on the CPU, bf16 on an accelerator.
+    /// What the DiT computes in; `None`: f32 on the CPU, bf16 on an accelerator, or f16 on a GPU that
+    /// has no bf16. With f16, weights and products are f16, all else f32.
     pub dtype: Option<DType>,
     /// What the VAE computes in; `None`: bf16 on CUDA, f32 elsewhere. f16 makes black pictures with
     /// some autoencoders: its range is too small for their activations. bf16 has the range of f32.
@@ -148,7 +149,8 @@ pub fn synthetic_model(
     let residency = options.residency;
     let (device, vae_device) = options.open_devices()?;
     let path = Path::new(label);
-    let weights = synthetic(path, &device, compute_dtype(options.dtype, &device));
+    let precision = Precision::of_transformer(compute_dtype(options.dtype, &device));
+    let weights = synthetic(path, &device, precision);
     let vae_weights = synthetic(path, &vae_device, options.vae_compute_dtype(&vae_device));
     Ok(ZImage {
         label: label.to_owned(),
@@ -197,8 +199,8 @@ pub(crate) fn open_dit(
     dtype: Option<DType>,
     packing: Packing,
 ) -> Result<(dit::Config, Weights), LoadError> {
-    let dtype = compute_dtype(dtype, device);
-    let weights = Checkpoint::open(part, dit::names::naming, device, dtype, packing)?;
+    let precision = Precision::of_transformer(compute_dtype(dtype, device));
+    let weights = Checkpoint::open(part, dit::names::naming, device, precision, packing)?;
     Ok((part_config(part, &model.join("transformer"), &weights)?, weights))
 }
 

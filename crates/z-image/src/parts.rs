@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use llm_dit_weights::{LoadError, Overlay, Residency, Resident, Weights};
+use llm_dit_weights::{LoadError, Overlay, Precision, Residency, Resident, Weights};
 
 use crate::{
     dit::{self, Dit},
@@ -78,8 +78,13 @@ impl Transformer {
         &self.device
     }
 
+    /// Of activations.
     pub fn dtype(&self) -> DType {
         self.weights.dtype()
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.weights.precision()
     }
 
     /// Does something with it, and then lets it go if it is not to stay.

@@ -66,7 +66,7 @@ impl ImageGenerator for ZImage {
             vae_scale_factor: scale_factor,
             max_caption_tokens: caption_axis,
             device: device_id(self.dit.device()),
-            dtype: wire_dtype(self.dit.dtype()),
+            dtype: wire_dtype(self.dit.precision().matrices),
             defaults: self.defaults,
             limits: Limits {
                 side_multiple: 2 * scale_factor as u32,

@@ -5,6 +5,7 @@
 
 use candle_core::DType;
 use llm_dit_engine::{image::BatchLimit, plan::Work};
+use llm_dit_kernels::composed::MOST_SCORES;
 
 use crate::{
     dit,
@@ -51,14 +52,14 @@ pub(crate) fn transformer_bytes(
 
 /// The same on a GPU: what is held, gates, ups and their product, and a quarter of that for what the
 /// allocator cannot use. Composed of operators, norms are in f32, and attention has a score for each
-/// pair of tokens.
+/// pair of tokens, up to a number.
 fn on_gpu(config: &dit::Config, cost: Cost, tokens: u64) -> u64 {
     let (dim, ffn) = (config.dim as u64, config.ffn_dim() as u64);
     let values = tokens * (4 * dim + 4 * ffn) * cost.value_bytes;
     match cost.kernels {
         Kernels::Host | Kernels::Fused => values,
         Kernels::Composed => {
-            let scores = config.n_heads as u64 * tokens * tokens;
+            let scores = (config.n_heads as u64 * tokens * tokens).min(MOST_SCORES as u64);
             values + tokens * 4 * dim * F32 + scores * (8 + cost.value_bytes)
         }
     }

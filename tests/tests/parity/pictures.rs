@@ -27,6 +27,17 @@ fn pictures_are_diffusers_pictures() {
     check("pictures/index.json", 26);
 }
 
+/// Weights in f16, beside which activations stay f32.
+#[test]
+fn pictures_with_f16_weights_are_diffusers_pictures() {
+    let (model_path, device) = (repository("models/demo"), DeviceChoice::Cpu);
+    let dtype = Some(llm_dit_proto::DType::F16);
+    let encoder =
+        EncoderOptions { model_path: model_path.clone(), device, dtype, ..Default::default() };
+    let diffusion = DiffusionOptions { model_path, device, dtype, ..Default::default() };
+    check_with(&mut Demo::open(&encoder, &diffusion), "pictures/schedulers.json", 6);
+}
+
 /// `ZImagePipeline` with another scheduler of diffusers in it.
 #[test]
 fn pictures_of_the_other_schedulers_are_diffusers_pictures() {

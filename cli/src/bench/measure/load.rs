@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, fs::File, io::Write as _, path::Path};
 use candle_core::{DType, Device};
 use llm_dit_qwen3 as qwen3;
 use llm_dit_weights::{
-    Checkpoint, LoadError, Naming, Packing, PartConfig, PartFiles, Weights, part_config, synthetic,
+    Checkpoint, LoadError, Naming, Packing, PartConfig, PartFiles, Precision, Weights,
+    compute_dtype, part_config, synthetic,
 };
 use llm_dit_z_image::{dit, vae};
 
@@ -33,7 +34,7 @@ struct Part<C> {
     folder: std::path::PathBuf,
     naming: Naming,
     device: Device,
-    dtype: DType,
+    precision: Precision,
     packing: Packing,
     shape: fn(Shape) -> C,
     load: fn(C, &Weights) -> Result<(), LoadError>,
@@ -53,7 +54,7 @@ pub fn rows(setup: &Setup, plan: &Plan, lines: &mut Lines<'_>) -> Result<(), Cli
         files: encoder.files(),
         folder: encoder.model_path.join("text_encoder"),
         naming: qwen3::names::naming,
-        dtype: llm_dit_weights::compute_dtype(encoder.dtype, &encoder_device),
+        precision: Precision::of_transformer(compute_dtype(encoder.dtype, &encoder_device)),
         device: encoder_device,
         packing: encoder.packing,
         shape: Shape::encoder,
@@ -65,7 +66,7 @@ pub fn rows(setup: &Setup, plan: &Plan, lines: &mut Lines<'_>) -> Result<(), Cli
         folder: diffusion.model_path.join("vae"),
         naming: vae::names::naming,
         device: vae_device.open().map_err(CliError::failed)?,
-        dtype: plan.vae_dtype,
+        precision: plan.vae_dtype.into(),
         packing: Packing::Expanded,
         shape: Shape::vae,
         load: |config, weights| vae::Decoder::load(config, weights).map(drop),
@@ -76,7 +77,7 @@ pub fn rows(setup: &Setup, plan: &Plan, lines: &mut Lines<'_>) -> Result<(), Cli
         folder: diffusion.model_path.join("transformer"),
         naming: dit::names::naming,
         device: plan.device.clone(),
-        dtype: plan.dtype,
+        precision: Precision::of_transformer(plan.dtype),
         packing: diffusion.packing,
         shape: Shape::dit,
         load: |config, weights| dit::Dit::load(config, weights).map(drop),
@@ -106,15 +107,15 @@ impl<C: PartConfig + Clone> Part<C> {
                 Source::Shape(shape) => {
                     let config = (self.shape)(*shape);
                     let path = folder.path().join("weights.safetensors");
-                    sparse(&path, &self.asked(&config)?, stored.unwrap_or(self.dtype))
+                    sparse(&path, &self.asked(&config)?, stored.unwrap_or(self.precision.matrices))
                         .map_err(failed)?;
                     (PartFiles::File(path), Some(config))
                 }
             };
             let mut bytes = 0;
             let times = setup.slow_clock().time(&[&self.device], || {
-                let Self { naming, device, dtype, packing, .. } = self;
-                let weights = Checkpoint::open(&files, *naming, device, *dtype, *packing)?;
+                let Self { naming, device, precision, packing, .. } = self;
+                let weights = Checkpoint::open(&files, *naming, device, *precision, *packing)?;
                 let config = match &config {
                     Some(config) => config.clone(),
                     None => part_config(&files, &self.folder, &weights)?,
@@ -133,7 +134,7 @@ impl<C: PartConfig + Clone> Part<C> {
 
     /// The tensors that the part asks for.
     fn asked(&self, config: &C) -> Result<BTreeMap<String, Vec<usize>>, LoadError> {
-        let weights = synthetic(Path::new(self.name), &self.device, self.dtype);
+        let weights = synthetic(Path::new(self.name), &self.device, self.precision);
         (self.load)(config.clone(), &weights)?;
         Ok(weights.asked())
     }

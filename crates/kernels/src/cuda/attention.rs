@@ -2,15 +2,13 @@
 //! products with a softmax between them.
 
 use candle_core::{Result, Tensor, cuda_backend::cudarc};
-use cudarc::{
-    cublas::{result::gemm_ex, sys as cublas},
-    driver::sys::CUstream,
-};
+use cudarc::driver::sys::CUstream;
 use half::bf16;
-use llm_dit_device::CudaError;
 
 use super::{
-    Gpu, cudnn,
+    Gpu,
+    blas::{Gemm, Operand, Type},
+    cudnn,
     source::Source,
     tensor::{Ends, address, blocks, launch},
 };
@@ -143,12 +141,11 @@ impl Gpu {
             for first in (0..len).step_by(stretch) {
                 let count = stretch.min(len - first);
                 let queries = qkv + (first * row) as u64;
-                // cuBLAS counts columns first, so a product of rows is that of the transposes.
                 self.gemm(
-                    Gemm { m: len, n: count, k: dim, transpose_a: true },
-                    (keys, 3 * dim),
-                    (queries, 3 * dim),
-                    (s, len, cublas::cudaDataType::CUDA_R_32F),
+                    Gemm { m: len, n: count, k: dim, transpose_a: true, factor: 1.0, batch: 1 },
+                    Operand::one(keys, Type::Bf16, 3 * dim),
+                    Operand::one(queries, Type::Bf16, 3 * dim),
+                    Operand::one(s, Type::F32, len),
                 )?;
                 launch!(
                     self,
@@ -159,15 +156,12 @@ impl Gpu {
                     len as i32,
                     1.0 / (dim as f32).sqrt(),
                 )?;
+                let to = out + (first * dim * size_of::<bf16>()) as u64;
                 self.gemm(
-                    Gemm { m: dim, n: count, k: len, transpose_a: false },
-                    (values, 3 * dim),
-                    (p, len),
-                    (
-                        out + (first * dim * size_of::<bf16>()) as u64,
-                        dim,
-                        cublas::cudaDataType::CUDA_R_16BF,
-                    ),
+                    Gemm { m: dim, n: count, k: len, transpose_a: false, factor: 1.0, batch: 1 },
+                    Operand::one(values, Type::Bf16, 3 * dim),
+                    Operand::one(p, Type::Bf16, len),
+                    Operand::one(to, Type::Bf16, dim),
                 )?;
             }
             qkv += (len * row) as u64;
@@ -175,56 +169,4 @@ impl Gpu {
         }
         Ok(())
     }
-
-    /// Column-major, bf16 operands with their leading dimensions, f32 sums.
-    fn gemm(
-        &self,
-        Gemm { m, n, k, transpose_a }: Gemm,
-        a: (u64, usize),
-        b: (u64, usize),
-        c: (u64, usize, cublas::cudaDataType),
-    ) -> Result<()> {
-        let bf16 = cublas::cudaDataType::CUDA_R_16BF;
-        let operation = if transpose_a {
-            cublas::cublasOperation_t::CUBLAS_OP_T
-        } else {
-            cublas::cublasOperation_t::CUBLAS_OP_N
-        };
-        let (alpha, beta) = (1f32, 0f32);
-        let blas = self.device.cublas_handle();
-        // SAFETY: the caller's matrices have these shapes and leading dimensions; the factors are f32
-        // as the type of the sums says.
-        unsafe {
-            gemm_ex(
-                *blas.handle(),
-                operation,
-                cublas::cublasOperation_t::CUBLAS_OP_N,
-                m as i32,
-                n as i32,
-                k as i32,
-                std::ptr::from_ref(&alpha).cast(),
-                a.0 as *const _,
-                bf16,
-                a.1 as i32,
-                b.0 as *const _,
-                bf16,
-                b.1 as i32,
-                std::ptr::from_ref(&beta).cast(),
-                c.0 as *mut _,
-                c.2,
-                c.1 as i32,
-                cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                cublas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
-            )
-        }
-        .map_err(|error| CudaError::Cublas(error).into())
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Gemm {
-    m: usize,
-    n: usize,
-    k: usize,
-    transpose_a: bool,
 }

@@ -14,10 +14,21 @@ struct alignas(16) Vec8 {
 __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 
+__device__ __forceinline__ u16 half_bits(float value) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+// To bf16, which GPUs have since Ampere, or to f16.
 __device__ __forceinline__ u32 pack(float first, float second) {
+#if PACK_F16
+    return half_bits(first) | (u32)half_bits(second) << 16;
+#else
     u32 pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
     return pair;
+#endif
 }
 
 __device__ __forceinline__ void unpack(const Vec8& v, float (&out)[8]) {

@@ -1,23 +1,40 @@
 //! Expansion of packed weights.
 
-use candle_core::{Result, Tensor, bail, cuda_backend::cudarc};
-use half::bf16;
+use candle_core::{DType, Device, Result, Tensor, bail, cuda_backend::cudarc};
+use half::{bf16, f16};
 
 use super::{
     Gpu,
     source::Source,
     tensor::{address, blocks, launch},
 };
-use crate::{Format, PackedRows};
+use crate::{Format, PackedRows, accelerated::PackedKernels};
 
 /// Values of a vector that a thread stores.
 const VECTOR: usize = 8;
 const THREADS: u32 = 256;
 
-impl Gpu {
-    /// Whether rows of this format and width have a kernel: they are whole vectors, and values of
-    /// plain types are aligned to vectors themselves.
-    pub(super) fn expands(&self, format: Format, columns: usize) -> bool {
+/// A GPU and the type that it expands to.
+pub(crate) struct Expander {
+    gpu: Gpu,
+    /// To f16; else to bf16.
+    half: bool,
+}
+
+impl Expander {
+    pub fn on(device: &Device, dtype: DType) -> Result<Option<Self>> {
+        let (gpu, half) = match dtype {
+            DType::BF16 => (Gpu::on(device, dtype)?, false),
+            DType::F16 => (Gpu::open(device)?, true),
+            _ => (None, false),
+        };
+        Ok(gpu.map(|gpu| Self { gpu, half }))
+    }
+}
+
+impl PackedKernels for Expander {
+    /// Rows are whole vectors, and values of plain types are aligned to vectors themselves.
+    fn expands(&self, format: Format, columns: usize) -> bool {
         let Some(bytes) = format.row_bytes(columns) else { return false };
         let aligned = match format {
             Format::F32 | Format::F16 | Format::Bf16 => bytes.is_multiple_of(16),
@@ -34,7 +51,7 @@ impl Gpu {
         aligned && group && columns > 0 && columns.is_multiple_of(VECTOR)
     }
 
-    pub(super) fn expand(
+    fn expand(
         &self,
         packed: &PackedRows,
         first: usize,
@@ -50,7 +67,8 @@ impl Gpu {
         if !fits || !self.expands(*format, columns) || !out.is_contiguous() {
             bail!("packed rows that do not fit the matrix they are expanded into");
         }
-        let to = address::<bf16>(out)?;
+        let Self { gpu, half } = self;
+        let to = if *half { address::<f16>(out)? } else { address::<bf16>(out)? };
         if !to.is_multiple_of(16) {
             bail!("a matrix at {to}, which is not aligned to vectors");
         }
@@ -64,8 +82,8 @@ impl Gpu {
             group => columns / group,
         };
         launch!(
-            self,
-            self.function(Source::Expand { format: *format }, "expand")?,
+            gpu,
+            gpu.function(Source::Expand { format: *format, half: *half }, "expand")?,
             blocks((*rows, across, 1), THREADS, 0)?,
             address::<u8>(bytes)?,
             to,

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Gpu, conv::Convolution};
 use crate::{
-    Attention, Format, GroupNorm, NextNorm, PackedRows, QkNorm, Rope,
+    Attention, GroupNorm, NextNorm, QkNorm, Rope,
     accelerated::{ConvKernel, DeviceKernels},
 };
 
@@ -29,20 +29,6 @@ impl DeviceKernels for Gpu {
             Some(out) => Ok(out),
             None => self.swiglu_interleaved(&x.matmul(&weight.t()?)?),
         }
-    }
-
-    fn expands(&self, format: Format, columns: usize) -> bool {
-        Gpu::expands(self, format, columns)
-    }
-
-    fn expand(
-        &self,
-        rows: &PackedRows,
-        first: usize,
-        turn: Option<usize>,
-        out: &Tensor,
-    ) -> Result<()> {
-        Gpu::expand(self, rows, first, turn, out)
     }
 
     fn attention(

@@ -20,10 +20,13 @@ pub enum Source {
     /// Activations and softmax.
     Pointwise,
     GroupNorm,
-    /// Packed weights of one format.
+    /// Packed weights of one format, to bf16 or to f16.
     Expand {
         format: Format,
+        half: bool,
     },
+    /// What products of f16 need besides cuBLAS.
+    Half,
     /// Attention without cuDNN, `keys` at a time.
     Attention {
         head: u32,
@@ -142,7 +145,10 @@ impl Source {
             ),
             Self::Pointwise => (String::new(), include_str!("pointwise.cu")),
             Self::GroupNorm => (String::new(), include_str!("group_norm.cu")),
-            Self::Expand { format } => (expand_definitions(format), include_str!("expand.cu")),
+            Self::Expand { format, half: _ } => {
+                (expand_definitions(format), include_str!("expand.cu"))
+            }
+            Self::Half => (String::new(), include_str!("half.cu")),
             Self::Attention { head, causal, keys } => (
                 format!(
                     "#define HEAD {head}\n#define CAUSAL {}\n#define KEYS {keys}\n",
@@ -181,7 +187,9 @@ impl Source {
             Self::Conv(_) | Self::Attention { .. } => include_str!("mma.cuh").to_owned(),
             _ => String::new(),
         };
-        format!("{}\n{definitions}{product}{body}", include_str!("common.cuh"))
+        let to_half = matches!(self, Self::Half | Self::Expand { half: true, .. });
+        let common = include_str!("common.cuh");
+        format!("#define PACK_F16 {}\n{common}\n{definitions}{product}{body}", u32::from(to_half))
     }
 
     /// Dynamic shared memory of an attention block: its queries and a tile of keys and of values.
@@ -206,9 +214,17 @@ impl Source {
     /// compiled as a check.
     pub fn all(capability: Capability) -> Vec<Self> {
         let Some(kernels) = Kernels::of(capability) else { return Vec::new() };
-        let mut all = vec![Self::Pointwise, Self::GroupNorm];
-        let formats = Format::GGML.into_iter().chain(Format::SCALED);
-        all.extend(formats.map(|format| Self::Expand { format }));
+        let mut all = vec![Self::Half];
+        let expand = |half| {
+            let formats = Format::GGML.into_iter().chain(Format::SCALED);
+            formats.map(move |format| Self::Expand { format, half })
+        };
+        all.extend(expand(true));
+        if !kernels.bf16 {
+            return all;
+        }
+        all.extend(expand(false));
+        all.extend([Self::Pointwise, Self::GroupNorm]);
         all.extend([1, 2, 4, 8].map(|vectors| Self::Rows { vectors }));
         let keys = kernels.attention_keys;
         for head in [32, 64, 128] {
@@ -309,6 +325,7 @@ mod tests {
     fn tiles_fit_the_memory_of_a_block() {
         // NVIDIA's table of compute capabilities: bytes that a block may have.
         for (major, minor, most) in [
+            (7, 5, 65_536),
             (8, 0, 166_912),
             (8, 6, 101_376),
             (8, 9, 101_376),

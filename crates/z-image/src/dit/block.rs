@@ -76,6 +76,7 @@ impl Block {
                 kv_heads: config.n_heads,
                 head_dim,
                 mask: Mask::Full,
+                half: weights.precision().is_half(),
             },
             to_out: Linear::new(attn.matrix("to_out.0.weight", &[dim, dim])?, None),
             attention_norm2: weights.get("attention_norm2.weight", &[dim])?,

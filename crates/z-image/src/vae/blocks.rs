@@ -132,7 +132,13 @@ impl AttentionBlock {
                 out.matrix("weight", &[channels, channels])?,
                 Some(out.get("bias", &[channels])?),
             ),
-            attention: Attention { heads: 1, kv_heads: 1, head_dim: channels, mask: Mask::Full },
+            attention: Attention {
+                heads: 1,
+                kv_heads: 1,
+                head_dim: channels,
+                mask: Mask::Full,
+                half: false,
+            },
         })
     }
 
