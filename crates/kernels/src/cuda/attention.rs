@@ -24,7 +24,7 @@ impl Gpu {
         qkv: &Tensor,
         seq_lens: &[usize],
     ) -> Result<Option<Tensor>> {
-        let Attention { heads, kv_heads, head_dim, mask } = *attention;
+        let Attention { heads, kv_heads, head_dim, mask, .. } = *attention;
         let qkv = self.dense::<bf16>(qkv)?;
         let out = self.empty::<bf16>(&[qkv.dim(0)?, heads * head_dim])?;
         if self.cudnn
@@ -100,7 +100,7 @@ impl Gpu {
         ends: Ends,
         out: &Tensor,
     ) -> Result<()> {
-        let Attention { heads, kv_heads, head_dim, mask } = *attention;
+        let Attention { heads, kv_heads, head_dim, mask, .. } = *attention;
         let longest = seq_lens.iter().max().copied().unwrap_or(0);
         if longest == 0 {
             return Ok(());
