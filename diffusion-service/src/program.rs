@@ -144,6 +144,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         }
         _ => given,
     };
+    let lora = lora.located(&args.cache)?;
     let options = DiffusionOptions {
         model_path: match (models.models.first(), args.model_path, &found.dit) {
             (Some(model), ..) => model.path.clone(),

@@ -25,8 +25,9 @@ import resize_goldens
 import scheduler_goldens
 import tensor_goldens
 import tiny_models
+import variation_goldens
 
-PARTS = ("noise", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "lora_kinds", "names", "resize",
+PARTS = ("noise", "variation", "schedule", "schedulers", "tiny", "encoder", "dit", "vae", "vae_tiling", "chat", "lora", "lora_kinds", "names", "resize",
          "blocks", "comfy", "pictures", "lora_pictures", "pass_pictures", "scheduler_pictures",
          "sigma_pictures")
 
@@ -45,6 +46,7 @@ def main() -> None:
     tiny = args.out / "tiny"
     make = {
         "noise": lambda: tensor_goldens.noise(args.out, args.seed),
+        "variation": lambda: variation_goldens.variation(args.out, args.seed),
         "schedule": lambda: tensor_goldens.schedule(args.out, args.model),
         "schedulers": lambda: scheduler_goldens.schedulers(args.out, args.seed),
         "tiny": lambda: tiny_models.build(tiny, args.model, args.seed),

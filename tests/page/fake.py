@@ -19,7 +19,7 @@ POLICY = ("default-src 'self'; img-src 'self' blob: data:; object-src 'none'; ba
           "form-action 'self'; frame-ancestors 'none'")
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
          ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-GENERATE = set("""prompt negative_prompt width height steps num_inference_steps seed guidance_scale cfg_normalization
+GENERATE = set("""prompt negative_prompt width height steps num_inference_steps seed variation_seed variation_strength guidance_scale cfg_normalization
     cfg_truncation shift scheduler template system_prompt thinking_content assistant_content enable_thinking
     force_think_block strip_quotes raw_special_tokens hidden_layer max_tokens encoder loras image strength
     output_format output_compression""".split())

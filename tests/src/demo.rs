@@ -40,6 +40,8 @@ pub struct Golden {
     pub cfg_normalization: bool,
     #[serde(default = "never")]
     pub cfg_truncation: f32,
+    pub variation_seed: Option<u64>,
+    pub variation_strength: Option<f32>,
     /// Absent where it is the model's own.
     pub scheduler: Option<String>,
     /// Absent where it is the scheduler's own grid.
@@ -95,6 +97,8 @@ impl Golden {
             guidance_scale: Some(self.guidance_scale),
             // diffusers' `True` is the factor 1.
             cfg_normalization: self.cfg_normalization.then_some(1.0),
+            variation_seed: self.variation_seed,
+            variation_strength: self.variation_strength,
             cfg_truncation: Some(self.cfg_truncation),
             shift: None,
             sigmas: self.sigmas.clone(),

@@ -201,10 +201,11 @@ proptest! {
         cfg_truncation in option::of(any::<f32>()),
         shift in option::of(any::<f64>()),
         strength in option::of(any::<f64>()),
+        variation_strength in option::of(any::<f32>()),
         scheduler in damaged_text(&["flow_euler", "flow_heun", "dpm_solver", "unipc"]),
     ) {
         let options = GenerateOptions {
-            width, height, steps, guidance_scale, cfg_truncation, shift, strength,
+            width, height, steps, guidance_scale, cfg_truncation, shift, strength, variation_strength,
             scheduler: scheduler.parse::<Scheduler>().ok().map(|known| known.to_string()),
             ..GenerateOptions::default()
         };

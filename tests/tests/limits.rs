@@ -126,6 +126,8 @@ impl Stack {
             "seed" => params.seed = Some(value.as_u64()?),
             "guidance_scale" => params.guidance_scale = number,
             "cfg_normalization" => params.cfg_normalization = number,
+            "variation_seed" => params.variation_seed = Some(value.as_u64()?),
+            "variation_strength" => params.variation_strength = number,
             "cfg_truncation" => params.cfg_truncation = number,
             "shift" => params.shift = value.as_f64(),
             "strength" => params.strength = value.as_f64(),

@@ -21,8 +21,8 @@ pub struct OutputArgs {
     /// Output folder; created if it does not exist [default with --prompts: the working folder]
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
-    /// Image made by this program whose stored settings to use again; flags on the command line
-    /// override them
+    /// Image whose stored settings to use: of this program, Automatic1111 or ComfyUI; flags on the
+    /// command line override them
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
     /// JPEG quality; WebP files are lossless

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use diffusion_service::{LoraArg, LoraArgs};
-use llm_dit_params::{LoraBlocks, LoraSelection};
-use llm_dit_recipe::{Lora, Recipe};
+use llm_dit_params::{LoraBlocks, LoraSelection, excerpt};
+use llm_dit_recipe::{Found, Lora, Recipe, Writer};
 
 use crate::{args::GenerateArgs, error::CliError, files};
 
@@ -39,12 +39,19 @@ pub fn recipe(args: &GenerateArgs) -> Result<Option<Recipe>, CliError> {
     let Some(path) = &args.files.from else { return Ok(None) };
     let file = files::read(path)?;
     let fail = |why: String| CliError::Usage(format!("--from {}: {why}", path.display()));
-    let recipe = llm_dit_recipe::read(file.into()).map_err(|e| fail(e.to_string()))?;
-    let Some(mut recipe) = recipe else {
-        let why =
-            "it contains no parameters of llm-dit; converting or editing an image may remove them";
+    let found = llm_dit_recipe::read_any(file.into()).map_err(|e| fail(e.to_string()))?;
+    let Some(Found { mut recipe, writer, left_out }) = found else {
+        let why = "it contains no parameters of llm-dit, Automatic1111 or ComfyUI; converting or editing an image may remove them";
         return Err(fail(why.to_owned()));
     };
+    if writer != Writer::Ours {
+        eprintln!("note: --from reads the settings of {writer}; the image will be another one");
+    }
+    if !left_out.is_empty() {
+        let shown = |text: &String| excerpt(text).escape_debug().to_string();
+        let left_out: Vec<String> = left_out.iter().map(shown).collect();
+        eprintln!("note: not taken from it: {}", left_out.join(", "));
+    }
     let settings = &mut recipe.settings;
     if args.given.has("prompt") || args.files.prompts.is_some() {
         settings.load_embeddings = None;

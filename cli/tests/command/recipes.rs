@@ -3,6 +3,7 @@
 use std::fs;
 
 use image::{DynamicImage, ImageDecoder as _};
+use img_parts::png::{Png, PngChunk};
 use llm_dit_recipe::Recipe;
 
 use crate::support::Room;
@@ -37,6 +38,10 @@ fn a_picture_is_made_again_from_itself() {
         "Sure.",
         "--seed",
         "18446744073709551615",
+        "--variation-seed",
+        "7",
+        "--variation-strength",
+        "0.25",
         "--hidden-layer",
         "-3",
         "--max-tokens",
@@ -144,6 +149,25 @@ fn files_that_tell_nothing_are_refused() {
         let said = room.fail(64, &["generate", "--from", file]);
         assert!(said.contains(words), "{file}: {said}");
     }
+}
+
+#[test]
+fn settings_of_another_program_are_taken_as_far_as_they_mean_something() {
+    let room = Room::new();
+    DynamicImage::new_rgb8(16, 16).save(room.path("plain.png")).expect("ours");
+    let mut picture = Png::from_bytes(room.read("plain.png").into()).expect("a PNG");
+    let words = "a red apple <lora:ink:0.5>\nNegative prompt: blurry\nSteps: 2, Sampler: Euler, \
+        CFG scale: 2.5, Seed: 5, Size: 64x96, Clip skip: \x1b[31m2";
+    let contents = [&b"parameters\0"[..], words.as_bytes()].concat();
+    picture.chunks_mut().insert(1, PngChunk::new(*b"tEXt", contents.into()));
+    fs::write(room.path("theirs.png"), picture.encoder().bytes()).expect("ours");
+    let said = room.succeed(&["generate", "--from", "theirs.png", "-o", "a.png"]);
+    assert!(said.contains("Automatic1111") && said.contains("LoRA: ink:0.5"), "{said}");
+    assert!(said.contains("Clip skip") && !said.contains('\x1b'), "nothing reaches the terminal");
+    let typed = ["a red apple", "--negative-prompt", "blurry", "--seed", "5", "-o", "b.png"];
+    let scale = ["--guidance-scale", "1.5"];
+    room.succeed(&[&["generate"], &typed[..], &scale, &SMALL].concat());
+    assert_eq!(room.pixels("a.png"), room.pixels("b.png"));
 }
 
 #[test]

@@ -45,6 +45,8 @@ const fn of_the_model(name: &'static str, min: u32, max: u32) -> Bound {
 
 pub const SEED: Bound =
     Bound { hint: Some("leave it out for a random one"), ..whole("seed", 0, u64::MAX) };
+pub const VARIATION_SEED: Bound = whole("variation_seed", 0, u64::MAX);
+pub const VARIATION_STRENGTH: Bound = number("variation_strength", 0.0, 1.0);
 pub const GUIDANCE_SCALE: Bound = number("guidance_scale", 0.0, 100.0);
 pub const CFG_NORMALIZATION: Bound = number("cfg_normalization", 0.0, 100.0);
 pub const CFG_TRUNCATION: Bound = number("cfg_truncation", 0.0, 1.0);
@@ -62,6 +64,8 @@ pub const BOUNDS: &[Bound] = &[
     of_the_model("height", DEFAULT_LIMITS.min_side, DEFAULT_LIMITS.max_side),
     of_the_model("steps", 1, DEFAULT_LIMITS.max_steps),
     SEED,
+    VARIATION_SEED,
+    VARIATION_STRENGTH,
     GUIDANCE_SCALE,
     CFG_NORMALIZATION,
     CFG_TRUNCATION,

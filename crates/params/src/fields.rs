@@ -28,6 +28,13 @@ macro_rules! generation_fields {
                 /// Seed of the initial noise, the same noise as PyTorch generates on the CPU. The same
                 /// seed gives the same image [default: random, and reported]
                 seed: u64, serde [], flag [short = 'S', value_parser = $crate::seed], schema [];
+                /// Seed of another noise, towards which --variation-strength moves the initial noise
+                /// [default: random if a strength is given, and reported]
+                variation_seed: u64, serde [], flag [value_parser = $crate::seed], schema [];
+                /// How far the initial noise moves from that of the seed (0) to that of the variation
+                /// seed (1) [default: 0.2 with a variation seed, else 0]
+                variation_strength: f32, serde [], flag [value_name = "S"],
+                    schema [minimum = 0, maximum = 1];
                 /// Classifier-free guidance scale: pred + G * (pred - negative); 0 turns guidance off
                 /// [default: the model's]
                 guidance_scale: f32, serde [], flag [short = 'g', value_name = "G"],

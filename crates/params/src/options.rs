@@ -37,6 +37,8 @@ pub struct GenerateParams {
     pub steps: u32,
     /// Names the initial noise, as in PyTorch on the CPU.
     pub seed: u64,
+    /// Another noise that the initial noise is moved towards.
+    pub variation: Option<Variation>,
     /// `pred + g * (pred - negative)`; 0 is off.
     pub guidance_scale: f32,
     /// Clamps the guided prediction's norm to this multiple of the unguided one's.
@@ -53,6 +55,17 @@ pub struct GenerateParams {
     /// double as in Python, since `steps - steps * strength` is cut to a whole number.
     pub strength: f64,
 }
+
+/// Noise of another seed, and how far it is followed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Variation {
+    pub seed: u64,
+    /// Above 0, where it would change nothing, to 1, where nothing is left of the first noise.
+    pub strength: f32,
+}
+
+/// Enough to see, and little enough to know the image again.
+pub const DEFAULT_VARIATION_STRENGTH: f32 = 0.2;
 
 /// As diffusers' `ZImageImg2ImgPipeline`.
 pub const DEFAULT_STRENGTH: f64 = 0.6;
@@ -80,6 +93,14 @@ impl GenerateOptions {
     /// There is none of that name.
     pub fn scheduler(&self) -> Result<Option<Scheduler>, ParamError> {
         self.scheduler.as_deref().map(str::parse).transpose()
+    }
+
+    fn variation(&self) -> Result<Option<Variation>, ParamError> {
+        let unasked = self.variation_seed.map_or(0.0, |_| DEFAULT_VARIATION_STRENGTH);
+        let strength = self.variation_strength.unwrap_or(unasked);
+        let strength = number(bounds::VARIATION_STRENGTH, strength)?;
+        let seed = || self.variation_seed.unwrap_or_else(random_seed);
+        Ok((strength > 0.0).then(|| Variation { seed: seed(), strength }))
     }
 
     /// Fills the gaps and checks every value. A missing seed is drawn at random.
@@ -132,6 +153,7 @@ impl GenerateOptions {
             height,
             steps,
             seed: self.seed.unwrap_or_else(random_seed),
+            variation: self.variation()?,
             guidance_scale,
             cfg_normalization,
             cfg_truncation,
@@ -151,6 +173,8 @@ impl GenerateParams {
             height: Some(self.height),
             steps: Some(self.steps),
             seed: Some(self.seed),
+            variation_seed: self.variation.map(|variation| variation.seed),
+            variation_strength: self.variation.map(|variation| variation.strength),
             guidance_scale: Some(self.guidance_scale),
             cfg_normalization: self.cfg_normalization,
             cfg_truncation: self.cfg_truncation,
@@ -312,6 +336,25 @@ mod tests {
                 Err(ParamError::BadNumber { name: "strength", .. })
             ));
         }
+    }
+
+    #[test]
+    fn a_variation_needs_a_strength_or_a_seed() {
+        let made = |variation_seed, variation_strength| {
+            let given =
+                GenerateOptions { variation_seed, variation_strength, ..Default::default() };
+            resolve(given.clone()).map(|params| (params.variation, params.options()))
+        };
+        for off in [(None, None), (None, Some(0.0)), (Some(7), Some(0.0))] {
+            assert_eq!(made(off.0, off.1).expect("valid").0, None);
+        }
+        let default = Variation { seed: 7, strength: DEFAULT_VARIATION_STRENGTH };
+        assert_eq!(made(Some(7), None).expect("valid").0, Some(default));
+        let (random, again) = made(None, Some(0.5)).expect("valid");
+        let random = random.expect("a random seed");
+        assert_eq!(random.strength, 0.5);
+        assert_eq!(resolve(again).expect("the same again").variation, Some(random));
+        assert!(made(Some(7), Some(1.5)).is_err());
     }
 
     #[test]

@@ -2,22 +2,28 @@
 //!
 //! PNG: an `iTXt` chunk `llm-dit` with the JSON and another, `parameters`, with the words. JPEG and
 //! WebP: EXIF, where `MakerNote` is `llm-dit`, a zero byte and the JSON, and `UserComment` is the
-//! words.
+//! words in UTF-16, as Automatic1111 writes them. Other programs' settings are read from the places
+//! where they write them: the same words, and in PNG a chunk `prompt` with ComfyUI's graph, which in
+//! EXIF stands behind `prompt:` in a text field.
 
 use std::io::Cursor;
 
 use bytes::Bytes;
-use exif::{Field, In, Tag, Value, experimental::Writer};
+use exif::{Exif, Field, In, Tag, Value, experimental::Writer};
 use img_parts::{
     DynImage, ImageEXIF as _,
     png::{Png, PngChunk},
 };
 
-use crate::{Recipe, VERSION};
+use crate::{
+    Recipe, VERSION,
+    foreign::{self, Foreign, Writer},
+};
 
 /// Name of the chunk and mark of the maker note.
 const KEYWORD: &str = "llm-dit";
 const PARAMETERS: &str = "parameters";
+const GRAPH: &str = "prompt";
 
 const ITXT: [u8; 4] = *b"iTXt";
 const TEXT: [u8; 4] = *b"tEXt";
@@ -25,8 +31,13 @@ const TEXT: [u8; 4] = *b"tEXt";
 /// A JPEG segment ends at 64 KiB.
 const MAX_EXIF: usize = 65_000;
 
-/// EXIF's name for text that is UTF-8 or close to it.
-const UNDEFINED_CODE: &[u8] = b"\0\0\0\0\0\0\0\0";
+/// EXIF's name for text in UTF-16.
+const UNICODE: &[u8] = b"UNICODE\0";
+/// What text in a `UserComment` begins with.
+const MARK_LENGTH: usize = 8;
+
+/// Fields in which ComfyUI writes its graph.
+const GRAPH_FIELDS: [Tag; 3] = [Tag::Make, Tag::Model, Tag::ImageDescription];
 
 /// Why a file's recipe could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +62,50 @@ pub enum RecipeError {
 ///
 /// [`RecipeError`] if the file is no picture, or if its recipe is invalid or from a newer version.
 pub fn read(file: Bytes) -> Result<Option<Recipe>, RecipeError> {
-    let json = match open(file)? {
+    of(&open(file)?)
+}
+
+/// Settings in a picture's file, and whose they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    pub recipe: Recipe,
+    pub writer: Writer,
+    /// What has no counterpart here, as `Name: value`.
+    pub left_out: Vec<String>,
+}
+
+/// [`read`], or what another program wrote, as far as it means something here.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_any(file: Bytes) -> Result<Option<Found>, RecipeError> {
+    let picture = open(file)?;
+    if let Some(recipe) = of(&picture)? {
+        return Ok(Some(Found { recipe, writer: Writer::Ours, left_out: Vec::new() }));
+    }
+    let (words, graph) = match &picture {
+        DynImage::Png(png) => {
+            let find = |keyword| png.chunks().iter().find_map(|chunk| text(chunk, keyword));
+            (find(PARAMETERS), find(GRAPH))
+        }
+        other => {
+            let exif = other.exif().and_then(parse);
+            (exif.as_ref().and_then(user_comment), exif.as_ref().and_then(graph_field))
+        }
+    };
+    let found = |foreign: Option<Foreign>, writer| {
+        foreign.map(|Foreign { recipe, left_out }| Found { recipe, writer, left_out })
+    };
+    let of_words = words.as_deref().and_then(foreign::of_words);
+    let of_graph = || graph.as_deref().and_then(foreign::of_graph);
+    Ok(found(of_words, Writer::Automatic1111).or_else(|| found(of_graph(), Writer::ComfyUi)))
+}
+
+fn of(picture: &DynImage) -> Result<Option<Recipe>, RecipeError> {
+    let json = match picture {
         DynImage::Png(png) => png.chunks().iter().find_map(|chunk| text(chunk, KEYWORD)),
-        other => other.exif().and_then(maker_note),
+        other => other.exif().and_then(parse).as_ref().and_then(maker_note),
     };
     let Some(json) = json else { return Ok(None) };
     let recipe: Recipe = serde_json::from_str(&json)?;
@@ -128,13 +180,14 @@ fn text(chunk: &PngChunk, keyword: &str) -> Option<String> {
 }
 
 fn exif_block(json: &str, words: Option<&str>) -> Result<Bytes, RecipeError> {
-    let undefined = |tag: Tag, mark: &[u8], text: &str| {
-        let bytes = [mark, text.as_bytes()].concat();
+    let undefined = |tag: Tag, mark: &[u8], text: &[u8]| {
+        let bytes = [mark, text].concat();
         Field { tag, ifd_num: In::PRIMARY, value: Value::Undefined(bytes, 0) }
     };
     let mark = format!("{KEYWORD}\0");
-    let mut fields = vec![undefined(Tag::MakerNote, mark.as_bytes(), json)];
-    fields.extend(words.map(|words| undefined(Tag::UserComment, UNDEFINED_CODE, words)));
+    let mut fields = vec![undefined(Tag::MakerNote, mark.as_bytes(), json.as_bytes())];
+    let utf16 = |words: &str| words.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<_>>();
+    fields.extend(words.map(|words| undefined(Tag::UserComment, UNICODE, &utf16(words))));
     let mut writer = Writer::new();
     fields.iter().for_each(|field| writer.push_field(field));
     let mut block = Cursor::new(Vec::new());
@@ -142,14 +195,44 @@ fn exif_block(json: &str, words: Option<&str>) -> Result<Bytes, RecipeError> {
     Ok(block.into_inner().into())
 }
 
-/// EXIF of another program, even if broken, is no recipe.
-fn maker_note(exif: Bytes) -> Option<String> {
-    let exif = exif::Reader::new().read_raw(exif.to_vec()).ok()?;
-    let Value::Undefined(note, _) = &exif.get_field(Tag::MakerNote, In::PRIMARY)?.value else {
-        return None;
-    };
-    let json = note.strip_prefix(KEYWORD.as_bytes())?.strip_prefix(b"\0")?;
-    String::from_utf8(json.to_vec()).ok()
+/// EXIF of another program may be broken; then it says nothing.
+fn parse(exif: Bytes) -> Option<Exif> {
+    exif::Reader::new().read_raw(exif.to_vec()).ok()
+}
+
+fn undefined(exif: &Exif, tag: Tag) -> Option<&[u8]> {
+    match &exif.get_field(tag, In::PRIMARY)?.value {
+        Value::Undefined(bytes, _) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn maker_note(exif: &Exif) -> Option<String> {
+    let json = undefined(exif, Tag::MakerNote)?.strip_prefix(KEYWORD.as_bytes())?;
+    String::from_utf8(json.strip_prefix(b"\0")?.to_vec()).ok()
+}
+
+/// In UTF-16 of either order, or in UTF-8, whatever the mark says that is not UTF-16.
+fn user_comment(exif: &Exif) -> Option<String> {
+    let (mark, text) = undefined(exif, Tag::UserComment)?.split_at_checked(MARK_LENGTH)?;
+    if mark != UNICODE {
+        return String::from_utf8(text.to_vec()).ok();
+    }
+    // The order is not told. Of most letters, Chinese ones apart, the higher byte is zero; settings
+    // end with a line of Latin letters.
+    let zeros = |at: usize| text.chunks_exact(2).filter(|pair| pair[at] == 0).count();
+    let unit = if zeros(0) >= zeros(1) { u16::from_be_bytes } else { u16::from_le_bytes };
+    let units = text.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+    let text = char::decode_utf16(units).collect::<Result<String, _>>().ok()?;
+    Some(text.trim_start_matches('\u{feff}').to_owned())
+}
+
+fn graph_field(exif: &Exif) -> Option<String> {
+    GRAPH_FIELDS.into_iter().find_map(|tag| {
+        let Value::Ascii(texts) = &exif.get_field(tag, In::PRIMARY)?.value else { return None };
+        let text = String::from_utf8(texts.concat()).ok()?;
+        Some(text.strip_prefix(GRAPH)?.strip_prefix(':')?.to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -253,9 +336,12 @@ mod tests {
     #[test]
     fn exif_survives_and_is_bounded() {
         let block = exif_block("{\"version\":1}", Some("words")).expect("small");
-        assert_eq!(maker_note(block.clone()).as_deref(), Some("{\"version\":1}"));
+        let exif = parse(block.clone()).expect("EXIF");
+        assert_eq!(maker_note(&exif).as_deref(), Some("{\"version\":1}"));
+        assert_eq!(user_comment(&exif).as_deref(), Some("words"));
         for length in 0..block.len() {
-            let _ = maker_note(block.slice(..length));
+            let cut = parse(block.slice(..length));
+            let _ = cut.as_ref().map(|exif| (maker_note(exif), user_comment(exif)));
         }
         // The smallest frame that passes for JPEG: start, an empty comment, end.
         let jpeg = Bytes::from_static(b"\xff\xd8\xff\xfe\0\x02\xff\xd9");
@@ -264,6 +350,62 @@ mod tests {
         assert!(matches!(write(jpeg.clone(), &long), Err(RecipeError::TooLong(_))));
         let file = write(jpeg, &recipe()).expect("written");
         assert_eq!(read(file).expect("a JPEG"), Some(recipe()));
+    }
+
+    /// What piexif's helper, which Automatic1111 uses, and other writers of EXIF make of a text.
+    fn commented(mark: &[u8], text: &[u8]) -> Bytes {
+        let value = Value::Undefined([mark, text].concat(), 0);
+        let field = Field { tag: Tag::UserComment, ifd_num: In::PRIMARY, value };
+        with_exif(&field)
+    }
+
+    fn with_exif(field: &Field) -> Bytes {
+        let mut writer = Writer::new();
+        writer.push_field(field);
+        let mut block = Cursor::new(Vec::new());
+        writer.write(&mut block, false).expect("EXIF");
+        let jpeg = Bytes::from_static(b"\xff\xd8\xff\xfe\0\x02\xff\xd9");
+        let mut picture = open(jpeg).expect("a JPEG");
+        picture.set_exif(Some(block.into_inner().into()));
+        picture.encoder().bytes()
+    }
+
+    #[test]
+    fn settings_of_other_programs_are_found_where_they_write_them() {
+        let words = "\u{72d0}\u{72f8} fox\nSteps: 9, Sampler: Euler, Seed: 5, Clip skip: 2";
+        let utf16 =
+            |order: fn(u16) -> [u8; 2]| words.encode_utf16().flat_map(order).collect::<Vec<u8>>();
+        let chunk = |kind: [u8; 4], contents: Vec<u8>| {
+            let DynImage::Png(mut picture) = open(png()).expect("a PNG") else { panic!("a PNG") };
+            picture.chunks_mut().insert(1, PngChunk::new(kind, contents.into()));
+            picture.encoder().bytes()
+        };
+        let latin = b"parameters\0fox\nSteps: 9, Sampler: Euler, Seed: 5, Clip skip: 2".to_vec();
+        for file in [
+            chunk(ITXT, [&b"parameters\0\0\0\0\0"[..], words.as_bytes()].concat()),
+            chunk(TEXT, latin),
+            commented(b"UNICODE\0", &utf16(u16::to_be_bytes)),
+            commented(b"UNICODE\0", &utf16(u16::to_le_bytes)),
+            commented(b"\0\0\0\0\0\0\0\0", words.as_bytes()),
+        ] {
+            assert_eq!(read(file.clone()).expect("a picture"), None, "not ours");
+            let found = read_any(file).expect("a picture").expect("settings");
+            assert_eq!(found.writer, Writer::Automatic1111);
+            assert!(found.recipe.settings.prompt.is_some_and(|prompt| prompt.ends_with("fox")));
+            assert_eq!((found.recipe.settings.seed, found.left_out.len()), (Some(5), 1));
+        }
+        let graph = r#"{"1": {"class_type": "KSampler", "inputs": {"seed": 5, "steps": 9}}}"#;
+        let ascii = Value::Ascii(vec![format!("prompt:{graph}").into_bytes()]);
+        let field = Field { tag: Tag::Model, ifd_num: In::PRIMARY, value: ascii };
+        for file in [chunk(TEXT, [b"prompt\0", graph.as_bytes()].concat()), with_exif(&field)] {
+            let found = read_any(file).expect("a picture").expect("settings");
+            assert_eq!(found.writer, Writer::ComfyUi);
+            assert_eq!(found.recipe.settings.seed, Some(5));
+        }
+        let ours = write(png(), &recipe()).expect("written");
+        let found = read_any(ours).expect("a PNG").expect("a recipe");
+        assert_eq!((found.writer, found.recipe), (Writer::Ours, recipe()));
+        assert_eq!(read_any(png()).expect("a PNG"), None);
     }
 
     #[test]

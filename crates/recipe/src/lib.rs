@@ -5,6 +5,7 @@
 //! file whether one process made it or three. This crate knows files, not models.
 
 mod file;
+mod foreign;
 mod settings;
 mod text;
 
@@ -12,7 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::{RecipeError, read, write};
+pub use file::{Found, RecipeError, read, read_any, write};
+pub use foreign::Writer;
 pub use settings::Settings;
 
 /// Version of the JSON. A reader refuses higher ones and takes lower ones.

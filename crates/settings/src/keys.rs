@@ -97,6 +97,8 @@ pub const KEYS: &[Key] = &[
     key("generation.cfg_normalization", Number, Flag("cfg_normalization")),
     key("generation.cfg_truncation", Number, Flag("cfg_truncation")),
     key("generation.seed", Integer, Flag("seed")),
+    key("generation.variation_seed", Integer, Flag("variation_seed")),
+    key("generation.variation_strength", Number, Flag("variation_strength")),
     key("generation.num_images", Integer, Flag("num_images")),
     key("generation.strength", Number, Flag("strength")),
     key("generation.enable_thinking", Switch, Flag("enable_thinking")),

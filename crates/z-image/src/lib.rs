@@ -19,6 +19,7 @@ pub mod schedule;
 mod scheduler_config;
 mod source_latents;
 pub mod vae;
+mod variation;
 mod work;
 
 pub use denoiser::Denoiser;

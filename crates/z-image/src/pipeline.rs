@@ -28,7 +28,6 @@ use self::denoise::Trajectory;
 use crate::{
     dit,
     error::DrawError,
-    noise::Noise,
     parts::{Autoencoder, Transformer},
     schedule::grid,
     source_latents,
@@ -204,7 +203,7 @@ impl ZImage {
         shape: [usize; 3],
         sigma: f64,
     ) -> Result<Vec<f32>, DrawError> {
-        let mut noise = Noise::new(job.params.seed);
+        let mut noise = InitialNoise::of(&job.params);
         match (&job.latents, &job.image) {
             (Some(given), _) => Ok(given.to_f32()),
             (None, Some(image)) => {
@@ -212,7 +211,7 @@ impl ZImage {
                 let autoencoder = &mut self.autoencoder;
                 source_latents::noisy(autoencoder, image, shape, sigma, &mut noise, budget)
             }
-            (None, None) => Ok(noise.randn(shape.iter().product())),
+            (None, None) => Ok(noise.randn(shape)),
         }
     }
 

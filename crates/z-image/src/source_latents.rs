@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use llm_dit_engine::image::{GenerateError, Picture};
 
-use crate::{error::DrawError, noise::Noise, parts::Autoencoder};
+use crate::{error::DrawError, parts::Autoencoder, variation::InitialNoise};
 
 /// `(1 - sigma) * z + sigma * noise`, where `z` is drawn from the picture's posterior. The two
 /// draws follow each other in diffusers' order, posterior first. `budget`: bytes that the autoencoder
@@ -18,7 +18,7 @@ pub fn noisy(
     picture: &Picture,
     shape: [usize; 3],
     sigma: f64,
-    noise: &mut Noise,
+    noise: &mut InitialNoise,
     budget: u64,
 ) -> Result<Vec<f32>, DrawError> {
     let count = shape.iter().product();
@@ -31,7 +31,7 @@ pub fn noisy(
     }
     let (shift, scale) =
         (autoencoder.config().shift_factor as f32, autoencoder.config().scaling_factor as f32);
-    let (draw, over, sigma) = (noise.randn(count), noise.randn(count), sigma as f32);
+    let (draw, over, sigma) = (noise.randn(shape), noise.randn(shape), sigma as f32);
     Ok(mean
         .iter()
         .zip(&logvar)

@@ -5,6 +5,7 @@ use std::{
     str::FromStr,
 };
 
+use llm_dit_hub::{CacheArgs, NotCached};
 use llm_dit_params::{LoraBlocks, LoraPass, LoraSelection, LoraSet, ParamError};
 
 use super::{LorasFolder, LorasFolderError};
@@ -16,7 +17,7 @@ const PASS: &str = "pass";
 /// LoRAs to fuse into the transformer.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LoraArgs {
-    /// LoRA file to fuse into the transformer, with an optional scale after the last colon [default
+    /// LoRA file to fuse into the transformer, or ORG/NAME/FILE of a downloaded one (llm-dit pull), with an optional scale after the last colon [default
     /// scale: 1], optional factors for parts of the model: FILE:0.8@layers.0-14=0, and optionally for
     /// the prompt's pass of guidance only: FILE@pass=positive. Repeatable
     #[arg(short, long, value_name = "PATH[:SCALE][@BLOCK=FACTOR,...]")]
@@ -53,6 +54,10 @@ pub enum LoraArgsError {
     Triggers { triggers: usize, loras: usize },
     #[error("--lora {path}: no such file{}", looked(.folder))]
     Missing { path: PathBuf, folder: Option<PathBuf> },
+    #[error("--lora: {0}{}", looked(.1))]
+    NotCached(NotCached, Option<PathBuf>),
+    #[error("--lora {}: name one of its {count} files, such as {}", .path.display(), .first.display())]
+    Several { path: PathBuf, count: usize, first: PathBuf },
 }
 
 fn looked(folder: &Option<PathBuf>) -> String {
@@ -99,6 +104,25 @@ fn blocks_and_pass(text: &str) -> Result<(LoraBlocks, LoraPass), ParamError> {
 }
 
 impl LoraArgs {
+    /// The same with the files of downloaded LoRAs, `ORG/NAME/FILE` or `ORG/NAME` of a repository with one
+    /// LoRA, in place of their names. What is a file here or in the folder of LoRAs stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`LoraArgsError`] for a repository that was not downloaded or that has several LoRAs.
+    pub fn located(mut self, cache: &CacheArgs) -> Result<Self, LoraArgsError> {
+        for at in 0..self.lora.len() {
+            let path = &self.lora[at].path;
+            if self.find(path).is_ok() {
+                continue;
+            }
+            let found = cache.locate(path);
+            let found = found.map_err(|e| LoraArgsError::NotCached(e, self.loras_dir.clone()))?;
+            self.lora[at].path = if found.is_dir() { only_lora(path, &found)? } else { found };
+        }
+        Ok(self)
+    }
+
     /// Finds the files and pairs them with their trigger words.
     ///
     /// # Errors
@@ -180,6 +204,24 @@ impl LoraArgs {
     }
 }
 
+/// The LoRA in a repository's folder that has no other.
+fn only_lora(named: &Path, folder: &Path) -> Result<PathBuf, LoraArgsError> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    let is_lora = |path: &PathBuf| path.extension().is_some_and(|end| end == "safetensors");
+    let mut loras: Vec<PathBuf> = files.filter(is_lora).collect();
+    loras.sort();
+    let in_repository = |file: &PathBuf| named.join(file.file_name().unwrap_or_default());
+    match &loras[..] {
+        [] => Err(LoraArgsError::Missing { path: named.to_owned(), folder: None }),
+        [_] => Ok(loras.remove(0)),
+        [first, ..] => Err(LoraArgsError::Several {
+            path: named.to_owned(),
+            count: loras.len(),
+            first: in_repository(first),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +287,32 @@ mod tests {
         }
         let plain: LoraArg = "a@positive".parse().expect("a path");
         assert_eq!((&*plain.path, plain.pass), (Path::new("a@positive"), LoraPass::Both));
+    }
+
+    #[test]
+    fn downloaded_loras_are_found_by_their_names() {
+        let room = tempfile::tempdir().expect("a folder");
+        let snapshot = room.path().join("models--someone--inks/snapshots/abc");
+        std::fs::create_dir_all(&snapshot).expect("made");
+        let refs = room.path().join("models--someone--inks/refs");
+        std::fs::create_dir_all(&refs).expect("made");
+        std::fs::write(refs.join("main"), "abc").expect("written");
+        let cache =
+            CacheArgs { hf_hub_cache: Some(room.path().to_owned()), ..CacheArgs::default() };
+        let located = |text: &str| {
+            let lora = vec![text.parse().expect("valid")];
+            let args = LoraArgs { lora, ..Default::default() }.located(&cache);
+            args.map(|args| args.lora[0].path.clone()).map_err(|error| error.to_string())
+        };
+        assert!(located("someone/inks").expect_err("empty").contains("no such file"));
+        std::fs::write(snapshot.join("a.safetensors"), "").expect("written");
+        assert_eq!(located("someone/inks:0.8"), Ok(snapshot.join("a.safetensors")));
+        std::fs::write(snapshot.join("b.safetensors"), "").expect("written");
+        let said = located("someone/inks").expect_err("two");
+        assert!(said.contains("2 files") && said.contains("someone/inks/a.safetensors"), "{said}");
+        assert_eq!(located("someone/inks/b.safetensors"), Ok(snapshot.join("b.safetensors")));
+        assert!(located("no/one").expect_err("missing").contains("llm-dit pull no/one"));
+        assert_eq!(located("Cargo.toml"), Ok("Cargo.toml".into()), "a file here");
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl BatchKey {
         let first_step = if from_image { params.first_step() } else { 0 };
         let mut params = params.clone();
         (params.seed, params.strength, params.loras) = (0, 1.0, None);
+        params.variation = None;
         params.cfg_normalization = None;
         if params.uses_guidance() {
             params.guidance_scale = 1.0;
@@ -160,6 +161,7 @@ mod tests {
     fn jobs_fit_when_they_take_the_same_steps() {
         let plain = job(|_| {});
         assert!(plain.fits(&job(|o| o.seed = Some(5))));
+        assert!(plain.fits(&job(|o| o.variation_seed = Some(5))));
         let mut other = job(|_| {});
         other.params.model = Some("other".to_owned());
         assert!(!plain.fits(&other));

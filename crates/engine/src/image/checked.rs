@@ -42,6 +42,11 @@ impl ModelInfo {
             Self::check_image(&job, image)?;
         }
         if let Some(latents) = &job.latents {
+            if job.params.variation.is_some() {
+                return Err(GenerateError::BadJob(
+                    "initial latents have no variation; leave out variation_seed and variation_strength".into(),
+                ));
+            }
             self.check_latents_shape(&job.params, latents.shape())?;
             latents
                 .check_finite()
