@@ -34,6 +34,7 @@ impl Recipe {
                 "Denoising strength",
                 settings.strength.filter(|_| settings.image.is_some()).map(|s| s.to_string()),
             ),
+            ("Mask blur", settings.mask_blur.map(|blur| blur.to_string())),
             ("LoRAs", self.loras()),
             ("Version", self.program.clone()),
         ];
