@@ -54,4 +54,5 @@ gallery: build
 goldens:
     {{ python }} tests/oracle/make_goldens.py --only pictures scheduler_pictures lora_pictures
     {{ python }} tests/oracle/img2img_goldens.py
+    {{ python }} tests/oracle/inpaint_goldens.py
     {{ python }} tests/oracle/embedding_files.py write

@@ -3,6 +3,7 @@
 mod chat;
 mod gateway;
 mod given;
+mod margins;
 #[cfg(feature = "local")]
 pub mod model;
 mod output;
@@ -26,6 +27,7 @@ pub use chat::{
 };
 pub use gateway::GatewayArgs;
 pub use given::Given;
+pub use margins::Margins;
 pub use output::{OutputArgs, PreviewWhen};
 
 /// Headings in the help of `generate`.
@@ -106,6 +108,14 @@ pub struct GenerateArgs {
     /// Init image for image-to-image: PNG, JPEG or WebP
     #[arg(short, long, value_name = "FILE", help_heading = PICTURE)]
     pub image: Option<PathBuf>,
+    /// Mask of the init image: white is regenerated, black is kept pixel by pixel. Any size; it is
+    /// stretched to the image
+    #[arg(long, value_name = "FILE", help_heading = PICTURE)]
+    pub mask: Option<PathBuf>,
+    /// Enlarge the init image by so many pixels on each side, as in left=64,right=64,top=0,bottom=32,
+    /// and generate the new part. Takes the place of --mask
+    #[arg(long, value_name = "SIDES", help_heading = PICTURE)]
+    pub outpaint: Option<Margins>,
     /// Read the initial noise instead of deriving it from the seed: safetensors with `latents` (16,
     /// H/8, W/8)
     #[arg(long, value_name = "FILE", help_heading = TENSORS)]
@@ -125,6 +135,7 @@ Examples:
   llm-dit generate \"a peacock\" --guidance-scale 1.5 --negative-prompt \"blurry\"
   llm-dit generate \"a rocket\" --gateway http://127.0.0.1:7860
   llm-dit generate \"a watercolour\" --image photo.jpg --strength 0.7
+  llm-dit generate \"a red door\" --image house.png --mask door.png
   llm-dit generate \"a fox\" --num-images 4 --output \"fox-{seed}.webp\"
   llm-dit generate --prompts prompts.txt --output-dir pictures
   llm-dit generate --from image.png --steps 20
@@ -192,6 +203,8 @@ impl GenerateArgs {
             max_tokens: Some(self.chat.max_tokens),
             truncate: self.chat.truncation.truncate.map(|truncate| truncate.to_string()),
             image: path(&self.image),
+            mask: path(&self.mask),
+            outpaint: self.outpaint.map(|margins| margins.to_string()),
             load_embeddings: path(&self.load_embeddings),
             latents: path(&self.latents),
             ..self.image_options.options().into()

@@ -34,6 +34,7 @@ const SHORT: &[(&str, &[Shown])] = &[
             ("negative_prompt", ""),
             ("scheduler", "flow_euler, flow_heun, dpm_solver or unipc [default: the model's]"),
             ("image", ""),
+            ("mask", "Mask of the init image: white is regenerated"),
             ("strength", "Fraction of the init image to regenerate [default: 0.6]"),
             ("template", ""),
             ("lora", ""),

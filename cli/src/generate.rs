@@ -12,6 +12,7 @@ mod lines;
 pub mod local;
 pub mod names;
 mod origin;
+mod outpaint;
 mod plan;
 mod remote;
 pub mod report;

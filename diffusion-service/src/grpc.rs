@@ -12,7 +12,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use llm_dit_fault::Fault;
-use llm_dit_params::GenerateParams;
+use llm_dit_params::{GenerateParams, Start};
 use llm_dit_proto::{
     Tensor, tensor,
     v1::{
@@ -118,12 +118,19 @@ impl Service {
         deadline: Deadline,
     ) -> Result<EventStream, Fault> {
         let begun = Instant::now();
-        let upload = Upload::read(requests, &self.handle).await?;
+        let mut upload = Upload::read(requests, &self.handle).await?;
         tracing::Span::current().record("seed", upload.params.seed);
         let source = match upload.image {
-            Some(file) => Some(image::decode(file, &upload.params, &self.handle).await?),
+            Some(file) => {
+                Some(image::decode(file, upload.mask, &upload.params, &self.handle).await?)
+            }
             None => None,
         };
+        let (source, masked) = source.map_or((None, None), |(image, masked)| (Some(image), masked));
+        let (mask, paste) = masked.map(|masked| (masked.mask, masked.paste)).unzip();
+        if let Some(paste) = &paste {
+            upload.admission.hold_paste(paste)?;
+        }
         let pull_begun = Instant::now();
         let (pulled, encode) = match upload.embeddings {
             Some(embeddings) => {
@@ -151,19 +158,21 @@ impl Service {
             negative_embeddings: pulled.negative_embeddings,
             latents: upload.latents,
             image: source,
+            mask,
             return_latents: upload.return_latents,
             preview: upload.preview,
         };
-        let from_picture = job.image.is_some();
+        let start = job.start();
         // Beside the deadline nothing stops the work but the stream's end, however it comes.
         let timer = deadline.start();
-        let events = self.handle.generate_admitted(job, upload.admission, timer.token()).await?;
+        let events =
+            self.handle.generate_admitted(job, paste, upload.admission, timer.token()).await?;
         let context = Context {
             begun,
             encode,
             params: upload.params,
             loras,
-            from_picture,
+            start,
             return_latents: upload.return_latents,
             preview: upload.preview,
             truncated_tokens: pulled.truncated_tokens,
@@ -185,7 +194,7 @@ struct Context {
     encode: Duration,
     params: GenerateParams,
     loras: Vec<v1::LoraSelection>,
-    from_picture: bool,
+    start: Start,
     return_latents: bool,
     preview: Option<PreviewOptions>,
     truncated_tokens: u32,
@@ -280,7 +289,7 @@ impl Context {
                 every_steps: preview.every(),
                 max_side: preview.max_side(),
             }),
-            ..v1::GenerateParams::used(&self.params, self.from_picture)
+            ..v1::GenerateParams::used(&self.params, self.start)
         }
     }
 }

@@ -44,6 +44,7 @@ use crate::{
         self, BatchLimit, Engines, GenerateError, GenerateJob, Generated, ImageGenerator, ModelInfo,
     },
     picture,
+    source::{self, Paste},
 };
 
 /// Bounds of one service.
@@ -176,13 +177,15 @@ impl DiffusionHandle {
         cancel: &CancellationToken,
     ) -> Result<Events, Fault> {
         let admission = self.admit(self.begin(&job.params)?)?;
-        self.generate_admitted(job, admission, cancel).await
+        self.generate_admitted(job, None, admission, cancel).await
     }
 
-    /// As [`DiffusionHandle::generate`], for a request that was let in before.
+    /// As [`DiffusionHandle::generate`], for a request that was let in before. `paste`: where the
+    /// result goes.
     pub async fn generate_admitted(
         &self,
         job: GenerateJob,
+        paste: Option<Paste>,
         Admission { place, memory }: Admission,
         cancel: &CancellationToken,
     ) -> Result<Events, Fault> {
@@ -209,7 +212,7 @@ impl DiffusionHandle {
         let places = ticket.places();
         let finish = async move {
             let end = match ticket.wait().await {
-                Ok(done) => finish(done, memory, previewing, &sender).await,
+                Ok(done) => finish(done, paste, memory, previewing, &sender).await,
                 Err(fault) => Err(fault),
             };
             meters::count(&end);
@@ -257,6 +260,7 @@ fn describe(info: &ModelInfo) -> v1::DiffusionDescription {
 /// From pixels to the last event, while the engine is already at the next job.
 async fn finish(
     done: Done,
+    paste: Option<Paste>,
     memory: Reservation,
     previewing: Option<JoinHandle<()>>,
     sender: &mpsc::Sender<Result<Event, Fault>>,
@@ -264,12 +268,22 @@ async fn finish(
     let recipe = done.recipe;
     let Generated { picture, latents, denoise, decode } = done.result.map_err(fault)?;
     let begun = Instant::now();
-    let (width, height) = (picture.width, picture.height);
-    let write = task::spawn_blocking(move || picture::encode_png(&picture, &recipe));
-    let png = write.instrument(tracing::info_span!("image")).await.map_err(|error| {
-        tracing::error!(%error, "encoding the PNG failed");
-        Fault::Internal("encoding the PNG failed".to_owned())
-    })??;
+    let write = task::spawn_blocking(move || {
+        let picture = match paste {
+            Some(paste) => source::paste(paste, picture).map_err(|error| {
+                tracing::error!(%error, "pasting an image failed");
+                Fault::Internal("pasting the image failed".to_owned())
+            })?,
+            None => picture,
+        };
+        let png = picture::encode_png(&picture, &recipe)?;
+        Ok::<_, Fault>((picture.width, picture.height, png))
+    });
+    let (width, height, png) =
+        write.instrument(tracing::info_span!("image")).await.map_err(|error| {
+            tracing::error!(%error, "encoding the PNG failed");
+            Fault::Internal("encoding the PNG failed".to_owned())
+        })??;
     let timings = Timings { queue: done.queued, denoise, decode, image: begun.elapsed() };
     stage("denoise", denoise);
     stage("decode", decode);

@@ -19,10 +19,7 @@ pub const MEDIA_TYPE: &str = "image/png";
 /// What this service knows of how a job's picture is made; the prompt is not part of it.
 pub fn recipe(info: &ModelInfo, job: &GenerateJob) -> Recipe {
     let params = &job.params;
-    let settings = Settings {
-        strength: job.image.is_some().then_some(params.strength),
-        ..params.options().into()
-    };
+    let settings = Settings::from(params.used(job.start()));
     Recipe {
         program: Some(concat!("llm-dit ", env!("CARGO_PKG_VERSION")).to_owned()),
         model: Some(info.model.clone()),

@@ -1,10 +1,22 @@
-//! The picture to draw from: a file's upright pixels at the size that is drawn.
+//! The picture to draw from: a file's upright pixels at the size that is drawn, and its mask.
+
+use image::RgbImage;
+use llm_dit_params::GenerateParams;
+use llm_dit_pictures::{Inpainting, MaskImage, Prepared};
 
 pub use llm_dit_pictures::{
-    MAX_FILE_BYTES, SourceError, check_media_type, decode, decode_bytes, resize, resize_bytes, size,
+    MAX_FILE_BYTES, Paste, SourceError, check_media_type, decode, decode_bytes, resize,
+    resize_bytes, size,
 };
 
-use crate::engine::Picture;
+use crate::engine::{Mask, Picture};
+
+/// What is redrawn of a picture, and how the result goes back into it.
+#[derive(Clone, Debug)]
+pub struct Masked {
+    pub mask: Mask,
+    pub paste: Paste,
+}
 
 /// Most bytes that [`read`] takes, by the file's header.
 ///
@@ -26,11 +38,70 @@ pub fn read(file: &[u8], width: u32, height: u32) -> Result<Picture, SourceError
     Ok(Picture { width, height, rgb: pixels.into_raw() })
 }
 
+/// Likewise of a picture with a mask, which have any sizes.
+///
+/// # Errors
+///
+/// [`SourceError`] if a file's header cannot be read.
+pub fn read_masked_bytes(
+    image: &[u8],
+    mask: &[u8],
+    params: &GenerateParams,
+) -> Result<u64, SourceError> {
+    let (image_size, mask_size) = (size(image)?, size(mask)?);
+    let pixels = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
+    // One after the other is decoded; the first is kept meanwhile.
+    let decoding = decode_bytes(mask)?.max(decode_bytes(image)? + pixels(mask_size));
+    let to = (params.width, params.height);
+    Ok(decoding + inpainting(params).bytes(image_size, mask_size, to) + pixels(mask_size))
+}
+
+/// The upright picture or the part of it that is redrawn, resized, with its mask.
+///
+/// # Errors
+///
+/// [`SourceError`] if a file cannot be decoded, or if nothing of the mask is white.
+pub fn read_masked(
+    image: &[u8],
+    mask: &[u8],
+    params: &GenerateParams,
+) -> Result<(Picture, Masked), SourceError> {
+    let (width, height) = (params.width, params.height);
+    let of_mask = |error: SourceError| match error {
+        SourceError::Transparent | SourceError::Black => error,
+        other => SourceError::Mask(Box::new(other)),
+    };
+    let mask = MaskImage::read(mask, params.mask_invert).map_err(of_mask)?;
+    let image = decode(image)?.into_rgb8();
+    let Prepared { image, mask, paste } =
+        inpainting(params).prepare(image, &mask, width, height)?;
+    let mask = Mask { width, height, values: mask.into_raw() };
+    Ok((Picture { width, height, rgb: image.into_raw() }, Masked { mask, paste }))
+}
+
+fn inpainting(params: &GenerateParams) -> Inpainting {
+    Inpainting { blur: params.mask_blur, only_masked: params.only_masked }
+}
+
+/// The picture that was drawn from with what was made of its masked part.
+///
+/// # Errors
+///
+/// [`SourceError`] if what was made has no pixels.
+pub fn paste(paste: Paste, made: Picture) -> Result<Picture, SourceError> {
+    let Picture { width, height, rgb } = made;
+    let made = RgbImage::from_raw(width, height, rgb)
+        .ok_or_else(|| SourceError::Broken("the pixels do not fit the size".to_owned()))?;
+    let whole = paste.onto(made)?;
+    let (width, height) = whole.dimensions();
+    Ok(Picture { width, height, rgb: whole.into_raw() })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
 
-    use image::{ImageFormat, Rgb, RgbImage};
+    use image::{ImageFormat, Rgb};
 
     use super::*;
 

@@ -170,7 +170,7 @@ impl Jobs {
         let mut record = JobRecord::new(request.body.clone(), key);
         record.loras = request.loras.as_ref().map(lora_bodies);
         if let Some(image) = &request.image {
-            self.store.pictures.put(record.id, image.file().clone()).await?;
+            self.store.pictures.put(record.id, image.to_stored(&self.worker.maker.memory)?).await?;
         }
         let revision = match self.store.index.put(record.clone(), Revision::NEW).await {
             Ok(revision) => revision,

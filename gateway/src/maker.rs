@@ -148,7 +148,8 @@ impl Maker {
         *loras = Some(set.clone());
         let params = request.resolve(model, set)?;
         // Before a service works at an image that would find no room.
-        let memory = self.memory.reserve("the image", memory_of(&params, request.format))?;
+        let memory =
+            self.memory.reserve("the image", memory_of(request.size(&params), request.format))?;
         let mut wire = request.wire(&params, model);
         let negative = params.uses_guidance().then(|| request.negative_prompt.clone());
         let words = params.loras.iter().flat_map(LoraSet::trigger_words);
@@ -180,8 +181,9 @@ impl Maker {
         let drawing = async {
             let (mut events, tokens) = send(lease, wire, pipe, request, model).await?;
             let accepted = events.accepted().await.map_err(Failure::Diffusion)?;
-            let png = events.picture(&accepted, &params, reporter).await?;
-            let image = Checked::new(png, &params, &lease.remote.place())
+            let size = request.size(&params);
+            let png = events.picture(&accepted, params.forwards(), size, reporter).await?;
+            let image = Checked::new(png, size, &lease.remote.place())
                 .map_err(|error| Failure::of_answer(reporter, error))?;
             Ok::<_, Failure>((image, accepted, tokens))
         };

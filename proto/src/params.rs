@@ -3,7 +3,7 @@
 //! A parameter has the same name on both sides, so the conversions are made from its declaration.
 
 use llm_dit_params::{
-    GenerateOptions, GenerateParams, LoraSelection, LoraSet, ParamError, generation_fields,
+    GenerateOptions, GenerateParams, LoraSelection, LoraSet, ParamError, Start, generation_fields,
 };
 
 use crate::v1;
@@ -43,12 +43,11 @@ impl From<v1::Sigmas> for Vec<f64> {
 
 impl v1::GenerateParams {
     /// Every parameter as it is used, with the wire's ways of saying that one is off.
-    pub fn used(params: &GenerateParams, from_image: bool) -> Self {
+    pub fn used(params: &GenerateParams, start: Start) -> Self {
         Self {
             cfg_normalization: Some(params.cfg_normalization.unwrap_or(0.0)),
             cfg_truncation: Some(params.cfg_truncation.unwrap_or(1.0)),
-            strength: from_image.then_some(params.strength),
-            ..params.options().into()
+            ..params.used(start).into()
         }
     }
 }

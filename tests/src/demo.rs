@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use diffusion_service::{
-    engine::{GenerateJob, ImageGenerator, LoraChoice, Picture, Step},
+    engine::{GenerateJob, ImageGenerator, LoraChoice, Mask, Picture, Step},
     picture::encode_png,
     source,
 };
@@ -49,6 +49,8 @@ pub struct Golden {
     /// A picture that this one is drawn from, of the same size, and how much of it is redrawn.
     pub source: Option<String>,
     pub strength: Option<f64>,
+    /// Which part of it.
+    pub mask: Option<String>,
     /// Of the LoRA that ships beside the demo model; absent where the model is left as it is.
     #[serde(default)]
     pub loras: Vec<GoldenLora>,
@@ -104,6 +106,7 @@ impl Golden {
             sigmas: self.sigmas.clone(),
             strength: self.strength,
             scheduler: self.scheduler.as_deref().map(|id| id.parse().expect("one of ours")),
+            ..Default::default()
         }
     }
 }
@@ -148,16 +151,17 @@ impl Demo {
 
     /// Pixels, through the file, as users get them.
     pub fn draw(&mut self, prompt: &str, negative: &str, options: GenerateOptions) -> Vec<u8> {
-        self.draw_from(prompt, negative, options, None)
+        self.draw_from(prompt, negative, options, None, None)
     }
 
-    /// Likewise, from a picture.
+    /// Likewise, from a picture or a part of it.
     pub fn draw_from(
         &mut self,
         prompt: &str,
         negative: &str,
         options: GenerateOptions,
         image: Option<Picture>,
+        mask: Option<Mask>,
     ) -> Vec<u8> {
         let params =
             options.resolve(&self.generator.info().defaults, &Limits::default()).expect("valid");
@@ -168,6 +172,7 @@ impl Demo {
             loras: Vec::new(),
             latents: None,
             image,
+            mask,
             return_latents: false,
             preview: None,
         };
@@ -201,7 +206,7 @@ impl Demo {
                 };
                 self.set_loras(&golden.loras.iter().map(lora).collect::<Vec<_>>());
             }
-            let ours = self.draw_from(&golden.prompt, negative, golden.options(), image);
+            let ours = self.draw_from(&golden.prompt, negative, golden.options(), image, None);
             let decibels = psnr(&ours, expected.as_raw());
             println!("{:36} {decibels:6.2} dB", golden.file);
             decibels

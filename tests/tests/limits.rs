@@ -73,8 +73,11 @@ impl Stack {
             "scale" => body["loras"] = json!([{"name": "a", "scale": value}]),
             name => body[name] = value.clone(),
         }
-        if name == "strength" {
+        if ["strength", "mask_blur", "only_masked"].contains(&name) {
             body["image"] = json!(self.source);
+        }
+        if ["mask_blur", "only_masked"].contains(&name) {
+            body["mask"] = json!(self.source);
         }
         if path == "/api/encode" {
             body = json!({"prompt": "x", name: value});
@@ -108,6 +111,11 @@ impl Stack {
         if name == "strength" && value.as_f64() == Some(0.0) {
             return None;
         }
+        // Within their bounds they need a mask, which this call does not send either.
+        let needs_mask = Bound::of(name).filter(|_| ["mask_blur", "only_masked"].contains(&name));
+        if needs_mask.is_some_and(|b| value.as_f64().is_some_and(|value| b.allows_number(value))) {
+            return None;
+        }
         if name == "max_tokens" {
             let request = EncodeRequest {
                 prompts: vec![chat("x")],
@@ -131,6 +139,8 @@ impl Stack {
             "cfg_truncation" => params.cfg_truncation = number,
             "shift" => params.shift = value.as_f64(),
             "strength" => params.strength = value.as_f64(),
+            "mask_blur" => params.mask_blur = value.as_f64(),
+            "only_masked" => params.only_masked = Some(whole()?),
             "scale" => {
                 let lora = LoraSelection { name: "a".into(), scale: number, ..Default::default() };
                 params.loras = Some(LoraSet { loras: vec![lora] });
@@ -170,10 +180,13 @@ impl Stack {
                 command.arg(format!("--{}={value}", name.replace('_', "-")));
             }
         }
-        if name == "strength" {
+        if ["strength", "mask_blur", "only_masked"].contains(&name) {
             let source = STANDARD.decode(&self.source).expect("base64");
             std::fs::write(room.path().join("in.png"), source).expect("our own folder");
             command.args(["--image", "in.png"]);
+            if name != "strength" {
+                command.args(["--mask", "in.png"]);
+            }
         }
         let output = spawn_blocking(move || {
             let output = command.output();

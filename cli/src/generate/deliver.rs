@@ -51,7 +51,8 @@ impl<'a> Deliveries<'a> {
         self.progress.picture(&format!("{shown}: {said}"), &format!("{shown}: seed {seed}"));
         if self.json {
             let format = item.format.name();
-            let told = Told::new(shown, format, &recipe, truncated, times, &notes);
+            let size = llm_dit_pictures::size(&file).map_err(CliError::failed)?;
+            let told = Told::new(shown, format, &recipe, truncated, times, &notes).sized(size);
             let line = serde_json::to_string(&told).map_err(CliError::failed)?;
             self.progress.suspend(|| print(&format!("{line}\n")))?;
         } else if !is_stdout && (self.args.quiet || !io::stdout().is_terminal()) {

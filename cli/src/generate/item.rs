@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use llm_dit_chat::Chat;
-use llm_dit_params::{GenerateOptions, Prompt};
+use llm_dit_params::{GenerateOptions, Prompt, Start};
 use llm_dit_pictures::Format;
 use llm_dit_recipe::Settings;
 
@@ -22,6 +22,8 @@ pub struct Item {
     pub negative: Prompt,
     /// What it is drawn from.
     pub image: Option<SourceFile>,
+    /// Which part of it is redrawn; never without `image`.
+    pub mask: Option<SourceFile>,
     /// SHA-256 of every file that `settings` names.
     pub sha256: BTreeMap<String, String>,
     pub output: PathBuf,
@@ -38,9 +40,14 @@ impl Item {
     /// # Errors
     /// There is no scheduler of that name.
     pub fn options(&self) -> Result<GenerateOptions, CliError> {
-        let options = self.settings.options();
+        let options = self.settings.options().from_start(self.start());
         options.scheduler().map_err(|error| self.usage(error))?;
         Ok(options)
+    }
+
+    /// What it is drawn from.
+    pub fn start(&self) -> Start {
+        Start::of(self.image.is_some(), self.mask.is_some())
     }
 
     /// A wrong setting of this picture.

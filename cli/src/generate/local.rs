@@ -11,10 +11,10 @@ use std::{
 use diffusion_service::{
     engine::{
         BatchKey, BatchLimit, CheckedJob, GenerateError, GenerateJob, Generated, ImageGenerator,
-        LoraChoice, Member, Step,
+        LoraChoice, Member, Picture, Step,
     },
     picture::{self, encode_png},
-    source,
+    source::{self, Masked, Paste, SourceError},
 };
 use llm_dit_engine::plan::{Course, Part};
 use llm_dit_params::{GenerateParams, Limits, LoraPass, ModelDefaults, choose_model};
@@ -56,6 +56,17 @@ struct Loaded {
     conditions: std::vec::IntoIter<Conditions>,
     latents: Option<Tensor>,
     took: Option<Duration>,
+}
+
+/// A picture to make.
+struct Job {
+    job: CheckedJob,
+    /// Where it goes.
+    paste: Option<Paste>,
+    /// Where only the embeddings' file knew it.
+    prompt: Option<String>,
+    /// What was cut of the prompts.
+    truncated: Truncated,
 }
 
 /// Opens the engines of this process, with the model that the flags name.
@@ -169,8 +180,10 @@ impl Studio for Local<'_> {
             scheduler: Some(params.scheduler.to_string()),
             ..Settings::default()
         };
+        let used = params.used(item.start());
         item.settings = resolved.or(std::mem::take(&mut item.settings));
-        item.settings.strength = item.image.is_some().then_some(params.strength);
+        item.settings.strength = used.strength;
+        (item.settings.mask_blur, item.settings.mask_invert) = (used.mask_blur, used.mask_invert);
         Ok(params.scheduler.forwards(params.steps - first))
     }
 
@@ -233,7 +246,7 @@ impl Studio for Local<'_> {
         let device = loaded.generator.info().device;
         let limit = self.batch.unwrap_or_else(|| BatchLimit::of_device(device));
         // The set is the same for the whole command.
-        let key = |item| Ok(BatchKey::of(&self.params(item)?, item.image.is_some(), &[]));
+        let key = |item| Ok(BatchKey::of(&self.params(item)?, item.start(), &[]));
         let mut count = 0;
         let mut first = None;
         for item in items {
@@ -266,7 +279,8 @@ impl Studio for Local<'_> {
         // Each step is reported once, and the first error counts.
         let (told, loading) = (Cell::new(None), Cell::new(loaded.took.take()));
         let (done, failure) = (Cell::new(0), RefCell::new(None));
-        let members = items.iter().zip(&jobs).map(|(item, (job, prompt, truncated))| {
+        let members = items.iter().zip(&jobs).map(|(item, job)| {
+            let Job { job, paste, prompt, truncated } = job;
             let sink = |step: Step| {
                 if told.get().is_none_or(|told| step.index > told) {
                     told.set(Some(step.index));
@@ -292,7 +306,7 @@ impl Studio for Local<'_> {
                         staged.publish().map_err(CliError::failed)?;
                     }
                     let recipe = picture::recipe(info, job);
-                    let made = finish(&made, job, &recipe, loading.take())?;
+                    let made = finish(made, paste.clone(), job, &recipe, loading.take())?;
                     let made = Made { prompt: prompt.clone(), truncated: *truncated, ..made };
                     (deliver.borrow_mut())(item, made)
                 });
@@ -314,32 +328,56 @@ impl Studio for Local<'_> {
 }
 
 impl Loaded {
-    /// The next job, the prompt where only the embeddings' file knew it, and what was cut of it.
+    /// The next job.
     fn job(
         &mut self,
         item: &Item,
         params: GenerateParams,
         return_latents: bool,
-    ) -> Result<(CheckedJob, Option<String>, Truncated), CliError> {
+    ) -> Result<Job, CliError> {
         let Some(conditions) = self.conditions.next() else {
             return Err(CliError::Failed("an image has no embeddings".into()));
         };
-        let image = item.image.as_ref().map(|file| {
-            source::read(&file.bytes, params.width, params.height)
-                .map_err(|e| item.usage(format!("{}: {e}", file.path.display())))
-        });
+        let Conditions { embeddings, negative, prompt, truncated } = conditions;
+        let (image, masked) = read(item, &params)?;
+        let (mask, paste) = masked.map(|masked| (masked.mask, masked.paste)).unzip();
         let job = GenerateJob {
             loras: self.generator.loras().into_iter().map(|lora| lora.choice).collect(),
             params,
-            embeddings: conditions.embeddings,
-            negative_embeddings: conditions.negative,
+            embeddings,
+            negative_embeddings: negative,
             latents: self.latents.clone(),
-            image: image.transpose()?,
+            image,
+            mask,
             return_latents,
             preview: None,
         };
         let job = self.generator.info().check(job).map_err(|error| fault(item, error))?;
-        Ok((job, conditions.prompt, conditions.truncated))
+        Ok(Job { job, paste, prompt, truncated })
+    }
+}
+
+/// What an image is drawn from.
+fn read(
+    item: &Item,
+    params: &GenerateParams,
+) -> Result<(Option<Picture>, Option<Masked>), CliError> {
+    let Some(image) = &item.image else { return Ok((None, None)) };
+    let failed = |error: SourceError| {
+        let is_of_mask =
+            matches!(error, SourceError::Mask(_) | SourceError::Transparent | SourceError::Black);
+        let file = item.mask.as_ref().filter(|_| is_of_mask).unwrap_or(image);
+        item.usage(format!("{}: {error}", file.path.display()))
+    };
+    match &item.mask {
+        Some(mask) => {
+            let read = source::read_masked(&image.bytes, &mask.bytes, params);
+            read.map(|(picture, masked)| (Some(picture), Some(masked))).map_err(failed)
+        }
+        None => {
+            let read = source::read(&image.bytes, params.width, params.height);
+            read.map(|picture| (Some(picture), None)).map_err(failed)
+        }
     }
 }
 
@@ -362,19 +400,24 @@ fn fault(item: &Item, error: GenerateError) -> CliError {
 
 /// From pixels to a file, and what is said of it.
 fn finish(
-    made: &Generated,
+    made: Generated,
+    paste: Option<Paste>,
     job: &GenerateJob,
     recipe: &Recipe,
     loading: Option<Duration>,
 ) -> Result<Made, CliError> {
     let started = Instant::now();
-    let png = encode_png(&made.picture, recipe).map_err(CliError::failed)?;
+    let picture = match paste {
+        Some(paste) => source::paste(paste, made.picture).map_err(CliError::failed)?,
+        None => made.picture,
+    };
+    let png = encode_png(&picture, recipe).map_err(CliError::failed)?;
     let compress = started.elapsed();
     let (params, seconds) = (&job.params, |d: Duration| d.as_secs_f64());
     let said = format!(
         "{}x{}, seed {}, {} step{}; {}steps {:.2} s, decode {:.2} s, PNG {:.2} s",
-        params.width,
-        params.height,
+        picture.width,
+        picture.height,
         params.seed,
         params.steps,
         if params.steps == 1 { "" } else { "s" },

@@ -66,16 +66,24 @@ pub fn recipe(args: &GenerateArgs) -> Result<Option<Recipe>, CliError> {
     }
     // A picture to draw from and initial noise exclude each other.
     if args.given.has("latents") {
-        settings.image = None;
+        (settings.image, settings.mask, settings.outpaint) = (None, None, None);
     }
     if args.given.has("image") {
         settings.latents = None;
+    }
+    // Two ways to say which part is drawn.
+    if args.given.has("mask") {
+        settings.outpaint = None;
+    }
+    if args.given.has("outpaint") {
+        settings.mask = None;
     }
     // Its texts are what came of it; a name would bring in what it has become.
     settings.template = None;
     let folder = path.parent().unwrap_or(Path::new(""));
     for (flag, setting) in [
         ("image", &mut settings.image),
+        ("mask", &mut settings.mask),
         ("load_embeddings", &mut settings.load_embeddings),
         ("latents", &mut settings.latents),
     ] {

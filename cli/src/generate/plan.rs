@@ -15,10 +15,12 @@ use super::{
     lines::{self, Line},
     names::{Named, Names},
     origin::SourceFile,
+    outpaint,
 };
 use crate::{
     args::{
-        ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs, PartArgs, TruncationArgs,
+        ChatArgs, DEFAULT_HIDDEN_LAYER, DEFAULT_MAX_TOKENS, GenerateArgs, Margins, PartArgs,
+        TruncationArgs,
     },
     embeddings,
     error::CliError,
@@ -83,9 +85,13 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>, json: bool) -> Result<Pl
             Some(path) => format!("{} line {}: ", path.display(), line.number),
             None => String::new(),
         };
+        let of_a_mask = line.settings.options().of_a_mask();
         let settings = over(line.settings, base.clone());
         let count = line.num_images.unwrap_or(args.files.num_images);
         let item = item(args, settings, place, &mut read)?;
+        if let Some(name) = of_a_mask.filter(|_| item.mask.is_none()) {
+            return Err(item.usage(format!("{name} needs a mask; set mask or outpaint")));
+        }
         if many && names.has_seed() && !item.seed_given {
             return Err(
                 item.usage("file names with {seed} cannot be resumed without a seed; set --seed")
@@ -119,6 +125,13 @@ pub fn plan(args: &GenerateArgs, from: Option<&Recipe>, json: bool) -> Result<Pl
     }
     if args.given.has("strength") && items.iter().all(|item| item.image.is_none()) {
         return Err(CliError::Usage("--strength needs an init image; set --image".into()));
+    }
+    let of_a_mask = ["mask_blur", "mask_invert", "only_masked"];
+    if let Some(name) = of_a_mask.into_iter().find(|name| args.given.has(name))
+        && items.iter().all(|item| item.mask.is_none())
+    {
+        let flag = name.replace('_', "-");
+        return Err(CliError::Usage(format!("--{flag} needs a mask; set --mask or --outpaint")));
     }
     check_outputs(args, &items)?;
     Ok(Plan { items, resumable: many })
@@ -170,13 +183,34 @@ fn item(
         }
         Ok(read.get(path).cloned())
     };
-    let image = source(&settings.image)?;
-    let mut sha256 = BTreeMap::new();
-    for (name, file) in [
+    let mut image = source(&settings.image)?;
+    let mut mask = source(&settings.mask)?;
+    let files = [
         ("image", image.clone()),
+        ("mask", mask.clone()),
         ("load_embeddings", source(&settings.load_embeddings)?),
         ("latents", source(&settings.latents)?),
-    ] {
+    ];
+    if let Some(sides) = &settings.outpaint {
+        let Some(from) = &image else {
+            return Err(usage("--outpaint needs an init image; set --image".into()));
+        };
+        if mask.is_some() {
+            return Err(usage("--mask and --outpaint exclude each other; remove one".into()));
+        }
+        let margins: Margins = sides.parse().map_err(|why| usage(format!("outpaint: {why}")))?;
+        let (canvas, new) = outpaint::extend(from, margins).map_err(usage)?;
+        (image, mask) = (Some(canvas), Some(new));
+    }
+    if mask.is_some() && image.is_none() {
+        return Err(usage("--mask needs an init image; set --image".into()));
+    }
+    if mask.is_none() {
+        // A picture that a gateway drew does not name its mask.
+        (settings.mask_blur, settings.mask_invert, settings.only_masked) = (None, None, None);
+    }
+    let mut sha256 = BTreeMap::new();
+    for (name, file) in files {
         sha256.extend(file.map(|file| (name.to_owned(), file.sha256)));
     }
     Ok(Item {
@@ -185,6 +219,7 @@ fn item(
         chat,
         negative,
         image,
+        mask,
         sha256,
         output: PathBuf::new(),
         is_named: true,

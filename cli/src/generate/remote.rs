@@ -92,9 +92,8 @@ impl<'a> Remote<'a> {
     }
 
     async fn post(&self, item: &Item, report: Report<'_>) -> Result<Answer, CliError> {
-        let image = item.image.as_ref().map(|image| image.bytes.as_ref());
         let (model, loras) = (self.model.as_deref(), self.loras.as_deref());
-        let body = Body::new(&item.settings, image, model, loras);
+        let body = Body::new(item, model, loras);
         // Older gateways know no events, and answer with the picture alone.
         let request = self.client.post(&self.url).header(ACCEPT, EVENTS).json(&body);
         let answer = match request.send().await {

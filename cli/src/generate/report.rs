@@ -100,4 +100,9 @@ impl<'a> Told<'a> {
             notes,
         }
     }
+
+    /// With the size of the file, which is not that of the recipe where only a part was drawn.
+    pub fn sized(self, (width, height): (u32, u32)) -> Self {
+        Self { width: Some(width), height: Some(height), ..self }
+    }
 }

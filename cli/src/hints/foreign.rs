@@ -82,6 +82,7 @@ pub const FLAGS: &[Foreign] = &[
             "init-image-strength",
         ],
     ),
+    to("mask", &["mask-image", "mask-path", "inpaint-mask"]),
     note(
         "lora",
         "the scale follows the path, such as --lora style.safetensors:0.8",

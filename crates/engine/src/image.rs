@@ -6,6 +6,7 @@ mod checked;
 mod engines;
 mod latent_map;
 mod lora;
+mod mask;
 mod preview;
 
 use std::{ops::ControlFlow, time::Duration};
@@ -19,6 +20,7 @@ pub use self::checked::CheckedJob;
 pub use self::engines::{Engines, EnginesError};
 pub use self::latent_map::LatentMap;
 pub use self::lora::{ActiveLora, InspectLora, LoraChoice, LoraReport, LoraSummary, SetLorasError};
+pub use self::mask::Mask;
 pub use self::preview::{MAX_SIDE, PreviewOptions};
 use crate::{DeviceId, MemoryReader};
 
@@ -60,6 +62,8 @@ pub struct GenerateJob {
     pub latents: Option<Tensor>,
     /// A picture to draw from, already of the size of the picture to make.
     pub image: Option<Picture>,
+    /// Which part of `image` is redrawn, likewise; all of it without one.
+    pub mask: Option<Mask>,
     /// Also return the final latents.
     pub return_latents: bool,
     /// When to hand out a [`X0Prediction`].

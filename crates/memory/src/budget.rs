@@ -142,6 +142,13 @@ impl Reservation {
         self.resize(self.bytes.saturating_add(more))
     }
 
+    /// Gives `bytes`, or as many as there are, to a reservation of their own.
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: self.budget.clone(), what: self.what, bytes }
+    }
+
     /// Releases all but `bytes`; does nothing if there are no more than that.
     pub fn shrink_to(&mut self, bytes: u64) {
         if bytes < self.bytes {
@@ -256,6 +263,10 @@ mod tests {
         reservation.shrink_to(80);
         reservation.shrink_to(20);
         assert_eq!(budget.reserved(), 50);
+        let part = reservation.split(15);
+        assert_eq!((part.bytes(), reservation.bytes(), budget.reserved()), (15, 5, 50));
+        drop(part);
+        assert_eq!((reservation.split(80).bytes(), budget.reserved()), (5, 30));
         drop((reservation, other));
         assert_eq!(budget.reserved(), 0);
         let mut free = Reservation::unlimited();

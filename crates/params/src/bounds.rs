@@ -52,6 +52,8 @@ pub const CFG_NORMALIZATION: Bound = number("cfg_normalization", 0.0, 100.0);
 pub const CFG_TRUNCATION: Bound = number("cfg_truncation", 0.0, 1.0);
 pub const SHIFT: Bound = number("shift", 0.01, 100.0);
 pub const STRENGTH: Bound = number("strength", 0.0, 1.0);
+pub const MASK_BLUR: Bound = number("mask_blur", 0.0, 64.0);
+pub const ONLY_MASKED: Bound = whole("only_masked", 0, 1024);
 pub const TOKENS: Bound = whole("max_tokens", 1, MAX_TOKENS);
 pub const COMPRESSION: Bound = whole("output_compression", 0, 100);
 pub const PICTURES: Bound = whole("n", 1, MAX_PICTURES);
@@ -71,6 +73,8 @@ pub const BOUNDS: &[Bound] = &[
     CFG_TRUNCATION,
     SHIFT,
     STRENGTH,
+    MASK_BLUR,
+    ONLY_MASKED,
     TOKENS,
     COMPRESSION,
     PICTURES,

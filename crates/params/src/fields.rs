@@ -60,8 +60,22 @@ macro_rules! generation_fields {
                     flag [value_name = "ID", value_parser = $crate::scheduler_id],
                     schema [example = "flow_euler"];
                 /// Fraction of the init image to regenerate, and of the steps to run: 1 regenerates all
-                /// of it [default: 0.6]
+                /// of it [default: 0.6, with a mask 1]
                 strength: f64, serde [], flag [value_name = "S"], schema [minimum = 0, maximum = 1];
+                /// Blur of the edge at which the regenerated part is put back, in pixels; 0 is a hard
+                /// edge. Needs a mask [default: 4]
+                mask_blur: f64, serde [], flag [value_name = "PIXELS"],
+                    schema [minimum = 0, maximum = 64];
+                /// Regenerate what is black in the mask instead of what is white. Needs a mask
+                mask_invert: bool, serde [],
+                    flag [value_name = "BOOL", num_args = 0..=1, require_equals = true,
+                        default_missing_value = "true", hide_possible_values = true],
+                    schema [];
+                /// Enlarge the masked part, with this many pixels around it, to the width and height
+                /// that are set, and put it back at its own size; the image keeps its size. Needs a
+                /// mask [default: off]
+                only_masked: u32, serde [], flag [value_name = "PADDING"],
+                    schema [minimum = 0, maximum = 1024];
             }
         }
     };

@@ -16,6 +16,7 @@ mod pass;
 pub mod prompt;
 mod reword;
 mod scheduler;
+mod start;
 mod truncation;
 
 pub use blocks::{LoraBlocks, MAX_BLOCKS, contains as block_contains};
@@ -27,11 +28,14 @@ pub use lora::{
 };
 pub use model::choose_model;
 pub use nearest::nearest;
-pub use options::{DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed, seed};
+pub use options::{
+    DEFAULT_MASK_BLUR, DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed, seed,
+};
 pub use pass::LoraPass;
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};
 pub use reword::reword;
 pub use scheduler::{Scheduler, scheduler_id};
+pub use start::{DEFAULT_MASKED_STRENGTH, Start};
 pub use truncation::Truncation;
 
 /// Why a request was refused; the message says what would be accepted.

@@ -54,6 +54,12 @@ pub struct GenerateParams {
     /// How much of a given picture is redrawn, 1 is all; without a picture it has no meaning. A
     /// double as in Python, since `steps - steps * strength` is cut to a whole number.
     pub strength: f64,
+    /// Pixels, the deviation of a Gaussian; this and what follows have no meaning without a mask.
+    pub mask_blur: f64,
+    /// Whether black is redrawn.
+    pub mask_invert: bool,
+    /// Pixels around the masked part, if only that is drawn.
+    pub only_masked: Option<u32>,
 }
 
 /// Noise of another seed, and how far it is followed.
@@ -69,6 +75,8 @@ pub const DEFAULT_VARIATION_STRENGTH: f32 = 0.2;
 
 /// As diffusers' `ZImageImg2ImgPipeline`.
 pub const DEFAULT_STRENGTH: f64 = 0.6;
+/// As Stable Diffusion web UI.
+pub const DEFAULT_MASK_BLUR: f64 = 4.0;
 
 /// 53 bits, so that the seed survives a trip through JSON readers that know only doubles.
 pub fn random_seed() -> u64 {
@@ -146,6 +154,10 @@ impl GenerateOptions {
             .filter(|&t| t < 1.0);
         let shift = number(bounds::SHIFT, self.shift.unwrap_or(defaults.shift))?;
         let strength = number(bounds::STRENGTH, self.strength.unwrap_or(DEFAULT_STRENGTH))?;
+        let mask_blur = number(bounds::MASK_BLUR, self.mask_blur.unwrap_or(DEFAULT_MASK_BLUR))?;
+        if let Some(padding) = self.only_masked {
+            number(bounds::ONLY_MASKED, padding)?;
+        }
         Ok(GenerateParams {
             model: None,
             loras: None,
@@ -161,6 +173,9 @@ impl GenerateOptions {
             sigmas: self.sigmas.clone(),
             scheduler,
             strength,
+            mask_blur,
+            mask_invert: self.mask_invert.unwrap_or_default(),
+            only_masked: self.only_masked,
         })
     }
 }
@@ -182,6 +197,9 @@ impl GenerateParams {
             sigmas: self.sigmas.clone(),
             scheduler: Some(self.scheduler.to_string()),
             strength: Some(self.strength),
+            mask_blur: Some(self.mask_blur),
+            mask_invert: Some(self.mask_invert),
+            only_masked: self.only_masked,
         }
     }
 

@@ -3,6 +3,8 @@
 //! All files from outside are decoded here, for the wire, the command and the gateway.
 
 mod convert;
+mod inpaint;
+mod mask;
 mod resize;
 mod whole;
 
@@ -11,6 +13,8 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 
 pub use convert::{Format, UnknownExtension, UnknownFormat, thumbnail};
+pub use inpaint::{Inpainting, Paste, Prepared};
+pub use mask::{MaskImage, mask_of_alpha};
 pub use resize::{resize, resize_bytes};
 
 /// Largest file that is looked at.
@@ -42,6 +46,19 @@ pub enum SourceError {
     TooLarge(u64),
     #[error("the image has {width}x{height} pixels; the maximum is {MAX_PIXELS} (8192x8192)")]
     TooManyPixels { width: u32, height: u32 },
+    #[error(
+        "a part of the mask is transparent; send black and white without transparency, where white is redrawn"
+    )]
+    Transparent,
+    #[error("the mask has no transparency; make the part to edit transparent, in a PNG with alpha")]
+    Opaque,
+    #[error(
+        "the mask has no white, so nothing would be redrawn; make that part white, or invert the mask"
+    )]
+    Black,
+    /// Another error, of the mask.
+    #[error("mask: {0}")]
+    Mask(Box<SourceError>),
     #[error("the image cannot be decoded: {0}")]
     Broken(String),
 }

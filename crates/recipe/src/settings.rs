@@ -96,8 +96,12 @@ generation_fields! { settings! {
     truncate: String,
     }
     after {
-    /// Path of the init image; in a recipe only its file's name, like the two below.
+    /// Path of the init image; in a recipe only its file's name, like those below.
     image: String,
+    /// Path of its mask.
+    mask: String,
+    /// Pixels that are added to the init image on each side, whose part is drawn.
+    outpaint: String,
     /// Path of the embeddings that stood for a prompt.
     load_embeddings: String,
     /// Path of the initial noise.
@@ -110,7 +114,8 @@ impl Settings {
     /// the machine, not about the image.
     #[must_use]
     pub fn without_folders(mut self) -> Self {
-        for path in [&mut self.image, &mut self.load_embeddings, &mut self.latents] {
+        for path in [&mut self.image, &mut self.mask, &mut self.load_embeddings, &mut self.latents]
+        {
             if let Some(name) = path.as_deref().map(file_name).map(str::to_owned) {
                 *path = Some(name);
             }
@@ -145,9 +150,12 @@ impl Settings {
         ] {
             text.take_if(|text| text.is_empty());
         }
-        for switch in
-            [&mut self.force_think_block, &mut self.strip_quotes, &mut self.raw_special_tokens]
-        {
+        for switch in [
+            &mut self.force_think_block,
+            &mut self.strip_quotes,
+            &mut self.raw_special_tokens,
+            &mut self.mask_invert,
+        ] {
             switch.take_if(|on| !*on);
         }
         self

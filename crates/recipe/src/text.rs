@@ -31,6 +31,7 @@ impl Recipe {
                 "Denoising strength",
                 settings.strength.filter(|_| settings.image.is_some()).map(|s| s.to_string()),
             ),
+            ("Mask blur", settings.mask_blur.map(|blur| blur.to_string())),
             ("Version", self.program.clone()),
         ];
         let pairs =

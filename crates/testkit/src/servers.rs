@@ -111,6 +111,7 @@ pub fn job(handle: &DiffusionHandle, options: GenerateOptions) -> GenerateJob {
         negative_embeddings: None,
         latents: None,
         image: None,
+        mask: None,
         return_latents: false,
         preview: None,
     }

@@ -24,13 +24,13 @@ use llm_dit_params::{Limits, ModelDefaults};
 use llm_dit_proto as proto;
 use llm_dit_weights::{DeviceBudget, Residency, wire_dtype};
 
-use self::denoise::Trajectory;
+use self::denoise::{Start, Trajectory};
 use crate::{
     dit,
     error::DrawError,
     parts::{Autoencoder, Transformer},
     schedule::grid,
-    source_latents,
+    source_latents::{Kept, SourceLatents},
 };
 
 /// Z-Image, loaded.
@@ -157,9 +157,7 @@ impl ZImage {
         let mut trajectories = Vec::with_capacity(batch.len());
         for mut member in batch {
             match self.begin(info, &mut member) {
-                Ok((latents, sigmas)) => {
-                    trajectories.push(Trajectory::new(member, latents, sigmas))
-                }
+                Ok((start, sigmas)) => trajectories.push(Trajectory::new(member, start, sigmas)),
                 Err(error) => member.finish(Err(error.into())),
             }
         }
@@ -186,7 +184,7 @@ impl ZImage {
         &mut self,
         info: &ModelInfo,
         member: &mut Member<'_>,
-    ) -> Result<(Vec<f32>, Vec<f64>), DrawError> {
+    ) -> Result<(Start, Vec<f64>), DrawError> {
         let job = member.job;
         let (params, first) = (&job.params, job.first_step());
         let grid = grid(params).split_off(first as usize);
@@ -202,16 +200,19 @@ impl ZImage {
         job: &GenerateJob,
         shape: [usize; 3],
         sigma: f64,
-    ) -> Result<Vec<f32>, DrawError> {
+    ) -> Result<Start, DrawError> {
         let mut noise = InitialNoise::of(&job.params);
         match (&job.latents, &job.image) {
-            (Some(given), _) => Ok(given.to_f32()),
+            (Some(given), _) => Ok(given.to_f32().into()),
             (None, Some(image)) => {
                 let budget = self.vae_budget();
                 let autoencoder = &mut self.autoencoder;
-                source_latents::noisy(autoencoder, image, shape, sigma, &mut noise, budget)
+                let source = SourceLatents::draw(autoencoder, image, shape, &mut noise, budget)?;
+                let latents = source.at(sigma);
+                let kept = job.mask.as_ref().map(|mask| Kept::new(source, mask, shape));
+                Ok(Start { latents, kept })
             }
-            (None, None) => Ok(noise.randn(shape)),
+            (None, None) => Ok(noise.randn(shape).into()),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use llm_dit_fault::Fault;
 use llm_dit_memory::{MemoryBudget, Reservation};
-use llm_dit_params::{GenerateOptions, GenerateParams, LoraSet};
+use llm_dit_params::{GenerateOptions, GenerateParams, LoraSet, Start};
 use llm_dit_proto::{
     Assembler, DType, Tensor,
     v1::{self, GenerateRequest, ImageHeader, TensorRole, TensorStart, generate_request::Part},
@@ -17,7 +17,7 @@ use llm_dit_telemetry::metrics::{Direction, tensor_bytes};
 use tokio::time;
 use tonic::Streaming;
 
-use super::image::ImageUpload;
+use super::image::{self, ImageUpload};
 use crate::{
     Admission, DiffusionHandle,
     engine::{LoraChoice, ModelInfo, PreviewOptions},
@@ -40,6 +40,8 @@ pub(super) struct Upload {
     pub latents: Option<Tensor>,
     /// A picture's file, not looked into yet.
     pub image: Option<Bytes>,
+    /// That of its mask; never without `image`.
+    pub mask: Option<Bytes>,
 }
 
 /// Texts that have yet to be encoded.
@@ -58,6 +60,7 @@ struct Tensors<'a> {
     negative_embeddings: Option<Tensor>,
     latents: Option<Tensor>,
     image: Option<Bytes>,
+    mask: Option<Bytes>,
 }
 
 /// The part that the next data belongs to.
@@ -93,7 +96,8 @@ impl Upload {
             None => return bad("the request ended before the parameters"),
         };
         let info = handle.info_of(first.model.as_deref())?;
-        let mut params = GenerateOptions::from(&first).resolve(&info.defaults, &info.limits)?;
+        let options = GenerateOptions::from(&first);
+        let mut params = options.resolve(&info.defaults, &info.limits)?;
         params.model = Some(info.model.clone());
         params.loras = first.loras.as_ref().map(LoraSet::try_from).transpose()?;
         let loras = handle.choose_loras(info, params.loras.as_ref())?;
@@ -111,7 +115,11 @@ impl Upload {
             }
         }
         tensors.end()?;
-        let Tensors { embeddings, negative_embeddings, latents, image, .. } = tensors;
+        let Tensors { embeddings, negative_embeddings, latents, image, mask, .. } = tensors;
+        let start = check_start(&options, image.is_some(), mask.is_some())?;
+        if let Some(strength) = options.from_start(start).strength {
+            params.strength = strength;
+        }
         let prompt = match (&embeddings, first.prompt) {
             (Some(_), _) => None,
             (None, _) if negative_embeddings.is_some() => {
@@ -134,6 +142,7 @@ impl Upload {
             negative_embeddings,
             latents,
             image,
+            mask,
         })
     }
 }
@@ -149,6 +158,7 @@ impl<'a> Tensors<'a> {
             negative_embeddings: None,
             latents: None,
             image: None,
+            mask: None,
         }
     }
 
@@ -181,10 +191,11 @@ impl<'a> Tensors<'a> {
 
     fn begin_image(&mut self, header: &ImageHeader) -> Result<(), Fault> {
         self.end()?;
-        if self.image.is_some() {
-            return bad("the init image was sent twice; send it once");
+        let upload = ImageUpload::begin(header, self.memory)?;
+        if self.file(upload.role).is_some() {
+            return bad(format!("{} was sent twice; send it once", upload.role.name()));
         }
-        self.current = Some(Current::Image(ImageUpload::begin(header, self.memory)?));
+        self.current = Some(Current::Image(upload));
         Ok(())
     }
 
@@ -206,10 +217,20 @@ impl<'a> Tensors<'a> {
                 let tensor = assembler.finish().map_err(|e| role.fault(&e))?;
                 *self.slot(role) = Some(tensor.map_bytes(|bytes| memory.hold(bytes)));
             }
-            Some(Current::Image(image)) => self.image = Some(image.finish()?),
+            Some(Current::Image(image)) => {
+                let role = image.role;
+                *self.file(role) = Some(image.finish()?);
+            }
             None => {}
         }
         Ok(())
+    }
+
+    fn file(&mut self, role: image::Role) -> &mut Option<Bytes> {
+        match role {
+            image::Role::Init => &mut self.image,
+            image::Role::Mask => &mut self.mask,
+        }
     }
 
     fn slot(&mut self, role: Role) -> &mut Option<Tensor> {
@@ -281,6 +302,17 @@ async fn next(
         Some(GenerateRequest { part: Some(part) }) => Ok(Some(part)),
         Some(GenerateRequest { part: None }) => bad("a message is empty"),
         None => Ok(None),
+    }
+}
+
+/// What is drawn from, if the parameters have a meaning for it.
+fn check_start(options: &GenerateOptions, image: bool, mask: bool) -> Result<Start, Fault> {
+    if mask && !image {
+        return bad("a mask was sent without an init image; send both");
+    }
+    match options.of_a_mask() {
+        Some(name) if !mask => bad(format!("{name} needs a mask; send one, or leave it out")),
+        _ => Ok(Start::of(image, mask)),
     }
 }
 

@@ -10,6 +10,7 @@ use llm_dit_params::GenerateParams;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::DiffusionHandle;
+use crate::source::Paste;
 
 /// Init images that are decoded at the same time.
 const DECODES: usize = 2;
@@ -17,6 +18,10 @@ const DECODES: usize = 2;
 /// Memory of a request beside its uploads, for each pixel of its image: the resized init image, the
 /// pixels of the result and its PNG with 3 each, and latents with 1.
 const BYTES_PER_PIXEL: u64 = 10;
+
+/// For each pixel of the picture that a result is pasted into: its pixels and those of its mask, the
+/// result at its size, and the PNG.
+const PASTE_BYTES_PER_PIXEL: u64 = 10;
 
 /// Lets a request in. Its place in the queue and its memory are free again when this is dropped.
 #[derive(Debug)]
@@ -35,6 +40,18 @@ pub(super) struct Shares {
 impl Default for Shares {
     fn default() -> Self {
         Self { memory: MemoryBudget::default(), decodes: Arc::new(Semaphore::new(DECODES)) }
+    }
+}
+
+impl Admission {
+    /// Takes memory for the picture that the result is pasted into, and what comes of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Busy`] if the memory is full, [`Fault::TooLarge`] if it never fits.
+    pub(crate) fn hold_paste(&mut self, paste: &Paste) -> Result<(), Fault> {
+        let (width, height) = paste.size();
+        self.memory.grow(u64::from(width) * u64::from(height) * PASTE_BYTES_PER_PIXEL)
     }
 }
 

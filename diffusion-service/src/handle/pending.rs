@@ -60,7 +60,7 @@ impl Pending {
         limit: BatchLimit,
         health: EngineHealth,
     ) -> Self {
-        let key = BatchKey::of(&job.params, job.image.is_some(), &job.loras);
+        let key = BatchKey::of(&job.params, job.start(), &job.loras);
         Self { job, key, progress, limit, queued: Instant::now(), health }
     }
 }

@@ -57,6 +57,7 @@ fn draw(
         negative_embeddings: None,
         latents: None,
         image: None,
+        mask: None,
         return_latents: false,
         preview: None,
     })?;

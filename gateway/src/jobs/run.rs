@@ -229,7 +229,7 @@ async fn restored(worker: &Worker, job: &Job) -> Result<Option<Request>, Error> 
     let source = loop {
         let Some(file) = worker.store.pictures.get(job.id).await? else { break None };
         match worker.maker.memory.reserve("the init image", file.len() as u64) {
-            Ok(memory) => break Some(SourceImage::from_file(memory.hold(file))?),
+            Ok(memory) => break Some(SourceImage::from_stored(memory.hold(file))?),
             Err(Fault::Busy { retry_after, .. }) => {
                 drop(file);
                 if !rest(worker, retry_after.min(MAX_BUSY_PAUSE)).await {

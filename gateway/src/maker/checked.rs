@@ -1,8 +1,7 @@
 //! Whether a diffusion service sent what it was asked for.
 
 use bytes::Bytes;
-use llm_dit_params::GenerateParams;
-use llm_dit_pictures::size;
+use llm_dit_pictures as pictures;
 use llm_dit_recipe::Recipe;
 
 use crate::error::Error;
@@ -15,19 +14,19 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// Looks at every chunk of the file, and at its size. `place` names the service.
+    /// Looks at every chunk of the file, and whether it has this size. `place` names the service.
     ///
     /// # Errors
     ///
     /// [`Error::Lost`] if the service sent something else than the image that it was asked for.
-    pub fn new(png: Bytes, params: &GenerateParams, place: &str) -> Result<Self, Error> {
+    pub fn new(png: Bytes, size: (u32, u32), place: &str) -> Result<Self, Error> {
         let broken = |why: String| {
             let what = "sent an image that cannot be used";
             Error::Lost(format!("{place} {what}: {why}"))
         };
         let recipe = llm_dit_recipe::read(png.clone()).map_err(|e| broken(e.to_string()))?;
-        let (width, height) = size(&png).map_err(|e| broken(e.to_string()))?;
-        if (width, height) != (params.width, params.height) {
+        let (width, height) = pictures::size(&png).map_err(|e| broken(e.to_string()))?;
+        if (width, height) != size {
             return Err(broken(format!("it is {width}x{height}")));
         }
         Ok(Self { png, recipe: recipe.unwrap_or_default() })

@@ -1,7 +1,6 @@
 //! What a diffusion service answers.
 
 use bytes::{Bytes, BytesMut};
-use llm_dit_params::GenerateParams;
 use llm_dit_proto::v1::{Accepted, GenerateEvent, ImageHeader, generate_event::Event};
 use llm_dit_serving::client::drain_in_background;
 use tonic::Streaming;
@@ -47,15 +46,15 @@ impl<'a> Events<'a> {
         }
     }
 
-    /// All the rest. Until somebody was told of a step another service may begin as well.
+    /// All the rest, of an image of `size` after `forwards` steps. Until somebody was told of a step another service may begin as well.
     pub async fn picture(
         mut self,
         accepted: &Accepted,
-        params: &GenerateParams,
+        forwards: u32,
+        size: (u32, u32),
         reporter: &mut ProgressReporter<'_>,
     ) -> Result<Bytes, Failure> {
         reporter.queued(accepted.queue_position);
-        let forwards = params.forwards();
         self.left += forwards.saturating_mul(MAX_MESSAGES_PER_STEP).min(u32::MAX - MAX_MESSAGES);
         let mut position = accepted.queue_position;
         let mut last_step = 0;
@@ -108,7 +107,7 @@ impl<'a> Events<'a> {
             // A picture that takes no steps.
             reporter.enter(Stage::Decoding);
         }
-        let max_bytes = max_file_bytes(params);
+        let max_bytes = max_file_bytes(size);
         let file = self
             .file(&header, max_bytes)
             .await

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use llm_dit_params::GenerateParams;
 use llm_dit_pictures::Format;
 use llm_dit_recipe::{Recipe, RecipeError, Settings};
 use llm_dit_telemetry::metrics::stage;
@@ -60,19 +59,19 @@ pub(super) async fn finish(request: &Request, drawn: Drawn, begun: Instant) -> R
 }
 
 /// Bytes of the largest file that a service may send for an image.
-pub(super) fn max_file_bytes(params: &GenerateParams) -> u64 {
-    pixels(params) * 4 + MAX_METADATA_BYTES
+pub(super) fn max_file_bytes(size: (u32, u32)) -> u64 {
+    pixels(size) * 4 + MAX_METADATA_BYTES
 }
 
 /// Bytes that an image takes in the gateway: its file and, for a conversion, two copies of its
 /// pixels.
-pub(super) fn memory_of(params: &GenerateParams, format: Format) -> u64 {
-    let converting = if format == Format::Png { 0 } else { pixels(params) * 3 * 2 };
-    max_file_bytes(params) + converting
+pub(super) fn memory_of(size: (u32, u32), format: Format) -> u64 {
+    let converting = if format == Format::Png { 0 } else { pixels(size) * 3 * 2 };
+    max_file_bytes(size) + converting
 }
 
-fn pixels(params: &GenerateParams) -> u64 {
-    u64::from(params.width) * u64::from(params.height)
+fn pixels((width, height): (u32, u32)) -> u64 {
+    u64::from(width) * u64::from(height)
 }
 
 /// The file, and why its parameters are not in it if they are not.

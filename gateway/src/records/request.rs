@@ -8,7 +8,7 @@ use llm_dit_chat::{Chat, ChatOptions};
 use llm_dit_memory::Reservation;
 use llm_dit_params::{
     GenerateOptions, GenerateParams, LoraSelection, LoraSet, MAX_PROMPT_BYTES, ParamError, Prompt,
-    Truncation,
+    Start, Truncation,
     bounds::{COMPRESSION, TOKENS},
     generation_fields,
 };
@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 use super::model::Model;
 use crate::error::{Error, bad};
 
-pub(crate) use self::image::{MAX_SOURCE_BYTES, SourceImage};
+pub(crate) use self::image::{MAX_SOURCE_BYTES, SourceFile, SourceImage};
 
 /// Of diffusion services, for a request that somebody waits for.
 const MAX_CRASHES: u32 = 2;
@@ -124,6 +124,8 @@ generation_fields! { body! {
         loras: Vec<LoraBody>,
         /// Init image: a PNG, JPEG or WebP file in base64, or a `data:` URL.
         image: String,
+        /// Mask of the init image, likewise: white is regenerated, black is kept pixel by pixel.
+        mask: String,
         /// `png`, `jpeg` or `webp`.
         #[schema(example = "png")]
         output_format: String,
@@ -234,7 +236,7 @@ impl Request {
 
 impl GenerateBody {
     pub fn check(mut self, templates: &Library) -> Result<Request, Error> {
-        let image = self.image.take().map(SourceImage::from_text).transpose()?;
+        let image = SourceImage::from_texts(self.image.take(), self.mask.take())?;
         self.check_with(templates, image)
     }
 
@@ -266,8 +268,12 @@ impl GenerateBody {
         let format = self.output_format.as_deref().map(str::parse).transpose();
         let format = format.map_err(|e: llm_dit_pictures::UnknownFormat| bad(e.to_string()))?;
         let quality = self.quality()?;
-        if image.is_none() && self.strength.is_some() {
+        let start = image.as_ref().map(SourceImage::start).unwrap_or_default();
+        if !start.is_image() && self.strength.is_some() {
             return Err(bad("strength needs an init image".to_owned()));
+        }
+        if let Some(name) = self.options().of_a_mask().filter(|_| start != Start::MaskedImage) {
+            return Err(bad(format!("{name} needs a mask; send one in mask")));
         }
         let loras = self.loras.as_deref().map(loras).transpose()?;
         Ok(Request {
@@ -387,12 +393,27 @@ fn used_loras(params: &GenerateParams) -> Option<Vec<LoraBody>> {
 }
 
 impl Request {
+    /// What it draws from.
+    pub fn start(&self) -> Start {
+        self.image.as_ref().map(SourceImage::start).unwrap_or_default()
+    }
+
+    /// Width and height of what comes of it.
+    pub fn size(&self, params: &GenerateParams) -> (u32, u32) {
+        match &self.image {
+            // Put back at its own size.
+            Some(image) if params.used(self.start()).only_masked.is_some() => image.size(),
+            _ => (params.width, params.height),
+        }
+    }
+
     /// What will be made, by a diffusion service with this model, with this set of LoRAs.
     pub fn resolve(&self, model: &Model, loras: LoraSet) -> Result<GenerateParams, Error> {
         let model = model.named(self.body.model.as_deref())?;
-        let mut options = self.body.options();
+        let mut options = self.body.options().from_start(self.start());
         if let Some(image) = &self.image {
-            let (width, height) = model.limits.size_from(image.size, options.width, options.height);
+            let (width, height) =
+                model.limits.size_from(image.size(), options.width, options.height);
             (options.width, options.height) = (Some(width), Some(height));
         }
         let mut params = options.resolve(&model.defaults, &model.limits)?;
@@ -406,23 +427,21 @@ impl Request {
     /// Checked parameters for the wire.
     pub fn wire(&self, params: &GenerateParams, model: &Model) -> v1::GenerateParams {
         v1::GenerateParams {
-            strength: self.image.is_some().then_some(params.strength),
             model: params.model.clone(),
             loras: params.loras.as_ref().map(Into::into),
             preview: (self.previews && model.has_previews)
                 .then_some(v1::PreviewOptions { every_steps: 1, max_side: 0 }),
-            ..params.options().into()
+            ..params.used(self.start()).into()
         }
     }
 
     /// The body with every parameter as it was used. Sent again, it makes the same picture.
     pub fn used(&self, params: &GenerateParams) -> GenerateBody {
         let options = GenerateOptions {
-            strength: self.image.is_some().then_some(params.strength),
             // Values that say "off" stay as the client said them.
             cfg_normalization: self.body.cfg_normalization,
             cfg_truncation: self.body.cfg_truncation,
-            ..params.options()
+            ..params.used(self.start())
         };
         let loras = self.body.loras.clone().or_else(|| used_loras(params));
         GenerateBody { loras, ..self.body.clone().with_options(options) }

@@ -174,7 +174,7 @@ async fn an_edit_draws_from_its_picture() {
         (&without[..], 400, "missing field `image`"),
         (&broken, 400, "not a PNG, JPEG or WebP"),
         (&number, 400, "steps: invalid type"),
-        (&mask, 400, "mask is not supported"),
+        (&mask, 400, "the mask has no transparency"),
         (&strong, 400, "strength"),
     ] {
         let detail = error(edit(&stack.gateway, fields).await, status).await;
@@ -182,6 +182,73 @@ async fn an_edit_draws_from_its_picture() {
     }
     let json = stack.gateway.post_to("/v1/images/edits", &json!({"prompt": "x"})).await;
     assert!(error(json, 400).await.contains("missing field `images`"));
+}
+
+/// A PNG of 96x64 whose left half is transparent, and the mask that says the same.
+fn masks() -> (Vec<u8>, Vec<u8>) {
+    let mut files = [std::io::Cursor::new(Vec::new()), std::io::Cursor::new(Vec::new())];
+    let alpha = |x: u32| if x < 48 { 0 } else { 255 };
+    image::RgbaImage::from_fn(96, 64, |x, _| image::Rgba([1, 2, 3, alpha(x)]))
+        .write_to(&mut files[0], image::ImageFormat::Png)
+        .expect("encodes");
+    image::GrayImage::from_fn(96, 64, |x, _| image::Luma([255 - alpha(x)]))
+        .write_to(&mut files[1], image::ImageFormat::Png)
+        .expect("encodes");
+    let [alpha, mask] = files.map(std::io::Cursor::into_inner);
+    (alpha, mask)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_with_a_mask_keeps_what_is_opaque() {
+    let stack = Stack::start().await;
+    let (source, (alpha, mask)) = (expected(1), masks());
+    let fields: [(&str, &[u8]); 5] = [
+        ("prompt", b"a fox"),
+        ("image[]", &source),
+        ("mask", &alpha),
+        ("seed", b"7"),
+        ("mask_blur", b"0"),
+    ];
+    let answer: Value = edit(&stack.gateway, &fields).await.json().await.expect("JSON");
+    let ours = json!({
+        "prompt": "a fox", "seed": 7, "mask_blur": 0, "image": STANDARD.encode(&source),
+        "mask": STANDARD.encode(&mask),
+    });
+    let same = stack.gateway.post(&ours).await.bytes().await.expect("a picture");
+    let edited = picture_of(&answer["data"][0]);
+    assert_eq!(edited, same);
+    let pixels = |file: &[u8]| image::load_from_memory(file).expect("a PNG").into_rgb8();
+    let (before, after) = (pixels(&source), pixels(&edited));
+    for (x, y, pixel) in after.enumerate_pixels().filter(|(x, ..)| *x >= 48) {
+        assert_eq!(pixel, before.get_pixel(x, y), "{x} {y}");
+    }
+    assert!((0..48).any(|x| after.get_pixel(x, 9) != before.get_pixel(x, 9)));
+    let url = |file: &[u8]| format!("data:image/png;base64,{}", STANDARD.encode(file));
+    let body = json!({
+        "prompt": "a fox", "seed": 7, "mask_blur": 0, "images": [{"image_url": url(&source)}],
+        "mask": {"image_url": url(&alpha)},
+    });
+    let answer = stack.gateway.post_to("/v1/images/edits", &body).await;
+    let answer: Value = answer.json().await.expect("JSON");
+    assert_eq!(picture_of(&answer["data"][0]), edited, "as JSON");
+
+    let other = stack.gateway.post(&json!({"prompt": "x", "width": 64, "height": 64})).await;
+    let other = other.bytes().await.expect("a picture");
+    let size: [(&str, &[u8]); 3] = [("prompt", b"x"), ("image", &other), ("mask", &alpha)];
+    let twice: [(&str, &[u8]); 4] =
+        [("prompt", b"x"), ("image", &source), ("mask", &alpha), ("mask", &alpha)];
+    let none: [(&str, &[u8]); 3] = [("prompt", b"x"), ("image", &source), ("mask_blur", b"2")];
+    let several: [(&str, &[u8]); 3] =
+        [("prompt", b"x"), ("image[]", &source), ("image[]", &source)];
+    for (fields, words) in [
+        (&size[..], "the mask has 96x64 pixels and the image 64x64"),
+        (&twice, "mask comes twice"),
+        (&none, "mask_blur needs a mask"),
+        (&several, "only one is supported"),
+    ] {
+        let detail = error(edit(&stack.gateway, fields).await, 400).await;
+        assert!(detail.contains(words), "{detail}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

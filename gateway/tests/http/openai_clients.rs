@@ -175,7 +175,7 @@ async fn an_edit_may_be_json() {
     }
     let mask = json!({"prompt": "x", "images": [{"image_url": url}], "mask": {"image_url": url}});
     let detail = error(stack.gateway.post_to("/v1/images/edits", &mask).await, 400).await;
-    assert!(detail.contains("mask is not supported"), "{detail}");
+    assert!(detail.contains("the mask has no transparency"), "{detail}");
     let typo = json!({"prompt": "x", "imagess": []});
     let detail = error(stack.gateway.post_to("/v1/images/edits", &typo).await, 400).await;
     assert!(detail.contains("did you mean 'images'?"), "{detail}");

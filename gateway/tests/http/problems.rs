@@ -19,6 +19,13 @@ use serde_json::{Value, json};
 /// Nothing listens here: port 9 is "discard" and below what a test gets.
 const NOBODY: &str = "http://127.0.0.1:9";
 
+fn png() -> String {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let white = image::GrayImage::from_pixel(16, 16, image::Luma([255]));
+    white.write_to(&mut file, image::ImageFormat::Png).expect("encodes");
+    STANDARD.encode(file.into_inner())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_told_how_to_mend_themselves() {
     let mut stack = Stack::start().await;
@@ -62,6 +69,10 @@ async fn bad_requests_are_told_how_to_mend_themselves() {
         (json!({"prompt": "x", "truncate": "middle"}), 400, "use prompt or end"),
         (json!({"prompt": "x", "encoder": "locla"}), 400, "did you mean 'local'?"),
         (json!({"prompt": "x", "strength": 0.5}), 400, "strength needs an init image"),
+        (json!({"prompt": "x", "only_masked": 8}), 400, "only_masked needs a mask"),
+        (json!({"prompt": "x", "mask_blur": 65}), 400, "mask_blur"),
+        (json!({"prompt": "x", "mask": "R0lGODlh"}), 400, "mask: the image is not a PNG"),
+        (json!({"prompt": "x", "mask": png()}), 400, "mask needs an init image"),
         (json!({"prompt": "x", "image": "http://elsewhere/x.png"}), 400, "not fetched"),
         (json!({"prompt": "x", "image": "****"}), 400, "not base64"),
         (json!({"prompt": "x", "image": "aGVsbG8="}), 400, "not a PNG, JPEG or WebP"),

@@ -175,6 +175,7 @@ pub fn expected_png(
         loras: Vec::new(),
         latents: None,
         image: None,
+        mask: None,
         return_latents: false,
         preview: None,
     };

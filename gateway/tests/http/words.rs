@@ -92,6 +92,10 @@ async fn no_message_names_a_type_of_rust() {
         "max_tokens",
         "loras",
         "image",
+        "mask",
+        "mask_blur",
+        "mask_invert",
+        "only_masked",
         "output_compression",
     ];
     let values = [

@@ -354,6 +354,7 @@ fn unequal(
             negative_embeddings: guidance_scale.map(|_| caption([33, 1, 9][index], 10 + index)),
             latents: None,
             image: None,
+            mask: None,
             return_latents: true,
             preview: None,
         };

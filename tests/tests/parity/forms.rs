@@ -64,7 +64,7 @@ impl Paths {
         let mut pixels = demo.draw("a red apple", "blurry", options.clone());
         let rgb = (0..128 * 96 * 3).map(|i| (i % 251) as u8).collect();
         let picture = Picture { width: 128, height: 96, rgb };
-        pixels.extend(demo.draw_from("a rocket", "", options, Some(picture)));
+        pixels.extend(demo.draw_from("a rocket", "", options, Some(picture), None));
         pixels
     }
 }

@@ -10,6 +10,7 @@ mod chat;
 mod configs;
 mod convergence;
 mod forms;
+mod inpaint;
 mod lora_kinds;
 mod loras;
 mod models;

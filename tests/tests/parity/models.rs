@@ -53,6 +53,7 @@ fn job(info: &ModelInfo, seed: u64) -> GenerateJob {
         negative_embeddings: None,
         latents: None,
         image: None,
+        mask: None,
         return_latents: true,
         preview: None,
     }

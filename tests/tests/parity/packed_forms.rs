@@ -76,7 +76,7 @@ impl Files {
         let mut pixels = demo.draw("a red apple", "blurry", options.clone());
         let rgb = (0..SIZE.0 * SIZE.1 * 3).map(|i| (i % 251) as u8).collect();
         let picture = Picture { width: SIZE.0, height: SIZE.1, rgb };
-        pixels.extend(demo.draw_from("a rocket", "", options, Some(picture)));
+        pixels.extend(demo.draw_from("a rocket", "", options, Some(picture), None));
         pixels
     }
 }

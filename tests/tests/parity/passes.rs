@@ -63,6 +63,7 @@ fn draw(generator: &mut dyn ImageGenerator, guidance_scale: Option<f32>) -> Vec<
         embeddings: caption(5, 1),
         latents: None,
         image: None,
+        mask: None,
         return_latents: true,
         preview: None,
     };

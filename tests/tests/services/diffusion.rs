@@ -1,13 +1,13 @@
 //! The diffusion service from outside, over a fake engine.
 
-use diffusion_service::{DiffusionHandle, Event, ServiceLimits, picture};
+use diffusion_service::{DiffusionHandle, Event, ServiceLimits, picture, source};
 use llm_dit_fault::Fault;
 use llm_dit_params::{GenerateOptions, Scheduler};
 use llm_dit_proto::{
     Tensor,
     v1::{
-        DescribeDiffusionRequest, GenerateParams, LoraSet, TensorRole,
-        diffusion_client::DiffusionClient, generate_event,
+        DescribeDiffusionRequest, GenerateParams, ImageRole, LoraSet, TensorRole,
+        diffusion_client::DiffusionClient, generate_event, generate_request::Part,
     },
 };
 use llm_dit_serving::client::WithKey;
@@ -317,4 +317,59 @@ async fn a_picture_to_draw_from_reaches_the_generator_at_the_right_size() {
     let expected = picture::encode_png(&FakeGenerator::picture(&job), &recipe).expect("encodes");
     assert!(outcome.image == expected);
     assert_eq!(outcome.accepted.params.expect("as used").strength, Some(0.9));
+}
+
+#[tokio::test]
+async fn a_mask_reaches_the_generator_and_the_rest_stays_as_it_was() {
+    let mut service = Service::free().await;
+    let file = |pixel: fn(u32, u32) -> [u8; 3], width: u32, height: u32| {
+        let picture = image::RgbImage::from_fn(width, height, |x, y| image::Rgb(pixel(x, y)));
+        let mut file = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut file, image::ImageFormat::Png).expect("encodes");
+        file.into_inner()
+    };
+    let source = |x: u32, y: u32| [x as u8, y as u8, 7];
+    for (padding, side) in [(None, 64), (Some(4), 100)] {
+        let (image, mask) = (
+            file(source, side, side),
+            file(|x, _| if x < 20 { [0; 3] } else { [255; 3] }, side, side),
+        );
+        let first = GenerateParams {
+            seed: Some(5),
+            mask_blur: Some(0.0),
+            only_masked: padding,
+            ..Default::default()
+        };
+        let mut parts = vec![params(first)];
+        parts.extend(image_parts("image/png", &image));
+        let mut mask_parts = image_parts("image/png", &mask);
+        if let Some(Part::Image(header)) = &mut mask_parts[0].part {
+            header.role = ImageRole::Mask.into();
+        }
+        parts.extend(mask_parts);
+        parts.extend(tensor_parts(TensorRole::Embeddings, &embeddings()));
+        let answer = service.client.generate(futures::stream::iter(parts)).await.expect("accepted");
+        let outcome = outcome(answer.into_inner()).await.expect("well");
+        let used = outcome.accepted.params.expect("as used");
+        assert_eq!((used.strength, used.only_masked), (Some(1.0), padding), "all of it by default");
+
+        let options = GenerateOptions {
+            seed: Some(5),
+            strength: Some(1.0),
+            mask_blur: Some(0.0),
+            only_masked: padding,
+            ..Default::default()
+        };
+        let mut job = job(&service.handle, options);
+        let (image, masked) = source::read_masked(&image, &mask, &job.params).expect("a picture");
+        (job.image, job.mask) = (Some(image), Some(masked.mask));
+        let recipe = picture::recipe(service.handle.info(), &job);
+        let pasted = source::paste(masked.paste, FakeGenerator::picture(&job)).expect("pastes");
+        assert_eq!((pasted.width, pasted.height), (side, side));
+        assert!(outcome.image == picture::encode_png(&pasted, &recipe).expect("encodes"));
+        let made = image::load_from_memory(&outcome.image).expect("a PNG").into_rgb8();
+        for (x, y, pixel) in made.enumerate_pixels().filter(|(x, ..)| *x < 20) {
+            assert_eq!(pixel.0, [x as u8, y as u8, 7], "{x} {y}");
+        }
+    }
 }

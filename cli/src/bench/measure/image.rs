@@ -52,6 +52,7 @@ fn job(setup: &Setup, model: &ZImage, size: u32) -> Result<CheckedJob, GenerateE
         negative_embeddings: None,
         latents: None,
         image: None,
+        mask: None,
         return_latents: false,
         preview: None,
     })

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use llm_dit_params::GenerateParams;
+use llm_dit_params::{GenerateParams, Start};
 
 use super::{
     CheckedJob, GenerateError, GenerateJob, Generated, LoraChoice, Step, StepSink, X0Prediction,
@@ -95,12 +95,14 @@ impl BatchLimit {
 }
 
 impl BatchKey {
-    /// `from_image`: whether there is an init image. `loras`: what `params.loras` means.
-    pub fn of(params: &GenerateParams, from_image: bool, loras: &[LoraChoice]) -> Self {
-        let first_step = if from_image { params.first_step() } else { 0 };
+    /// `loras`: what `params.loras` means.
+    pub fn of(params: &GenerateParams, start: Start, loras: &[LoraChoice]) -> Self {
+        let first_step = if start.is_image() { params.first_step() } else { 0 };
         let mut params = params.clone();
         (params.seed, params.strength, params.loras) = (0, 1.0, None);
         params.variation = None;
+        // What is kept of an image is each image's own.
+        (params.mask_blur, params.mask_invert, params.only_masked) = (0.0, false, None);
         params.cfg_normalization = None;
         if params.uses_guidance() {
             params.guidance_scale = 1.0;
@@ -117,13 +119,18 @@ impl GenerateJob {
         self.batch_key() == other.batch_key()
     }
 
+    /// What it is drawn from.
+    pub fn start(&self) -> Start {
+        Start::of(self.image.is_some(), self.mask.is_some())
+    }
+
     /// Steps that a picture to draw from stands for.
     pub fn first_step(&self) -> u32 {
         if self.image.is_some() { self.params.first_step() } else { 0 }
     }
 
     fn batch_key(&self) -> BatchKey {
-        BatchKey::of(&self.params, self.image.is_some(), &self.loras)
+        BatchKey::of(&self.params, self.start(), &self.loras)
     }
 }
 
@@ -133,7 +140,7 @@ mod tests {
     use llm_dit_proto::{DType, Tensor};
 
     use super::*;
-    use crate::image::Picture;
+    use crate::image::{Mask, Picture};
 
     fn job(change: impl FnOnce(&mut GenerateOptions)) -> GenerateJob {
         let mut options =
@@ -147,6 +154,7 @@ mod tests {
             negative_embeddings: None,
             latents: None,
             image: None,
+            mask: None,
             return_latents: false,
             preview: None,
         }
@@ -183,6 +191,10 @@ mod tests {
         assert!(from_picture(0.5).fits(&from_picture(0.5)));
         assert!(!from_picture(0.5).fits(&from_picture(0.9)));
         assert!(plain.fits(&from_picture(1.0)), "all steps are taken");
+        let mut masked = from_picture(0.5);
+        masked.mask = Some(Mask { width: 64, height: 64, values: vec![255; 64 * 64] });
+        (masked.params.mask_invert, masked.params.only_masked) = (true, Some(8));
+        assert!(from_picture(0.5).fits(&masked), "each keeps its own part");
     }
 
     #[test]

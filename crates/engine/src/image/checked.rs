@@ -5,7 +5,7 @@ use std::ops::Deref;
 use llm_dit_params::GenerateParams;
 use llm_dit_proto::Tensor;
 
-use super::{GenerateError, GenerateJob, ModelInfo, Picture};
+use super::{GenerateError, GenerateJob, Mask, ModelInfo, Picture};
 
 /// A job whose every value was checked against the model. Only [`ModelInfo::check`] makes one.
 #[derive(Clone, Debug)]
@@ -41,6 +41,9 @@ impl ModelInfo {
         if let Some(image) = &job.image {
             Self::check_image(&job, image)?;
         }
+        if let Some(mask) = &job.mask {
+            Self::check_mask(&job, mask)?;
+        }
         if let Some(latents) = &job.latents {
             if job.params.variation.is_some() {
                 return Err(GenerateError::BadJob(
@@ -73,6 +76,24 @@ impl ModelInfo {
             )));
         }
         job.params.check_strength().map_err(|error| GenerateError::BadJob(error.to_string()))
+    }
+
+    fn check_mask(job: &GenerateJob, mask: &Mask) -> Result<(), GenerateError> {
+        let GenerateParams { width, height, .. } = job.params;
+        if job.image.is_none() {
+            return Err(GenerateError::BadJob(
+                "a mask needs an init image; send one, or leave the mask out".into(),
+            ));
+        }
+        if !mask.fits(width, height) {
+            return Err(GenerateError::BadJob(format!(
+                "the mask is {}x{} with {} values; {width}x{height} is needed",
+                mask.width,
+                mask.height,
+                mask.values.len()
+            )));
+        }
+        Ok(())
     }
 
     fn check_embeddings(&self, name: &str, embeddings: &Tensor) -> Result<(), GenerateError> {

@@ -149,6 +149,10 @@ impl FakeGenerator {
                 let pixels =
                     image.rgb.iter().fold(7u64, |s, &b| s.wrapping_mul(31).wrapping_add(b.into()));
                 pixels ^ job.params.strength.to_bits()
+            })
+            ^ job.mask.as_ref().map_or(0, |mask| {
+                let values = mask.values.iter();
+                values.fold(3u64, |s, &b| s.wrapping_mul(31).wrapping_add(b.into()))
             });
         let rgb = (0..width * height * 3)
             .map(|_| {

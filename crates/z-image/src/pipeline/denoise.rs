@@ -19,12 +19,21 @@ use crate::{
     error::DrawError,
     guidance,
     schedule::{Solver, x0},
+    source_latents::Kept,
 };
+
+/// What a picture's first step gets.
+pub(super) struct Start {
+    pub latents: Vec<f32>,
+    /// What is put back after every step.
+    pub kept: Option<Kept>,
+}
 
 /// A picture under way. Latents stay f32 on the host; only the model's input is rounded.
 pub(super) struct Trajectory<'a> {
     pub member: Member<'a>,
     pub latents: Vec<f32>,
+    kept: Option<Kept>,
     solver: Solver,
     /// The times `1 - sigma` of the whole trajectory's steps.
     times: Vec<f32>,
@@ -47,14 +56,21 @@ enum Guided<'m, D: Denoiser> {
     Apart(&'m D, D::Conditioning),
 }
 
+impl From<Vec<f32>> for Start {
+    fn from(latents: Vec<f32>) -> Self {
+        Self { latents, kept: None }
+    }
+}
+
 impl<'a> Trajectory<'a> {
-    /// Starts from `latents` at the first of `sigmas`; the last one is where the trajectory ends.
-    pub fn new(member: Member<'a>, latents: Vec<f32>, sigmas: Vec<f64>) -> Self {
+    /// Starts at the first of `sigmas`; the last one is where the trajectory ends.
+    pub fn new(member: Member<'a>, start: Start, sigmas: Vec<f64>) -> Self {
         // The last sigma is where the trajectory ends.
         let asked = &sigmas[..sigmas.len().saturating_sub(1)];
         let times = asked.iter().map(|sigma| (1.0 - sigma) as f32).collect();
         let solver = Solver::new(member.job.params.scheduler, sigmas);
-        Self { member, latents, solver, times, index: 0 }
+        let Start { latents, kept } = start;
+        Self { member, latents, kept, solver, times, index: 0 }
     }
 
     /// Forward passes of the whole trajectory.
@@ -70,7 +86,12 @@ impl<'a> Trajectory<'a> {
         let prediction = preview
             .is_some_and(|preview| preview.is_due(self.index))
             .then(|| x0(&self.latents, velocity, sigma));
-        self.solver.advance(&mut self.latents, velocity);
+        // Not between the halves of a step, whose method counts on what it left.
+        if let Some(sigma) = self.solver.advance(&mut self.latents, velocity)
+            && let Some(kept) = &self.kept
+        {
+            kept.restore(&mut self.latents, sigma);
+        }
         let step = Step { index: self.index, total: self.total(), duration: started.elapsed() };
         self.member.sink.step(step)?;
         if let Some(clean) = prediction {

@@ -232,6 +232,7 @@ mod tests {
                 negative_embeddings: None,
                 latents: None,
                 image: None,
+                mask: None,
                 return_latents: false,
                 preview: None,
             };

@@ -61,12 +61,10 @@ impl Solver {
         Some(if matches!(self.method, Method::Heun(Some(_))) { next } else { sigma })
     }
 
-    /// Moves the latents by the velocity that the model sees at [`Solver::sigma`]. After the last
-    /// step it does nothing.
-    pub fn advance(&mut self, latents: &mut Vec<f32>, velocity: &[f32]) {
-        let Some((sigma, next)) = self.step() else {
-            return;
-        };
+    /// Moves the latents by the velocity that the model sees at [`Solver::sigma`]. Returns the sigma
+    /// that they have reached, `None` in the middle of a step. After the last step it does nothing.
+    pub fn advance(&mut self, latents: &mut Vec<f32>, velocity: &[f32]) -> Option<f64> {
+        let (sigma, next) = self.step()?;
         let (sigmas, i) = (&self.sigmas, self.done);
         match &mut self.method {
             Method::Euler => flow::euler(latents, velocity, sigma, next),
@@ -79,7 +77,7 @@ impl Solver {
                     flow::euler(latents, velocity, sigma, next);
                     if next > 0.0 {
                         *half = Some((start, velocity.to_vec()));
-                        return;
+                        return None;
                     }
                 }
             },
@@ -100,6 +98,7 @@ impl Solver {
             }
         }
         self.done += 1;
+        Some(next)
     }
 
     /// Both ends of the step under way.

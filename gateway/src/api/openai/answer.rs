@@ -262,6 +262,7 @@ fn completed(kind: &str, made: &Made) -> sse::Event {
 }
 
 fn size(made: &Made) -> String {
-    let side = |side: Option<u32>| side.unwrap_or_default();
-    format!("{}x{}", side(made.about.parameters.width), side(made.about.parameters.height))
+    // Of the file: a part that was redrawn is not what its parameters say.
+    let (width, height) = llm_dit_pictures::size(&made.file).unwrap_or_default();
+    format!("{width}x{height}")
 }

@@ -18,7 +18,7 @@ use crate::{
     api::body,
     error::{Error, bad},
     records::problem::Problem,
-    records::request::{self, GenerateBody},
+    records::request::{self, GenerateBody, SourceImage},
     state::AppState,
 };
 
@@ -133,7 +133,8 @@ pub(super) fn split(all: Map<String, Value>) -> Result<(OpenAiBody, GenerateBody
 }
 
 impl Images {
-    /// Checks OpenAI's fields and translates them to the gateway's.
+    /// Checks OpenAI's fields and translates them to the gateway's. `image`: one to draw from that is
+    /// not in `ours`.
     ///
     /// # Errors
     ///
@@ -142,6 +143,7 @@ impl Images {
         state: &AppState,
         theirs: OpenAiBody,
         mut ours: GenerateBody,
+        image: Option<SourceImage>,
     ) -> Result<Self, Error> {
         let n = within(PICTURES, theirs.n.unwrap_or(1))?;
         let stream = theirs.stream.unwrap_or(false);
@@ -176,7 +178,10 @@ impl Images {
             let model = state.backends.model().await?;
             ours.model = Some(models::resolve(&state.aliases, &model, &wanted)?);
         }
-        let mut request = ours.check(&state.templates)?;
+        let mut request = match image {
+            Some(image) => ours.check_with(&state.templates, Some(image))?,
+            None => ours.check(&state.templates)?,
+        };
         request.previews = stream && partial_images > 0;
         Ok(Self { request, n, stream, partial_images, as_url })
     }

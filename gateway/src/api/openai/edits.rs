@@ -8,8 +8,10 @@ use bytes::{Bytes, BytesMut};
 use llm_dit_fault::Fault;
 use llm_dit_memory::Reservation;
 use llm_dit_params::excerpt;
-use serde::{Deserialize, de::IgnoredAny};
+use llm_dit_pictures::{SourceError, decode_bytes, mask_of_alpha};
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use tokio::task;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type},
@@ -28,11 +30,9 @@ use crate::{
     },
     error::{Error, bad},
     records::problem::Problem,
-    records::request::{GenerateBody, MAX_SOURCE_BYTES, SourceImage},
+    records::request::{GenerateBody, MAX_SOURCE_BYTES, SourceFile, SourceImage},
     state::AppState,
 };
-
-const NO_MASK: &str = "mask is not supported; leave it out and use strength";
 
 /// Fields of a form, most of which are optional.
 const MAX_FIELDS: usize = 64;
@@ -70,7 +70,12 @@ impl PartialSchema for EditForm {
                 .schema_type(Type::String)
                 .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
                 .description(Some("A PNG, JPEG or WebP file of at most 16 MiB."));
+            let mask = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+                .description(Some("A PNG as large as the image; its transparent part is edited."));
             form.properties.insert("image".to_owned(), file.into());
+            form.properties.insert("mask".to_owned(), mask.into());
             form.required.push("image".to_owned());
         }
         form
@@ -88,6 +93,7 @@ impl ToSchema for EditForm {
 struct Form {
     fields: Map<String, Value>,
     image: Option<Bytes>,
+    mask: Option<Bytes>,
 }
 
 /// Copies of a field's bytes in memory, while its buffer grows.
@@ -113,10 +119,9 @@ pub(crate) struct EditFiles {
     /// One init image.
     #[serde(default)]
     images: Option<Vec<ImageReference>>,
-    /// Rejected.
+    /// As large as the image; its transparent part is edited.
     #[serde(default)]
-    #[schema(ignore)]
-    mask: Option<IgnoredAny>,
+    mask: Option<ImageReference>,
 }
 
 /// What the OpenAPI document says of a JSON body.
@@ -155,17 +160,13 @@ pub(crate) async fn edit(
     request: Request,
 ) -> Result<Response, OpenAiProblem> {
     let asked = Asked::of(&state, &request)?;
-    let (theirs, mut ours, image, memory) = if is_json(request.headers()) {
+    let (theirs, ours, image, memory) = if is_json(request.headers()) {
         read_json(&state, request).await?
     } else {
         read_form(&state, request).await?
     };
-    // Checked below, once there is something that it belongs to.
-    let strength = ours.strength.take();
-    let mut images = Images::check(&state, theirs, ours).await?;
-    images.request.image = Some(image);
+    let mut images = Images::check(&state, theirs, ours, Some(image)).await?;
     images.request.hold(memory);
-    images.request.body.strength = strength;
     let admission = state.admissions.admit()?;
     Ok(answer::answer(state, images, admission, asked, "image_edit").await?)
 }
@@ -180,11 +181,13 @@ async fn read_form(state: &AppState, request: Request) -> Result<Edit, Problem> 
         ))
     })?;
     let mut memory = state.memory.nothing("the form");
-    let Form { fields, image } = Form::read(form, &mut memory).await?;
+    let Form { fields, image, mask } = Form::read(form, &mut memory).await?;
     drop(upload);
     let image = image.ok_or_else(|| bad("missing field `image`: the init image".to_owned()))?;
-    let image = SourceImage::from_file(image)?;
+    let image = SourceFile::new("image", image)?;
+    let mask = mask.map(|mask| SourceFile::new("mask", mask)).transpose()?;
     let (theirs, ours) = split(fields)?;
+    let image = with_mask(state, image, mask).await?;
     Ok((theirs, ours, image, memory))
 }
 
@@ -194,30 +197,58 @@ async fn read_json(state: &AppState, request: Request) -> Result<Edit, Problem> 
     let (theirs, mut ours) = fields::read(&bytes, &FILES)?;
     let files: EditFiles = body::parse_members(&bytes, &FILES, |name| FILES.contains(&name))?;
     drop(bytes);
-    if files.mask.is_some() {
-        return Err(bad(NO_MASK.to_owned()).into());
-    }
     let image = match (ours.image.take(), files.images) {
         (Some(image), None) => image,
-        (None, Some(images)) => one(images)?,
+        (None, Some(images)) => one("images[0]", "images", images)?,
         (None, None) => return Err(bad("missing field `images`: one init image".to_owned()).into()),
         (Some(_), Some(_)) => {
             return Err(bad("give image or images, but not both".to_owned()).into());
         }
     };
-    Ok((theirs, ours, SourceImage::from_text(image)?, memory))
+    let image = SourceFile::from_text("image", image)?;
+    let mask = files.mask.map(|mask| one("mask", "mask", vec![mask])).transpose()?;
+    let mask = mask.map(|mask| SourceFile::from_text("mask", mask)).transpose()?;
+    Ok((theirs, ours, with_mask(state, image, mask).await?, memory))
 }
 
-fn one(images: Vec<ImageReference>) -> Result<String, Error> {
+/// The picture with its mask, which the transparency of another file is.
+async fn with_mask(
+    state: &AppState,
+    image: SourceFile,
+    mask: Option<SourceFile>,
+) -> Result<SourceImage, Error> {
+    let Some(mask) = mask else { return Ok(SourceImage::new(image, None)) };
+    if mask.size() != image.size() {
+        let ((w, h), (width, height)) = (mask.size(), image.size());
+        return Err(bad(format!(
+            "the mask has {w}x{h} pixels and the image {width}x{height}; send both of one size"
+        )));
+    }
+    let wrong = |error: SourceError| bad(format!("mask: {error}"));
+    let bytes = decode_bytes(mask.bytes()).map_err(wrong)?;
+    let memory = state.memory.reserve("decoding the mask", bytes)?;
+    let file = mask.bytes().clone();
+    // Moved along: it goes on when the caller leaves.
+    let convert = move || {
+        let converted = mask_of_alpha(&file);
+        drop(memory);
+        converted
+    };
+    let failed = |error| Error::Lost(format!("reading the mask failed: {error}"));
+    let file = task::spawn_blocking(convert).await.map_err(failed)?.map_err(wrong)?;
+    Ok(SourceImage::new(image, Some(SourceFile::new("mask", file)?)))
+}
+
+/// The one file of a field, whose first item is named `first`.
+fn one(first: &str, field: &str, images: Vec<ImageReference>) -> Result<String, Error> {
     let mut images = images.into_iter();
     match (images.next(), images.next()) {
         (Some(ImageReference { image_url: Some(url), file_id: None }), None) => Ok(url),
-        (Some(ImageReference { file_id: Some(_), .. }), None) => Err(bad(
-            "images[0].file_id is not supported; send the file as a data: URL in image_url"
-                .to_owned(),
-        )),
-        (Some(_), None) => Err(bad("images[0]: missing field `image_url`".to_owned())),
-        (None, _) => Err(bad("images is empty; send one init image".to_owned())),
+        (Some(ImageReference { file_id: Some(_), .. }), None) => Err(bad(format!(
+            "{first}.file_id is not supported; send the file as a data: URL in image_url"
+        ))),
+        (Some(_), None) => Err(bad(format!("{first}: missing field `image_url`"))),
+        (None, _) => Err(bad(format!("{field} is empty; send one init image"))),
         (Some(_), Some(_)) => Err(bad("several images; only one is supported".to_owned())),
     }
 }
@@ -241,11 +272,16 @@ impl Form {
                 "image" | "image[]" => {
                     form.image = Some(bytes(part, "image", MAX_SOURCE_BYTES, memory).await?);
                 }
-                "mask" => return Err(bad(NO_MASK.to_owned())),
+                "mask" if form.mask.is_some() => {
+                    return Err(bad("mask comes twice; give it once".to_owned()));
+                }
+                "mask" => {
+                    form.mask = Some(bytes(part, "mask", MAX_SOURCE_BYTES, memory).await?);
+                }
                 name if part.file_name().is_some() => {
                     let name = excerpt(name);
                     return Err(bad(format!(
-                        "unknown file field '{name}'; the image goes in 'image'"
+                        "unknown file field '{name}'; the image goes in 'image', its mask in 'mask'"
                     )));
                 }
                 name => {

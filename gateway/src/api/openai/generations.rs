@@ -31,7 +31,7 @@ pub(crate) async fn generate(
     let (bytes, memory) = body::bytes_with_picture(&state, request).await?;
     let (theirs, ours) = read(&bytes, &[])?;
     drop(bytes);
-    let mut images = Images::check(&state, theirs, ours).await?;
+    let mut images = Images::check(&state, theirs, ours, None).await?;
     images.request.hold(memory);
     let admission = state.admissions.admit()?;
     Ok(answer::answer(state, images, admission, asked, "image_generation").await?)

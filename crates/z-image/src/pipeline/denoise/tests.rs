@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use candle_core::Result;
 use llm_dit_engine::DeviceId;
 use llm_dit_engine::image::{About, CheckedJob, GenerateJob, Generated, ModelInfo, StepSink};
-use llm_dit_params::{GenerateOptions, Limits, ModelDefaults};
+use llm_dit_params::{GenerateOptions, Limits, ModelDefaults, Scheduler};
 
 use super::*;
-use crate::schedule::sigmas;
+use crate::{schedule::sigmas, source_latents::tests::kept};
 
 const SHAPE: [usize; 3] = [1, 2, 2];
 const STEPS: u32 = 4;
@@ -103,6 +103,7 @@ fn job(x0: f32, change: impl FnOnce(&mut GenerateOptions)) -> CheckedJob {
         negative_embeddings: Some(caption(-x0)),
         latents: None,
         image: None,
+        mask: None,
         return_latents: false,
         preview: None,
     };
@@ -115,7 +116,7 @@ fn trajectory<'a>(
     done: impl FnOnce(std::result::Result<Generated, GenerateError>) + 'a,
 ) -> Trajectory<'a> {
     let grid = sigmas(job.params.scheduler, job.params.steps, job.params.shift);
-    Trajectory::new(Member::new(job, sink, done), vec![1.0, -1.0, 0.5, 2.0], grid)
+    Trajectory::new(Member::new(job, sink, done), vec![1.0, -1.0, 0.5, 2.0].into(), grid)
 }
 
 fn go_on(_: Step) -> ControlFlow<()> {
@@ -223,4 +224,39 @@ fn a_batch_without_room_is_reset_and_goes_on_one_by_one() {
     assert_all_near(&arrived[1].latents, -2.0);
     let resets = model.asked.take().into_iter().filter(|asked| *asked == Asked::Reset);
     assert_eq!(resets.count(), 1);
+}
+
+#[test]
+fn what_a_mask_keeps_arrives_as_it_was_beside_what_is_redrawn() {
+    let none = |_| unreachable!("no caller leaves");
+    for scheduler in Scheduler::ALL {
+        let job = |x0| job(x0, |options| options.scheduler = Some(scheduler.to_string()));
+        let (masked, plain) = (job(0.5), job(-2.0));
+        let model = Constant::default();
+        let mut first = trajectory(&masked, go_on, none);
+        first.kept = Some(kept(3.0, -1.0, &[0, 255, 255, 0], [SHAPE[1], SHAPE[2]]));
+        let arrived = denoise(&model, SHAPE, vec![first, trajectory(&plain, go_on, none)]);
+        // Bit for bit where the mask is black, whatever the scheduler does with its past.
+        let latents = &arrived[0].latents;
+        assert_eq!((latents[0], latents[3]), (3.0, 3.0), "{scheduler}");
+        assert_all_near(&latents[1..3], 0.5);
+        assert_all_near(&arrived[1].latents, -2.0);
+    }
+}
+
+#[test]
+fn between_the_halves_of_a_step_nothing_is_put_back() {
+    let heun = job(0.5, |options| options.scheduler = Some("flow_heun".to_owned()));
+    let mut trajectory = trajectory(&heun, go_on, |_| unreachable!("it stays"));
+    trajectory.kept = Some(kept(3.0, -1.0, &[0; 4], [SHAPE[1], SHAPE[2]]));
+    let next = trajectory.solver.clone().advance(&mut vec![0.0; 4], &[0.0; 4]);
+    assert_eq!(next, None, "the first half");
+    let begun = trajectory.latents.clone();
+    let (velocity, now) = (vec![1.0; 4], Instant::now());
+    assert!(trajectory.advance(&velocity, 1.0, now).is_continue());
+    let moved = trajectory.latents.iter().zip(&begun).all(|(now, then)| now < then);
+    assert!(moved, "{:?} after {begun:?}", trajectory.latents);
+    assert!(trajectory.advance(&velocity, 0.9, now).is_continue());
+    let first = trajectory.latents[0];
+    assert!(trajectory.latents.iter().all(|value| *value == first), "all of it is kept");
 }
