@@ -29,7 +29,8 @@ pub use lora::{
 pub use model::choose_model;
 pub use nearest::nearest;
 pub use options::{
-    DEFAULT_MASK_BLUR, DEFAULT_STRENGTH, GenerateOptions, GenerateParams, random_seed, seed,
+    DEFAULT_MASK_BLUR, DEFAULT_STRENGTH, GenerateOptions, GenerateParams, Variation, random_seed,
+    seed,
 };
 pub use pass::LoraPass;
 pub use prompt::{MAX_PROMPT_BYTES, Prompt};

@@ -9,7 +9,7 @@
 use std::io::Cursor;
 
 use bytes::Bytes;
-use exif::{Exif, Field, In, Tag, Value, experimental::Writer};
+use exif::{Exif, Field, In, Tag, Value, experimental::Writer as ExifWriter};
 use img_parts::{
     DynImage, ImageEXIF as _,
     png::{Png, PngChunk},
@@ -188,7 +188,7 @@ fn exif_block(json: &str, words: Option<&str>) -> Result<Bytes, RecipeError> {
     let mut fields = vec![undefined(Tag::MakerNote, mark.as_bytes(), json.as_bytes())];
     let utf16 = |words: &str| words.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<_>>();
     fields.extend(words.map(|words| undefined(Tag::UserComment, UNICODE, &utf16(words))));
-    let mut writer = Writer::new();
+    let mut writer = ExifWriter::new();
     fields.iter().for_each(|field| writer.push_field(field));
     let mut block = Cursor::new(Vec::new());
     writer.write(&mut block, false).map_err(|e| RecipeError::Damaged(e.to_string()))?;
@@ -360,7 +360,7 @@ mod tests {
     }
 
     fn with_exif(field: &Field) -> Bytes {
-        let mut writer = Writer::new();
+        let mut writer = ExifWriter::new();
         writer.push_field(field);
         let mut block = Cursor::new(Vec::new());
         writer.write(&mut block, false).expect("EXIF");

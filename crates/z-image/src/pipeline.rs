@@ -31,6 +31,7 @@ use crate::{
     parts::{Autoencoder, Transformer},
     schedule::grid,
     source_latents::{Kept, SourceLatents},
+    variation::InitialNoise,
 };
 
 /// Z-Image, loaded.

@@ -37,7 +37,7 @@ impl SourceLatents {
         noise: &mut InitialNoise,
         budget: u64,
     ) -> Result<Self, DrawError> {
-        let count = shape.iter().product();
+        let count = shape.iter().product::<usize>();
         let posterior = autoencoder.encode::<DrawError>(&pixels(picture)?, budget)?;
         let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
         let (mean, logvar) = (flat(&posterior.mean)?, flat(&posterior.logvar)?);
