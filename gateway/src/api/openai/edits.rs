@@ -183,7 +183,9 @@ async fn read_form(state: &AppState, request: Request) -> Result<Edit, Problem> 
     let mut memory = state.memory.nothing("the form");
     let Form { fields, image, mask } = Form::read(form, &mut memory).await?;
     drop(upload);
-    let image = image.ok_or_else(|| bad("missing field `image`: the init image".to_owned()))?;
+    let of_mask = if mask.is_some() { ", which mask needs" } else { "" };
+    let image =
+        image.ok_or_else(|| bad(format!("missing field `image`: the init image{of_mask}")))?;
     let image = SourceFile::new("image", image)?;
     let mask = mask.map(|mask| SourceFile::new("mask", mask)).transpose()?;
     let (theirs, ours) = split(fields)?;
