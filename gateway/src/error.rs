@@ -30,6 +30,8 @@ pub enum Error {
     #[error("{0}")]
     History(String),
     #[error("{0}")]
+    Queue(String),
+    #[error("{0}")]
     Alias(String),
     #[error("the listening socket failed: {0}")]
     Socket(io::Error),

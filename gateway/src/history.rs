@@ -16,6 +16,7 @@ mod store;
 mod thumbnails;
 
 use std::{
+    fmt,
     path::Path,
     sync::{
         Arc,
@@ -26,6 +27,7 @@ use std::{
 
 use bytes::Bytes;
 use llm_dit_fault::Fault;
+use llm_dit_memory::MemoryBudget;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -33,6 +35,7 @@ use self::store::{Store, StoreError};
 pub(crate) use self::{
     entry::{Entry, Page, Picture},
     jobs::EmbeddedJobStore,
+    thumbnails::{AT_ONCE, small},
 };
 use crate::{
     error::Error,
@@ -42,9 +45,34 @@ use crate::{
 /// Changes and questions that may wait for the thread.
 const LINE: usize = 64;
 
+/// The pictures made so far, wherever they are kept.
+#[tonic::async_trait]
+pub(crate) trait History: fmt::Debug + Send + Sync {
+    /// Images that are kept at most.
+    fn max_entries(&self) -> usize;
+    /// The error of the last change, while changes fail.
+    fn trouble(&self) -> Option<String>;
+    /// Waits until everything handed over so far is stored.
+    async fn flush(&self);
+    /// Keeps a picture. Returns its id. A picture that cannot be kept is still a picture.
+    async fn add(&self, entry: Entry, file: Bytes) -> Option<u64>;
+    /// At most `limit` entries with ids below `before`.
+    async fn page(&self, limit: usize, before: Option<u64>) -> Result<Page, Fault>;
+    /// What is known of a picture; `None` if there is none of this id.
+    async fn entry(&self, id: u64) -> Result<Option<Entry>, Fault>;
+    /// The file of a picture; `None` if there is none of this id.
+    async fn picture(&self, id: u64) -> Result<Option<Picture>, Fault>;
+    /// Deletes a picture. Returns how many are left; `None` if there was none of this id.
+    async fn delete(&self, id: u64) -> Result<Option<u64>, Fault>;
+    /// Deletes all pictures. Returns how many there were.
+    async fn clear(&self) -> Result<u64, Fault>;
+    /// A small JPEG of a picture. `None` if there is no such picture, or if it cannot be decoded.
+    async fn thumbnail(&self, id: u64, memory: &MemoryBudget) -> Result<Option<Bytes>, Fault>;
+}
+
 /// The door to the thread.
 #[derive(Debug)]
-pub(crate) struct History {
+pub(crate) struct EmbeddedHistory {
     line: mpsc::Sender<Work>,
     next_id: AtomicU64,
     /// Images that are kept at most.
@@ -57,7 +85,7 @@ pub(crate) struct History {
 
 type Work = Box<dyn FnOnce(&mut Store) + Send>;
 
-impl History {
+impl EmbeddedHistory {
     /// Opens the history; `None` if none is kept. If another gateway uses the data folder, this one
     /// goes without a history and logs a warning.
     ///
@@ -112,83 +140,6 @@ impl History {
         })
     }
 
-    /// Images that are kept at most.
-    pub fn max_entries(&self) -> usize {
-        self.max_entries
-    }
-
-    /// The error of the last change, while the disk refuses changes.
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
-    }
-
-    /// Waits until everything handed over so far is on disk.
-    pub async fn flush(&self) {
-        // A thread that has ended has nothing left to write.
-        let _ = self.ask(|_| Ok(())).await;
-    }
-
-    /// Keeps a picture, whose id is known at once. A picture that cannot be kept is still a picture.
-    pub async fn add(&self, entry: Entry, file: Bytes) -> Option<u64> {
-        // The caller waits only for a place in the queue, not for the disk.
-        let place = self.line.reserve().await.ok()?;
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        place.send(Box::new(move |store: &mut Store| {
-            if let Err(error) = store.add(id, &entry, &file) {
-                tracing::error!(id, %error, "failed to store an image in the history");
-            }
-        }));
-        Some(id)
-    }
-
-    /// At most `limit` entries with ids below `before`.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault`] if the database fails.
-    pub async fn page(&self, limit: usize, before: Option<u64>) -> Result<Page, Fault> {
-        self.ask(move |store| store.page(limit, before)).await
-    }
-
-    /// What is known of a picture; `None` if there is none of this id.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault`] if the database fails.
-    pub async fn entry(&self, id: u64) -> Result<Option<Entry>, Fault> {
-        self.ask(move |store| store.entry(id)).await
-    }
-
-    /// The file of a picture; `None` if there is none of this id.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault`] if the database fails.
-    pub async fn picture(&self, id: u64) -> Result<Option<Picture>, Fault> {
-        self.ask(move |store| store.picture(id)).await
-    }
-
-    /// Deletes a picture. Returns how many are left; `None` if there was none of this id.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault`] if the database fails.
-    pub async fn delete(&self, id: u64) -> Result<Option<u64>, Fault> {
-        self.ask(move |store| store.delete(id)).await
-    }
-
-    /// Deletes all pictures. Returns how many there were.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault`] if the database fails.
-    pub async fn clear(&self) -> Result<u64, Fault> {
-        let cleared = self.ask(Store::clear).await?;
-        // Nobody waits for it. A thread with much to do goes without it until the next start.
-        let _ = self.line.try_send(Box::new(Store::compact));
-        Ok(cleared)
-    }
-
     async fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
@@ -213,5 +164,60 @@ impl History {
         // Work that panicked answers nothing.
         let failed = |_| Fault::Internal("the history's database has failed".to_owned());
         answer.await.map_err(failed)
+    }
+}
+
+#[tonic::async_trait]
+impl History for EmbeddedHistory {
+    fn max_entries(&self) -> usize {
+        self.max_entries
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    async fn flush(&self) {
+        // A thread that has ended has nothing left to write.
+        let _ = self.ask(|_| Ok(())).await;
+    }
+
+    async fn add(&self, entry: Entry, file: Bytes) -> Option<u64> {
+        // The caller waits only for a place in the queue, not for the disk.
+        let place = self.line.reserve().await.ok()?;
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        place.send(Box::new(move |store: &mut Store| {
+            if let Err(error) = store.add(id, &entry, &file) {
+                tracing::error!(id, %error, "failed to store an image in the history");
+            }
+        }));
+        Some(id)
+    }
+
+    async fn page(&self, limit: usize, before: Option<u64>) -> Result<Page, Fault> {
+        self.ask(move |store| store.page(limit, before)).await
+    }
+
+    async fn entry(&self, id: u64) -> Result<Option<Entry>, Fault> {
+        self.ask(move |store| store.entry(id)).await
+    }
+
+    async fn picture(&self, id: u64) -> Result<Option<Picture>, Fault> {
+        self.ask(move |store| store.picture(id)).await
+    }
+
+    async fn delete(&self, id: u64) -> Result<Option<u64>, Fault> {
+        self.ask(move |store| store.delete(id)).await
+    }
+
+    async fn clear(&self) -> Result<u64, Fault> {
+        let cleared = self.ask(Store::clear).await?;
+        // Nobody waits for it. A thread with much to do goes without it until the next start.
+        let _ = self.line.try_send(Box::new(Store::compact));
+        Ok(cleared)
+    }
+
+    async fn thumbnail(&self, id: u64, memory: &MemoryBudget) -> Result<Option<Bytes>, Fault> {
+        self.make_thumbnail(id, memory).await
     }
 }

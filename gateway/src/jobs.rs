@@ -8,6 +8,8 @@
 //! ([why](../../docs/decisions/0012-durable-jobs.md)).
 
 mod claims;
+#[cfg(test)]
+pub(crate) mod contract;
 mod finish;
 mod job;
 mod keys;
@@ -24,6 +26,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use llm_dit_fault::Fault;
 use llm_dit_telemetry::request_id;
 use llm_dit_templates::Library;
@@ -40,9 +43,9 @@ use self::{
     keys::{KeyTurn, KeyTurns},
     list::JobList,
     origin::Origin,
-    store::{Change, JobStore, PutError, Revision},
+    store::{Change, JobStore, PutError, Revision, Sharing, StoredJob},
     unstored::Unstored,
-    worker::Worker,
+    worker::{Worker, tell_others},
 };
 pub(crate) use self::{
     job::{Job, Outcome},
@@ -52,9 +55,10 @@ pub(crate) use self::{
 use crate::{
     admission::{Admission, Admissions},
     maker::Maker,
-    options::JobLimits,
+    meters,
+    options::{JobLimits, QueueRole},
     records::{
-        job::{IdempotencyKey, JobId, JobRecord},
+        job::{IdempotencyKey, JobId, JobRecord, JobState},
         problem::Problem,
         request::{Request, lora_bodies},
     },
@@ -85,7 +89,8 @@ impl Jobs {
         templates: Arc<Library>,
         admissions: Arc<Admissions>,
     ) -> Self {
-        let list = Arc::new(JobList::default());
+        let list = Arc::new(JobList::new(store.sharing.is_some()));
+        let told = store.sharing.as_ref().map(|sharing| tell_others(Arc::clone(&sharing.events)));
         let stop = CancellationToken::new();
         let worker = Worker {
             list: Arc::clone(&list),
@@ -96,6 +101,7 @@ impl Jobs {
             limits,
             unstored: Unstored::new(limits.unstored_bytes),
             suspects: tokio::sync::Mutex::default(),
+            told,
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -117,11 +123,14 @@ impl Jobs {
     pub async fn start(&self) -> Result<(), Fault> {
         let mut changes = self.store.index.watch().await?;
         while let Some(Change::Put(stored)) = changes.next().await {
-            self.list.add(Job::restored(*stored));
+            self.list.add(match self.store.sharing {
+                Some(_) => Job::mirrored(*stored),
+                None => Job::restored(*stored),
+            });
         }
         let unfinished = self.list.all().iter().filter(|job| !job.is_over()).count();
         if unfinished > 0 {
-            tracing::info!(jobs = unfinished, "resuming unfinished jobs of an earlier run");
+            tracing::info!(jobs = unfinished, "there are unfinished jobs of an earlier run");
         }
         let list = Arc::clone(&self.list);
         let follow = changes.for_each(move |change| {
@@ -130,7 +139,19 @@ impl Jobs {
         });
         let Worker { stop, tasks, .. } = &*self.worker;
         tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
-        tasks.spawn(claim_jobs(Arc::clone(&self.worker)));
+        if let Some(Sharing { events, .. }) = &self.store.sharing {
+            let list = Arc::clone(&self.list);
+            let follow = events.follow().await?.for_each(move |(job, number, event)| {
+                if let Some(job) = list.get(job) {
+                    job.heard(number, event);
+                }
+                std::future::ready(())
+            });
+            tasks.spawn(stop.clone().run_until_cancelled_owned(follow));
+        }
+        if self.store.sharing.as_ref().is_none_or(|sharing| sharing.role != QueueRole::Front) {
+            tasks.spawn(claim_jobs(Arc::clone(&self.worker)));
+        }
         self.worker.forget().await;
         Ok(())
     }
@@ -161,6 +182,12 @@ impl Jobs {
         key: Option<IdempotencyKey>,
         admission: Admission,
     ) -> Result<(Arc<Job>, bool), Problem> {
+        if self.store.sharing.as_ref().is_some_and(|sharing| sharing.role == QueueRole::Worker) {
+            return Err(Fault::Unsupported(
+                "this gateway only runs jobs of the shared queue (--queue-role worker); send the job to a front".to_owned(),
+            )
+            .into());
+        }
         let _one = self.accepting.lock().await;
         if let Some(key) = &key
             && let Some(known) = self.with_key(key).await?
@@ -177,19 +204,82 @@ impl Jobs {
             Err(PutError::Fault(fault)) => return Err(fault.into()),
             // Another gateway has stored the key since we looked.
             Err(PutError::Conflict) => {
+                if let Some(key) = &record.key
+                    && let Some(known) = self.with_key(key).await?
+                {
+                    return Ok((known, true));
+                }
                 let retry_after = Duration::from_secs(1);
                 let message = "another request with this Idempotency-Key is being accepted";
                 return Err(Fault::Busy { message: message.to_owned(), retry_after }.into());
             }
         };
-        let job = self.list.add(Job::new(record));
-        job.stored(revision);
-        job.accept(Accepted { request, admission, origin: Origin::of(job.id) });
+        let job = match self.store.sharing {
+            // Whichever worker claims it finds all that it needs in the store.
+            Some(_) => self.list.catch_up(StoredJob { record, revision }),
+            None => {
+                let job = self.list.add(Job::new(record));
+                job.stored(revision);
+                job.accept(Accepted { request, admission, origin: Origin::of(job.id) });
+                job
+            }
+        };
         if let Err(fault) = self.store.queue.publish(job.id).await {
+            // Otherwise the store could find it later, and run what was refused.
+            let removed = self.store.index.remove(vec![job.id]).await;
             self.list.remove(job.id);
-            return Err(fault.into());
+            return Err(match removed {
+                Ok(()) => fault,
+                Err(_) => Fault::Unavailable(format!(
+                    "{fault}; it is not known whether job {} was accepted",
+                    job.id
+                )),
+            }
+            .into());
         }
         Ok((job, false))
+    }
+
+    /// Cancels a job that is not over. Returns when that is stored, or cannot be.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the store fails.
+    pub async fn cancel(&self, job: &Job) -> Result<(), Fault> {
+        if self.store.sharing.is_none() {
+            let mut changes = job.changes();
+            job.cancel();
+            // The work is dropped at once; this waits until that is written down.
+            while !job.is_over() && changes.changed().await.is_ok() {}
+            return Ok(());
+        }
+        // Whoever works at it hears of its end.
+        loop {
+            let Some(stored) = self.store.index.by_id(job.id).await? else { return Ok(()) };
+            if stored.record.is_over() {
+                job.catch_up(stored);
+                return Ok(());
+            }
+            let mut record = stored.record;
+            record.end(JobState::Cancelled);
+            match self.store.index.put(record.clone(), stored.revision).await {
+                Ok(revision) => {
+                    meters::job_ended(record.state.name());
+                    job.catch_up(StoredJob { record, revision });
+                    self.store.queue.withdraw(job.id).await;
+                    return Ok(());
+                }
+                Err(PutError::Conflict) => {}
+                Err(PutError::Fault(fault)) => return Err(fault),
+            }
+        }
+    }
+
+    /// How long the job has waited that waits longest.
+    pub fn oldest_waiting(&self) -> Duration {
+        let since = self.list.oldest_waiting();
+        let waited = since.map(|since| Timestamp::now().duration_since(since));
+        waited.and_then(|waited| waited.try_into().ok()).unwrap_or_default()
     }
 
     /// The job of this id.

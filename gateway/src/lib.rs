@@ -23,6 +23,7 @@ mod options;
 pub mod program;
 mod records;
 mod serve;
+mod shared;
 mod state;
 
 pub use error::Error;
@@ -30,5 +31,6 @@ pub use forwarded::TrustedProxy;
 pub use options::{
     AccessArgs, AccessOptions, BadTarget, DEFAULT_DIFFUSION, DEFAULT_ENCODER, EncoderTarget,
     GatewayOptions, History, JobArgs, JobLimits, KeepArgs, KeepOptions, ModelAlias, OpenAiArgs,
+    QueueArgs, QueueOptions, QueueRole,
 };
 pub use serve::{Gateway, Storage, routes, run};

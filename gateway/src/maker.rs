@@ -73,6 +73,11 @@ impl Maker {
         Self { backends, cache, memory }
     }
 
+    /// Whether a diffusion service can be asked, as far as is known.
+    pub fn has_service(&self) -> bool {
+        self.backends.diffusion.all().iter().any(|backend| backend.state().condition.is_usable())
+    }
+
     /// Finds what is wrong with a request without beginning it, or what it comes to, its set of LoRAs
     /// included.
     pub async fn check(&self, request: &Request) -> Result<GenerateParams, Error> {

@@ -1,5 +1,7 @@
 //! The options of a gateway.
 
+mod queue;
+
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
@@ -18,6 +20,7 @@ use llm_dit_serving::{
     client::{BadUrl, service_url},
 };
 
+pub use self::queue::{QueueArgs, QueueOptions, QueueRole};
 use crate::{forwarded::TrustedProxy, hosts};
 
 /// URL of the encoder if none is configured.
@@ -238,6 +241,8 @@ pub struct KeepOptions {
     /// Maximum number of image requests in flight.
     pub max_requests: usize,
     pub jobs: JobLimits,
+    /// `None`: jobs and history are this gateway's own.
+    pub queue: Option<QueueOptions>,
 }
 
 /// Limits for jobs.
@@ -296,6 +301,8 @@ pub struct KeepArgs {
     pub max_requests: usize,
     #[command(flatten)]
     pub jobs: JobArgs,
+    #[command(flatten)]
+    pub queue: QueueArgs,
 }
 
 /// The flags of [`JobLimits`].
@@ -349,6 +356,7 @@ impl Default for KeepOptions {
             embedding_cache_bytes: 256 << 20,
             max_requests: 64,
             jobs: JobLimits::default(),
+            queue: None,
         }
     }
 }
@@ -358,6 +366,7 @@ impl From<KeepArgs> for KeepOptions {
         let history = match args.history {
             _ if args.no_history => History::Off,
             Some(folder) => History::Folder(folder),
+            None if !args.queue.queue.is_empty() => History::Off,
             None => History::DataFolder,
         };
         Self {
@@ -369,6 +378,7 @@ impl From<KeepArgs> for KeepOptions {
             embedding_cache_bytes: args.embedding_cache_mib.saturating_mul(1 << 20),
             max_requests: args.max_requests.max(1),
             jobs: args.jobs.into(),
+            queue: args.queue.options(),
         }
     }
 }

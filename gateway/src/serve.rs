@@ -22,8 +22,8 @@ use crate::{
     app::app,
     error::Error,
     guard::Guard,
-    history::History,
-    options::{GatewayOptions, KeepOptions, ModelAlias},
+    history::EmbeddedHistory,
+    options::{GatewayOptions, History, KeepOptions, ModelAlias},
     state::{AppState, data_folder},
 };
 
@@ -35,7 +35,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a gateway keeps on disk, opened.
 #[derive(Debug)]
-pub struct Storage(Option<Arc<History>>);
+pub struct Storage(Option<Arc<EmbeddedHistory>>);
 
 /// A gateway that lacks nothing: its port is bound, its storage open, its services are known.
 #[derive(Debug)]
@@ -53,7 +53,12 @@ impl Storage {
     ///
     /// [`Error`] if the folder cannot be used, or another gateway uses it.
     pub fn open(keep: &KeepOptions) -> Result<Self, Error> {
-        Ok(Self(History::open(keep, data_folder().as_deref())?.map(Arc::new)))
+        if keep.queue.is_some() && keep.history != History::Off {
+            return Err(Error::Queue(
+                "--queue keeps the history on the queue's server; remove --history".to_owned(),
+            ));
+        }
+        Ok(Self(EmbeddedHistory::open(keep, data_folder().as_deref())?.map(Arc::new)))
     }
 }
 

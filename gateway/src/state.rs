@@ -13,10 +13,11 @@ use crate::{
     encode::Cache,
     error::Error,
     guard::{Guard, Sessions},
-    history::{EmbeddedJobStore, History},
+    history::{EmbeddedHistory, EmbeddedJobStore, History},
     jobs::{InMemoryJobStore, Jobs, store::JobStore},
     maker::Maker,
     options::{GatewayOptions, ModelAlias},
+    shared::Shared,
 };
 
 #[derive(Debug)]
@@ -26,7 +27,11 @@ pub(crate) struct AppState {
     pub templates: Arc<Library>,
     pub maker: Arc<Maker>,
     /// `None`: no pictures are kept.
-    pub history: Option<Arc<History>>,
+    pub history: Option<Arc<dyn History>>,
+    /// What is set while the gateway runs is kept here; `None`: a restart forgets it.
+    pub settings: Option<Arc<EmbeddedHistory>>,
+    /// `None`: jobs and pictures are this gateway's own.
+    pub queue: Option<Shared>,
     pub jobs: Arc<Jobs>,
     /// `None`: there is no place for files.
     pub embeddings_dir: Option<PathBuf>,
@@ -49,17 +54,25 @@ impl AppState {
     /// [`Error`] if the stored jobs, the templates or a service's URL cannot be used.
     pub async fn open(
         options: &GatewayOptions,
-        history: Option<Arc<History>>,
+        history: Option<Arc<EmbeddedHistory>>,
         guard: Arc<Guard>,
     ) -> Result<Arc<Self>, Error> {
         let keep = &options.keep;
         let failed = |fault: Fault| Error::History(format!("cannot load the stored jobs: {fault}"));
-        let store = match &history {
-            Some(history) => {
+        let queue = match &keep.queue {
+            Some(queue) => Some(Shared::open(queue, keep).await?),
+            None => None,
+        };
+        let store = match (&queue, &history) {
+            (Some(queue), _) => {
+                let options = queue.options();
+                JobStore::shared(queue.clone(), options.role, options.claims)
+            }
+            (None, Some(history)) => {
                 let store = EmbeddedJobStore::open(Arc::clone(history)).await;
                 JobStore::of(store.map_err(failed)?)
             }
-            None => JobStore::of(InMemoryJobStore::default()),
+            (None, None) => JobStore::of(InMemoryJobStore::default()),
         };
         let backends = Arc::new(Backends::new(options)?);
         if let Some(history) = &history
@@ -86,12 +99,23 @@ impl AppState {
             Arc::clone(&admissions),
         );
         jobs.start().await.map_err(failed)?;
+        if let Some(queue) = &queue {
+            queue.keep_sweeping();
+        }
+        let settings = history;
+        let history: Option<Arc<dyn History>> = match (&queue, &settings) {
+            (Some(queue), _) => Some(Arc::new(queue.clone())),
+            (None, Some(history)) => Some(Arc::<EmbeddedHistory>::clone(history)),
+            (None, None) => None,
+        };
         Ok(Arc::new(Self {
             backends,
             cache,
             templates,
             maker,
             history,
+            settings,
+            queue,
             jobs: Arc::new(jobs),
             embeddings_dir: keep
                 .embeddings_dir
@@ -120,7 +144,7 @@ pub(crate) fn data_folder() -> Option<PathBuf> {
 }
 
 /// Sessions outlast a restart, and so do their ends.
-async fn restore_sessions(history: &History, sessions: &Sessions) -> Result<(), Fault> {
+async fn restore_sessions(history: &EmbeddedHistory, sessions: &Sessions) -> Result<(), Fault> {
     if let Some(stored) = history.sessions().await?
         && sessions.restore(&stored)
     {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// From the bottom to the top. A module may use itself and those before it.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 20] = [
     "error",
     "forwarded",
     "hosts",
@@ -17,6 +17,7 @@ const LAYERS: [&str; 19] = [
     "maker",
     "jobs",
     "history",
+    "shared",
     "guard",
     "state",
     "api",

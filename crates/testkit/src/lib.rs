@@ -7,6 +7,7 @@ pub mod damage;
 pub mod fakes;
 pub mod faults;
 pub mod load;
+pub mod nats;
 pub mod process;
 pub mod program;
 pub mod servers;

@@ -47,7 +47,7 @@ pub(crate) struct Health {
 /// What probes read.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Probe {
-    /// `ok`, or `draining` during shutdown.
+    /// `ok`, `unavailable`, or `draining` during shutdown.
     status: &'static str,
 }
 
@@ -170,17 +170,20 @@ pub(crate) async fn livez() -> Json<Probe> {
 }
 
 /// Whether the server accepts requests. While services are away, it accepts jobs and serves the
-/// page and the history, so it stays ready.
+/// page and the history, so it stays ready. It is not ready while it cannot reach the server of a shared
+/// queue.
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
         (status = 200, description = "The server accepts requests", body = Probe),
-        (status = 503, description = "The server is shutting down", body = Probe),
+        (status = 503, description = "The server is shutting down, or cannot reach the shared queue", body = Probe),
     )
 )]
 pub(crate) async fn readyz(State(state): Shared) -> (StatusCode, Json<Probe>) {
     let (code, status) = if state.admissions.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if state.queue.as_ref().is_some_and(|queue| !queue.is_connected()) {
+        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
     } else {
         (StatusCode::OK, "ok")
     };
@@ -202,7 +205,9 @@ async fn look(state: &AppState) -> (StatusCode, Health) {
         encoders.insert(place, theirs);
     }
     let serves = |list: &[BackendHealth]| list.iter().any(|backend| backend.status.is_usable());
-    let well = serves(&diffusion)
+    let reachable = state.queue.as_ref().is_none_or(|queue| queue.is_connected());
+    let well = reachable
+        && serves(&diffusion)
         && encoders.first().is_some_and(|encoder| {
             encoder.kind == EncoderKindName::Diffusion || serves(&encoder.backends)
         });

@@ -207,7 +207,7 @@ pub(crate) async fn thumbnail(
     Ok(unchanging(file, "image/jpeg"))
 }
 
-fn history(state: &AppState) -> Result<&History, Fault> {
+fn history(state: &AppState) -> Result<&dyn History, Fault> {
     state.history.as_deref().ok_or_else(|| {
         Fault::Unsupported("this gateway has no history; its log has the reason".to_owned())
     })

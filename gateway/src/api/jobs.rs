@@ -202,10 +202,7 @@ pub(crate) async fn delete(
     if job.is_over() {
         state.jobs.remove(&job).await?;
     } else {
-        let mut changes = job.changes();
-        job.cancel();
-        // The work is dropped at once; this waits until that is written down.
-        while !job.is_over() && changes.changed().await.is_ok() {}
+        state.jobs.cancel(&job).await?;
         if let Some(fault) = job.unstored() {
             let why = format!(
                 "the job was stopped, but this could not be stored, so it would run again after a restart of the gateway: {fault}"

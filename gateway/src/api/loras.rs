@@ -207,7 +207,7 @@ async fn try_loras(
     let answer =
         first.ok_or_else(|| Error::Lost("no diffusion service is available".to_owned()))?;
     let active: Vec<_> = answer.active.into_iter().map(ActiveLoraBody::from).collect();
-    if let Some(history) = &state.history {
+    if let Some(history) = &state.settings {
         history.keep_loras(&active).await?;
     }
     Ok((active, answer.matrices_changed))

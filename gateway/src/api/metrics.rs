@@ -4,9 +4,10 @@ use std::sync::{Arc, Weak};
 
 use llm_dit_telemetry::metrics::{
     BACKEND_REQUESTS, BACKEND_UP, CACHE_BYTES, CACHE_ENTRIES, CACHE_LIMIT, GATEWAY_LIMIT,
-    GATEWAY_RUNNING, JOBS_KNOWN, Observer, build_info, observe,
+    GATEWAY_RUNNING, JOBS_KNOWN, JOBS_OLDEST, Observer, QUEUE_CONNECTED, QUEUE_LATE_RESULTS,
+    QUEUE_REDELIVERIES, build_info, observe,
 };
-use metrics::gauge;
+use metrics::{counter, gauge};
 
 use crate::{
     backends::{Backend, EncoderKind},
@@ -41,6 +42,13 @@ fn tell(state: &AppState) {
     }
     for (state, jobs) in state.jobs.count() {
         gauge!(JOBS_KNOWN.name, "state" => state).set(jobs as f64);
+    }
+    gauge!(JOBS_OLDEST.name).set(state.jobs.oldest_waiting().as_secs_f64());
+    let is_away = state.queue.as_ref().is_some_and(|queue| !queue.is_connected());
+    gauge!(QUEUE_CONNECTED.name).set(if is_away { 0.0 } else { 1.0 });
+    // A rate can be told from the first one on.
+    for counted in [&QUEUE_REDELIVERIES, &QUEUE_LATE_RESULTS] {
+        counter!(counted.name).increment(0);
     }
 }
 

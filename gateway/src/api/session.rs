@@ -51,7 +51,7 @@ pub(crate) async fn end(
     headers: HeaderMap,
 ) -> Response {
     if let Some(ended) = state.guard.end_session(&headers)
-        && let Some(history) = &state.history
+        && let Some(history) = &state.settings
         && let Err(fault) = history.keep_sessions(ended).await
     {
         tracing::error!(%fault, "failed to store the end of a session; after a restart its cookie would be accepted");

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::records::{picture::Made, request::GenerateBody};
+use crate::records::{
+    picture::{About, Made},
+    request::GenerateBody,
+};
 
 /// Metadata of a picture, beside its id.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,11 +45,15 @@ pub(crate) struct Page {
 impl Entry {
     /// What is to be known of a picture that was made now.
     pub fn of(made: &Made) -> Self {
-        let about = &made.about;
+        Self::from_about(&made.about, made.file.len() as u64, Timestamp::now().to_string())
+    }
+
+    /// Likewise, of a picture of so many bytes that was made then.
+    pub fn from_about(about: &About, bytes: u64, timestamp: String) -> Self {
         Self {
-            timestamp: Timestamp::now().to_string(),
+            timestamp,
             media_type: about.media_type.clone(),
-            bytes: made.file.len() as u64,
+            bytes,
             generation_time: about.seconds,
             formatted_prompt: about.formatted_prompt.clone(),
             parameters: about.parameters.clone(),

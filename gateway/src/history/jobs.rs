@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
-    History,
+    EmbeddedHistory,
     entry::Entry,
     store::{Store, StoreError},
 };
@@ -28,7 +28,7 @@ use crate::{
 /// Jobs in the history's database, which belongs to one process. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct EmbeddedJobStore {
-    history: Arc<History>,
+    history: Arc<EmbeddedHistory>,
     /// What the database says is not over, in order.
     line: Arc<Line>,
 }
@@ -45,7 +45,7 @@ impl EmbeddedJobStore {
     /// # Errors
     ///
     /// [`Fault`] if the database fails.
-    pub async fn open(history: Arc<History>) -> Result<Self, Fault> {
+    pub async fn open(history: Arc<EmbeddedHistory>) -> Result<Self, Fault> {
         let line = Arc::new(Line::default());
         for job in history.ask(|store| store.unfinished_jobs()).await? {
             line.push(job);

@@ -2,13 +2,13 @@
 
 use llm_dit_fault::Fault;
 
-use super::History;
+use super::EmbeddedHistory;
 use crate::backends::ActiveLoraBody;
 
 /// The name of the setting.
 const LORAS: &str = "loras";
 
-impl History {
+impl EmbeddedHistory {
     /// The set that was kept last; `None` if none was.
     ///
     /// # Errors

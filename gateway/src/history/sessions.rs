@@ -2,12 +2,12 @@
 
 use llm_dit_fault::Fault;
 
-use super::History;
+use super::EmbeddedHistory;
 
 /// The name of the setting.
 const SESSIONS: &str = "sessions";
 
-impl History {
+impl EmbeddedHistory {
     /// What was kept last; `None` if nothing was.
     ///
     /// # Errors

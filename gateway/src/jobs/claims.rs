@@ -1,6 +1,11 @@
 //! Claims jobs and has them run.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
 
 use super::{
     job::{Accepted, Job},
@@ -10,14 +15,26 @@ use super::{
 };
 use crate::records::job::JobId;
 
+/// Before a worker without services looks for them again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Runs every job that it can claim, each in a task of its own, until [`Worker::stop`] fires.
 pub(super) async fn claim_jobs(worker: Arc<Worker>) {
     let mut previous = None;
+    let claims = worker.store.sharing.as_ref().map(|sharing| sharing.claims.get());
+    let claims = claims.map(|claims| Arc::new(Semaphore::new(claims)));
     loop {
-        let claim = tokio::select! {
+        let next = async {
+            let permit = match &claims {
+                Some(claims) => Some(permit(&worker, claims).await),
+                None => None,
+            };
+            (permit, worker.store.queue.claim().await)
+        };
+        let (permit, claim) = tokio::select! {
             biased;
             () = worker.stop.cancelled() => return,
-            claim = worker.store.queue.claim() => claim,
+            next = next => next,
         };
         let Some(job) = find(&worker, claim.job()).await else { continue };
         let (start, origin) = match job.take_accepted() {
@@ -33,8 +50,23 @@ pub(super) async fn claim_jobs(worker: Arc<Worker>) {
             }
         };
         let work = run(Arc::clone(&worker), claim, job, start);
+        let work = async move {
+            work.await;
+            drop(permit);
+        };
         worker.tasks.spawn(origin.scope(work));
     }
+}
+
+/// A place for a job that other processes could claim as well: when there is one, this process has a
+/// service for it, and is not about to end.
+async fn permit(worker: &Worker, claims: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    // Fails only when the semaphore is closed, which it never is.
+    let permit = Arc::clone(claims).acquire_owned().await.ok();
+    while worker.admissions.is_draining() || !worker.maker.has_service() {
+        time::sleep(LOOK_AGAIN).await;
+    }
+    permit
 }
 
 /// The job to run under an id; `None` if it was removed or is over.

@@ -44,8 +44,16 @@ impl Finish<'_> {
         let mut pause = FIRST_PAUSE;
         loop {
             let fault = match claim.finish(record.clone(), made.clone()).await {
+                Ok(Some(standing)) if !standing.is_over() => {
+                    // Another worker has it now.
+                    job.end(standing, 0);
+                    return None;
+                }
                 Ok(standing) => {
-                    if job.unstored().is_none() {
+                    let is_ours = standing.as_ref().is_none_or(|standing| {
+                        standing.ended == record.ended && standing.state.name() == name
+                    });
+                    if job.unstored().is_none() && is_ours {
                         meters::job_ended(name);
                     }
                     let bytes = made.map_or(0, |made| made.file.len());

@@ -39,6 +39,10 @@ pub(crate) struct Job {
     /// Until a worker of this process takes it.
     accepted: Mutex<Option<Accepted>>,
     pub(super) cancel: CancellationToken,
+    /// Whether other processes may run it.
+    shared: bool,
+    /// The claim of this process, and what fires when another one has taken over or ended the job.
+    held: Mutex<Option<(String, CancellationToken)>>,
     /// Fires when the next in the line may begin: this one has its place at a service, or is over, or
     /// has to wait for services that are away.
     pub(super) passed: CancellationToken,
@@ -94,11 +98,18 @@ impl Job {
     /// A job of an earlier gateway. Its events have numbers above all that were told before.
     pub fn restored(stored: StoredJob) -> Self {
         let StoredJob { mut record, revision } = stored;
-        let first = (u64::from(record.attempts) + 1) << 32;
+        let first = first_of(record.attempts + 1);
         if !record.is_over() {
             record.state = JobState::Queued;
         }
         Self::with(record, revision, first)
+    }
+
+    /// A job that processes share. Its events have the same numbers in each of them.
+    pub fn mirrored(stored: StoredJob) -> Self {
+        let StoredJob { record, revision } = stored;
+        let first = first_of(record.attempts + u32::from(record.is_over()));
+        Self { shared: true, ..Self::with(record, revision, first) }
     }
 
     fn with(record: JobRecord, revision: Revision, first: u64) -> Self {
@@ -115,6 +126,8 @@ impl Job {
             changed: watch::channel(0).0,
             accepted: Mutex::default(),
             cancel: CancellationToken::new(),
+            shared: false,
+            held: Mutex::default(),
             passed: CancellationToken::new(),
         }
     }
@@ -227,8 +240,77 @@ impl Job {
             }
             log.record = stored.record;
             log.revision = stored.revision;
+            self.follow_record(&mut log);
         }
         self.tell_all();
+    }
+
+    /// As [`Job::catch_up`], whatever is known here.
+    pub(super) fn replace(&self, stored: StoredJob) {
+        {
+            let mut log = self.log.lock();
+            log.record = stored.record;
+            log.revision = log.revision.max(stored.revision);
+            log.unstored = None;
+            log.file = None;
+            self.follow_record(&mut log);
+        }
+        self.tell_all();
+    }
+
+    /// What a changed record means to the events, and to work of this process.
+    fn follow_record(&self, log: &mut Log) {
+        if !self.shared {
+            return;
+        }
+        let is_over = log.record.is_over();
+        if is_over {
+            log.next = log.next.max(first_of(log.record.attempts + 1));
+        }
+        let held = self.held.lock();
+        if let Some((claim, lost)) = &*held
+            && (is_over || log.record.owner.as_ref().is_some_and(|owner| owner != claim))
+        {
+            lost.cancel();
+        }
+    }
+
+    /// This process works at it under a claim. The token fires when the claim is worth nothing any
+    /// more.
+    pub(super) fn hold(&self, claim: Option<&str>) -> CancellationToken {
+        let lost = CancellationToken::new();
+        let held = claim.map(|claim| (claim.to_owned(), lost.clone()));
+        // This process may get a job again whose lease it has lost.
+        if let Some((_, before)) = std::mem::replace(&mut *self.held.lock(), held) {
+            before.cancel();
+        }
+        lost
+    }
+
+    /// This process does not work at it under this claim any more.
+    pub(super) fn release(&self, claim: Option<&str>) {
+        let mut held = self.held.lock();
+        if held.as_ref().is_some_and(|(held, _)| Some(&**held) == claim) {
+            *held = None;
+        }
+    }
+
+    /// Begins an attempt. `None` if the job is over already.
+    pub(super) fn begin(&self, claim: Option<&str>) -> Option<JobRecord> {
+        let record = {
+            let mut log = self.log.lock();
+            if self.shared && log.record.is_over() {
+                return None;
+            }
+            log.record.begin();
+            if let Some(claim) = claim {
+                log.record.owner = Some(claim.to_owned());
+                log.next = log.next.max(first_of(log.record.attempts) + 1);
+            }
+            log.record.clone()
+        };
+        self.tell_all();
+        Some(record)
     }
 
     /// Changes what is to be stored, and returns it.
@@ -242,18 +324,31 @@ impl Job {
         record
     }
 
-    pub(super) fn tell(&self, event: Event) {
+    /// Logs an event of this process. Returns its number, unless it says nothing new.
+    pub(super) fn tell(&self, event: Event) -> Option<u64> {
+        self.log_event(None, event)
+    }
+
+    /// Logs an event that another process tells. One that came before is ignored.
+    pub(super) fn heard(&self, number: u64, event: Event) {
+        self.log_event(Some(number), event);
+    }
+
+    fn log_event(&self, number: Option<u64>, event: Event) -> Option<u64> {
         if let Event::Progress(Progress { stage, queue_position, .. }) = &event
             && (queue_position.is_some() || matches!(stage, Stage::Denoising | Stage::Decoding))
         {
             self.passed.cancel();
         }
         let mut log = self.log.lock();
+        if number.is_some_and(|number| number < log.next || log.record.is_over()) {
+            return None;
+        }
         if matches!(event, Event::Preview(_)) {
             log.events.retain(|(_, event)| !matches!(event, Event::Preview(_)));
         }
         if log.events.last().is_some_and(|(_, last)| *last == event) {
-            return;
+            return None;
         }
         match event.stage() {
             // A new attempt: what happened in the last one no longer matters.
@@ -269,11 +364,12 @@ impl Job {
             }
             _ => {}
         }
-        let number = log.next;
-        log.next += 1;
+        let number = number.unwrap_or(log.next);
+        log.next = number + 1;
         log.events.push((number, event));
         drop(log);
         self.tell_all();
+        Some(number)
     }
 
     /// It is over, which is stored. `bytes` is what its picture takes.
@@ -286,6 +382,7 @@ impl Job {
             log.record = record;
             log.file = None;
             log.unstored = None;
+            self.follow_record(&mut log);
         }
         self.tell_all();
     }
@@ -298,6 +395,7 @@ impl Job {
             log.bytes_in_memory = file.as_ref().map_or(0, Bytes::len);
             log.file = file;
             log.unstored = Some(fault);
+            self.follow_record(&mut log);
         }
         self.tell_all();
     }
@@ -305,6 +403,11 @@ impl Job {
     fn tell_all(&self) {
         self.changed.send_modify(|changes| *changes += 1);
     }
+}
+
+/// The number of the first event of an attempt: above all of the attempts before it.
+fn first_of(attempt: u32) -> u64 {
+    u64::from(attempt) << 32
 }
 
 impl Log {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     finish::Finish,
     job::Job,
-    store::{Claim, EXTEND_EVERY, PutError},
+    store::{Claim, PutError},
     unstored::Room,
     worker::{FIRST_PAUSE, MAX_PAUSE, Worker},
 };
@@ -46,6 +46,8 @@ enum End {
     Requeued,
     /// The index has another end of it, or another worker's claim.
     Superseded,
+    /// Services of this worker fail; another worker may have others.
+    Yielded,
 }
 
 /// What becomes of a job; returns when that is stored, or the gateway ends.
@@ -56,16 +58,19 @@ pub(super) async fn run(
     start: Start,
 ) {
     let mut next = Some(start);
+    let owner = claim.owner().map(str::to_owned);
+    let lost = job.hold(owner.as_deref());
     // For the image, once there was none for it.
     let mut room = None;
     while let Some(start) = next.take() {
         let mut admission = None;
         let end = {
             // Dropping the work is what stops it.
-            let work = work(&worker, &job, start, &mut admission, &mut room);
+            let work = work(&worker, &job, owner.as_deref(), start, &mut admission, &mut room);
             tokio::select! {
                 biased;
                 () = job.cancel.cancelled() => End::Cancelled,
+                () = lost.cancelled() => End::Superseded,
                 () = worker.stop.cancelled() => End::Requeued,
                 end = work => end,
                 never = keep(&mut *claim) => match never {},
@@ -80,21 +85,31 @@ pub(super) async fn run(
                 requeue(&mut *claim, &job).await;
                 break;
             }
+            End::Yielded => {
+                let record = job.change(|record| record.state = JobState::Queued);
+                store_requeued(&mut *claim, record).await;
+                break;
+            }
             End::Superseded => {
                 tracing::warn!("another gateway ended or took over a job");
+                match claim.abandon().await {
+                    Ok(current) => current.into_iter().for_each(|current| job.replace(current)),
+                    Err(fault) => tracing::warn!(%fault, "failed to read what became of a job"),
+                }
                 break;
             }
         };
         let finish = Finish { worker: &worker, claim: &mut *claim, job: &job };
         next = finish.store(state, made, admission, room.take()).await.map(Start::Again);
     }
+    job.release(owner.as_deref());
     worker.forget().await;
 }
 
 /// Extends a claim for as long as its job is worked at.
 async fn keep(claim: &mut dyn Claim) -> Infallible {
     loop {
-        time::sleep(EXTEND_EVERY).await;
+        time::sleep(claim.extend_every()).await;
         if let Err(fault) = claim.extend().await {
             tracing::warn!(%fault, "failed to extend the claim of a job");
         }
@@ -104,6 +119,7 @@ async fn keep(claim: &mut dyn Claim) -> Infallible {
 async fn work(
     worker: &Worker,
     job: &Job,
+    owner: Option<&str>,
     start: Start,
     admission: &mut Option<Admission>,
     room: &mut Option<Room>,
@@ -143,15 +159,25 @@ async fn work(
             0 => None,
             _ => Some(worker.suspects.lock().await),
         };
-        let record = job.change(JobRecord::begin);
+        let Some(record) = job.begin(owner) else { return End::Superseded };
         let attempts = record.attempts;
-        match worker.store.index.put(record, job.revision()).await {
-            Ok(revision) => job.stored(revision),
-            Err(PutError::Conflict) => return End::Superseded,
-            // At worst it has an attempt more than it is said to have.
-            Err(PutError::Fault(fault)) => {
-                tracing::warn!(%fault, "failed to store the start of a job");
+        loop {
+            match worker.store.index.put(record.clone(), job.revision()).await {
+                Ok(revision) => job.stored(revision),
+                Err(PutError::Conflict) => return End::Superseded,
+                Err(PutError::Fault(fault)) => {
+                    tracing::warn!(%fault, "failed to store the start of a job");
+                    // Other workers must know whose it is. Otherwise it has at worst an attempt more
+                    // than it is said to have.
+                    if owner.is_some() {
+                        if rest(worker, FIRST_PAUSE).await {
+                            continue;
+                        }
+                        return End::Requeued;
+                    }
+                }
             }
+            break;
         }
         let error = match patiently(worker, job, &request).await {
             None => return End::Requeued,
@@ -176,6 +202,15 @@ async fn work(
         if !is_away(&error) || attempts >= worker.limits.attempts {
             return End::Failed(error);
         }
+        if owner.is_some() {
+            let pause = FIRST_PAUSE * 2u32.saturating_pow(attempts.saturating_sub(1).min(6));
+            tracing::warn!(%error, attempts, "leaving a job to another worker");
+            return if rest(worker, pause.min(MAX_PAUSE)).await {
+                End::Yielded
+            } else {
+                End::Requeued
+            };
+        }
         tracing::warn!(%error, attempts, seconds = pause.as_secs_f64(), "retrying a job");
         job.change(|record| record.state = JobState::Queued);
         job.passed.cancel();
@@ -188,7 +223,7 @@ async fn work(
 
 /// A job waits for its place where a client would be told to try again. `None`: the gateway ends.
 async fn patiently(worker: &Worker, job: &Job, request: &Request) -> Option<Result<Made, Error>> {
-    let report = |event: Event| job.tell(event);
+    let report = |event: Event| worker.report(job, event);
     loop {
         match worker.maker.make(request, Some(&report)).await {
             Err(Error::Fault(Fault::Busy { retry_after, message })) => {
@@ -252,7 +287,10 @@ async fn restored(worker: &Worker, job: &Job) -> Result<Option<Request>, Error> 
 }
 
 async fn requeue(claim: &mut dyn Claim, job: &Job) {
-    let record = job.change(JobRecord::requeue);
+    store_requeued(claim, job.change(JobRecord::requeue)).await;
+}
+
+async fn store_requeued(claim: &mut dyn Claim, record: JobRecord) {
     if let Err(fault) = claim.requeue(record).await {
         tracing::warn!(%fault, "failed to requeue a job in the store; retrying it anyway");
     }

@@ -5,19 +5,23 @@
 //! acknowledgements, a key-value bucket with revisions, and an object store answer to the same
 //! traits. What a method was given is stored when it has returned.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use llm_dit_fault::Fault;
 
-use crate::records::{
-    job::{JobId, JobRecord},
-    picture::Made,
+use crate::{
+    options::QueueRole,
+    records::{
+        job::{JobId, JobRecord},
+        picture::Made,
+        progress::Event,
+    },
 };
 
 /// A claim that was not extended for three times as long may go to another worker.
-pub(crate) const EXTEND_EVERY: Duration = Duration::from_secs(10);
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
 /// The three parts.
 #[derive(Clone, Debug)]
@@ -25,6 +29,27 @@ pub(crate) struct JobStore {
     pub queue: Arc<dyn JobQueue>,
     pub index: Arc<dyn JobIndex>,
     pub pictures: Arc<dyn PictureStore>,
+    /// `None`: this process has the store for itself.
+    pub sharing: Option<Sharing>,
+}
+
+/// How a process takes part in a store that it shares with others.
+#[derive(Clone, Debug)]
+pub(crate) struct Sharing {
+    pub role: QueueRole,
+    /// Jobs that it claims at a time.
+    pub claims: NonZeroUsize,
+    pub events: Arc<dyn JobEvents>,
+}
+
+/// What happens to jobs, told to every process. Not stored: one that misses an event goes on with
+/// the next.
+#[tonic::async_trait]
+pub(crate) trait JobEvents: fmt::Debug + Send + Sync {
+    /// Numbers order the events of a job, whoever tells them.
+    async fn tell(&self, job: JobId, number: u64, event: Event);
+    /// The events of all jobs from now on, those of this process too.
+    async fn follow(&self) -> Result<BoxStream<'static, (JobId, u64, Event)>, Fault>;
 }
 
 /// Jobs that wait for a worker, in the order in which they were published.
@@ -35,18 +60,30 @@ pub(crate) trait JobQueue: fmt::Debug + Send + Sync {
     /// The next job, as soon as there is one. No other worker gets it as long as the claim is
     /// extended.
     async fn claim(&self) -> Box<dyn Claim>;
+    /// Takes back a job that was cancelled, if it still waits. One that stays is dropped by the
+    /// worker that claims it.
+    async fn withdraw(&self, _job: JobId) {}
 }
 
 /// A worker's right to a job.
 #[tonic::async_trait]
 pub(crate) trait Claim: Send {
     fn job(&self) -> JobId;
-    /// Says that the job is still being worked at; to be called every [`EXTEND_EVERY`].
+    /// The name that the record of the job gets when the work begins. A store that processes share
+    /// refuses what comes from an earlier owner.
+    fn owner(&self) -> Option<&str> {
+        None
+    }
+    /// How often to call [`Claim::extend`].
+    fn extend_every(&self) -> Duration {
+        EXTEND_EVERY
+    }
+    /// Says that the job is still being worked at.
     async fn extend(&mut self) -> Result<(), Fault>;
     /// Stores the end of the job and its picture in one transaction, and drops the picture that it
     /// started from. Returns the record that stands from now on: this one with the picture's id in
-    /// the history, or the end that was stored before it, and then nothing is changed. `None` if the
-    /// job was removed. May be called again after an error.
+    /// the history, or the end that was stored before it or the work of another owner, and then
+    /// nothing is changed. `None` if the job was removed. May be called again after an error.
     async fn finish(
         &mut self,
         record: JobRecord,
@@ -54,6 +91,10 @@ pub(crate) trait Claim: Send {
     ) -> Result<Option<JobRecord>, Fault>;
     /// Gives the job, which is not over, to the next worker.
     async fn requeue(&mut self, record: JobRecord) -> Result<(), Fault>;
+    /// Ends the claim of a job that is over or has another owner. Returns what is known of it.
+    async fn abandon(&mut self) -> Result<Option<StoredJob>, Fault> {
+        Ok(None)
+    }
 }
 
 /// What is known of every job.
@@ -119,7 +160,17 @@ impl JobStore {
             queue: Arc::new(store.clone()),
             index: Arc::new(store.clone()),
             pictures: Arc::new(store),
+            sharing: None,
         }
+    }
+
+    /// One store for all three parts that other processes use as well.
+    pub fn shared<S>(store: S, role: QueueRole, claims: NonZeroUsize) -> Self
+    where
+        S: JobQueue + JobIndex + PictureStore + JobEvents + Clone + 'static,
+    {
+        let events = Arc::new(store.clone());
+        Self { sharing: Some(Sharing { role, claims, events }), ..Self::of(store) }
     }
 }
 

@@ -7,11 +7,24 @@ use std::{
 
 use jiff::Timestamp;
 use llm_dit_templates::Library;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{list::JobList, store::JobStore, unstored::Unstored};
-use crate::{admission::Admissions, maker::Maker, options::JobLimits};
+use super::{
+    job::Job,
+    list::JobList,
+    store::{JobEvents, JobStore},
+    unstored::Unstored,
+};
+use crate::{
+    admission::Admissions,
+    maker::Maker,
+    options::JobLimits,
+    records::{job::JobId, progress::Event},
+};
+
+/// Events that may wait to be told to other processes; further ones are left out.
+const EVENTS_IN_FLIGHT: usize = 256;
 
 /// Pauses after a service or the disk has failed grow from the one to the other.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -30,12 +43,36 @@ pub(super) struct Worker {
     /// Held by a job that has crashed a service, while it runs again: jobs that a service ran
     /// together are found out one by one.
     pub suspects: Mutex<()>,
+    /// Events for the processes that share the store.
+    pub told: Option<mpsc::Sender<(JobId, u64, Event)>>,
     /// Ends what is left of the work.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
 
+/// A line to `events`, so that nobody who reports waits for it.
+pub(super) fn tell_others(events: Arc<dyn JobEvents>) -> mpsc::Sender<(JobId, u64, Event)> {
+    let (told, mut waiting) = mpsc::channel(EVENTS_IN_FLIGHT);
+    tokio::spawn(async move {
+        while let Some((job, number, event)) = waiting.recv().await {
+            events.tell(job, number, event).await;
+        }
+    });
+    told
+}
+
 impl Worker {
+    /// Logs an event, and tells it to the processes that share the store.
+    pub fn report(&self, job: &Job, event: Event) {
+        let Some(told) = &self.told else {
+            job.tell(event);
+            return;
+        };
+        if let Some(number) = job.tell(event.clone()) {
+            let _ = told.try_send((job.id, number, event));
+        }
+    }
+
     /// Forgets the oldest finished jobs beyond the limits.
     pub async fn forget(&self) {
         let expired = self.list.take_expired(self.limits, Timestamp::now(), Instant::now());

@@ -36,6 +36,9 @@ pub(crate) struct JobRecord {
     /// Times that a service crashed while it made the picture.
     #[serde(default, skip_serializing_if = "is_none")]
     pub crashes: u32,
+    /// Where gateways share a queue: the claim under which it runs, or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     pub state: JobState,
 }
 
@@ -98,6 +101,7 @@ impl JobRecord {
             loras: None,
             attempts: 0,
             crashes: 0,
+            owner: None,
             state: JobState::Queued,
         }
     }

@@ -162,7 +162,9 @@ impl From<Error> for Problem {
             }
             Error::BadUrl(error) => Self::internal(&error.to_string()),
             Error::Templates(error) => Self::internal(&error.to_string()),
-            Error::History(cause) | Error::Alias(cause) => Self::internal(&cause),
+            Error::History(cause) | Error::Queue(cause) | Error::Alias(cause) => {
+                Self::internal(&cause)
+            }
             Error::Socket(error) => Self::internal(&error.to_string()),
         }
     }

@@ -1,7 +1,7 @@
 //! How far a picture is, as a client is told.
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Something to tell.
@@ -16,7 +16,7 @@ pub(crate) enum Event {
 pub(crate) type Report<'a> = Option<&'a (dyn Fn(Event) + Send + Sync)>;
 
 /// How far a picture is.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Progress {
     pub stage: Stage,
     /// Images ahead of this one, while it is queued.
@@ -29,7 +29,7 @@ pub(crate) struct Progress {
     pub seconds_left: Option<f64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Stage {
     Encoding,

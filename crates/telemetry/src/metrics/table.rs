@@ -160,6 +160,14 @@ metrics! {
         "Jobs that the gateway remembers, by state";
     JOBS_ENDED Counter, "llm_dit_jobs_total", ["outcome"],
         "Jobs that ended, by outcome";
+    JOBS_OLDEST Gauge, "llm_dit_jobs_oldest_waiting_seconds", [],
+        "How long the oldest queued job has waited; 0 if none waits";
+    QUEUE_CONNECTED Gauge, "llm_dit_shared_queue_connected", [],
+        "0 if the server of the shared queue cannot be reached, otherwise 1";
+    QUEUE_REDELIVERIES Counter, "llm_dit_shared_queue_redeliveries_total", [],
+        "Jobs that this worker took over because the lease of another one had expired";
+    QUEUE_LATE_RESULTS Counter, "llm_dit_shared_queue_late_results_total", [],
+        "Images of this worker that were refused because the job had another owner or had ended";
 }
 
 impl Metric {
