@@ -54,8 +54,8 @@ pub enum LoraArgsError {
     Triggers { triggers: usize, loras: usize },
     #[error("--lora {path}: no such file{}", looked(.folder))]
     Missing { path: PathBuf, folder: Option<PathBuf> },
-    #[error("--lora: {0}{}", looked(.1))]
-    NotCached(NotCached, Option<PathBuf>),
+    #[error("--lora: {cause}{}", looked(.folder))]
+    NotCached { cause: NotCached, folder: Option<PathBuf> },
     #[error("--lora {}: name one of its {count} files, such as {}", .path.display(), .first.display())]
     Several { path: PathBuf, count: usize, first: PathBuf },
 }
@@ -117,7 +117,10 @@ impl LoraArgs {
                 continue;
             }
             let found = cache.locate(path);
-            let found = found.map_err(|e| LoraArgsError::NotCached(e, self.loras_dir.clone()))?;
+            let found = found.map_err(|cause| LoraArgsError::NotCached {
+                cause,
+                folder: self.loras_dir.clone(),
+            })?;
             self.lora[at].path = if found.is_dir() { only_lora(path, &found)? } else { found };
         }
         Ok(self)
