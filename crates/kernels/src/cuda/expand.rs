@@ -1,10 +1,10 @@
 //! Expansion of packed weights.
 
-use candle_core::{DType, Device, Result, Tensor, bail, cuda_backend::cudarc};
+use candle_core::{Result, Tensor, bail, cuda_backend::cudarc};
 use half::{bf16, f16};
 
 use super::{
-    Gpu,
+    Expander,
     source::Source,
     tensor::{address, blocks, launch},
 };
@@ -13,24 +13,6 @@ use crate::{Format, PackedRows, accelerated::PackedKernels};
 /// Values of a vector that a thread stores.
 const VECTOR: usize = 8;
 const THREADS: u32 = 256;
-
-/// A GPU and the type that it expands to.
-pub(crate) struct Expander {
-    gpu: Gpu,
-    /// To f16; else to bf16.
-    half: bool,
-}
-
-impl Expander {
-    pub fn on(device: &Device, dtype: DType) -> Result<Option<Self>> {
-        let (gpu, half) = match dtype {
-            DType::BF16 => (Gpu::on(device, dtype)?, false),
-            DType::F16 => (Gpu::open(device)?, true),
-            _ => (None, false),
-        };
-        Ok(gpu.map(|gpu| Self { gpu, half }))
-    }
-}
 
 impl PackedKernels for Expander {
     /// Rows are whole vectors, and values of plain types are aligned to vectors themselves.

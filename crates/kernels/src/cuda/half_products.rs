@@ -1,10 +1,10 @@
 //! Products of f16 values with f32 results, on the tensor cores of Turing too.
 
-use candle_core::{DType, Device, Result, Tensor, bail, cuda_backend::cudarc};
+use candle_core::{DType, Result, Tensor, bail, cuda_backend::cudarc};
 use half::f16;
 
 use super::{
-    Gpu,
+    HalfGpu,
     blas::{Gemm, Operand, Type},
     source::Source,
     tensor::{address, blocks, launch},
@@ -14,15 +14,6 @@ use crate::accelerated::HalfKernels;
 const THREADS: u32 = 256;
 /// What a thread rounds.
 const VALUES: usize = 4;
-
-/// A GPU that multiplies f16 values.
-pub(crate) struct HalfGpu(Gpu);
-
-impl HalfGpu {
-    pub fn on(device: &Device) -> Result<Option<Self>> {
-        Ok(Gpu::open(device)?.map(Self))
-    }
-}
 
 impl HalfKernels for HalfGpu {
     fn narrow(&self, x: &Tensor, factor: f32) -> Result<Tensor> {

@@ -168,8 +168,7 @@ mod tests {
 
     #[test]
     fn our_own_words_are_read() {
-        let mut recipe = crate::Recipe::default();
-        recipe.settings = crate::Settings {
+        let settings = crate::Settings {
             prompt: Some("a fox".into()),
             negative_prompt: Some("blurry".into()),
             seed: Some(7),
@@ -181,6 +180,7 @@ mod tests {
             shift: Some(3.0),
             ..Default::default()
         };
+        let recipe = crate::Recipe { settings, ..Default::default() };
         assert_eq!(read(&recipe.parameters()).map(|found| found.recipe), Some(recipe));
     }
 }
