@@ -296,11 +296,12 @@ mod tests {
     #[test]
     fn downloaded_loras_are_found_by_their_names() {
         let room = tempfile::tempdir().expect("a folder");
-        let snapshot = room.path().join("models--someone--inks/snapshots/abc");
+        let commit = "c".repeat(40);
+        let snapshot = room.path().join("models--someone--inks/snapshots").join(&commit);
         std::fs::create_dir_all(&snapshot).expect("made");
         let refs = room.path().join("models--someone--inks/refs");
         std::fs::create_dir_all(&refs).expect("made");
-        std::fs::write(refs.join("main"), "abc").expect("written");
+        std::fs::write(refs.join("main"), &commit).expect("written");
         let cache =
             CacheArgs { hf_hub_cache: Some(room.path().to_owned()), ..CacheArgs::default() };
         let located = |text: &str| {
