@@ -19,7 +19,7 @@ const BOUNDARY: &str = "a-boundary-that-is-in-no-file";
 pub async fn edit(gateway: &Gateway, fields: &[(&str, &[u8])]) -> Response {
     let mut body = Vec::new();
     for (name, value) in fields {
-        let is_file = name.starts_with("image") || *name == "mask";
+        let is_file = name.starts_with("image") || matches!(*name, "mask" | "mask[]");
         let file = if is_file { "; filename=\"x.png\"" } else { "" };
         let head = format!(
             "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n"
