@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::Args;
+use diffusion_service::LoraArgs;
 use llm_dit_chat::ChatTokenizer;
 use llm_dit_comfyui::Part;
 use llm_dit_engine::text::TextEncoder;
@@ -63,6 +64,15 @@ impl ModelArgs {
     /// None.
     pub fn located(&self, _: &[Part], _: impl Fn(&str)) -> Result<Self, CliError> {
         Ok(*self)
+    }
+
+    /// The same: this build has no cache to find them in.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn located_loras(&self, lora: LoraArgs) -> Result<LoraArgs, CliError> {
+        Ok(lora)
     }
 
     /// `None`: this build has no folder of ComfyUI.

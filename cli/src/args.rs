@@ -180,8 +180,7 @@ impl GenerateArgs {
         let encodes = self.load_embeddings.is_none() && !elsewhere;
         let parts = if encodes { &Part::ALL[..] } else { &[Part::Dit, Part::Vae] };
         self.model = self.model.located(parts, note)?;
-        self.lora =
-            std::mem::take(&mut self.lora).located(&self.model.cache).map_err(CliError::usage)?;
+        self.lora = self.model.located_loras(std::mem::take(&mut self.lora))?;
         Ok(())
     }
 

@@ -87,7 +87,7 @@ async fn run(mut args: ServeArgs) -> Result<(), CliError> {
         Some(model) => model.path.clone(),
         None => args.model.folder()?,
     };
-    args.lora = args.lora.located(&args.model.cache).map_err(CliError::usage)?;
+    args.lora = args.model.located_loras(args.lora)?;
     let loras = args.lora.choices().map_err(CliError::usage)?;
     let loras_folder = args.lora.folder().map_err(CliError::usage)?;
     tracing::info!(path = %model_path.display(), device = %args.model.device, "loading");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use diffusion_service::LoraArgs;
 use llm_dit_chat::ChatTokenizer;
 use llm_dit_comfyui::{Found, Part, find, loras};
 use llm_dit_engine::{image::LoraChoice, plan::Course, text::TextEncoder};
@@ -98,6 +99,11 @@ impl ModelArgs {
             *path = found.map_err(CliError::usage)?;
         }
         Ok(args)
+    }
+
+    /// The same LoRAs with the files of downloaded ones.
+    pub fn located_loras(&self, lora: LoraArgs) -> Result<LoraArgs, CliError> {
+        lora.located(&self.cache).map_err(CliError::usage)
     }
 
     /// ComfyUI's folder of LoRAs.
