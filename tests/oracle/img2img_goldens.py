@@ -5,14 +5,9 @@
 The source has the size of the result, so that no resizing is compared.
 """
 
-import argparse
-import json
-from pathlib import Path
-
-import common
-import torch
 from diffusers import ZImageImg2ImgPipeline
-from PIL import Image
+
+import source_pictures
 
 NEGATIVE = "blurry"
 STEPS = 8
@@ -36,34 +31,5 @@ def cases() -> list[dict]:
     return plan
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=common.DEFAULT_OUT, help="folder to write (default: tests/goldens)")
-    parser.add_argument("--model", type=Path, default=common.DEFAULT_MODEL, help="demo model (default: models/demo)")
-    parser.add_argument("--source", type=Path, default=common.DEFAULT_OUT / "pictures" / "00_256x256_seed1_plain.png",
-                        help="picture whose middle is drawn from (default: a golden picture)")
-    args = parser.parse_args()
-    torch.set_num_threads(2)
-    out = args.out / "img2img"
-    out.mkdir(parents=True, exist_ok=True)
-    pipe = ZImageImg2ImgPipeline.from_pretrained(args.model, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    whole = Image.open(args.source).convert("RGB")
-    plan = cases()
-    for case in plan:
-        w, h = case["width"], case["height"]
-        x, y = (whole.width - w) // 2, (whole.height - h) // 2
-        source = whole.crop((x, y, x + w, y + h))
-        source.save(out / case["source"], optimize=True)
-        picture = pipe(
-            case["prompt"], image=source, strength=case["strength"], negative_prompt=case["negative_prompt"],
-            num_inference_steps=case["steps"], guidance_scale=case["guidance_scale"],
-            generator=common.generator(case["seed"])).images[0]
-        assert picture.size == (w, h)
-        picture.save(out / case["file"], optimize=True)
-        print(case["file"], flush=True)
-    (out / "index.json").write_text(json.dumps({"pictures": plan}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    source_pictures.run(__doc__, ZImageImg2ImgPipeline, "img2img", cases())

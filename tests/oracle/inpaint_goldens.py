@@ -6,14 +6,12 @@ The source has the size of the result, so that no resizing of it is compared; so
 size, and are stretched. The pipeline decodes everything: the unmasked pixels are not pasted back.
 """
 
-import argparse
-import json
 from pathlib import Path
 
-import common
-import torch
 from diffusers import ZImageInpaintPipeline
 from PIL import Image, ImageDraw
+
+import source_pictures
 
 NEGATIVE = "blurry"
 STEPS = 8
@@ -54,36 +52,11 @@ def draw_mask(name: str) -> Image.Image:
     return mask
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=common.DEFAULT_OUT, help="folder to write (default: tests/goldens)")
-    parser.add_argument("--model", type=Path, default=common.DEFAULT_MODEL, help="demo model (default: models/demo)")
-    parser.add_argument("--source", type=Path, default=common.DEFAULT_OUT / "pictures" / "00_256x256_seed1_plain.png",
-                        help="picture whose middle is drawn from (default: a golden picture)")
-    args = parser.parse_args()
-    torch.set_num_threads(2)
-    out = args.out / "inpaint"
-    out.mkdir(parents=True, exist_ok=True)
-    pipe = ZImageInpaintPipeline.from_pretrained(args.model, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    whole = Image.open(args.source).convert("RGB")
-    plan = cases()
-    for case in plan:
-        w, h = case["width"], case["height"]
-        x, y = (whole.width - w) // 2, (whole.height - h) // 2
-        source = whole.crop((x, y, x + w, y + h))
-        source.save(out / case["source"], optimize=True)
-        mask = draw_mask(case["mask"])
-        mask.convert("1").save(out / case["mask"], optimize=True)
-        picture = pipe(
-            case["prompt"], image=source, mask_image=mask, strength=case["strength"],
-            negative_prompt=case["negative_prompt"], num_inference_steps=case["steps"],
-            guidance_scale=case["guidance_scale"], generator=common.generator(case["seed"])).images[0]
-        assert picture.size == (w, h)
-        picture.save(out / case["file"], optimize=True)
-        print(case["file"], flush=True)
-    (out / "index.json").write_text(json.dumps({"pictures": plan}, indent=1) + "\n")
+def with_mask(case: dict, out: Path) -> dict:
+    mask = draw_mask(case["mask"])
+    mask.convert("1").save(out / case["mask"], optimize=True)
+    return {"mask_image": mask}
 
 
 if __name__ == "__main__":
-    main()
+    source_pictures.run(__doc__, ZImageInpaintPipeline, "inpaint", cases(), with_mask)
