@@ -253,7 +253,7 @@ impl Jobs {
             while !job.is_over() && changes.changed().await.is_ok() {}
             return Ok(());
         }
-        // Whoever works at it hears of its end.
+        // The gateway that runs it stops when it sees this end.
         loop {
             let Some(stored) = self.store.index.by_id(job.id).await? else { return Ok(()) };
             if stored.record.is_over() {

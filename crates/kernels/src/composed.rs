@@ -70,9 +70,13 @@ pub fn attention_within(
 ) -> Result<Tensor> {
     let Attention { heads, kv_heads, head_dim, mask, half } = *attention;
     let half = if half { accelerated::half_on(qkv.device())? } else { None };
-    // `a b^T`.
+    let operand = |x: &Tensor| match &half {
+        Some(kernels) => kernels.narrow(x, 1.0),
+        None => Ok(x.clone()),
+    };
+    // `a b^T` of such operands.
     let product = |a: &Tensor, b: &Tensor| match &half {
-        Some(kernels) => kernels.product(&kernels.narrow(a, 1.0)?, &kernels.narrow(b, 1.0)?, 1.0),
+        Some(kernels) => kernels.product(a, b, 1.0),
         None => a.matmul(&b.t()?),
     };
     let scale = 1.0 / (head_dim as f64).sqrt();
@@ -94,7 +98,9 @@ pub fn attention_within(
         };
         let (q, k, v) =
             (part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
-        let v = v.transpose(1, 2)?.contiguous()?;
+        // Once for all stretches.
+        let (q, k) = (operand(&q)?, operand(&k)?);
+        let v = operand(&v.transpose(1, 2)?.contiguous()?)?;
         let stretch = (most_scores / (heads * len)).clamp(1, len);
         for first in (0..len).step_by(stretch) {
             let count = stretch.min(len - first);
@@ -105,7 +111,7 @@ pub fn attention_within(
                 scores = scores.broadcast_add(&bias)?;
             }
             let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(qkv.dtype())?;
-            let attended = product(&weights, &v)?.transpose(0, 1)?;
+            let attended = product(&operand(&weights)?, &v)?.transpose(0, 1)?;
             outputs.push(attended.reshape((count, heads * head_dim))?);
         }
     }

@@ -46,7 +46,7 @@ pub(crate) struct Sharing {
 /// the next.
 #[tonic::async_trait]
 pub(crate) trait JobEvents: fmt::Debug + Send + Sync {
-    /// Numbers order the events of a job, whoever tells them.
+    /// Sends an event. `number` orders the events of a job, also those of different gateways.
     async fn tell(&self, job: JobId, number: u64, event: Event);
     /// The events of all jobs from now on, those of this process too.
     async fn follow(&self) -> Result<BoxStream<'static, (JobId, u64, Event)>, Fault>;

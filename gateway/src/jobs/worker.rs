@@ -50,7 +50,7 @@ pub(super) struct Worker {
     pub tasks: TaskTracker,
 }
 
-/// A line to `events`, so that nobody who reports waits for it.
+/// A channel to `events`: reporting an event does not wait until it is sent.
 pub(super) fn tell_others(events: Arc<dyn JobEvents>) -> mpsc::Sender<(JobId, u64, Event)> {
     let (told, mut waiting) = mpsc::channel(EVENTS_IN_FLIGHT);
     tokio::spawn(async move {

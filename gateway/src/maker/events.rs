@@ -46,7 +46,8 @@ impl<'a> Events<'a> {
         }
     }
 
-    /// All the rest, of an image of `size` after `forwards` steps. Until somebody was told of a step another service may begin as well.
+    /// All events up to the image, which has `size` and takes `forwards` steps. Another service may
+    /// start the same image until a step has been reported.
     pub async fn picture(
         mut self,
         accepted: &Accepted,
